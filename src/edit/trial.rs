@@ -1,0 +1,120 @@
+//! A trial: prompt, continuation and edits; one row of a batch.
+
+use std::sync::Arc;
+
+use super::Edit;
+
+/// Prompt token ids, a continuation whose prediction is observed, and the edits made to both.
+///
+/// The *baseline* of a trial is the same trial without edits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// Prompt ids, BOS first where the model has one.
+    pub base: Arc<[u32]>,
+    /// Ids that are teacher-forced after the prompt; the distributions that predict them are read.
+    pub continuation: Arc<[u32]>,
+    pub edits: Vec<Edit>,
+}
+
+/// A trial's tokens after its token edits, and where each original token went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Edited prompt followed by edited continuation.
+    pub ids: Vec<u32>,
+    /// Length of the edited prompt; the continuation is `ids[prompt_len..]`.
+    pub prompt_len: usize,
+    /// For every original position (base then continuation): its new position, `None` if deleted.
+    pub moved: Vec<Option<usize>>,
+}
+
+impl Trial {
+    pub fn new(base: impl Into<Arc<[u32]>>, continuation: impl Into<Arc<[u32]>>) -> Self {
+        Self { base: base.into(), continuation: continuation.into(), edits: Vec::new() }
+    }
+
+    /// This prompt and continuation with other edits.
+    pub fn with_edits(&self, edits: Vec<Edit>) -> Self {
+        Self { edits, ..self.clone() }
+    }
+
+    /// The trial without its edits.
+    pub fn baseline(&self) -> Self {
+        self.with_edits(Vec::new())
+    }
+
+    /// Original length: base and continuation.
+    pub fn len(&self) -> usize {
+        self.base.len() + self.continuation.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Applies the token edits. Edits at positions that do not exist are ignored here; a case with
+    /// one is refused when it is read (`case`). Of several replacements at one position the last wins,
+    /// and a deletion wins over a replacement.
+    ///
+    /// Inserts at `base.len()` go to the end of the prompt, before the continuation.
+    pub fn layout(&self) -> Layout {
+        let total = self.len();
+        let mut replaced: Vec<u32> = self.base.iter().chain(self.continuation.iter()).copied().collect();
+        let mut deleted = vec![false; total];
+        let mut inserts: Vec<(usize, u32)> = Vec::new();
+        for edit in &self.edits {
+            match *edit {
+                Edit::Replace { position, id } if position < total => replaced[position] = id,
+                Edit::Delete { position } if position < total => deleted[position] = true,
+                Edit::Insert { position, id } if position <= total => inserts.push((position, id)),
+                _ => {}
+            }
+        }
+        inserts.sort_by_key(|&(position, _)| position); // stable: the list's order within a position
+        let mut ids = Vec::with_capacity(total + inserts.len());
+        let mut moved = Vec::with_capacity(total);
+        let mut pending = inserts.into_iter().peekable();
+        let mut prompt_len = 0;
+        for position in 0..=total {
+            while let Some((_, id)) = pending.next_if(|&(at, _)| at == position) {
+                ids.push(id);
+            }
+            if position == self.base.len() {
+                prompt_len = ids.len();
+            }
+            if position < total {
+                moved.push((!deleted[position]).then_some(ids.len()));
+                if !deleted[position] {
+                    ids.push(replaced[position]);
+                }
+            }
+        }
+        Layout { ids, prompt_len, moved }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(edits: Vec<Edit>, ids: &[u32], prompt_len: usize) {
+        let layout = Trial::new([10, 11, 12], [20, 21]).with_edits(edits).layout();
+        assert_eq!((layout.ids.as_slice(), layout.prompt_len), (ids, prompt_len));
+        for (old, new) in layout.moved.iter().enumerate() {
+            if let Some(new) = new {
+                assert!(*new < layout.ids.len(), "position {old} moved to {new}");
+            }
+        }
+    }
+
+    #[test]
+    fn token_edits_refer_to_original_positions() {
+        use Edit::*;
+        check(vec![], &[10, 11, 12, 20, 21], 3);
+        check(vec![Replace { position: 1, id: 5 }], &[10, 5, 12, 20, 21], 3);
+        check(vec![Delete { position: 0 }, Replace { position: 1, id: 5 }], &[5, 12, 20, 21], 2);
+        check(vec![Insert { position: 3, id: 7 }, Insert { position: 3, id: 8 }], &[10, 11, 12, 7, 8, 20, 21], 5);
+        check(vec![Insert { position: 0, id: 7 }, Delete { position: 2 }], &[7, 10, 11, 20, 21], 3);
+        check(vec![Replace { position: 3, id: 9 }, Insert { position: 5, id: 1 }], &[10, 11, 12, 9, 21, 1], 3);
+        check(vec![Replace { position: 99, id: 9 }, Delete { position: 99 }], &[10, 11, 12, 20, 21], 3);
+    }
+}

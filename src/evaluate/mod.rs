@@ -1,0 +1,18 @@
+//! "Observe these trials": the one question that the campaign, the minimiser and the implication ask.
+
+mod observation;
+
+pub use observation::{Distributions, Observation, Request};
+
+use crate::error::Result;
+
+/// Answers requests. The engine behind it is a model ([`ModelEvaluator`]) or, in tests, a function.
+///
+/// Contract: answers come in the order of the requests; an answer does not depend on which requests
+/// share the call beyond the noise floor; `observe_alone` computes every request by itself at the
+/// canonical shape (whole sequence, no shared prefix, no restart), which is what confirms a finding.
+pub trait Evaluator {
+    fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>>;
+
+    fn observe_alone(&self, request: &Request) -> Result<Observation>;
+}

@@ -1,0 +1,99 @@
+//! What is asked of a trial and what was measured on it.
+
+use std::sync::Arc;
+
+use crate::edit::Trial;
+
+/// One trial and what to measure on it. Log-probabilities, entropies and the top tokens at the read
+/// positions are always measured; the rest costs more and is asked for.
+///
+/// The *read positions* are those that predict the continuation: the last prompt token and every
+/// continuation token but the last. An empty continuation reads the last prompt token alone.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub trial: Trial,
+    /// Distributions of the baseline at as many read positions; asks for the divergence from them.
+    pub reference: Option<Arc<Distributions>>,
+    /// Keep the full distributions (a reference for others).
+    pub keep_distributions: bool,
+    /// Greedily generate this many tokens after the prompt (0: none).
+    pub generate: usize,
+}
+
+impl Request {
+    pub fn new(trial: Trial) -> Self {
+        Self { trial, reference: None, keep_distributions: false, generate: 0 }
+    }
+
+    pub fn with_reference(mut self, reference: Arc<Distributions>) -> Self {
+        self.reference = Some(reference);
+        self
+    }
+
+    pub fn keeping_distributions(mut self) -> Self {
+        self.keep_distributions = true;
+        self
+    }
+
+    pub fn generating(mut self, tokens: usize) -> Self {
+        self.generate = tokens;
+        self
+    }
+}
+
+/// Natural log-probabilities at each read position, `[positions, vocabulary]`, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distributions {
+    pub vocabulary: usize,
+    pub log_probs: Vec<f32>,
+}
+
+impl Distributions {
+    pub fn positions(&self) -> usize {
+        self.log_probs.len() / self.vocabulary.max(1)
+    }
+
+    pub fn row(&self, position: usize) -> &[f32] {
+        &self.log_probs[position * self.vocabulary..][..self.vocabulary]
+    }
+}
+
+/// What was measured on one trial.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observation {
+    /// Log-probability of each continuation token, nats, `[continuation]`.
+    pub log_probs: Vec<f32>,
+    /// Entropy of the distribution at each read position, nats.
+    pub entropy: Vec<f32>,
+    /// The most probable tokens at each read position with their log-probabilities (nats), best first,
+    /// at most [`Observation::TOP`].
+    pub top: Vec<Vec<(u32, f32)>>,
+    /// Jensen-Shannon divergence from the reference at each read position, bits in `[0, 1]`; empty
+    /// without a reference.
+    pub divergence_bits: Vec<f32>,
+    /// Whether every logit read was finite.
+    pub finite: bool,
+    /// Greedily generated ids (after the prompt, not the continuation), up to and including the end
+    /// token.
+    pub generated: Vec<u32>,
+    /// A sketch of the residual stream at the last prompt token: signs of random projections of the
+    /// final normalised residual, one bit each.
+    pub sketch: u64,
+    /// Full distributions, when asked for.
+    pub distributions: Option<Arc<Distributions>>,
+}
+
+impl Observation {
+    /// How many top tokens are kept per read position.
+    pub const TOP: usize = 5;
+
+    /// Mean loss of the continuation, nats per token.
+    pub fn loss(&self) -> f64 {
+        -self.log_probs.iter().map(|&p| f64::from(p)).sum::<f64>() / self.log_probs.len().max(1) as f64
+    }
+
+    /// Mean Jensen-Shannon divergence over the read positions, bits.
+    pub fn mean_divergence_bits(&self) -> f64 {
+        self.divergence_bits.iter().map(|&d| f64::from(d)).sum::<f64>() / self.divergence_bits.len().max(1) as f64
+    }
+}
