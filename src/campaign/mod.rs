@@ -1,1 +1,5 @@
-//! (being written)
+//! The loop: scheduler, mutators, oracles, budget, journal.
+
+mod summary;
+
+pub use summary::{CurvePoint, MutatorYield, Summary, Timing};

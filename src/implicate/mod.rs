@@ -1,1 +1,38 @@
-//! (being written)
+//! Which components carry a case: activation patching in both directions, and emergence.
+
+use serde::{Deserialize, Serialize};
+
+use crate::edit::Component;
+
+/// Effect of patching one component, as a share of the case's whole effect (0: none, 1: all of it).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Effect {
+    pub component: Component,
+    /// Share of the glitch removed when the component is given its clean output in the glitched run.
+    pub necessity: f64,
+    /// Share of the glitch made when the component is given its glitched output in the clean run.
+    pub sufficiency: f64,
+}
+
+/// What carries a case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Implication {
+    /// The named set, strongest first.
+    pub set: Vec<Component>,
+    /// Share of the glitch removed when the whole set is patched clean, between 0 and 1.
+    pub necessity: f64,
+    /// Share of the glitch made when the whole set alone is patched glitched, between 0 and 1.
+    pub sufficiency: f64,
+    /// (joint effect of the set - sum of its members' single effects) / joint effect, on the
+    /// sufficiency side; 0 when the parts add up, near 1 when the effect exists only jointly, negative
+    /// when the members are redundant. `None` for a set of one or when the joint effect is nil.
+    pub emergence: Option<f64>,
+    /// Necessity of the set's size-matched random sets of components of the same kinds, ascending.
+    pub controls: Vec<f64>,
+    /// Every head and MLP tried, in model order (the heat map), then neurons of the strongest MLPs.
+    pub effects: Vec<Effect>,
+    /// Trials spent.
+    pub calls: u64,
+}

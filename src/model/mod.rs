@@ -1,1 +1,5 @@
-//! (being written)
+//! The model under test.
+
+mod config;
+
+pub use config::Config;
