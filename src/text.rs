@@ -1,1 +1,3 @@
-//! (being written)
+pub fn escape(text: &str) -> String {
+    text.escape_debug().collect()
+}

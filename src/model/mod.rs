@@ -1,5 +1,240 @@
-//! The model under test.
+//! The model under test: configuration, weights, tokenizer, one decoder loop.
+//!
+//! Nothing here knows of trials, oracles or campaigns; `evaluate` turns those into batches.
 
+pub mod batch;
+mod composed;
 mod config;
+mod decoder;
+mod gguf;
+pub mod hooks;
+mod kernels;
+mod linear;
+mod locate;
+mod numerics;
+pub mod readout;
+mod safetensors;
+mod tokenizer;
+mod weights;
 
-pub use config::Config;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+pub use config::{Config, FAMILIES, RopeScaling};
+pub use decoder::{Forward, Output};
+pub use readout::{Read, Readout};
+pub use tokenizer::Tokenizer;
+pub use weights::{Layer, Linear, Source, Weights};
+
+use crate::edit::{Component, Matrix};
+use crate::error::{Error, Result};
+
+/// A loaded model.
+pub struct Model {
+    /// How it was named on the command line.
+    pub name: String,
+    pub config: Config,
+    pub weights: Weights,
+    pub tokenizer: Option<Tokenizer>,
+    /// sha256 over configuration and tensors, hex.
+    pub fingerprint: String,
+    /// sha256 over the tokenizer, hex.
+    pub tokenizer_fingerprint: Option<String>,
+}
+
+/// Hashes what is loaded while it is loaded.
+struct Fingerprinting<'a> {
+    source: &'a mut dyn Source,
+    hash: Sha256,
+}
+
+impl Source for Fingerprinting<'_> {
+    fn path(&self) -> &str {
+        self.source.path()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.source.shape(name)
+    }
+
+    fn load(&mut self, name: &str) -> Result<Vec<f32>> {
+        let values = self.source.load(name)?;
+        self.hash.update(name.as_bytes());
+        let mut bytes = Vec::with_capacity(4 << 12);
+        for chunk in values.chunks(1 << 12) {
+            bytes.clear();
+            chunk.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
+            self.hash.update(&bytes);
+        }
+        Ok(values)
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Model {
+    /// Loads a model: a Hugging Face folder, a GGUF file, `builtin:NAME`, or `hf:org/name` out of the
+    /// local Hugging Face cache.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the file and field at fault.
+    pub fn load(spec: &str) -> Result<Self> {
+        if let Some(name) = spec.strip_prefix("builtin:") {
+            return locate::builtin(spec, name);
+        }
+        let path = match spec.strip_prefix("hf:") {
+            Some(repository) => locate::hf_cache(repository)?,
+            None => Path::new(spec).to_owned(),
+        };
+        if path.is_dir() {
+            let config_path = path.join("config.json");
+            let mut config = Config::from_json(&config_path.display().to_string(), &read_text(&config_path, 1 << 20)?)?;
+            // Newer checkpoints keep the end tokens of chat in generation_config.json; union of both.
+            if let Ok(text) = read_text(&path.join("generation_config.json"), 1 << 20) {
+                config.add_generation_ids(&text);
+            }
+            let tokenizer_path = path.join("tokenizer.json");
+            let tokenizer = tokenizer_path.is_file().then(|| Tokenizer::from_file(&tokenizer_path)).transpose()?;
+            Self::assemble(spec, config, &mut safetensors::Folder::open(&path)?, tokenizer)
+        } else if path.is_file() {
+            let mut file = gguf::Gguf::open(&path)?;
+            let tokenizer = file.tokenizer()?.map(Tokenizer::new);
+            let config = file.config.clone();
+            Self::assemble(spec, config, &mut file, tokenizer)
+        } else {
+            Err(Error::model(spec, "path", "no such file or folder (also: builtin:dense, hf:org/name)"))
+        }
+    }
+
+    fn assemble(name: &str, config: Config, source: &mut dyn Source, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let mut source = Fingerprinting { source, hash: Sha256::new() };
+        source.hash.update(format!("{config:?}").as_bytes());
+        let weights = Weights::load(&config, &mut source)?;
+        let tokenizer_fingerprint = tokenizer.as_ref().map(|t| hex(Sha256::new_with_prefix(t.to_json())));
+        Ok(Self { name: name.to_owned(), config, weights, tokenizer, fingerprint: hex(source.hash), tokenizer_fingerprint })
+    }
+
+    /// Encodes text, BOS first where the model has one.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let tokenizer =
+            self.tokenizer.as_ref().ok_or_else(|| Error::request(format!("{} has no tokenizer: give token ids", self.name)))?;
+        let mut ids: Vec<u32> = self.config.bos_token_id.into_iter().collect();
+        ids.extend(tokenizer.encode(text)?);
+        self.check_ids(&ids)?;
+        Ok(ids)
+    }
+
+    /// Decodes ids, as `<id>` without a tokenizer.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.decode(ids),
+            None => ids.iter().map(|id| format!("<{id}>")).collect(),
+        }
+    }
+
+    /// The text of one token.
+    pub fn token(&self, id: u32) -> String {
+        self.tokenizer.as_ref().map_or_else(|| format!("<{id}>"), |t| t.token(id))
+    }
+
+    /// # Errors
+    /// [`Error::Request`] for an id beyond the vocabulary.
+    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let size = self.config.vocab_size;
+        match ids.iter().find(|id| **id as usize >= size) {
+            Some(id) => Err(Error::request(format!("token id {id} is beyond the vocabulary of {size}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Request`] for a component this model does not have.
+    pub fn check_component(&self, component: &Component) -> Result<()> {
+        let c = &self.config;
+        let within = match *component {
+            Component::Embed => true,
+            Component::Head { layer, head } => layer < c.num_hidden_layers && head < c.num_attention_heads,
+            Component::Attention { layer } | Component::Mlp { layer } => layer < c.num_hidden_layers,
+            Component::Neuron { layer, neuron } => layer < c.num_hidden_layers && neuron < c.intermediate_size,
+            Component::Weight { layer, matrix, out, input } => {
+                layer < c.num_hidden_layers && out < self.matrix_shape(matrix).0 && input < self.matrix_shape(matrix).1
+            }
+        };
+        if within { Ok(()) } else { Err(Error::request(format!("{} has no component {component}", self.name))) }
+    }
+
+    /// `(out, in)` of a weight matrix of a layer.
+    pub fn matrix_shape(&self, matrix: Matrix) -> (usize, usize) {
+        let c = &self.config;
+        match matrix {
+            Matrix::Q => (c.q_width(), c.hidden_size),
+            Matrix::K | Matrix::V => (c.kv_width(), c.hidden_size),
+            Matrix::O => (c.hidden_size, c.q_width()),
+            Matrix::Gate | Matrix::Up => (c.intermediate_size, c.hidden_size),
+            Matrix::Down => (c.hidden_size, c.intermediate_size),
+        }
+    }
+
+    /// One scalar weight.
+    pub fn weight(&self, layer: usize, matrix: Matrix, out: usize, input: usize) -> f32 {
+        let (linear, first, _) = self.weights.layers[layer].locate(matrix, &self.config);
+        linear.matrix.get(first + out, input)
+    }
+
+    /// One row of a weight matrix, `[in]`.
+    pub fn weight_row(&self, layer: usize, matrix: Matrix, out: usize) -> Vec<f32> {
+        let (linear, first, _) = self.weights.layers[layer].locate(matrix, &self.config);
+        let mut row = vec![0f32; linear.matrix.in_()];
+        linear.matrix.row(first + out, &mut row);
+        row
+    }
+
+    /// The embedding of a token, `[d_model]`.
+    pub fn embedding(&self, id: u32) -> Vec<f32> {
+        let mut row = vec![0f32; self.config.hidden_size];
+        self.weights.embed.row(id as usize, &mut row);
+        row
+    }
+
+    /// The unembedding of a token, `[d_model]`: its row of the head.
+    pub fn unembedding(&self, id: u32) -> Vec<f32> {
+        let mut row = vec![0f32; self.config.hidden_size];
+        self.weights.head.matrix.row(id as usize, &mut row);
+        row
+    }
+
+    /// Number of parameters, tied embeddings counted once.
+    pub fn parameters(&self) -> usize {
+        let linear = |l: &Linear| l.matrix.out() * l.matrix.in_() + l.bias.as_ref().map_or(0, Vec::len);
+        let norm = |n: &Option<Vec<f32>>| n.as_ref().map_or(0, Vec::len);
+        let layers: usize = self
+            .weights
+            .layers
+            .iter()
+            .map(|l| {
+                linear(&l.qkv)
+                    + linear(&l.o)
+                    + linear(&l.gate_up)
+                    + linear(&l.down)
+                    + l.attention_norm.len()
+                    + l.mlp_norm.len()
+                    + norm(&l.q_norm)
+                    + norm(&l.k_norm)
+            })
+            .sum();
+        let head = if self.config.tie_word_embeddings { 0 } else { linear(&self.weights.head) };
+        self.config.vocab_size * self.config.hidden_size + layers + self.weights.norm.len() + head
+    }
+}
+
+/// Reads a text file of at most `limit` bytes.
+fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+    if size > limit {
+        return Err(Error::model(path.display().to_string(), "size", format!("{size} bytes, more than {limit}")));
+    }
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
+}

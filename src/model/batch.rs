@@ -1,0 +1,67 @@
+//! A batch as the decoder takes it: rows packed end to end, no padding anywhere.
+//!
+//! Padding is how batches are usually made rectangular, and masks are how its effects are (almost)
+//! undone. Packed rows need neither: a row's arithmetic is its own, whatever stands beside it.
+
+use std::sync::Arc;
+
+/// Keys and values of a finished forward, for rows that continue it. `[tokens, kv_width]` per layer,
+/// rotated; nothing is copied when a row refers to a part of it.
+#[derive(Debug)]
+pub struct KvStore {
+    /// `(keys, values)` per layer.
+    pub layers: Vec<(Vec<f32>, Vec<f32>)>,
+}
+
+/// A stretch of another forward's tokens that stands before a row's own.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    pub store: Arc<KvStore>,
+    /// First token of the stretch in the store.
+    pub start: usize,
+    pub len: usize,
+}
+
+/// Where a row enters the stack other than at the embedding.
+#[derive(Debug, Clone)]
+pub struct Restart {
+    /// The first layer that is computed.
+    pub layer: usize,
+    /// The residual stream entering it, all layers of a run: `[tokens, d_model]` each.
+    pub residuals: Arc<Vec<Vec<f32>>>,
+    /// Which token of the run is the row's first computed one.
+    pub start: usize,
+}
+
+/// One sequence: cached stretches, then the tokens to compute.
+#[derive(Debug, Clone, Default)]
+pub struct Row {
+    pub prefix: Vec<Segment>,
+    /// The tokens to compute, at positions `prefix_len()..`.
+    pub ids: Vec<u32>,
+    pub restart: Option<Restart>,
+}
+
+impl Row {
+    pub fn new(ids: impl Into<Vec<u32>>) -> Self {
+        Self { ids: ids.into(), ..Self::default() }
+    }
+
+    pub fn prefix_len(&self) -> usize {
+        self.prefix.iter().map(|s| s.len).sum()
+    }
+
+    /// The first layer that is computed.
+    pub fn first_layer(&self) -> usize {
+        self.restart.as_ref().map_or(0, |r| r.layer)
+    }
+}
+
+/// Strips a padded batch: `ids[r]` where `mask[r]` is true. Rows keep their order, so logits of token
+/// `i` of a stripped row belong to the `i`-th true place of its mask, left- or right-padded alike.
+pub fn from_padded(ids: &[Vec<u32>], mask: &[Vec<bool>]) -> Vec<Row> {
+    ids.iter()
+        .zip(mask)
+        .map(|(ids, mask)| Row::new(ids.iter().zip(mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect::<Vec<_>>()))
+        .collect()
+}

@@ -1,0 +1,131 @@
+//! What is read and replaced on the way through the model: sites, the edit table, captures.
+//!
+//! Every intervention on activations is one of two forms on a block of (tokens x columns) of a site:
+//! affine (`scale * x + shift`) or noise in proportion to the activation's own norm. Zeroing, mean
+//! ablation, scaling, patching, steering are all affine. A batch's table holds the blocks of all its
+//! rows and is applied in one operation per site.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::edit::Matrix;
+
+/// A point of the forward pass, by TransformerLens's names (`embed` counts as layer 0; the ends of the
+/// stack too).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Site {
+    /// Token embeddings, `[tokens, d_model]`.
+    Embed,
+    /// Residual stream entering a layer, `[tokens, d_model]`.
+    ResidPre,
+    /// Per-head attention output before the output projection, `[tokens, heads * head_dim]`.
+    Z,
+    /// What attention adds to the residual stream, `[tokens, d_model]`.
+    AttnOut,
+    /// MLP hidden units after activation and gate (`mlp.hook_post`), `[tokens, d_mlp]`.
+    Neurons,
+    /// What the MLP adds to the residual stream, `[tokens, d_model]`.
+    MlpOut,
+    /// Residual stream leaving a layer, `[tokens, d_model]`.
+    ResidPost,
+}
+
+/// The change of one block.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// `x <- scale * x + shift`. `shift` is one value per column, or per token and column.
+    Affine { scale: f32, shift: Option<Arc<[f32]>> },
+    /// `x <- x + strength * |x| * u`, with a unit vector per token, `[tokens, columns]`.
+    Noise { strength: f32, directions: Arc<[f32]> },
+}
+
+/// A change of some tokens (indices into the packed batch) and columns of a site.
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub tokens: Range<usize>,
+    pub columns: Range<usize>,
+    pub change: Change,
+}
+
+/// A change of one scalar weight for some tokens: `y[t, out] += delta * x[t, input]`, the rank-one
+/// correction by which rows with different weights share one forward.
+#[derive(Debug, Clone)]
+pub struct WeightEdit {
+    pub tokens: Range<usize>,
+    pub out: usize,
+    pub input: usize,
+    pub delta: f32,
+}
+
+/// Everything done to one batch on its way through.
+#[derive(Debug, Clone, Default)]
+pub struct Hooks {
+    pub blocks: BTreeMap<(usize, Site), Vec<Block>>,
+    pub weights: BTreeMap<(usize, Matrix), Vec<WeightEdit>>,
+    pub capture: BTreeSet<(usize, Site)>,
+}
+
+impl Hooks {
+    pub fn push(&mut self, layer: usize, site: Site, block: Block) {
+        self.blocks.entry((layer, site)).or_default().push(block);
+    }
+
+    pub fn push_weight(&mut self, layer: usize, matrix: Matrix, edit: WeightEdit) {
+        self.weights.entry((layer, matrix)).or_default().push(edit);
+    }
+}
+
+impl Block {
+    /// Applies the change in place to `x` `[tokens, width]`.
+    pub fn apply(&self, x: &mut [f32], width: usize) {
+        let columns = self.columns.len();
+        for (i, token) in self.tokens.clone().enumerate() {
+            let x = &mut x[token * width..][self.columns.clone()];
+            match &self.change {
+                Change::Affine { scale, shift } => {
+                    // Replacement must not keep a NaN or an infinity alive through 0 * x.
+                    x.iter_mut().for_each(|v| *v = if *scale == 0.0 { 0.0 } else { *scale * *v });
+                    if let Some(shift) = shift {
+                        let shift = if shift.len() == columns { &shift[..] } else { &shift[i * columns..][..columns] };
+                        x.iter_mut().zip(shift).for_each(|(v, s)| *v += s);
+                    }
+                }
+                Change::Noise { strength, directions } => {
+                    let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
+                    let u = &directions[i * columns..][..columns];
+                    x.iter_mut().zip(u).for_each(|(v, u)| *v += strength * norm * u);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: Change, expect: [f32; 6]) {
+        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        Block { tokens: 0..2, columns: 1..3, change }.apply(&mut x, 3);
+        assert_eq!(x, expect);
+    }
+
+    #[test]
+    fn a_block_changes_its_tokens_and_columns_and_nothing_else() {
+        check(Change::Affine { scale: 0.0, shift: None }, [1.0, 0.0, 0.0, 4.0, 0.0, 0.0]);
+        check(Change::Affine { scale: 2.0, shift: None }, [1.0, 4.0, 6.0, 4.0, 10.0, 12.0]);
+        check(Change::Affine { scale: 0.0, shift: Some([7.0, 8.0].into()) }, [1.0, 7.0, 8.0, 4.0, 7.0, 8.0]);
+        check(Change::Affine { scale: 1.0, shift: Some([1.0, 2.0, 3.0, 4.0].into()) }, [1.0, 3.0, 5.0, 4.0, 8.0, 10.0]);
+        let directions: Arc<[f32]> = [1.0, 0.0, 0.0, 1.0].into();
+        let (a, b) = (13f32.sqrt(), 61f32.sqrt());
+        check(Change::Noise { strength: 1.0, directions }, [1.0, 2.0 + a, 3.0, 4.0, 5.0, 6.0 + b]);
+    }
+
+    #[test]
+    fn replacing_ends_a_nan() {
+        let mut x = [f32::NAN];
+        Block { tokens: 0..1, columns: 0..1, change: Change::Affine { scale: 0.0, shift: Some([2.0].into()) } }.apply(&mut x, 1);
+        assert_eq!(x, [2.0]);
+    }
+}

@@ -1,0 +1,361 @@
+//! The fused CPU kernels of inference: normalisation, rotation, attention, gate.
+//!
+//! Each output value is computed by the same sequence of operations whatever else is in the batch and
+//! however much of the row came from a cache: sums run in a fixed order over positions counted from the
+//! start of the *row*. So a row in a batch equals the row alone bit for bit, and the noise floor that
+//! `evaluate` measures is nil on CPU.
+
+use rayon::prelude::*;
+
+/// Runs a closure with the widest vector instructions of this machine, so that plain loops in it are
+/// vectorised; the closure's `mul_add`s become single instructions.
+#[inline(always)]
+pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// `e^x` to 2 ulp for finite `x`; below -87 it is 0, above 88 infinite. A polynomial after Cephes, in a
+/// form that vectorises (libm's does not).
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    let clamped = x.clamp(-87.3, 88.7);
+    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-0.693_359_4, clamped);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4f32;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p.mul_add(r, c);
+    }
+    let p = p.mul_add(r * r, r) + 1.0;
+    // Two steps, since 2^128 is no float but e^88.7 is one.
+    let half = (n * 0.5).floor();
+    let scale = |k: f32| f32::from_bits((((k as i32) + 127) as u32) << 23);
+    let y = p * scale(half) * scale(n - half);
+    if x < -87.3 {
+        0.0
+    } else if x > 88.7 {
+        f32::INFINITY
+    } else if x.is_nan() {
+        x
+    } else {
+        y
+    }
+}
+
+/// `ln(x)` to a few ulp for positive normal `x`; 0 and denormals give about -87.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    let bits = x.max(f32::MIN_POSITIVE).to_bits();
+    let e = ((bits >> 23) as i32 - 126) as f32;
+    let m = f32::from_bits((bits & 0x007f_ffff) | 0x3f00_0000); // [0.5, 1)
+    let low = m < std::f32::consts::FRAC_1_SQRT_2;
+    let (e, m) = (if low { e - 1.0 } else { e }, if low { m + m } else { m } - 1.0);
+    let z = m * m;
+    let mut p = 7.037_683_6e-2f32;
+    for c in [
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ] {
+        p = p.mul_add(m, c);
+    }
+    let y = (p * m * z) + e.mul_add(-2.121_944_4e-4, -0.5 * z);
+    e.mul_add(0.693_359_4, m + y)
+}
+
+/// Root-mean-square normalisation of each row of `x` `[n, width]` (Zhang and Sennrich 2019).
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let width = weight.len();
+    let mut y = vec![0f32; x.len()];
+    y.par_chunks_mut(width * 16).zip(x.par_chunks(width * 16)).for_each(|(y, x)| {
+        vectorised(|| {
+            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let scale = 1.0 / (lanes_sum(x, |v| v * v) / width as f32 + eps).sqrt();
+                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                    *y = x * scale * w;
+                }
+            }
+        });
+    });
+    y
+}
+
+/// `x += y`.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    x.par_chunks_mut(1 << 14)
+        .zip(y.par_chunks(1 << 14))
+        .for_each(|(x, y)| vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y)));
+}
+
+/// Sum of `f(x)` in 16 lanes, folded in a fixed order.
+#[inline(always)]
+fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    let chunks = x.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(*v);
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane += f(*v);
+    }
+    lanes.iter().sum()
+}
+
+/// `silu(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
+pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
+    let mut y = vec![0f32; x.len() / 2];
+    y.par_chunks_mut(width).zip(x.par_chunks(2 * width)).for_each(|(y, x)| {
+        let (gate, up) = x.split_at(width);
+        vectorised(|| {
+            for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+                *y = g / (1.0 + exp(-g)) * u;
+            }
+        });
+    });
+    y
+}
+
+/// Rotates heads in place; `cos`, `sin` are `[positions, head_dim / 2]`, halves rotated as pairs (the
+/// Hugging Face convention: dimension `i` with `i + head_dim / 2`).
+#[inline(always)]
+pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (a, b) = head.split_at_mut(cos.len());
+    for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+        let (x, y) = (*a, *b);
+        *a = x * c - y * s;
+        *b = y * c + x * s;
+    }
+}
+
+/// One row of the attention: its tokens in the packed batch and the cached keys and values before them.
+pub struct AttentionRow<'a> {
+    pub tokens: std::ops::Range<usize>,
+    /// `(keys, values)` stretches `[len, kv_width]`, oldest first.
+    pub prefix: Vec<(&'a [f32], &'a [f32])>,
+}
+
+/// Shape of an attention block.
+#[derive(Clone, Copy)]
+pub struct AttentionShape {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub window: Option<usize>,
+}
+
+/// Keys in one tile of scores, and dimensions in one tile of outputs.
+const TILE: usize = 32;
+/// Queries that share the loads of a tile.
+const QUERIES: usize = 4;
+
+/// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k` and
+/// `v` `[tokens, kv_heads * head_dim]`; returns `z` `[tokens, heads * head_dim]`.
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: AttentionShape) -> Vec<f32> {
+    let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    let mut z = vec![0f32; q.len()];
+    let mut parts = Vec::with_capacity(rows.len());
+    let mut rest = z.as_mut_slice();
+    for row in rows {
+        let (part, tail) = rest.split_at_mut(row.tokens.len() * width);
+        parts.push((row, part));
+        rest = tail;
+    }
+    parts.into_par_iter().for_each(|(row, z)| {
+        let heads: Vec<Vec<f32>> = (0..shape.kv_heads)
+            .into_par_iter()
+            .map(|kv_head| {
+                let mut out = Vec::new();
+                vectorised(|| {
+                    out = head_group(q, &k[row.tokens.start * kv_width..], &v[row.tokens.start * kv_width..], row, shape, kv_head)
+                });
+                out
+            })
+            .collect();
+        let span = width / shape.kv_heads;
+        for (kv_head, part) in heads.iter().enumerate() {
+            for (z, part) in z.chunks_exact_mut(width).zip(part.chunks_exact(span)) {
+                z[kv_head * span..][..span].copy_from_slice(part);
+            }
+        }
+    });
+    z
+}
+
+/// The query heads of one key/value head over one row: `[len, group * head_dim]`.
+#[inline(always)]
+fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: AttentionShape, kv_head: usize) -> Vec<f32> {
+    let (dim, kv_width, width) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
+    let group = shape.heads / shape.kv_heads;
+    let before: usize = row.prefix.iter().map(|(k, _)| k.len() / kv_width).sum();
+    let (len, total) = (row.tokens.len(), before + row.tokens.len());
+    let (padded, dim_padded) = (total.next_multiple_of(TILE), dim.next_multiple_of(TILE));
+    // Keys transposed [dim, padded], values [total, dim_padded]: both stream with unit stride below.
+    let mut kt = vec![0f32; dim * padded];
+    let mut vs = vec![0f32; total * dim_padded];
+    let own = (&k[..len * kv_width], &v[..len * kv_width]);
+    let mut at = 0;
+    for (k, v) in row.prefix.iter().copied().chain([own]) {
+        for (k, v) in k.chunks_exact(kv_width).zip(v.chunks_exact(kv_width)) {
+            for (d, x) in k[kv_head * dim..][..dim].iter().enumerate() {
+                kt[d * padded + at] = *x;
+            }
+            vs[at * dim_padded..][..dim].copy_from_slice(&v[kv_head * dim..][..dim]);
+            at += 1;
+        }
+    }
+    let scale = 1.0 / (dim as f32).sqrt();
+    let mut out = vec![0f32; len * group * dim];
+    let mut scores = vec![0f32; QUERIES * padded];
+    let queries = len * group; // query n is token n / group, head n % group
+    let mut first = 0;
+    while first < queries {
+        let n = QUERIES.min(queries - first);
+        // The last query of the block sees most; tiles beyond it are never computed.
+        let hi = before + (first + n - 1) / group + 1;
+        let query = |i: usize| {
+            let (token, head) = ((first + i.min(n - 1)) / group, (first + i.min(n - 1)) % group);
+            &q[(row.tokens.start + token) * width + (kv_head * group + head) * dim..][..dim]
+        };
+        let qs = [query(0), query(1), query(2), query(3)];
+        for tile in (0..hi).step_by(TILE) {
+            let mut acc = [[0f32; TILE]; QUERIES];
+            for d in 0..dim {
+                let keys = &kt[d * padded + tile..][..TILE];
+                for (acc, q) in acc.iter_mut().zip(&qs) {
+                    let x = q[d];
+                    for (a, key) in acc.iter_mut().zip(keys) {
+                        *a = x.mul_add(*key, *a);
+                    }
+                }
+            }
+            for (i, acc) in acc.iter().enumerate() {
+                scores[i * padded + tile..][..TILE].copy_from_slice(acc);
+            }
+        }
+        let end = hi.next_multiple_of(TILE);
+        for i in 0..n {
+            let position = before + (first + i) / group;
+            let lo = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            softmax(&mut scores[i * padded..][..end], lo..position + 1, scale);
+        }
+        for i in n..QUERIES {
+            scores[i * padded..][..end].fill(0.0);
+        }
+        for tile in (0..dim).step_by(TILE) {
+            let mut acc = [[0f32; TILE]; QUERIES];
+            for j in 0..hi {
+                let values = &vs[j * dim_padded + tile..][..TILE];
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let p = scores[i * padded + j];
+                    for (a, v) in acc.iter_mut().zip(values) {
+                        *a = p.mul_add(*v, *a);
+                    }
+                }
+            }
+            let used = TILE.min(dim - tile);
+            for (i, acc) in acc.iter().enumerate().take(n) {
+                out[(first + i) * dim + tile..][..used].copy_from_slice(&acc[..used]);
+            }
+        }
+        first += n;
+    }
+    out
+}
+
+/// Softmax of `scale * scores` over `visible`, zero elsewhere.
+#[inline(always)]
+fn softmax(scores: &mut [f32], visible: std::ops::Range<usize>, scale: f32) {
+    scores[..visible.start].fill(0.0);
+    scores[visible.end..].fill(0.0);
+    let mut max = [f32::NEG_INFINITY; 16];
+    for chunk in scores[visible.clone()].chunks(16) {
+        for (m, s) in max.iter_mut().zip(chunk) {
+            *m = m.max(*s);
+        }
+    }
+    let max = max.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)) * scale;
+    let mut lanes = [0f32; 16];
+    for chunk in scores[visible.clone()].chunks_mut(16) {
+        for (lane, s) in lanes.iter_mut().zip(chunk) {
+            *s = exp(s.mul_add(scale, -max));
+            *lane += *s;
+        }
+    }
+    let sum: f32 = lanes.iter().sum();
+    let inverse = 1.0 / sum;
+    scores[visible].iter_mut().for_each(|s| *s *= inverse);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_and_ln_agree_with_the_standard_library() {
+        for i in -8700..8700 {
+            let x = i as f32 / 100.0;
+            let (got, want) = (exp(x), x.exp());
+            assert!(((got - want) / want).abs() < 5e-7, "exp({x}) = {got}, not {want}");
+        }
+        assert_eq!((exp(-200.0), exp(200.0), exp(f32::NEG_INFINITY)), (0.0, f32::INFINITY, 0.0));
+        assert!(exp(f32::NAN).is_nan());
+        for i in 1..20_000 {
+            let x = i as f32 / 997.0;
+            let (got, want) = (ln(x), x.ln());
+            assert!((got - want).abs() < 3e-7 * want.abs().max(1.0), "ln({x}) = {got}, not {want}");
+        }
+    }
+
+    /// The same attention written for reading.
+    fn naive(q: &[f32], k: &[f32], v: &[f32], len: usize, before: usize, shape: AttentionShape) -> Vec<f32> {
+        let (d, kw, w) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
+        let mut z = vec![0f32; len * w];
+        for i in 0..len {
+            for h in 0..shape.heads {
+                let kv = h / (shape.heads / shape.kv_heads);
+                let position = before + i;
+                let lo = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
+                let dot =
+                    |j: usize| (0..d).map(|x| f64::from(q[i * w + h * d + x]) * f64::from(k[j * kw + kv * d + x])).sum::<f64>();
+                let e: Vec<f64> = (lo..=position).map(|j| (dot(j) / (d as f64).sqrt()).exp()).collect();
+                let sum: f64 = e.iter().sum();
+                for x in 0..d {
+                    let y: f64 = e.iter().enumerate().map(|(n, p)| p / sum * f64::from(v[(lo + n) * kw + kv * d + x])).sum();
+                    z[i * w + h * d + x] = y as f32;
+                }
+            }
+        }
+        z
+    }
+
+    #[test]
+    fn attention_agrees_with_the_naive_form_and_with_itself_across_caches() {
+        use rand::Rng as _;
+        let mut rng = crate::rng::stream(1, "attention");
+        for (len, heads, kv_heads, head_dim, window) in
+            [(1, 2, 1, 6, None), (37, 4, 2, 8, None), (70, 9, 3, 64, Some(6)), (33, 3, 3, 40, None)]
+        {
+            let shape = AttentionShape { heads, kv_heads, head_dim, window };
+            let mut random = |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+            let (w, kw) = (heads * head_dim, kv_heads * head_dim);
+            let (q, k, v) = (random(len * w), random(len * kw), random(len * kw));
+            let whole = attention(&q, &k, &v, &[AttentionRow { tokens: 0..len, prefix: vec![] }], shape);
+            for (a, b) in whole.iter().zip(naive(&q, &k, &v, len, 0, shape)) {
+                assert!((a - b).abs() < 1e-5, "{a} against {b}");
+            }
+            let cut = len / 3;
+            let prefix = vec![(&k[..cut * kw], &v[..cut * kw])];
+            let rows = [AttentionRow { tokens: 0..len - cut, prefix }];
+            let cached = attention(&q[cut * w..], &k[cut * kw..], &v[cut * kw..], &rows, shape);
+            assert_eq!(cached, whole[cut * w..], "a cached prefix changes nothing, not even a bit");
+        }
+    }
+}

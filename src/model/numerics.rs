@@ -1,0 +1,204 @@
+//! The operations a forward pass is made of, in two numeric modes behind one trait.
+//!
+//! [`Fused`] is inference: packed weights and fused kernels over plain buffers. [`super::composed`] is
+//! the gradient mode: candle operations that all have a backward. The decoder loop is written once.
+
+use std::ops::Range;
+
+use super::config::Config;
+use super::hooks::{Block, Change, WeightEdit};
+use super::kernels::{self, AttentionRow, AttentionShape};
+use super::weights::Linear;
+use crate::error::Result;
+
+/// Where a row's tokens are in the packed batch and in the row.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// Packed token indices.
+    pub tokens: Range<usize>,
+    /// Position in the row of the first of them: the length of the cached prefix.
+    pub position: usize,
+}
+
+/// One numeric mode. `Array` is `[tokens, width]`.
+pub trait Numerics {
+    type Array: Clone;
+
+    /// From row-major values.
+    fn array(&self, values: Vec<f32>, width: usize) -> Result<Self::Array>;
+    /// Row-major values (detached).
+    fn values(&self, x: &Self::Array) -> Result<Vec<f32>>;
+    /// More tokens at the end.
+    fn append(&self, x: Self::Array, more: Self::Array) -> Result<Self::Array>;
+    fn add(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
+    fn rms_norm(&self, x: &Self::Array, weight: &[f32], eps: f64) -> Result<Self::Array>;
+    fn linear(&self, x: &Self::Array, linear: &Linear) -> Result<Self::Array>;
+    /// `y[t, first + out] += delta * x[t, input]` for every edit.
+    fn edit_weights(&self, y: Self::Array, x: &Self::Array, edits: &[WeightEdit], first: usize) -> Result<Self::Array>;
+    fn edit(&self, x: Self::Array, blocks: &[Block]) -> Result<Self::Array>;
+    /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k`.
+    #[allow(clippy::type_complexity)] // three arrays of one type, named by the line above
+    fn heads(
+        &self,
+        qkv: &Self::Array,
+        norms: HeadNorms,
+        config: &Config,
+        rope: &Rope,
+        spans: &[Span],
+    ) -> Result<(Self::Array, Self::Array, Self::Array)>;
+    fn attention(
+        &self,
+        q: &Self::Array,
+        k: &Self::Array,
+        v: &Self::Array,
+        rows: &[AttentionRow],
+        shape: AttentionShape,
+    ) -> Result<Self::Array>;
+    fn swiglu(&self, gate_up: &Self::Array) -> Result<Self::Array>;
+}
+
+/// Weights of per-head normalisation, `[head_dim]` each.
+#[derive(Clone, Copy)]
+pub struct HeadNorms<'a> {
+    pub q: Option<&'a [f32]>,
+    pub k: Option<&'a [f32]>,
+}
+
+/// Cosines and sines, `[positions, head_dim / 2]`.
+pub struct Rope {
+    pub half: usize,
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+}
+
+impl Rope {
+    pub fn new(frequencies: &[f32], positions: usize) -> Self {
+        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        let (cos, sin) = angles.map(|a| (a.cos(), a.sin())).unzip();
+        Self { half: frequencies.len(), cos, sin }
+    }
+
+    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        (&self.cos[position * self.half..][..self.half], &self.sin[position * self.half..][..self.half])
+    }
+}
+
+/// A buffer and its width.
+#[derive(Clone)]
+pub struct Buffer {
+    pub data: Vec<f32>,
+    pub width: usize,
+}
+
+/// Inference on CPU.
+pub struct Fused;
+
+impl Numerics for Fused {
+    type Array = Buffer;
+
+    fn array(&self, data: Vec<f32>, width: usize) -> Result<Buffer> {
+        Ok(Buffer { data, width })
+    }
+
+    fn values(&self, x: &Buffer) -> Result<Vec<f32>> {
+        Ok(x.data.clone())
+    }
+
+    fn append(&self, mut x: Buffer, more: Buffer) -> Result<Buffer> {
+        x.data.extend_from_slice(&more.data);
+        Ok(x)
+    }
+
+    fn add(&self, mut x: Buffer, y: &Buffer) -> Result<Buffer> {
+        kernels::add(&mut x.data, &y.data);
+        Ok(x)
+    }
+
+    fn rms_norm(&self, x: &Buffer, weight: &[f32], eps: f64) -> Result<Buffer> {
+        Ok(Buffer { data: kernels::rms_norm(&x.data, weight, eps as f32), width: x.width })
+    }
+
+    fn linear(&self, x: &Buffer, linear: &Linear) -> Result<Buffer> {
+        let rows = x.data.len() / x.width;
+        let out = linear.matrix.out();
+        let mut data = vec![0f32; rows * out];
+        linear.matrix.matmul(&x.data, rows, &mut data, false);
+        if let Some(bias) = &linear.bias {
+            data.chunks_exact_mut(out).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+        }
+        Ok(Buffer { data, width: out })
+    }
+
+    fn edit_weights(&self, mut y: Buffer, x: &Buffer, edits: &[WeightEdit], first: usize) -> Result<Buffer> {
+        for edit in edits {
+            for t in edit.tokens.clone() {
+                y.data[t * y.width + first + edit.out] += edit.delta * x.data[t * x.width + edit.input];
+            }
+        }
+        Ok(y)
+    }
+
+    fn edit(&self, mut x: Buffer, blocks: &[Block]) -> Result<Buffer> {
+        blocks.iter().for_each(|block| block.apply(&mut x.data, x.width));
+        Ok(x)
+    }
+
+    fn heads(
+        &self,
+        qkv: &Buffer,
+        norms: HeadNorms,
+        config: &Config,
+        rope: &Rope,
+        spans: &[Span],
+    ) -> Result<(Buffer, Buffer, Buffer)> {
+        let (qw, kw, dim) = (config.q_width(), config.kv_width(), config.head_dim);
+        let tokens = qkv.data.len() / qkv.width;
+        let (mut q, mut k, mut v) =
+            (Vec::with_capacity(tokens * qw), Vec::with_capacity(tokens * kw), Vec::with_capacity(tokens * kw));
+        for row in qkv.data.chunks_exact(qkv.width) {
+            q.extend_from_slice(&row[..qw]);
+            k.extend_from_slice(&row[qw..qw + kw]);
+            v.extend_from_slice(&row[qw + kw..]);
+        }
+        let eps = config.rms_norm_eps as f32;
+        for (x, norm, width) in [(&mut q, norms.q, qw), (&mut k, norms.k, kw)] {
+            if let Some(weight) = norm {
+                *x = kernels::rms_norm(x, weight, eps);
+            }
+            kernels::vectorised(|| {
+                for span in spans {
+                    for (i, t) in span.tokens.clone().enumerate() {
+                        let (cos, sin) = rope.at(span.position + i);
+                        x[t * width..][..width].chunks_exact_mut(dim).for_each(|head| kernels::rotate(head, cos, sin));
+                    }
+                }
+            });
+        }
+        Ok((Buffer { data: q, width: qw }, Buffer { data: k, width: kw }, Buffer { data: v, width: kw }))
+    }
+
+    fn attention(&self, q: &Buffer, k: &Buffer, v: &Buffer, rows: &[AttentionRow], shape: AttentionShape) -> Result<Buffer> {
+        Ok(Buffer { data: kernels::attention(&q.data, &k.data, &v.data, rows, shape), width: q.width })
+    }
+
+    fn swiglu(&self, gate_up: &Buffer) -> Result<Buffer> {
+        let width = gate_up.width / 2;
+        Ok(Buffer { data: kernels::swiglu(&gate_up.data, width), width })
+    }
+}
+
+/// Blocks as dense `scale` and `shift` tables `[tokens, width]` plus what cannot be dense: for the modes
+/// that apply them as tensor operations. Later blocks compose onto earlier ones.
+pub fn dense_tables(blocks: &[Block], tokens: usize, width: usize) -> (Vec<f32>, Vec<f32>, Vec<&Block>) {
+    let (mut scale, mut shift, mut noise) = (vec![1f32; tokens * width], vec![0f32; tokens * width], Vec::new());
+    for block in blocks {
+        let Change::Affine { scale: s, .. } = &block.change else {
+            noise.push(block);
+            continue;
+        };
+        let factor = Block { change: Change::Affine { scale: *s, shift: None }, ..block.clone() };
+        factor.apply(&mut scale, width);
+        block.apply(&mut shift, width);
+    }
+    (scale, shift, noise)
+}

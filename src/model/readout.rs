@@ -1,0 +1,187 @@
+//! From the residual stream to what is measured: logits of the positions that are read, reduced to
+//! log-probabilities, entropies, divergences and top tokens without keeping `[positions, vocabulary]`.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::Model;
+use super::kernels::{exp, ln, rms_norm, vectorised};
+use crate::evaluate::{Distributions, Observation};
+
+/// One position to read.
+pub struct Read {
+    /// Packed token index.
+    pub token: usize,
+    /// Whose log-probability is wanted.
+    pub target: Option<u32>,
+    /// Distribution to measure the divergence from: which row of it.
+    pub reference: Option<(Arc<Distributions>, usize)>,
+    /// Keep the whole distribution.
+    pub keep: bool,
+}
+
+/// What was measured at one position.
+#[derive(Debug, Clone, Default)]
+pub struct Readout {
+    /// Nats; 0 without a target.
+    pub log_prob: f32,
+    /// Nats.
+    pub entropy: f32,
+    pub top: Vec<(u32, f32)>,
+    /// Jensen-Shannon divergence, bits.
+    pub divergence_bits: Option<f32>,
+    pub finite: bool,
+    pub distribution: Option<Vec<f32>>,
+}
+
+/// Positions whose logits exist at one time: 256 x 49,152 x 4 bytes are 50 MB.
+const CHUNK_VALUES: usize = 256 * 49_152;
+
+impl Model {
+    /// Logits of every token of `residual` `[tokens, d_model]`: `[tokens, vocab]`.
+    pub fn logits(&self, residual: &[f32]) -> Vec<f32> {
+        let x = rms_norm(residual, &self.weights.norm, self.config.rms_norm_eps as f32);
+        let rows = x.len() / self.config.hidden_size;
+        let mut logits = vec![0f32; rows * self.config.vocab_size];
+        self.weights.head.matrix.matmul(&x, rows, &mut logits, false);
+        logits
+    }
+
+    /// Reads positions of `residual` `[tokens, d_model]`.
+    pub fn read(&self, residual: &[f32], reads: &[Read]) -> Vec<Readout> {
+        let (d, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let mut readouts = Vec::with_capacity(reads.len());
+        for chunk in reads.chunks((CHUNK_VALUES / vocabulary).max(1)) {
+            let picked: Vec<f32> = chunk.iter().flat_map(|r| residual[r.token * d..][..d].iter().copied()).collect();
+            let mut logits = self.logits(&picked);
+            let rows = logits.par_chunks_mut(vocabulary).zip(chunk);
+            readouts.par_extend(rows.map(|(logits, read)| vectorised(|| reduce(logits, read))));
+        }
+        readouts
+    }
+}
+
+#[inline(always)]
+fn reduce(logits: &mut [f32], read: &Read) -> Readout {
+    let mut bad = 0u32;
+    let mut max = [f32::NEG_INFINITY; 16];
+    for chunk in logits.chunks(16) {
+        for (m, x) in max.iter_mut().zip(chunk) {
+            bad += u32::from(!x.is_finite());
+            *m = m.max(*x);
+        }
+    }
+    if bad > 0 {
+        // Nothing is comparable with a NaN: such a row is reported as not finite and nothing else.
+        return Readout {
+            log_prob: f32::NEG_INFINITY,
+            divergence_bits: read.reference.as_ref().map(|_| 1.0),
+            distribution: read.keep.then(|| logits.to_vec()),
+            ..Readout::default()
+        };
+    }
+    let max = max.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let (mut sums, mut weighted) = ([0f32; 16], [0f32; 16]);
+    for chunk in logits.chunks_mut(16) {
+        for ((s, w), x) in sums.iter_mut().zip(&mut weighted).zip(chunk) {
+            *x -= max;
+            let e = exp(*x);
+            *s += e;
+            *w = e.mul_add(*x, *w);
+        }
+    }
+    let sum: f32 = sums.iter().sum();
+    let log_sum = sum.ln();
+    let entropy = log_sum - weighted.iter().sum::<f32>() / sum;
+    logits.iter_mut().for_each(|x| *x -= log_sum);
+    let divergence_bits = read.reference.as_ref().map(|(d, row)| jensen_shannon_bits(logits, d.row(*row)));
+    Readout {
+        log_prob: read.target.map_or(0.0, |t| logits[t as usize]),
+        entropy: entropy.max(0.0),
+        top: top(logits),
+        divergence_bits,
+        finite: true,
+        distribution: read.keep.then(|| logits.to_vec()),
+    }
+}
+
+/// Jensen-Shannon divergence of two distributions given as log-probabilities (nats), in bits.
+#[inline(always)]
+fn jensen_shannon_bits(p: &[f32], q: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    for (p, q) in p.chunks(16).zip(q.chunks(16)) {
+        for ((lane, lp), lq) in lanes.iter_mut().zip(p).zip(q) {
+            let (p, q) = (exp(*lp), exp(*lq));
+            let log_mean = ln(0.5 * (p + q));
+            // A probability of zero contributes nothing; its logarithm may be -inf, whose product is not.
+            let a = if p > 0.0 { p * (lp - log_mean) } else { 0.0 };
+            let b = if q > 0.0 { q * (lq - log_mean) } else { 0.0 };
+            *lane += a + b;
+        }
+    }
+    (0.5 * lanes.iter().sum::<f32>() / std::f32::consts::LN_2).clamp(0.0, 1.0)
+}
+
+/// The most probable ids, best first; ties by id.
+fn top(log_probs: &[f32]) -> Vec<(u32, f32)> {
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(Observation::TOP + 1);
+    let mut least = f32::NEG_INFINITY;
+    for (id, &x) in log_probs.iter().enumerate() {
+        if x > least || best.len() < Observation::TOP {
+            let at = best.partition_point(|(_, y)| *y >= x);
+            best.insert(at, (id as u32, x));
+            best.truncate(Observation::TOP);
+            if best.len() == Observation::TOP {
+                least = best[Observation::TOP - 1].1;
+            }
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_softmax(x: &[f64]) -> Vec<f64> {
+        let sum: f64 = x.iter().map(|x| x.exp()).sum();
+        x.iter().map(|x| x - sum.ln()).collect()
+    }
+
+    #[test]
+    fn reductions_agree_with_their_definitions() {
+        use rand::Rng as _;
+        let mut rng = crate::rng::stream(3, "readout");
+        let mut random = |n| (0..n).map(|_| rng.random_range(-8.0..8.0)).collect::<Vec<f64>>();
+        let (a, b) = (random(1003), random(1003));
+        let (p, q) = (log_softmax(&a), log_softmax(&b));
+        let entropy: f64 = -p.iter().map(|l| l.exp() * l).sum::<f64>();
+        let js: f64 = p
+            .iter()
+            .zip(&q)
+            .map(|(lp, lq)| {
+                let m = (0.5 * (lp.exp() + lq.exp())).ln();
+                0.5 * (lp.exp() * (lp - m) + lq.exp() * (lq - m))
+            })
+            .sum::<f64>()
+            / std::f64::consts::LN_2;
+        let reference = Arc::new(Distributions { vocabulary: 1003, log_probs: q.iter().map(|x| *x as f32).collect() });
+        let mut logits: Vec<f32> = a.iter().map(|x| *x as f32).collect();
+        let out = reduce(&mut logits, &Read { token: 0, target: Some(17), reference: Some((reference, 0)), keep: true });
+        assert!((f64::from(out.log_prob) - p[17]).abs() < 1e-5);
+        assert!((f64::from(out.entropy) - entropy).abs() < 1e-4, "{} {entropy}", out.entropy);
+        assert!((f64::from(out.divergence_bits.unwrap()) - js).abs() < 1e-5, "{:?} {js}", out.divergence_bits);
+        let mut order: Vec<usize> = (0..1003).collect();
+        order.sort_by(|i, j| p[*j].total_cmp(&p[*i]));
+        assert_eq!(out.top.iter().map(|t| t.0 as usize).collect::<Vec<_>>(), order[..5]);
+        assert!(out.finite);
+    }
+
+    #[test]
+    fn a_nan_is_reported_and_not_averaged() {
+        let mut logits = vec![0.0, f32::NAN, 1.0];
+        let out = reduce(&mut logits, &Read { token: 0, target: Some(0), reference: None, keep: false });
+        assert!(!out.finite && out.log_prob == f32::NEG_INFINITY);
+    }
+}

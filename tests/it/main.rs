@@ -1,0 +1,4 @@
+//! The one integration binary. Regressions are named by what broke.
+
+mod gradient;
+mod parity;
