@@ -1,8 +1,14 @@
 //! "Observe these trials": the one question that the campaign, the minimiser and the implication ask.
 
+mod activations;
+mod engine;
+mod lower;
 mod observation;
+mod plan;
 
-pub use observation::{Distributions, Observation, Request};
+pub use activations::{Activations, Means};
+pub use engine::ModelEvaluator;
+pub use observation::{Distributions, Observation, Patch, Request};
 
 use crate::error::Result;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::edit::Trial;
+use crate::edit::{Component, Trial};
 
 /// One trial and what to measure on it. Log-probabilities, entropies and the top tokens at the read
 /// positions are always measured; the rest costs more and is asked for.
@@ -18,11 +18,23 @@ pub struct Request {
     pub keep_distributions: bool,
     /// Greedily generate this many tokens after the prompt (0: none).
     pub generate: usize,
+    /// Activations put in from another run, after the trial's own edits.
+    pub patches: Vec<Patch>,
+}
+
+/// The output of a component replaced by values from another run.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    pub component: Component,
+    /// First position (of the edited sequence) that is replaced.
+    pub first: usize,
+    /// `[positions, width of the component]`, row-major.
+    pub values: Arc<[f32]>,
 }
 
 impl Request {
     pub fn new(trial: Trial) -> Self {
-        Self { trial, reference: None, keep_distributions: false, generate: 0 }
+        Self { trial, reference: None, keep_distributions: false, generate: 0, patches: Vec::new() }
     }
 
     pub fn with_reference(mut self, reference: Arc<Distributions>) -> Self {
@@ -32,6 +44,11 @@ impl Request {
 
     pub fn keeping_distributions(mut self) -> Self {
         self.keep_distributions = true;
+        self
+    }
+
+    pub fn patched(mut self, patches: Vec<Patch>) -> Self {
+        self.patches = patches;
         self
     }
 

@@ -1,0 +1,155 @@
+//! `glitch model show|logits|bench`.
+
+use std::time::Instant;
+
+use clap::Subcommand;
+
+use super::{exit, output};
+use crate::error::{Error, Result};
+use crate::evaluate::ModelEvaluator;
+use crate::model::batch::Row;
+use crate::model::{Forward, Model, Read};
+use crate::text::escape;
+
+/// Look at a model: its parts, its logits, its speed.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How a model is named, for every command's help.
+pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, builtin:dense, or hf:org/name from the local cache";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Architecture, components, fingerprints, noise floor.
+    Show {
+        #[arg(help = MODEL_HELP)]
+        model: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Logits of a sequence of token ids at all positions, as JSON `{"logits": [[...], ...]}`.
+    Logits {
+        #[arg(help = MODEL_HELP)]
+        model: String,
+        /// Token ids, comma-separated.
+        #[arg(long, value_delimiter = ',', required = true)]
+        ids: Vec<u32>,
+    },
+    /// Tokens per second of plain forwards with logits at the last position, median of several.
+    Bench {
+        #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
+        model: String,
+        /// Rows of a batch.
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+        batch: u32,
+        /// Tokens of a row.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+        length: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn run(args: Args) -> Result<u8> {
+    match args.command {
+        Command::Show { model, json } => show(&Model::load(&model)?, json)?,
+        Command::Logits { model, ids } => logits(&Model::load(&model)?, ids)?,
+        Command::Bench { model, batch, length, json } => bench(&Model::load(&model)?, batch as usize, length as usize, json)?,
+    }
+    Ok(exit::OK)
+}
+
+fn show(model: &Model, json: bool) -> Result<()> {
+    let c = &model.config;
+    let noise = ModelEvaluator::new(model).noise_floor()?;
+    if json {
+        let value = serde_json::json!({
+            "name": model.name, "model_type": c.model_type, "parameters": model.parameters(), "vocab_size": c.vocab_size,
+            "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size, "num_hidden_layers": c.num_hidden_layers,
+            "num_attention_heads": c.num_attention_heads, "num_key_value_heads": c.num_key_value_heads, "head_dim": c.head_dim,
+            "tie_word_embeddings": c.tie_word_embeddings, "bos_token_id": c.bos_token_id, "eos_token_ids": c.eos_token_ids,
+            "fingerprint": model.fingerprint, "tokenizer_fingerprint": model.tokenizer_fingerprint, "noise_floor": noise,
+        });
+        output::line(value.to_string());
+        return Ok(());
+    }
+    let last = c.num_hidden_layers - 1;
+    let window = match c.sliding_window.iter().flatten().next() {
+        Some(w) => format!(", window {w} in {} layers", c.sliding_window.iter().flatten().count()),
+        None => String::new(),
+    };
+    let rows = [
+        ("model", escape(&model.name)),
+        ("family", format!("{}, {:.1}M parameters", c.model_type, model.parameters() as f64 / 1e6)),
+        (
+            "layers",
+            format!(
+                "{} of d_model {}, {} heads ({} for keys and values) of {}, d_mlp {}{window}",
+                c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.intermediate_size
+            ),
+        ),
+        ("vocabulary", format!("{} tokens, {} head", c.vocab_size, if c.tie_word_embeddings { "tied" } else { "separate" })),
+        ("bos, eos", format!("{}, {:?}", c.bos_token_id.map_or("none".into(), |b| b.to_string()), c.eos_token_ids)),
+        (
+            "components",
+            format!(
+                "embed; L0..L{last}: .attn .head0..head{} .mlp .neuron0..neuron{}",
+                c.num_attention_heads - 1,
+                c.intermediate_size - 1
+            ),
+        ),
+        ("weights", "L0.attn.q[out,in], .k .v .o; L0.mlp.gate[out,in], .up .down".into()),
+        ("fingerprint", model.fingerprint.clone()),
+        ("tokenizer", model.tokenizer_fingerprint.clone().unwrap_or_else(|| "none (token ids only)".into())),
+        ("noise floor", format!("{noise:.2e} (largest change when only the batch shape changes, nats or bits)")),
+    ];
+    rows.iter().for_each(|(name, value)| output::line(format!("{name:<12} {value}")));
+    Ok(())
+}
+
+fn logits(model: &Model, ids: Vec<u32>) -> Result<()> {
+    let forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
+    let logits = model.logits(&model.forward(&forward)?.residual);
+    let rows: Vec<&[f32]> = logits.chunks(model.config.vocab_size).collect();
+    let text = serde_json::to_string(&serde_json::json!({ "logits": rows })).map_err(Error::request)?;
+    output::line(text);
+    Ok(())
+}
+
+/// The ids of ../shared/peers/hf_forward.py: arbitrary, the same in both.
+fn bench(model: &Model, batch: usize, length: usize, json: bool) -> Result<()> {
+    let span = model.config.vocab_size.min(49_000);
+    let rows: Vec<Row> =
+        (0..batch).map(|b| Row::new((0..length).map(|i| ((b * length + i) * 7919 % span) as u32).collect::<Vec<_>>())).collect();
+    let reads: Vec<Read> =
+        (1..=batch).map(|b| Read { token: b * length - 1, target: None, reference: None, keep: false }).collect();
+    let forward = Forward { rows, ..Forward::default() };
+    let mut seconds = Vec::new();
+    for _ in 0..8 {
+        let start = Instant::now();
+        let output = model.forward(&forward)?;
+        std::hint::black_box(model.read(&output.residual, &reads));
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    let mut seconds = seconds.split_off(2);
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let rate = (batch * length) as f64 / median;
+    if json {
+        let value =
+            serde_json::json!({ "work": "forward", "batch": batch, "length": length, "median_s": median, "tokens_per_s": rate });
+        output::line(value.to_string());
+    } else {
+        output::line(format!(
+            "{rate:.0} tokens/s: {batch} x {length} tokens in {:.1} ms (median of {})",
+            1e3 * median,
+            seconds.len()
+        ));
+    }
+    Ok(())
+}

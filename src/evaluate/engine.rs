@@ -1,0 +1,295 @@
+//! The evaluator over a model: plans a set of requests into few forwards, and reads them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rand::Rng as _;
+
+use super::activations::{Activations, COMPONENT_SITES, Means};
+use super::lower::{Place, lower};
+use super::plan::{Plan, Run, Runs, check};
+use super::{Distributions, Evaluator, Observation, Request};
+use crate::edit::Trial;
+use crate::error::{Error, Result};
+use crate::model::batch::{Row, Segment};
+use crate::model::hooks::{Hooks, Site};
+use crate::model::{Forward, Model, Read};
+use crate::rng;
+
+/// Tokens of one forward: enough for full speed, few enough that its buffers stay small (a layer of
+/// SmolLM2 holds some 20 kB a token).
+const TOKENS_PER_FORWARD: usize = 2048;
+
+/// The plain English over which mean ablation takes its means.
+pub const REFERENCE_TEXT: &str = include_str!("../../corpus/seeds/reference.txt");
+
+/// Answers requests with a model.
+pub struct ModelEvaluator<'m> {
+    pub model: &'m Model,
+    runs: Mutex<Runs>,
+    means: OnceLock<Arc<Means>>,
+    sketch: Vec<f32>,
+    tokens: AtomicU64,
+}
+
+/// Bits of [`Observation::sketch`].
+const SKETCH_BITS: usize = 64;
+
+impl<'m> ModelEvaluator<'m> {
+    pub fn new(model: &'m Model) -> Self {
+        let mut rng = rng::stream(0, "sketch");
+        let sketch = (0..SKETCH_BITS * model.config.hidden_size).map(|_| rng.random_range(-1.0..1.0)).collect();
+        Self { model, runs: Mutex::default(), means: OnceLock::new(), sketch, tokens: AtomicU64::new(0) }
+    }
+
+    /// Tokens that went through layers so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Mean outputs over the reference text.
+    pub fn means(&self) -> Result<Arc<Means>> {
+        if let Some(means) = self.means.get() {
+            return Ok(means.clone());
+        }
+        let ids = match &self.model.tokenizer {
+            Some(_) => self.model.encode(REFERENCE_TEXT)?,
+            // Without a tokenizer: every so-manieth id, which is at least not one token over and over.
+            None => (0..128).map(|i| (i * 7919 % self.model.config.vocab_size) as u32).collect(),
+        };
+        let skip = usize::from(self.model.config.bos_token_id.is_some());
+        let ids = &ids[..ids.len().min(self.model.config.max_position_embeddings)];
+        let run = self.activations(&Trial::new(ids, []), &[])?;
+        Ok(self.means.get_or_init(|| Arc::new(Means::new(&run, skip, &self.model.config))).clone())
+    }
+
+    /// Outputs of all components of a trial at every position; `patches` are applied first.
+    pub fn activations(&self, trial: &Trial, patches: &[super::Patch]) -> Result<Activations> {
+        let layout = trial.layout();
+        self.model.check_ids(&layout.ids)?;
+        let mut forward = Forward { rows: vec![Row::new(layout.ids.clone())], ..Forward::default() };
+        let place = Place { tokens: 0..layout.ids.len(), position: 0 };
+        lower(self.model, &|| self.means(), &trial.edits, &layout, patches, &place, &mut forward.hooks)?;
+        let layers = 0..self.model.config.num_hidden_layers;
+        forward.hooks.capture = layers.flat_map(|l| COMPONENT_SITES.into_iter().map(move |s| (l, s))).collect();
+        let output = self.forward(&forward)?;
+        Ok(Activations { positions: layout.ids.len(), sites: output.captured })
+    }
+
+    /// How far log-probabilities and divergences move when only the batch changes: the largest
+    /// difference of sequences alone, together, and behind a shared prefix. Nats and bits.
+    pub fn noise_floor(&self) -> Result<f64> {
+        let vocabulary = self.model.config.vocab_size;
+        let mut rng = rng::stream(0, "noise floor");
+        let start: Vec<u32> =
+            self.model.config.bos_token_id.into_iter().chain((0..7).map(|_| rng.random_range(0..vocabulary) as u32)).collect();
+        let trials: Vec<Trial> = (2..10usize)
+            .map(|n| {
+                let more: Vec<u32> = (0..n).map(|_| rng.random_range(0..vocabulary) as u32).collect();
+                Trial::new([start.clone(), more.clone()].concat(), more)
+            })
+            .collect();
+        let mut floor = 0f64;
+        let requests: Vec<Request> = trials.iter().cloned().map(Request::new).collect();
+        for (request, batched) in requests.iter().zip(self.observe(&requests)?) {
+            let alone = self.observe_alone(&request.clone().keeping_distributions())?;
+            let reference = alone.distributions.clone().ok_or_else(|| Error::request("distributions were not kept"))?;
+            // Two of the same trial share a run of it, and compute only what is read.
+            let again =
+                self.observe(&[request.clone().with_reference(reference.clone()), request.clone().with_reference(reference)])?;
+            let moved = alone.log_probs.iter().zip(&batched.log_probs).map(|(a, b)| f64::from((a - b).abs()));
+            let bits = again.iter().flat_map(|o| o.divergence_bits.iter().map(|d| f64::from(*d)));
+            floor = moved.chain(bits).fold(floor, f64::max);
+        }
+        Ok(floor)
+    }
+
+    fn forward(&self, forward: &Forward) -> Result<crate::model::Output<Vec<f32>>> {
+        self.tokens.fetch_add(forward.rows.iter().map(|r| r.ids.len() as u64).sum(), Ordering::Relaxed);
+        self.model.forward(forward)
+    }
+
+    /// The run of a plain sequence, from the cache or computed.
+    fn run(&self, ids: &[u32]) -> Result<Arc<Run>> {
+        let mut runs = self.runs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(run) = runs.get(ids) {
+            return Ok(run);
+        }
+        let mut forward = Forward { rows: vec![Row::new(ids)], keep_kv: true, ..Forward::default() };
+        forward.hooks.capture = (0..self.model.config.num_hidden_layers).map(|l| (l, Site::ResidPre)).collect();
+        let output = self.forward(&forward)?;
+        let kv = output.kv.ok_or_else(|| Error::request("keys and values were not kept"))?;
+        let run = Arc::new(Run { ids: ids.to_vec(), kv, residuals: Arc::new(output.captured.into_values().collect()) });
+        runs.insert(run.clone());
+        Ok(run)
+    }
+
+    /// The runs worth having for these plans: of sequences that at least two of them start from, or that
+    /// were needed before.
+    fn runs_for(&self, plans: &[Plan]) -> Result<BTreeMap<Vec<u32>, Arc<Run>>> {
+        let mut wanted: BTreeMap<&[u32], usize> = BTreeMap::new();
+        plans.iter().filter(|p| p.gains()).for_each(|p| *wanted.entry(&p.source).or_default() += 1);
+        let mut found = BTreeMap::new();
+        for (ids, count) in wanted {
+            let kept = self.runs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(ids);
+            match kept {
+                Some(run) => drop(found.insert(ids.to_vec(), run)),
+                None if count >= 2 => drop(found.insert(ids.to_vec(), self.run(ids)?)),
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn observe_rows(&self, requests: &[&Request], plans: &[Plan], rows: Vec<Row>) -> Result<Vec<Observation>> {
+        let mut forward = Forward { rows, ..Forward::default() };
+        let offsets = forward.offsets();
+        let mut reads = Vec::new();
+        let mut hooks = Hooks::default();
+        for (i, (request, plan)) in requests.iter().zip(plans).enumerate() {
+            let position = forward.rows[i].prefix_len();
+            let place = Place { tokens: offsets[i]..offsets[i + 1], position };
+            lower(self.model, &|| self.means(), &request.trial.edits, &plan.layout, &request.patches, &place, &mut hooks)?;
+            let (ids, prompt) = (&plan.layout.ids, plan.layout.prompt_len);
+            for n in 0..(ids.len() - prompt).max(1) {
+                reads.push(Read {
+                    token: offsets[i] + prompt - 1 + n - position,
+                    target: ids.get(prompt + n).copied(),
+                    reference: request.reference.clone().map(|r| (r, n)),
+                    keep: request.keep_distributions,
+                });
+            }
+        }
+        forward.hooks = hooks;
+        let output = self.forward(&forward)?;
+        let mut readouts = self.model.read(&output.residual, &reads).into_iter();
+        let d = self.model.config.hidden_size;
+        let mut first_read = 0;
+        Ok(requests
+            .iter()
+            .zip(plans)
+            .map(|(request, plan)| {
+                let continuation = plan.layout.ids.len() - plan.layout.prompt_len;
+                let mine: Vec<_> = readouts.by_ref().take(continuation.max(1)).collect();
+                let token = reads[first_read].token;
+                first_read += mine.len();
+                let log_probs = mine.iter().take(continuation).map(|r| r.log_prob).collect();
+                let kept: Option<Vec<f32>> =
+                    mine.iter().map(|r| r.distribution.clone()).collect::<Option<Vec<_>>>().map(|d| d.concat());
+                Observation {
+                    log_probs,
+                    entropy: mine.iter().map(|r| r.entropy).collect(),
+                    divergence_bits: mine.iter().filter_map(|r| r.divergence_bits).collect(),
+                    finite: mine.iter().all(|r| r.finite),
+                    top: mine.into_iter().map(|r| r.top).collect(),
+                    generated: Vec::new(),
+                    sketch: self.sketch(&output.residual[token * d..][..d]),
+                    distributions: kept
+                        .filter(|_| request.keep_distributions)
+                        .map(|log_probs| Arc::new(Distributions { vocabulary: self.model.config.vocab_size, log_probs })),
+                }
+            })
+            .collect())
+    }
+
+    fn sketch(&self, residual: &[f32]) -> u64 {
+        let signs = self.sketch.chunks_exact(residual.len()).enumerate();
+        signs.fold(0, |bits, (i, u)| {
+            let dot: f32 = u.iter().zip(residual).map(|(a, b)| a * b).sum();
+            bits | (u64::from(dot > 0.0) << i)
+        })
+    }
+
+    /// Greedy generation for the requests that ask for it, all in step; a row ends at an end token.
+    fn generate(&self, requests: &[&Request], plans: &[Plan]) -> Result<Vec<Vec<u32>>> {
+        let mut generated = vec![Vec::new(); requests.len()];
+        struct Live {
+            index: usize,
+            next: Vec<u32>,
+            prefix: Vec<Segment>,
+        }
+        let mut live: Vec<Live> = (0..requests.len())
+            .map(|index| Live {
+                index,
+                next: plans[index].layout.ids[..plans[index].layout.prompt_len].to_vec(),
+                prefix: Vec::new(),
+            })
+            .collect();
+        live.retain(|l| requests[l.index].generate > 0);
+        while !live.is_empty() {
+            let rows = live.iter().map(|l| Row { prefix: l.prefix.clone(), ids: l.next.clone(), restart: None }).collect();
+            let mut forward = Forward { rows, keep_kv: true, ..Forward::default() };
+            let offsets = forward.offsets();
+            let mut hooks = Hooks::default();
+            for (i, l) in live.iter().enumerate() {
+                let place = Place { tokens: offsets[i]..offsets[i + 1], position: forward.rows[i].prefix_len() };
+                let request = requests[l.index];
+                lower(self.model, &|| self.means(), &request.trial.edits, &plans[l.index].layout, &[], &place, &mut hooks)?;
+            }
+            forward.hooks = hooks;
+            let output = self.forward(&forward)?;
+            let store = output.kv.ok_or_else(|| Error::request("keys and values were not kept"))?;
+            let reads: Vec<Read> =
+                offsets[1..].iter().map(|end| Read { token: end - 1, target: None, reference: None, keep: false }).collect();
+            let readouts = self.model.read(&output.residual, &reads);
+            for (i, (l, readout)) in live.iter_mut().zip(readouts).enumerate() {
+                l.prefix.push(Segment { store: store.clone(), start: offsets[i], len: l.next.len() });
+                let Some((id, _)) = readout.top.first().filter(|_| readout.finite) else {
+                    l.next.clear();
+                    continue;
+                };
+                generated[l.index].push(*id);
+                l.next = vec![*id];
+                if self.model.config.eos_token_ids.contains(id) || generated[l.index].len() >= requests[l.index].generate {
+                    l.next.clear();
+                }
+            }
+            live.retain(|l| !l.next.is_empty());
+        }
+        Ok(generated)
+    }
+}
+
+impl Evaluator for ModelEvaluator<'_> {
+    fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
+        let plans: Vec<Plan> = requests.iter().map(|r| Plan::new(r, &self.model.config)).collect();
+        for (request, plan) in requests.iter().zip(&plans) {
+            check(self.model, request, &plan.layout)?;
+        }
+        let runs = self.runs_for(&plans)?;
+        // Rows ascend in the layer they start at; within a layer, in length, so that forwards are even.
+        let mut rows: Vec<(usize, Row)> = plans.iter().map(|p| p.row(runs.get(&p.source).map(|r| &**r))).enumerate().collect();
+        rows.sort_by_key(|(i, row)| (row.first_layer(), row.ids.len(), *i));
+        let mut plans: Vec<Option<Plan>> = plans.into_iter().map(Some).collect();
+        let mut observations = vec![Observation::default(); requests.len()];
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let (mut indices, mut chunk, mut tokens) = (Vec::new(), Vec::new(), 0);
+            while let Some((i, row)) = rows.next_if(|(_, row)| tokens == 0 || tokens + row.ids.len() <= TOKENS_PER_FORWARD) {
+                tokens += row.ids.len();
+                indices.push(i);
+                chunk.push(row);
+            }
+            let picked: Vec<&Request> = indices.iter().map(|i| &requests[*i]).collect();
+            let picked_plans: Vec<Plan> = indices.iter().filter_map(|i| plans[*i].take()).collect();
+            let mut answers = self.observe_rows(&picked, &picked_plans, chunk)?;
+            for (answer, generated) in answers.iter_mut().zip(self.generate(&picked, &picked_plans)?) {
+                answer.generated = generated;
+            }
+            indices.into_iter().zip(answers).for_each(|(i, answer)| observations[i] = answer);
+        }
+        Ok(observations)
+    }
+
+    fn observe_alone(&self, request: &Request) -> Result<Observation> {
+        let plan = Plan::new(request, &self.model.config);
+        check(self.model, request, &plan.layout)?;
+        let row = plan.row(None);
+        let plans = [plan];
+        let mut observations = self.observe_rows(&[request], &plans, vec![row])?;
+        let mut observation = observations.pop().ok_or_else(|| Error::request("no observation"))?;
+        observation.generated = self.generate(&[request], &plans)?.pop().unwrap_or_default();
+        Ok(observation)
+    }
+}

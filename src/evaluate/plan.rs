@@ -1,0 +1,132 @@
+//! The planner: which part of which trial need not be computed again.
+//!
+//! Two things are shared. Token and embedding edits leave the positions before the first of them as they
+//! were: those come from the keys and values of the unedited run. Lesions and patches leave the layers
+//! below the lowest of them as they were: those rows resume from the residual stream of the same tokens'
+//! unlesioned run. Runs are kept for later calls, most recent first, up to a budget of bytes.
+
+use std::sync::Arc;
+
+use super::activations::place;
+use super::observation::Request;
+use crate::edit::{Component, Edit, Layout};
+use crate::model::batch::{KvStore, Restart, Row, Segment};
+use crate::model::{Config, Model};
+
+/// A finished forward of a plain sequence, for others to start from.
+pub struct Run {
+    pub ids: Vec<u32>,
+    pub kv: Arc<KvStore>,
+    /// Residual stream entering every layer, `[tokens, d_model]` each.
+    pub residuals: Arc<Vec<Vec<f32>>>,
+}
+
+impl Run {
+    fn bytes(&self) -> usize {
+        let kv: usize = self.kv.layers.iter().map(|(k, v)| k.len() + v.len()).sum();
+        4 * (kv + self.residuals.iter().map(Vec::len).sum::<usize>())
+    }
+}
+
+/// The runs kept, most recently used last.
+#[derive(Default)]
+pub struct Runs(Vec<Arc<Run>>);
+
+/// What kept runs may take.
+const RUN_BYTES: usize = 192 << 20;
+
+impl Runs {
+    pub fn get(&mut self, ids: &[u32]) -> Option<Arc<Run>> {
+        let at = self.0.iter().position(|r| r.ids == ids)?;
+        let run = self.0.remove(at);
+        self.0.push(run.clone());
+        Some(run)
+    }
+
+    pub fn insert(&mut self, run: Arc<Run>) {
+        self.0.push(run);
+        while self.0.len() > 1 && self.0.iter().map(|r| r.bytes()).sum::<usize>() > RUN_BYTES {
+            self.0.remove(0);
+        }
+    }
+}
+
+/// What a request needs from a run, before any run exists.
+pub struct Plan {
+    pub layout: Layout,
+    /// First layer that its lesions or patches touch (`None`: it has none).
+    pub lowest: Option<usize>,
+    /// How many leading tokens are those of the unedited sequence, at most up to the first one read.
+    pub shared: usize,
+    /// Ids of the run it could start from.
+    pub source: Vec<u32>,
+}
+
+impl Plan {
+    pub fn new(request: &Request, config: &Config) -> Self {
+        let trial = &request.trial;
+        let layout = trial.layout();
+        let lowest = lowest_layer(&trial.edits, request.patches.iter().map(|p| &p.component), config);
+        if lowest.is_some() {
+            let embedded = trial.edits.iter().any(|e| matches!(e, Edit::Embedding { .. }));
+            // An embedding edit is at layer 0, below every lesion: such a row runs whole.
+            let lowest = if embedded { Some(0) } else { lowest };
+            return Self { source: layout.ids.clone(), layout, lowest, shared: 0 };
+        }
+        let source: Vec<u32> = trial.base.iter().chain(trial.continuation.iter()).copied().collect();
+        let common = source.iter().zip(&layout.ids).take_while(|(a, b)| a == b).count();
+        let embedded = trial.edits.iter().filter(|e| matches!(e, Edit::Embedding { .. }));
+        let first = embedded.filter_map(|e| layout.moved.get(e.position()?).copied().flatten()).min();
+        let shared = common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));
+        Self { layout, lowest, shared, source }
+    }
+
+    /// Whether a run of `source` would save this request anything.
+    pub fn gains(&self) -> bool {
+        self.lowest.map_or(self.shared > 0, |layer| layer > 0)
+    }
+
+    /// The row, starting from `run` where there is one.
+    pub fn row(&self, run: Option<&Run>) -> Row {
+        let ids = &self.layout.ids;
+        match (run, self.lowest) {
+            (Some(run), Some(layer)) if layer > 0 => Row {
+                prefix: vec![],
+                ids: ids.clone(),
+                restart: Some(Restart { layer, residuals: run.residuals.clone(), start: 0 }),
+            },
+            (Some(run), None) if self.shared > 0 => {
+                let prefix = vec![Segment { store: run.kv.clone(), start: 0, len: self.shared }];
+                Row { prefix, ids: ids[self.shared..].to_vec(), restart: None }
+            }
+            _ => Row::new(ids.clone()),
+        }
+    }
+}
+
+fn lowest_layer<'a>(edits: &'a [Edit], patched: impl Iterator<Item = &'a Component>, config: &Config) -> Option<usize> {
+    let lesioned = edits.iter().filter_map(|e| match e {
+        Edit::Lesion { component, .. } => Some(component),
+        _ => None,
+    });
+    lesioned.chain(patched).map(|c| place(c, config).map_or(c.layer(), |(layer, _, _)| layer)).min()
+}
+
+/// Checks a request against the model before anything is computed.
+pub fn check(model: &Model, request: &Request, layout: &Layout) -> crate::Result<()> {
+    use crate::error::Error;
+    if layout.prompt_len == 0 {
+        return Err(Error::request("a trial needs at least one prompt token"));
+    }
+    let continuation = layout.ids.len() - layout.prompt_len;
+    if let Some(reference) = &request.reference
+        && (reference.positions() != continuation.max(1) || reference.vocabulary != model.config.vocab_size)
+    {
+        return Err(Error::request(format!(
+            "a reference of {} positions for {} read positions",
+            reference.positions(),
+            continuation.max(1)
+        )));
+    }
+    model.check_ids(&layout.ids)
+}
