@@ -39,7 +39,8 @@ fn write_temporary(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile>
     let dir = parent(path);
     create_dir(dir)?;
     // In the same directory: a rename across file systems is a copy, and no longer atomic.
-    let mut temporary = tempfile::Builder::new().prefix(".glitch-").suffix(".tmp").tempfile_in(dir).map_err(|e| Error::io(dir, e))?;
+    let mut temporary =
+        tempfile::Builder::new().prefix(".glitch-").suffix(".tmp").tempfile_in(dir).map_err(|e| Error::io(dir, e))?;
     #[cfg(unix)]
     {
         // tempfile makes them private to the user; results are shared as any other file is.
@@ -107,7 +108,8 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     if !metadata.is_file() {
         return Err(Error::file(path, "(whole file)", "not a regular file"));
     }
-    let too_large = |bytes: u64| Error::file(path, "(whole file)", format!("{bytes} bytes or more, at most {max_bytes} are read"));
+    let too_large =
+        |bytes: u64| Error::file(path, "(whole file)", format!("{bytes} bytes or more, at most {max_bytes} are read"));
     if metadata.len() > max_bytes {
         return Err(too_large(metadata.len()));
     }
@@ -344,8 +346,7 @@ mod tests {
     use super::*;
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
