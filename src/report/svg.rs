@@ -128,7 +128,15 @@ pub fn strip(controls: &[f64], score: f64, threshold: f64, unit: &str) -> String
     }
     let at = x.at(threshold);
     let _ = write!(svg, r#"<path class="threshold" d="M{at:.1} 26V{base}"/>"#);
-    let anchor = |at: f64| if at < 90.0 { "start" } else if at > WIDTH - 90.0 { "end" } else { "mid" };
+    let anchor = |at: f64| {
+        if at < 90.0 {
+            "start"
+        } else if at > WIDTH - 90.0 {
+            "end"
+        } else {
+            "mid"
+        }
+    };
     let _ = write!(svg, r#"<text x="{at:.1}" y="21" class="{}">threshold {}</text>"#, anchor(at), number(threshold));
     let at = x.at(score);
     let _ = write!(svg, r#"<path class="score" d="M{at:.1} {:.1}l6 8l-6 8l-6 -8z"/>"#, base - 18.0);
@@ -140,7 +148,8 @@ pub fn strip(controls: &[f64], score: f64, threshold: f64, unit: &str) -> String
     if at < right - 110.0 {
         let _ = write!(svg, r#"<text x="{right}" y="106" class="end">{}</text>"#, number(x.to));
     }
-    let _ = write!(svg, r#"<text x="{:.1}" y="121" class="mid soft">score{}</text></svg>"#, WIDTH / 2.0, text::html(&in_unit(unit)));
+    let _ =
+        write!(svg, r#"<text x="{:.1}" y="121" class="mid soft">score{}</text></svg>"#, WIDTH / 2.0, text::html(&in_unit(unit)));
     svg
 }
 
@@ -173,7 +182,13 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
     let (left, top) = (34.0, 22.0);
     // The MLP's column stands half a cell apart and is two cells wide.
     let cell_w = ((WIDTH - left - 4.0) / (heads.len() as f64 + 2.5)).min(34.0);
-    let cell_h = if layers.len() <= 12 { 22.0 } else if layers.len() <= 40 { 13.0 } else { 7.0 };
+    let cell_h = if layers.len() <= 12 {
+        22.0
+    } else if layers.len() <= 40 {
+        13.0
+    } else {
+        7.0
+    };
     let mlp_x = left + (heads.len() as f64 + 0.5) * cell_w;
     let right = mlp_x + 2.0 * cell_w;
     let bottom = top + layers.len() as f64 * cell_h;
@@ -188,7 +203,12 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
     let every = |n: usize, size: f64, room: f64| ((room / size).ceil() as usize).max(1).min(n.max(1));
     let step = every(heads.len(), cell_w, 20.0);
     for (column, head) in heads.iter().enumerate().step_by(step) {
-        let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" class="mid">{head}</text>"#, left + (column as f64 + 0.5) * cell_w, top - 6.0);
+        let _ = write!(
+            svg,
+            r#"<text x="{:.1}" y="{:.1}" class="mid">{head}</text>"#,
+            left + (column as f64 + 0.5) * cell_w,
+            top - 6.0
+        );
     }
     let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" class="mid">MLP</text>"#, mlp_x + cell_w, top - 6.0);
     let step = every(layers.len(), cell_h, 13.0);
@@ -208,7 +228,13 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
             let _ = write!(outlines, r#"<rect class="member" x="{x:.1}" y="{y:.1}" width="{w:.1}" height="{h:.1}"/>"#);
         }
         let share = effect.abs() / most;
-        let class = if effect.is_nan() { "odd" } else if effect < 0.0 { "cold" } else { "hot" };
+        let class = if effect.is_nan() {
+            "odd"
+        } else if effect < 0.0 {
+            "cold"
+        } else {
+            "hot"
+        };
         // Cells of next to no effect are the field itself: a page with 200 of these maps stays small.
         if share < 0.03 {
             continue;
@@ -230,7 +256,10 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
         let _ = write!(svg, r#"<rect class="field" x="{x:.1}" y="{scale_y:.1}" width="15" height="9"/>"#);
         if step != 0 {
             let opacity = f64::from(step.abs()) / 4.0;
-            let _ = write!(svg, r#"<rect class="{class}" x="{x:.1}" y="{scale_y:.1}" width="15" height="9" opacity="{opacity:.2}"/>"#);
+            let _ = write!(
+                svg,
+                r#"<rect class="{class}" x="{x:.1}" y="{scale_y:.1}" width="15" height="9" opacity="{opacity:.2}"/>"#
+            );
         }
         x += 16.0;
     }

@@ -125,7 +125,9 @@ pub fn what(case: &Case) -> String {
     let does = doing(case);
     match case.verdict.oracle {
         OracleKind::Divergence => format!("{does} changes the next-token distribution by {score} bits (1 is no overlap at all)."),
-        OracleKind::Echo => format!("{does} gives the model a token it cannot repeat: the right answer comes as a surprise of {score} bits."),
+        OracleKind::Echo => {
+            format!("{does} gives the model a token it cannot repeat: the right answer comes as a surprise of {score} bits.")
+        }
         OracleKind::Collapse => {
             format!("{does} makes the model's own writing degenerate, into a loop or an early end (score {score}).")
         }
@@ -148,7 +150,12 @@ pub fn controls(case: &Case) -> Option<String> {
     } else {
         "matched ordinary trials"
     };
-    Some(format!("Against that, {who} score at most {}{} ({} tried).", number(most), unit(verdict.oracle), verdict.controls.len()))
+    Some(format!(
+        "Against that, {who} score at most {}{} ({} tried).",
+        number(most),
+        unit(verdict.oracle),
+        verdict.controls.len()
+    ))
 }
 
 /// Which components carry it, one sentence; `None` where the set is empty.
@@ -164,9 +171,8 @@ pub fn carried(implication: &Implication) -> Option<String> {
 /// What necessity and sufficiency of this set mean.
 pub fn necessity_and_sufficiency(implication: &Implication) -> String {
     let best = implication.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
-    let random = best
-        .map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c)))
-        .unwrap_or_default();
+    let random =
+        best.map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c))).unwrap_or_default();
     format!(
         "Giving the set its undisturbed output in the glitched run removes {} of the glitch{random}. Giving it the glitched output in an undisturbed run makes {} of it.",
         percent(implication.necessity),
