@@ -7,7 +7,7 @@ use super::format::{count, duration, list, number, percent, plural, wilson};
 use super::{svg, words};
 use crate::campaign::Summary;
 use crate::case::{Case, Expectation, TokenProbability};
-use crate::edit::Component;
+use crate::edit::{Component, Edit};
 use crate::implicate::Implication;
 use crate::text;
 
@@ -204,7 +204,7 @@ fn prompts(out: &mut String, case: &Case) {
         let _ = write!(out, "<dt>{name}</dt><dd class=\"text\">{inner}</dd>");
     };
     row("before", shown(&before, "del"));
-    if c.prompt == c.edited_prompt {
+    if !case.edits.iter().any(Edit::is_token_edit) {
         row("after", "<i>the same: the edits are inside the model</i>".into());
     } else {
         row("after", shown(&after, "ins"));
@@ -249,8 +249,11 @@ fn next_tokens(out: &mut String, case: &Case) {
         let _ = write!(out, "<tr><th title=\"id {}\">{}</th><td>", token.id, text::html(&clip(&token.text, 40)));
         for (class, probability) in [("before", before), ("after", after)] {
             let width = probability.filter(|p| p.is_finite()).unwrap_or(0.0).clamp(0.0, 1.0) * 100.0;
-            let value = probability.map_or("not among the top".into(), percent);
-            let _ = write!(out, "<div class=\"bar {class}\"><i style=\"width:{width:.1}%\"></i><span>{value}</span></div>");
+            let (bar, value) = match probability {
+                Some(p) => (format!("<i style=\"width:{width:.1}%\"></i>"), percent(p)),
+                None => (String::new(), "not among the top".into()),
+            };
+            let _ = write!(out, "<div class=\"bar {class}\">{bar}<span>{value}</span></div>");
         }
         out.push_str("</td></tr>");
     }

@@ -69,7 +69,7 @@ pub fn edit(case: &Case, edit: &Edit) -> String {
                 number(strength.into())
             ),
             EmbeddingChange::Towards { id, strength } => {
-                format!("move the embedding at {position} {} of the way towards {}", percent(strength.into()), token(id))
+                format!("move the embedding at {position} towards {} by {} of the way", token(id), percent(strength.into()))
             }
         },
         Edit::Lesion { component, action } => match *action {
