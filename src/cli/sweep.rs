@@ -1,10 +1,203 @@
-//! `glitch sweep ...`
-use crate::error::Result;
+//! `glitch sweep vocabulary|heads|mlps|neurons|weights`.
 
-/// Sweep.
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::model::MODEL_HELP;
+use super::{exit, output};
+use crate::error::{Error, Result};
+use crate::evaluate::ModelEvaluator;
+use crate::model::Model;
+use crate::storage;
+use crate::sweep::{LesionSweep, Target, TokenVerdict, VocabularySweep};
+use crate::text::{escape, fit};
+
+/// Map a whole model: test every token, or remove every head, MLP, neuron or suspect weight in turn.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
 
-pub fn run(_args: Args) -> Result<u8> {
-    Ok(super::exit::OK)
+#[derive(Subcommand)]
+enum Command {
+    /// Every token: how near it is to the never-trained ones, and whether the model can repeat it.
+    Vocabulary(Options),
+    /// Zero every attention head in turn.
+    Heads(Options),
+    /// Zero every MLP in turn.
+    Mlps(Options),
+    /// Zero every MLP neuron in turn (a large model has tens of thousands: see --limit).
+    Neurons(Options),
+    /// Zero the single weights whose product with their largest input is largest ("super weights").
+    Weights(Options),
+}
+
+#[derive(clap::Args)]
+struct Options {
+    #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
+    model: String,
+    /// Text whose loss is measured (lesions); a paragraph of plain English by default.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Write one JSON row each to this file.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Test only this many (vocabulary: the most suspect; weights: the largest products, 256 by default).
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Matched controls: components given noise of their own norm instead of being removed (lesions).
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    controls: usize,
+    /// Print a JSON summary instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rows of the table in the terminal.
+const SHOWN: usize = 20;
+
+pub fn run(args: Args) -> Result<u8> {
+    let (options, target) = match args.command {
+        Command::Vocabulary(options) => return vocabulary(&options),
+        Command::Heads(options) => (options, Target::Heads),
+        Command::Mlps(options) => (options, Target::Mlps),
+        Command::Neurons(options) => (options, Target::Neurons),
+        Command::Weights(options) => (options, Target::Weights),
+    };
+    lesions(&options, target)
+}
+
+fn write_rows<T: serde::Serialize>(options: &Options, rows: &[T]) -> Result<()> {
+    let Some(path) = &options.out else { return Ok(()) };
+    let mut text = String::new();
+    for row in rows {
+        text.push_str(&serde_json::to_string(row).map_err(|e| Error::file(path, "rows", e))?);
+        text.push('\n');
+    }
+    storage::write_atomic(path, text.as_bytes())
+}
+
+fn vocabulary(options: &Options) -> Result<u8> {
+    let model = Model::load(&options.model)?;
+    let evaluator = ModelEvaluator::new(&model);
+    let bar = output::bar(0, "tokens");
+    let start = std::time::Instant::now();
+    let sweep = VocabularySweep::run(&model, &evaluator, options.limit, &|done, total| {
+        bar.set_length(total);
+        bar.inc(done);
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    write_rows(options, &sweep.rows)?;
+    let count = |v: TokenVerdict| sweep.rows.iter().filter(|r| r.verdict == v).count();
+    let verdicts = [
+        TokenVerdict::Glitch,
+        TokenVerdict::Weak,
+        TokenVerdict::Ordinary,
+        TokenVerdict::Special,
+        TokenVerdict::Unreachable,
+        TokenVerdict::Undecodable,
+        TokenVerdict::Untested,
+    ];
+    let name = |v: &TokenVerdict| serde_json::to_value(v).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    if options.json {
+        let counts: serde_json::Map<_, _> = verdicts.iter().map(|v| (name(v), count(*v).into())).collect();
+        output::line(serde_json::json!({
+            "work": "vocabulary", "tokens_tested": sweep.rows.len(), "seconds": seconds, "tested_per_s": sweep.rows.len() as f64 / seconds,
+            "prompt": sweep.prompt.name, "prompt_length": sweep.prompt.trial().base.len(), "median_ordinary": sweep.median_ordinary,
+            "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "verdicts": counts,
+        }).to_string());
+        return Ok(exit::OK);
+    }
+    output::line(format!(
+        "{} tokens of {} in {seconds:.1} s, prompt `{}`, ordinary tokens are repeated with probability {:.3} (median)",
+        sweep.rows.len(),
+        escape(&model.name),
+        sweep.prompt.name,
+        sweep.median_ordinary
+    ));
+    if count(TokenVerdict::Untested) > 0 {
+        output::line("The model cannot repeat ordinary tokens: the echo test is not used, rows are in order of the indicator.");
+    }
+    output::line(
+        verdicts.iter().filter(|v| count(**v) > 0).map(|v| format!("{} {}", count(*v), name(v))).collect::<Vec<_>>().join(", "),
+    );
+    output::line(format!("the same thresholds flag {} of {} controls", sweep.controls_flagged, sweep.controls));
+    output::line(format!("\n{:>7}  {:<24} {:>9} {:>9} {:>9}  verdict", "id", "token", "indicator", "echo", "q"));
+    for row in sweep.rows.iter().take(SHOWN) {
+        let echo = row.echo_probability.map_or("-".into(), |p| format!("{p:.2e}"));
+        let q = row.q_value.map_or("-".into(), |q| format!("{q:.1e}"));
+        output::line(format!(
+            "{:>7}  {:<24} {:>9.4} {echo:>9} {q:>9}  {}",
+            row.id,
+            fit(&escape(&row.text), 24),
+            row.indicator,
+            name(&row.verdict)
+        ));
+    }
+    more(options, sweep.rows.len());
+    Ok(exit::OK)
+}
+
+fn more(options: &Options, rows: usize) {
+    match &options.out {
+        Some(path) => output::line(format!("all {rows} rows: {}", escape(&path.display().to_string()))),
+        None if rows > SHOWN => output::line(format!("... {} more; --out FILE keeps them all", rows - SHOWN)),
+        None => {}
+    }
+}
+
+fn lesions(options: &Options, target: Target) -> Result<u8> {
+    let text = match &options.text {
+        Some(path) => String::from_utf8_lossy(&storage::read_bounded(path, 1 << 20)?).into_owned(),
+        None => crate::evaluate::REFERENCE_TEXT.trim_end().to_owned(),
+    };
+    let model = Model::load(&options.model)?;
+    let evaluator = ModelEvaluator::new(&model);
+    let mut ids = model.encode(&text)?;
+    ids.truncate(model.config.max_position_embeddings);
+    let bar = output::bar(0, "lesions");
+    let start = std::time::Instant::now();
+    let sweep = LesionSweep::run(&evaluator, target, &ids, options.limit, options.controls, &|done, total| {
+        bar.set_length(total);
+        bar.inc(done);
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    write_rows(options, &sweep.rows)?;
+    let flagged = sweep.rows.iter().filter(|r| r.q_value <= crate::sweep::FALSE_DISCOVERY).count();
+    if options.json {
+        output::line(serde_json::json!({
+            "work": format!("{target:?}").to_lowercase(), "tokens": sweep.tokens, "lesions": sweep.rows.len(), "seconds": seconds,
+            "baseline_loss": sweep.baseline_loss, "flagged": flagged, "controls": sweep.controls, "controls_flagged": sweep.controls_flagged,
+            "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
+        }).to_string());
+        return Ok(exit::OK);
+    }
+    output::line(format!(
+        "{} lesions of {} in {seconds:.1} s; loss on {} tokens without any: {:.4} nats a token",
+        sweep.rows.len(),
+        escape(&model.name),
+        sweep.tokens,
+        sweep.baseline_loss
+    ));
+    output::line(format!(
+        "{flagged} stand out at a false discovery rate of 5%; of {} matched controls (noise of the same norm) {} diverge as much",
+        sweep.controls, sweep.controls_flagged
+    ));
+    output::line(format!("\n{:<26} {:>9} {:>11} {:>11} {:>9}", "component", "loss", "perplexity", "divergence", "q"));
+    for row in sweep.rows.iter().take(SHOWN) {
+        output::line(format!(
+            "{:<26} {:>9.4} {:>10.3}x {:>6.4} bit {:>9.1e}",
+            row.component.to_string(),
+            row.loss,
+            row.perplexity_ratio,
+            row.divergence_bits,
+            row.q_value
+        ));
+    }
+    more(options, sweep.rows.len());
+    Ok(exit::OK)
 }

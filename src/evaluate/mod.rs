@@ -7,7 +7,7 @@ mod observation;
 mod plan;
 
 pub use activations::{Activations, Means};
-pub use engine::ModelEvaluator;
+pub use engine::{ModelEvaluator, REFERENCE_TEXT};
 pub use observation::{Distributions, Observation, Patch, Request};
 
 use crate::error::Result;

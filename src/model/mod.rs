@@ -10,6 +10,7 @@ mod gguf;
 pub mod hooks;
 mod kernels;
 mod linear;
+pub use linear::PackedMatrix;
 mod locate;
 mod numerics;
 pub mod readout;

@@ -1,1 +1,3 @@
-//! (being written)
+//! Proposers of mutations.
+
+pub mod vocabulary;

@@ -1,1 +1,16 @@
-//! (being written)
+//! What a campaign found, for people: one self-contained HTML page, and a summary for the terminal.
+//!
+//! Nothing here runs a model or reads a clock: the same summary and cases give the same bytes. Every
+//! text of a model or a file is data and goes through [`crate::text`].
+
+mod diff;
+mod format;
+mod html;
+#[cfg(test)]
+mod sample;
+mod svg;
+mod terminal;
+mod words;
+
+pub use html::page;
+pub use terminal::{terminal, terminal_in};

@@ -1,0 +1,62 @@
+//! `glitch report DIR`: writes the page of a campaign from what it left in its folder.
+
+use std::path::{Path, PathBuf};
+
+use crate::campaign::Summary;
+use crate::case::Case;
+use crate::{Error, Result, report, storage, text};
+
+/// The newest `schema_version` of `summary.json` that this program reads.
+const NEWEST_SUMMARY: u32 = 1;
+
+/// Write a campaign's report as one HTML page.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder that `glitch fuzz` wrote (summary.json and cases/).
+    dir: PathBuf,
+    /// Where to write the page [default: DIR/report.html].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub fn run(args: Args) -> Result<u8> {
+    let (summary, cases) = read(&args.dir)?;
+    let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));
+    storage::write_atomic(&out, report::page(&summary, &cases).as_bytes())?;
+    println!("{}", text::escape(&out.display().to_string()));
+    Ok(0)
+}
+
+/// The summary and every readable case of a campaign's folder. A bad case is named and left out: it
+/// must not hide the others.
+pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
+    let path = dir.join("summary.json");
+    let summary: Summary = storage::read_json(&path)?;
+    if summary.schema_version > NEWEST_SUMMARY {
+        return Err(Error::file(path, "schema_version", format!("{} is newer than this program", summary.schema_version)));
+    }
+    let folder = dir.join("cases");
+    let mut files = Vec::new();
+    match std::fs::read_dir(&folder) {
+        Ok(entries) => {
+            for entry in entries {
+                let path = entry.map_err(|e| Error::io(&folder, e))?.path();
+                if path.extension().is_some_and(|e| e == "json") {
+                    files.push(path);
+                }
+            }
+        }
+        // A campaign that found nothing has no such folder.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io(folder, e)),
+    }
+    files.sort();
+    let mut cases = Vec::with_capacity(files.len());
+    for file in files {
+        match Case::read(&file) {
+            Ok(case) => cases.push(case),
+            Err(e) => eprintln!("left out: {}", text::escape(&e.to_string())),
+        }
+    }
+    Ok((summary, cases))
+}

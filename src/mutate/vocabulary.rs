@@ -1,0 +1,166 @@
+//! Which tokens look as if they had never been trained: the indicator of Land and Bartolo, "Fishing for
+//! Magikarp" (2024), section 3, with the reference found by itself.
+//!
+//! A token that training never showed is only ever pushed away as an output: all such rows of the
+//! unembedding take the same push and end up near each other. The indicator of a token is the cosine
+//! distance of its row to the centre of that cluster: near 0 is suspect. (Norms say nothing in tied
+//! models; here the never-trained rows may be the longest.) The cluster is the densest spot of the
+//! matrix: trained rows differ from each other, since they mean different things.
+
+use rayon::prelude::*;
+
+use crate::model::Model;
+use crate::stats;
+
+/// What text can do with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    /// Encoding its text gives it back.
+    Reachable,
+    /// A control token (BOS, EOS, padding, reserved).
+    Special,
+    /// Its text encodes to other tokens: only ids can ask for it.
+    Unreachable,
+    /// Its bytes alone are no text (a part of a character), or the vocabulary does not spell it.
+    Undecodable,
+}
+
+/// Token ids by what is known of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// Suspects, most suspect first.
+    pub anomalous: Vec<u32>,
+    /// Well-trained tokens that text can reach: stand-ins in controls. Ascending.
+    pub ordinary: Vec<u32>,
+    /// Control tokens (BOS, EOS and the like). Ascending.
+    pub special: Vec<u32>,
+}
+
+/// Rows that vote on where the densest spot is.
+const VOTERS: usize = 2048;
+/// How many neighbours make a spot dense: fewer never-trained tokens than this are not found.
+const NEIGHBOURS: usize = 8;
+/// Robust standard deviations below the ordinary tokens' median from which a token is suspect.
+const SUSPECT_DEVIATIONS: f64 = 4.0;
+/// Suspects that a campaign gets even where nothing stands out.
+const LEAST_SUSPECTS: usize = 16;
+
+/// Cosine distance of every token's unembedding row to the cluster of never-trained rows, `[vocab]`, in
+/// `[0, 2]`; for an untied model the mean of that and the same of its embedding row.
+pub fn indicator(model: &Model) -> Vec<f32> {
+    let vocab = model.config.vocab_size;
+    let table = |row: &(dyn Fn(u32) -> Vec<f32> + Sync)| -> Vec<Vec<f32>> {
+        (0..vocab as u32).into_par_iter().map(|id| normalised(row(id))).collect()
+    };
+    let head = distances(&table(&|id| model.unembedding(id)));
+    if model.config.tie_word_embeddings {
+        return head;
+    }
+    let embed = distances(&table(&|id| model.embedding(id)));
+    head.iter().zip(embed).map(|(a, b)| 0.5 * (a + b)).collect()
+}
+
+fn normalised(mut row: Vec<f32>) -> Vec<f32> {
+    let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    row.iter_mut().for_each(|x| *x /= norm);
+    row
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Cosine distance of unit rows to the centre of their densest spot.
+fn distances(rows: &[Vec<f32>]) -> Vec<f32> {
+    let Some(width) = rows.first().map(Vec::len) else { return Vec::new() };
+    let step = rows.len().div_ceil(VOTERS).max(1);
+    // A voter's density is its cosine to its k-th nearest neighbour among all rows.
+    let table = crate::model::PackedMatrix::new(&rows.concat(), rows.len(), width);
+    let voters: Vec<usize> = (0..rows.len()).step_by(step).collect();
+    let mut best: Option<(f32, Vec<usize>)> = None;
+    for block in voters.chunks(256) {
+        let x: Vec<f32> = block.iter().flat_map(|i| rows[*i].iter().copied()).collect();
+        let mut cosines = vec![0f32; block.len() * rows.len()];
+        table.matmul(&x, block.len(), &mut cosines, false);
+        let found = cosines.par_chunks(rows.len()).map(nearest).collect::<Vec<_>>();
+        for (density, members) in found {
+            if best.as_ref().is_none_or(|(d, _)| density > *d) {
+                best = Some((density, members));
+            }
+        }
+    }
+    let members = best.map(|(_, members)| members).unwrap_or_default();
+    let mut centre = vec![0f32; width];
+    members.iter().for_each(|i| centre.iter_mut().zip(&rows[*i]).for_each(|(c, x)| *c += x));
+    let centre = normalised(centre);
+    rows.par_iter().map(|row| 1.0 - dot(row, &centre)).collect()
+}
+
+/// The k-th largest cosine and the rows of the k largest (the voter itself among them).
+fn nearest(cosines: &[f32]) -> (f32, Vec<usize>) {
+    let mut order: Vec<usize> = (0..cosines.len()).collect();
+    let k = NEIGHBOURS.min(order.len() - 1);
+    order.select_nth_unstable_by(k, |a, b| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b)));
+    let density = cosines[order[k]];
+    order.truncate(k + 1);
+    order.sort_unstable();
+    (density, order)
+}
+
+/// The category of every token.
+pub fn categories(model: &Model) -> Vec<Category> {
+    let size = model.config.vocab_size as u32;
+    let Some(tokenizer) = &model.tokenizer else { return vec![Category::Reachable; size as usize] };
+    let mut special = tokenizer.special_ids();
+    special.extend(model.config.bos_token_id);
+    special.extend(&model.config.eos_token_ids);
+    (0..size)
+        .into_par_iter()
+        .map(|id| {
+            if special.contains(&id) {
+                return Category::Special;
+            }
+            if tokenizer.piece(id).is_none() {
+                return Category::Undecodable;
+            }
+            let text = tokenizer.decode(&[id]);
+            if text.is_empty() || text.contains('\u{fffd}') {
+                return Category::Undecodable;
+            }
+            match tokenizer.encode(&text) {
+                Ok(ids) if ids == [id] => Category::Reachable,
+                _ => Category::Unreachable,
+            }
+        })
+        .collect()
+}
+
+impl Vocabulary {
+    /// Reads the vocabulary of a model off its embeddings; no forward pass.
+    pub fn of(model: &Model) -> Self {
+        Self::from(&indicator(model), &categories(model))
+    }
+
+    /// From indicators and categories, `[vocab]` each.
+    pub fn from(indicator: &[f32], categories: &[Category]) -> Self {
+        let ids = || 0..indicator.len() as u32;
+        let value = |id: u32| f64::from(indicator[id as usize]);
+        let special: Vec<u32> = ids().filter(|id| categories[*id as usize] == Category::Special).collect();
+        let (low, deviation) = {
+            let reachable: Vec<f64> = ids().filter(|id| categories[*id as usize] == Category::Reachable).map(value).collect();
+            (stats::median(&reachable), (1.4826 * stats::mad(&reachable)).max(1e-6))
+        };
+        let mut by_suspicion: Vec<u32> = ids().filter(|id| categories[*id as usize] != Category::Special).collect();
+        by_suspicion.sort_by(|a, b| value(*a).total_cmp(&value(*b)).then(a.cmp(b)));
+        let suspects = by_suspicion.partition_point(|id| value(*id) < low - SUSPECT_DEVIATIONS * deviation);
+        // Beyond half of the vocabulary "anomalous" would lose its meaning.
+        let suspects = suspects.max(LEAST_SUSPECTS).min(by_suspicion.len() / 2);
+        let (anomalous, rest) = by_suspicion.split_at(suspects);
+        // The nearer half of the rest is left out: a control should be beyond doubt.
+        let mut ordinary: Vec<u32> =
+            rest[rest.len() / 2..].iter().copied().filter(|id| categories[*id as usize] == Category::Reachable).collect();
+        ordinary.sort_unstable();
+        Self { anomalous: anomalous.to_vec(), ordinary, special }
+    }
+}

@@ -1,0 +1,132 @@
+//! Numbers as a reader wants them; whatever a file holds, the answer is short and has no surprises.
+
+/// A measured number to about three significant digits.
+pub fn number(value: f64) -> String {
+    if value.is_nan() {
+        return "not a number".into();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "infinite" } else { "minus infinite" }.into();
+    }
+    match value.abs() {
+        0.0 => "0".into(),
+        a if a >= 1e9 => format!("{value:.2e}"),
+        a if a >= 1000.0 => {
+            let digits = count(a.round() as u64);
+            if value < 0.0 { format!("-{digits}") } else { digits }
+        }
+        a if a >= 100.0 => format!("{value:.0}"),
+        a if a >= 10.0 => format!("{value:.1}"),
+        a if a >= 0.1 => format!("{value:.2}"),
+        a if a >= 0.001 => format!("{value:.3}"),
+        _ => format!("{value:.1e}"),
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A share as a percentage.
+pub fn percent(share: f64) -> String {
+    if !share.is_finite() {
+        return number(share);
+    }
+    let percent = share * 100.0;
+    match percent.abs() {
+        0.0 => "0%".into(),
+        a if a >= 10.0 || (a - a.round()).abs() < 1e-9 => format!("{percent:.0}%"),
+        a if a >= 0.1 => format!("{percent:.1}%"),
+        a if a >= 0.001 => format!("{percent:.3}%"),
+        _ => format!("{percent:.0e}%"),
+    }
+}
+
+/// `word` or its plural, after the count.
+pub fn plural(value: u64, word: &str) -> String {
+    if value == 1 { format!("1 {word}") } else { format!("{} {word}s", count(value)) }
+}
+
+/// Seconds as `12 s`, `3 min 20 s`, `2 h 5 min`.
+pub fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "unknown".into();
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// Wilson's 95% interval of a rate, `None` of nothing.
+pub fn wilson(hits: u64, of: u64) -> Option<(f64, f64)> {
+    if of == 0 {
+        return None;
+    }
+    const Z: f64 = 1.959_963_984_540_054;
+    let (n, p) = (of as f64, hits.min(of) as f64 / of as f64);
+    let centre = p + Z * Z / (2.0 * n);
+    let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    Some((((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0)))
+}
+
+/// `a`, `a and b`, `a, b and c`; of more than `most` the rest is counted.
+pub fn list(items: &[String], most: usize) -> String {
+    let mut shown: Vec<String> = items.iter().take(most).cloned().collect();
+    if items.len() > most {
+        shown.push(format!("{} more", items.len() - most));
+    }
+    match shown.pop() {
+        None => String::new(),
+        Some(last) if shown.is_empty() => last,
+        Some(last) => format!("{} and {last}", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, expect) in [
+            (0.0, "0"),
+            (0.923, "0.92"),
+            (-0.01234, "-0.012"),
+            (12.345, "12.3"),
+            (123.4, "123"),
+            (-12345.6, "-12,346"),
+            (2.1e-5, "2.1e-5"),
+            (f64::NAN, "not a number"),
+            (f64::INFINITY, "infinite"),
+            (f64::MAX, "1.80e308"),
+        ] {
+            assert_eq!(number(value), expect);
+        }
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!([0.88, 0.0, 1.0, 0.034, 0.0002].map(percent), ["88%", "0%", "100%", "3.4%", "0.020%"]);
+        assert_eq!([5.0, 61.0, 7500.0, f64::NAN].map(duration), ["5.0 s", "1 min 1 s", "2 h 5 min", "unknown"]);
+        assert_eq!(list(&["a".into(), "b".into(), "c".into()], 2), "a, b and 1 more");
+    }
+
+    #[test]
+    fn wilson_is_the_textbooks() {
+        let (low, high) = wilson(5, 100).unwrap();
+        assert!((low - 0.02154).abs() < 1e-4 && (high - 0.11175).abs() < 1e-4, "{low} {high}");
+        assert_eq!(wilson(0, 0), None);
+        assert_eq!(wilson(0, 10).unwrap().0, 0.0);
+    }
+}

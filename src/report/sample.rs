@@ -1,0 +1,205 @@
+//! A made-up campaign for the tests of this room: hostile texts, long texts, a small and a large model.
+
+use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
+use crate::case::{Case, Comment, Expectation, Lineage, Minimisation, ModelRef, SCHEMA_VERSION, TokenProbability};
+use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
+use crate::implicate::{Effect, Implication};
+use crate::oracle::{OracleKind, Verdict};
+
+/// A repeatable number in `[0, 1)`.
+fn wave(i: usize) -> f64 {
+    ((i as f64 * 12.9898).sin() * 43_758.545_3).fract().abs()
+}
+
+fn model() -> ModelRef {
+    ModelRef { name: "builtin:dense".into(), fingerprint: "9f3a61c07be24d55".repeat(4), tokenizer: None }
+}
+
+fn summary() -> Summary {
+    let curve = (1..=120).map(|i: u64| CurvePoint {
+        evaluations: i * 512,
+        behaviours: ((i as f64).sqrt() * 71.0) as u64,
+        findings_raw: (i as f64 * 0.9) as u64,
+        findings_confirmed: (i as f64 * 0.55) as u64,
+    });
+    let mutator = |mutator: &str, trials, new_behaviours, findings| MutatorYield {
+        mutator: mutator.into(),
+        trials,
+        new_behaviours,
+        findings,
+    };
+    Summary {
+        schema_version: 1,
+        model: model(),
+        seed: 1,
+        batch_size: 64,
+        evaluations: 61_440,
+        follow_up_evaluations: 8_214,
+        behaviours: 777,
+        queue: 312,
+        findings_raw: 108,
+        findings_confirmed: 66,
+        findings_minimised: 41,
+        controls: 12_000,
+        controls_flagged: 9,
+        mutators: vec![
+            mutator("replace", 20_480, 301, 31),
+            mutator("dictionary", 10_240, 212, 29),
+            mutator("embedding-direction", 10_240, 140, 4),
+            mutator("lesion-weights", 20_480, 124, 2),
+            mutator("splice", 0, 0, 0),
+        ],
+        curve: curve.collect(),
+        cases: vec![],
+        stopped_by: "max-evals".into(),
+        timing: Some(Timing { elapsed_s: 52.4, evaluations_per_s: 1172.5, tokens_per_s: 28_340.0 }),
+    }
+}
+
+fn top(tokens: &[(u32, &str, f64)]) -> Vec<TokenProbability> {
+    tokens.iter().map(|&(id, text, probability)| TokenProbability { id, text: text.into(), probability }).collect()
+}
+
+/// A model of `layers` by `heads` in which a few parts matter.
+fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option<f64>) -> Implication {
+    let mut effects = Vec::new();
+    for layer in 0..layers {
+        for head in 0..heads {
+            let noise = (wave(layer * heads + head) - 0.45) * 0.12;
+            effects.push(Effect { component: Component::Head { layer, head }, necessity: noise, sufficiency: noise * 0.7 });
+        }
+        let noise = wave(layer + 977) * 0.15;
+        effects.push(Effect { component: Component::Mlp { layer }, necessity: noise, sufficiency: noise * 0.5 });
+    }
+    for (i, &component) in set.iter().enumerate() {
+        let strength = 0.7 / (i + 1) as f64;
+        match effects.iter_mut().find(|e| e.component == component) {
+            Some(effect) => (effect.necessity, effect.sufficiency) = (strength, strength * 0.8),
+            None => effects.push(Effect { component, necessity: strength, sufficiency: strength * 0.3 }),
+        }
+    }
+    if let Some(against) = effects.get_mut(7) {
+        against.necessity = -0.31;
+    }
+    for neuron in [17, 201, 340] {
+        let necessity = wave(neuron) * 0.4;
+        effects.push(Effect { component: Component::Neuron { layer: 2, neuron }, necessity, sufficiency: necessity / 2.0 });
+    }
+    let mut controls: Vec<f64> = (0..16).map(|i| wave(i) * 0.2).collect();
+    controls.sort_by(f64::total_cmp);
+    Implication { set: set.to_vec(), necessity: 0.88, sufficiency: 0.74, emergence, controls, effects, calls: 412 }
+}
+
+fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
+    let mut scores: Vec<f64> = (0..controls).map(|i| 0.02 + 0.29 * wave(i + id as usize).powi(2)).collect();
+    scores.push(0.31);
+    scores.sort_by(f64::total_cmp);
+    let threshold = 0.38;
+    Case {
+        schema_version: SCHEMA_VERSION,
+        id: format!("{id:016x}"),
+        model: model(),
+        base: vec![1, 464, 12, 77, 31, 911],
+        continuation: vec![5, 9],
+        edits: vec![Edit::Replace { position: 5, id: 4091 }],
+        verdict: Verdict {
+            oracle,
+            score,
+            threshold,
+            margin: score - threshold,
+            noise_floor: 2.4e-6,
+            p_value: 1.0 / (scores.len() + 1) as f64,
+            controls: scores,
+        },
+        control_seed: 11,
+        expectation: Expectation::Reproduces,
+        minimisation: Some(Minimisation { calls: 96, elements_before: 9, elements_after: 1, one_minimal: true }),
+        implication: None,
+        lineage: Lineage {
+            seed: 1,
+            evaluation: 20_311,
+            mutators: vec!["dictionary".into(), "replace".into()],
+            parent: "union-1905".into(),
+        },
+        top_before: top(&[(11, ",", 0.31), (290, " of", 0.22), (262, " the", 0.09), (287, " and", 0.05), (13, ".", 0.04)]),
+        top_after: top(&[(4091, " Guid", 0.91), (11, ",", 0.02), (198, "\n", 0.008), (0, "\u{0}", 0.0041), (13, ".", 0.0004)]),
+        comment: Comment {
+            prompt: "It was the will of the king".into(),
+            edited_prompt: "It was the will of the Guid".into(),
+            continuation: " and of".into(),
+            generated_before: " and of the people, and the government of the States".into(),
+            generated_after: " Guid Guid Guid Guid Guid Guid Guid Guid".into(),
+            title: String::new(),
+        },
+    }
+}
+
+/// The campaign: a token glitch, a hostile one, one of a large model, an embedding, a weight.
+pub fn campaign() -> (Summary, Vec<Case>) {
+    let mut king = case(0xa1, OracleKind::Divergence, 0.92, 59);
+    king.implication = Some(implication(4, 4, &[Component::Mlp { layer: 2 }, Component::Head { layer: 3, head: 1 }], Some(0.62)));
+
+    let mut hostile = case(0xa2, OracleKind::Echo, 14.2, 40);
+    hostile.verdict.threshold = 9.1;
+    hostile.comment.edited_prompt = "It was the will of the<script>alert(1)</script> \u{202e}gnol \x1b[31m".into();
+    hostile.comment.title = "Token `<script>alert(1)</script>` cannot be repeated".into();
+    hostile.comment.generated_after = "<img src=x onerror=alert(1)>\u{0}\u{1}\n\n\u{200b}".repeat(9);
+    hostile.top_after =
+        top(&[(9, "<script>alert(1)</script>", 0.5), (10, "\u{202e}\u{200b}", 0.25), (12, "日本語のトークン", 0.1)]);
+    hostile.edits = (0..4).map(|i| Edit::Insert { position: 6, id: 4000 + i }).collect();
+    hostile.implication = Some(implication(4, 4, &[Component::Head { layer: 1, head: 2 }], None));
+
+    let mut large = case(0xa3, OracleKind::LossBlowup, 6.1, 900);
+    large.edits = vec![Edit::Lesion {
+        component: Component::Weight { layer: 11, matrix: Matrix::Down, out: 507, input: 1229 },
+        action: Action::Zero,
+    }];
+    large.comment.prompt = "Fellow citizens of the Senate and of the House of Representatives, ".repeat(14);
+    large.comment.edited_prompt = large.comment.prompt.clone();
+    large.comment.generated_after = "Supercalifragilistic".repeat(30);
+    large.implication = Some(implication(
+        30,
+        9,
+        &[Component::Mlp { layer: 11 }, Component::Head { layer: 12, head: 4 }, Component::Head { layer: 29, head: 8 }],
+        Some(-0.4),
+    ));
+
+    let mut embedding = case(0xa4, OracleKind::Collapse, 1.0, 12);
+    embedding.edits = vec![Edit::Embedding { position: 3, change: EmbeddingChange::Towards { id: 4091, strength: 0.31 } }];
+    embedding.comment.edited_prompt = embedding.comment.prompt.clone();
+    embedding.minimisation = None;
+    embedding.expectation = Expectation::Gone;
+
+    let mut empty = case(0xa5, OracleKind::NonFinite, 1.0, 0);
+    empty.verdict.controls.clear();
+    empty.comment = Comment::default();
+    (empty.top_before, empty.top_after) = (vec![], vec![]);
+    empty.edits = vec![
+        Edit::Delete { position: 0 },
+        Edit::Lesion { component: Component::Mlp { layer: 3 }, action: Action::Scale { factor: 1e6 } },
+        Edit::Embedding { position: 2, change: EmbeddingChange::Direction { from: 5, to: 6, strength: 4.0 } },
+    ];
+    (summary(), vec![embedding, king, empty, large, hostile])
+}
+
+/// A campaign in which every text that a model or a file can hold is `text`.
+pub fn saying(text: &str) -> (Summary, Vec<Case>) {
+    let (mut summary, mut cases) = campaign();
+    let said = || text.to_owned();
+    (summary.model.name, summary.model.fingerprint, summary.stopped_by) = (said(), said(), said());
+    summary.mutators[0].mutator = said();
+    for case in &mut cases {
+        case.comment = Comment {
+            prompt: format!("a {text}"),
+            edited_prompt: format!("b {text}"),
+            continuation: said(),
+            generated_before: said(),
+            generated_after: said(),
+            title: said(),
+        };
+        case.id = said();
+        (case.lineage.parent, case.lineage.mutators) = (said(), vec![said()]);
+        case.top_before.iter_mut().chain(&mut case.top_after).for_each(|t| t.text = said());
+    }
+    (summary, cases)
+}

@@ -1,0 +1,195 @@
+//! The summary for a terminal: what was found and the strongest findings, in plain words.
+
+use std::path::Path;
+
+use super::format::{count, number, percent, plural, wilson};
+use super::words;
+use crate::campaign::Summary;
+use crate::case::Case;
+use crate::text;
+
+/// Findings that are explained; the rest is in the report.
+const BEST: usize = 5;
+/// Narrower than this no sentence can be read.
+const LEAST_COLUMNS: usize = 8;
+
+/// The summary in lines of at most `columns` columns (never less than 8); paths are relative to the
+/// folder of the campaign.
+pub fn terminal(summary: &Summary, cases: &[Case], columns: usize) -> String {
+    terminal_in(Path::new(""), summary, cases, columns)
+}
+
+/// [`terminal`] with paths under `dir`, so that they can be copied into a command.
+pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize) -> String {
+    let mut page = Page { out: String::new(), columns: columns.max(LEAST_COLUMNS) };
+    let place = |file: &str| dir.join(file).display().to_string();
+    page.say(
+        0,
+        &format!(
+            "{}: {}, {}.",
+            summary.model.name,
+            plural(summary.evaluations, "evaluation"),
+            plural(summary.behaviours, "behaviour")
+        ),
+    );
+    page.say(
+        0,
+        &format!(
+            "Findings: {} raw, {} confirmed alone, {} minimised, {} kept.",
+            count(summary.findings_raw),
+            count(summary.findings_confirmed),
+            count(summary.findings_minimised),
+            plural(cases.len() as u64, "case")
+        ),
+    );
+    if let Some((low, high)) = wilson(summary.controls_flagged, summary.controls) {
+        page.say(
+            0,
+            &format!(
+                "The same thresholds flag {} of {} ordinary controls: {} (95% interval {} to {}).",
+                count(summary.controls_flagged),
+                count(summary.controls),
+                percent(summary.controls_flagged as f64 / summary.controls as f64),
+                percent(low),
+                percent(high)
+            ),
+        );
+    }
+    for (i, case) in words::strongest_first(cases).into_iter().take(BEST).enumerate() {
+        page.blank();
+        let v = &case.verdict;
+        let title = if case.comment.title.is_empty() { words::doing(case) } else { case.comment.title.clone() };
+        page.line(0, &format!("{}. {title}", i + 1));
+        let mut sentences = vec![words::what(case)];
+        sentences.extend(words::controls(case));
+        sentences.extend(case.implication.as_ref().and_then(words::carried));
+        page.say(3, &sentences.join(" "));
+        page.say(
+            3,
+            &format!(
+                "{}: score {}, threshold {}, p {}{}",
+                words::oracle_name(v.oracle),
+                number(v.score),
+                number(v.threshold),
+                number(v.p_value),
+                case.minimisation.as_ref().map_or(String::new(), |m| format!(
+                    "; {} left of {}{}",
+                    m.elements_after,
+                    m.elements_before,
+                    if m.one_minimal { ", 1-minimal" } else { "" }
+                ))
+            ),
+        );
+        if let Some(path) = words::path(case) {
+            page.say(3, &format!("glitch replay {}", place(&path)));
+        }
+    }
+    page.blank();
+    if cases.len() > BEST {
+        page.say(0, &format!("{} more cases in {}", cases.len() - BEST, place("cases")));
+    }
+    page.say(0, &format!("Report: {}", place("report.html")));
+    page.out
+}
+
+struct Page {
+    out: String,
+    columns: usize,
+}
+
+impl Page {
+    fn blank(&mut self) {
+        self.out.push('\n');
+    }
+
+    /// One line, cut if it is too long.
+    fn line(&mut self, indent: usize, text: &str) {
+        let indent = indent.min(self.columns / 4);
+        self.out.push_str(&" ".repeat(indent));
+        self.out.push_str(&text::fit(text, self.columns - indent));
+        self.out.push('\n');
+    }
+
+    /// Wrapped at spaces; what has none is cut where the line ends.
+    fn say(&mut self, indent: usize, text: &str) {
+        let indent = indent.min(self.columns / 4);
+        let room = self.columns - indent;
+        let escaped = text::escape(text);
+        let (mut line, mut used) = (String::new(), 0);
+        let mut flush = |line: &mut String| {
+            if !line.is_empty() {
+                self.out.push_str(&" ".repeat(indent));
+                self.out.push_str(line.trim_end_matches(' '));
+                self.out.push('\n');
+                line.clear();
+            }
+        };
+        for word in escaped.split_inclusive(' ') {
+            let bare = text::width(word.trim_end_matches(' '));
+            if used + bare > room && used > 0 {
+                flush(&mut line);
+                used = 0;
+            }
+            for c in word.chars() {
+                let mut bytes = [0; 4];
+                let c: &str = c.encode_utf8(&mut bytes);
+                let wide = text::width(c);
+                if used + wide > room && c != " " {
+                    flush(&mut line);
+                    used = 0;
+                }
+                // Spaces past the edge are not kept, so a line never exceeds its room.
+                if used + wide <= room {
+                    line.push_str(c);
+                    used += wide;
+                }
+            }
+        }
+        flush(&mut line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let (summary, cases) = sample::campaign();
+        for columns in [8, 13, 20, 40, 79, 80, 100, 200] {
+            for line in terminal_in(Path::new("fuzz/out/日本語"), &summary, &cases, columns).lines() {
+                assert!(text::width(line) <= columns, "{} columns of {columns}: {line}", text::width(line));
+            }
+        }
+    }
+
+    fn check(input: &str, expect: &str) {
+        let (summary, cases) = sample::saying(input);
+        let shown = terminal(&summary, &cases, 120);
+        assert!(shown.contains(expect), "{shown}");
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+        assert_eq!(text::escape(&shown).replace("\\n", "\n"), shown.replace("\\n", "\n"));
+    }
+
+    #[test]
+    fn escape_sequences_are_shown_and_not_obeyed() {
+        check("\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07");
+        check("a\r\nb", "a\\r\\nb");
+        check("\u{202e}drow", "\\u{202e}drow");
+    }
+
+    #[test]
+    fn a_finding_is_told_in_words() {
+        let (summary, cases) = sample::campaign();
+        let shown = terminal(&summary, &cases, 2000);
+        for sentence in [
+            "Replacing ` king` by ` Guid` changes the next-token distribution by 0.92 bits (1 is no overlap at all).",
+            "ordinary tokens in the same place score at most 0.31 bits (60 tried).",
+            "Carried by L2.mlp and L3.head1: patching them back removes 88%.",
+            "glitch replay cases/00000000000000a1.json",
+        ] {
+            assert!(shown.contains(sentence), "{sentence}\n{shown}");
+        }
+    }
+}

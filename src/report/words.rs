@@ -1,0 +1,217 @@
+//! Findings in plain words, the same for terminal and page. Everything here is unescaped text: the
+//! caller passes whole sentences through [`crate::text`].
+
+use std::collections::BTreeMap;
+
+use super::diff::{self, Span};
+use super::format::{list, number, percent};
+use crate::case::Case;
+use crate::edit::{Action, Edit, EmbeddingChange};
+use crate::implicate::Implication;
+use crate::oracle::OracleKind;
+
+pub fn oracle_name(oracle: OracleKind) -> &'static str {
+    match oracle {
+        OracleKind::Divergence => "divergence",
+        OracleKind::Echo => "echo failure",
+        OracleKind::Collapse => "collapse",
+        OracleKind::NonFinite => "non-finite",
+        OracleKind::LossBlowup => "loss blow-up",
+    }
+}
+
+/// What the oracle's scores are counted in, with a leading space; empty for bare degrees.
+pub fn unit(oracle: OracleKind) -> &'static str {
+    match oracle {
+        OracleKind::Divergence | OracleKind::Echo => " bits",
+        OracleKind::LossBlowup => " nats per token",
+        OracleKind::Collapse | OracleKind::NonFinite => "",
+    }
+}
+
+/// What the oracle looks for, one sentence.
+pub fn oracle_meaning(oracle: OracleKind) -> &'static str {
+    match oracle {
+        OracleKind::Divergence => {
+            "The predictions after the edit differ from those before it, in bits of Jensen-Shannon divergence: 0 is no change, 1 is no overlap at all."
+        }
+        OracleKind::Echo => {
+            "The model is shown how to repeat a token and cannot; the score is how improbable it finds the right answer, in bits."
+        }
+        OracleKind::Collapse => "Left to write on its own, the model falls into a loop or stops at once.",
+        OracleKind::NonFinite => "Somewhere the model computed infinity or not-a-number.",
+        OracleKind::LossBlowup => "The model predicts an ordinary text much worse than before, in nats per token.",
+    }
+}
+
+/// Texts of the token ids that the case happens to name.
+fn names(case: &Case) -> BTreeMap<u32, &str> {
+    case.top_before.iter().chain(&case.top_after).map(|t| (t.id, t.text.as_str())).collect()
+}
+
+/// One edit as a plain imperative: "replace the token at 5 by id 4091".
+pub fn edit(case: &Case, edit: &Edit) -> String {
+    let names = names(case);
+    let token = |id: u32| names.get(&id).map_or(format!("id {id}"), |text| format!("id {id} (`{text}`)"));
+    match edit {
+        Edit::Replace { position, id } => format!("replace the token at {position} by {}", token(*id)),
+        Edit::Insert { position, id } => format!("insert {} before the token at {position}", token(*id)),
+        Edit::Delete { position } => format!("delete the token at {position}"),
+        Edit::Embedding { position, change } => match *change {
+            EmbeddingChange::Noise { seed, strength } => format!(
+                "add noise of {} times its length to the embedding at {position} (noise seed {seed})",
+                number(strength.into())
+            ),
+            EmbeddingChange::Direction { from, to, strength } => format!(
+                "push the embedding at {position} along the direction from {} to {}, {} times its length",
+                token(from),
+                token(to),
+                number(strength.into())
+            ),
+            EmbeddingChange::Towards { id, strength } => {
+                format!("move the embedding at {position} towards {} by {} of the way", token(id), percent(strength.into()))
+            }
+        },
+        Edit::Lesion { component, action } => match *action {
+            Action::Zero => format!("set {component} to zero"),
+            Action::Mean => format!("replace {component} by its average"),
+            Action::Scale { factor } => format!("multiply {component} by {}", number(factor.into())),
+            Action::Noise { seed, strength } => {
+                format!("add noise of {} times its size to {component} (noise seed {seed})", number(strength.into()))
+            }
+        },
+    }
+}
+
+/// The edits as the subject of a sentence: "Replacing ` king` by ` Guid`".
+pub fn doing(case: &Case) -> String {
+    let [only] = case.edits.as_slice() else {
+        return match case.edits.len() {
+            0 => "The prompt as it is".into(),
+            n => format!("Making {n} edits together"),
+        };
+    };
+    let changed = |spans: Vec<Span>| -> Option<String> {
+        let mut changed = spans.into_iter().filter(|s| s.changed).map(|s| s.text);
+        changed.next().filter(|text| changed.next().is_none() && text.chars().count() <= 40)
+    };
+    let (before, after) = diff::words(&case.comment.prompt, &case.comment.edited_prompt);
+    let (before, after) = (changed(before), changed(after));
+    match (only, before, after) {
+        (Edit::Replace { .. }, Some(x), Some(y)) => format!("Replacing `{x}` by `{y}`"),
+        (Edit::Insert { .. }, None, Some(y)) => format!("Inserting `{y}`"),
+        (Edit::Delete { .. }, Some(x), None) => format!("Deleting `{x}`"),
+        _ => {
+            let text = edit(case, only);
+            let (verb, rest) = text.split_once(' ').unwrap_or((text.as_str(), ""));
+            let verb = match verb {
+                "replace" => "Replacing",
+                "insert" => "Inserting",
+                "delete" => "Deleting",
+                "add" => "Adding",
+                "push" => "Pushing",
+                "move" => "Moving",
+                "set" => "Setting",
+                _ => "Multiplying",
+            };
+            format!("{verb} {rest}")
+        }
+    }
+}
+
+/// What happens, one sentence: "Replacing ` king` by ` Guid` changes the next-token distribution by 0.92 bits."
+pub fn what(case: &Case) -> String {
+    let score = number(case.verdict.score);
+    let does = doing(case);
+    match case.verdict.oracle {
+        OracleKind::Divergence => format!("{does} changes the next-token distribution by {score} bits (1 is no overlap at all)."),
+        OracleKind::Echo => {
+            format!("{does} gives the model a token it cannot repeat: the right answer comes as a surprise of {score} bits.")
+        }
+        OracleKind::Collapse => {
+            format!("{does} makes the model's own writing degenerate, into a loop or an early end (score {score}).")
+        }
+        OracleKind::NonFinite => format!("{does} makes the model compute values that are not finite numbers."),
+        OracleKind::LossBlowup => format!("{does} raises the loss on the text that follows by {score} nats per token."),
+    }
+}
+
+/// What the controls do under the same conditions; `None` without any.
+pub fn controls(case: &Case) -> Option<String> {
+    let verdict = &case.verdict;
+    let most = verdict.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp)?;
+    let kind = |f: fn(&Edit) -> bool| !case.edits.is_empty() && case.edits.iter().all(f);
+    let who = if kind(Edit::is_token_edit) {
+        "ordinary tokens in the same place"
+    } else if kind(|e| matches!(e, Edit::Lesion { .. })) {
+        "the same done to other components of the same kind"
+    } else if kind(|e| matches!(e, Edit::Embedding { .. })) {
+        "matched ordinary changes of the same embedding"
+    } else {
+        "matched ordinary trials"
+    };
+    Some(format!(
+        "Against that, {who} score at most {}{} ({} tried).",
+        number(most),
+        unit(verdict.oracle),
+        verdict.controls.len()
+    ))
+}
+
+/// Which components carry it, one sentence; `None` where the set is empty.
+pub fn carried(implication: &Implication) -> Option<String> {
+    if implication.set.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = implication.set.iter().map(ToString::to_string).collect();
+    let it = if names.len() == 1 { "it" } else { "them" };
+    Some(format!("Carried by {}: patching {it} back removes {}.", list(&names, 6), percent(implication.necessity)))
+}
+
+/// What necessity and sufficiency of this set mean.
+pub fn necessity_and_sufficiency(implication: &Implication) -> String {
+    let best = implication.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
+    let random =
+        best.map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c))).unwrap_or_default();
+    format!(
+        "Giving the set its undisturbed output in the glitched run removes {} of the glitch{random}. Giving it the glitched output in an undisturbed run makes {} of it.",
+        percent(implication.necessity),
+        percent(implication.sufficiency)
+    )
+}
+
+/// Whether the parts add up.
+pub fn emergence(implication: &Implication) -> String {
+    match implication.emergence {
+        None if implication.set.len() <= 1 => "One component: there is nothing to add up.".into(),
+        None => "Alone, the set makes next to none of the glitch, so its parts cannot be added up.".into(),
+        Some(e) if !e.is_finite() => "It could not be measured whether the parts add up.".into(),
+        Some(e) if e > 0.25 => format!(
+            "The parts do not add up to the whole: {} of what the set does, it does only when all its members act together (emergence).",
+            percent(e.min(1.0))
+        ),
+        Some(e) if e < -0.25 => format!(
+            "The members are redundant: their single effects add up to more than they do together (emergence {}).",
+            number(e)
+        ),
+        Some(e) => format!("The parts about add up to the whole (emergence {}).", number(e)),
+    }
+}
+
+/// Cases, the farthest above their thresholds first: a ratio, since oracles count in different units.
+pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
+    let mut order: Vec<&Case> = cases.iter().collect();
+    let strength = |case: &Case| {
+        let v = &case.verdict;
+        let ratio = v.score / v.threshold.max(1e-9);
+        if ratio.is_nan() { f64::NEG_INFINITY } else { ratio }
+    };
+    order.sort_by(|a, b| strength(b).total_cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
+    order
+}
+
+/// Where the case lies, from the folder of the campaign; `None` for an id that is no file name.
+pub fn path(case: &Case) -> Option<String> {
+    let plain = !case.id.is_empty() && case.id.len() <= 64 && case.id.chars().all(|c| c.is_ascii_alphanumeric());
+    plain.then(|| format!("cases/{}.json", case.id))
+}

@@ -1,0 +1,102 @@
+//! Prompts that make a model repeat a token it is shown, built from ids and never from text: text would
+//! be tokenised again, and the tokens looked for are those that text does not give.
+
+use crate::edit::{Edit, Trial};
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator, Request};
+use crate::model::Model;
+
+/// A few-shot echo prompt with a hole: `before x between`, after which the model should say `x`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EchoPrompt {
+    /// What a reader calls it.
+    pub name: String,
+    pub before: Vec<u32>,
+    pub between: Vec<u32>,
+    /// The ordinary token in the unedited prompt.
+    pub stand_in: u32,
+}
+
+/// Words of the examples; those that are one token in a vocabulary are used.
+const WORDS: [&str; 24] = [
+    " house", " water", " letter", " river", " seven", " morning", " people", " window", " answer", " country", " great",
+    " mother", " night", " found", " under", " public", " money", " light", " horse", " church", " world", " king", " sea",
+    " child",
+];
+
+/// Templates: name, before the token, between the two, after.
+const TEMPLATES: [(&str, &str, &str, &str); 3] = [
+    ("say", "Say \"", "\": \"", "\".\n"),
+    ("input-output", "Input: \"", "\" Output: \"", "\"\n"),
+    ("repeat", "Repeat:", "", "\n"),
+];
+
+/// Examples in a prompt.
+const SHOTS: usize = 8;
+
+impl EchoPrompt {
+    /// Every template this model's vocabulary can fill.
+    pub fn candidates(model: &Model) -> Result<Vec<Self>> {
+        let bos: Vec<u32> = model.config.bos_token_id.into_iter().collect();
+        let Some(tokenizer) = &model.tokenizer else { return Ok(Self::by_ids(model, bos)) };
+        let single = |word: &str| tokenizer.encode(word).ok().filter(|ids| ids.len() == 1).map(|ids| ids[0]);
+        let words: Vec<u32> = WORDS.into_iter().filter_map(single).take(SHOTS + 1).collect();
+        let Some((&stand_in, examples)) = words.split_last().filter(|(_, rest)| rest.len() >= 2) else {
+            return Ok(Self::by_ids(model, bos));
+        };
+        TEMPLATES
+            .into_iter()
+            .map(|(name, open, between, close)| {
+                let (open, between, close) = (tokenizer.encode(open)?, tokenizer.encode(between)?, tokenizer.encode(close)?);
+                let mut before = bos.clone();
+                for word in examples {
+                    before.extend(open.iter().chain([word]).chain(&between).chain([word]).chain(&close));
+                }
+                before.extend(&open);
+                Ok(Self { name: name.to_owned(), before, between, stand_in })
+            })
+            .collect()
+    }
+
+    /// Without text: pairs of arbitrary ids, `a a b b c c x`.
+    fn by_ids(model: &Model, bos: Vec<u32>) -> Vec<Self> {
+        let id = |i: usize| (i * 7919 % model.config.vocab_size) as u32;
+        let before = bos.into_iter().chain((1..=SHOTS).flat_map(|i| [id(i), id(i)])).collect();
+        vec![Self { name: "pairs".into(), before, between: Vec::new(), stand_in: id(SHOTS + 1) }]
+    }
+
+    /// The unedited trial: the stand-in is shown, and is what should be said.
+    pub fn trial(&self) -> Trial {
+        let base: Vec<u32> = self.before.iter().chain([&self.stand_in]).chain(&self.between).copied().collect();
+        Trial::new(base, [self.stand_in])
+    }
+
+    /// The trial with another token shown and expected.
+    pub fn with_token(&self, id: u32) -> Trial {
+        let trial = self.trial();
+        let (shown, said) = (self.before.len(), trial.base.len());
+        trial.with_edits(vec![Edit::Replace { position: shown, id }, Edit::Replace { position: said, id }])
+    }
+
+    /// Probability of saying each of `ids` when shown it.
+    pub fn probabilities(&self, evaluator: &dyn Evaluator, ids: &[u32]) -> Result<Vec<f64>> {
+        let requests: Vec<Request> = ids.iter().map(|id| Request::new(self.with_token(*id))).collect();
+        let observations = evaluator.observe(&requests)?;
+        Ok(observations.iter().map(|o| f64::from(o.log_probs.first().copied().unwrap_or(f32::NEG_INFINITY)).exp()).collect())
+    }
+
+    /// The candidate that gets the most out of ordinary tokens, and its median probability on them.
+    pub fn best(model: &Model, evaluator: &dyn Evaluator, ordinary: &[u32]) -> Result<(Self, f64)> {
+        let step = ordinary.len().div_ceil(64).max(1);
+        let sample: Vec<u32> = ordinary.iter().copied().step_by(step).collect();
+        let mut best: Option<(Self, f64)> = None;
+        for prompt in Self::candidates(model)? {
+            let median = crate::stats::median(&prompt.probabilities(evaluator, &sample)?);
+            if best.as_ref().is_none_or(|(_, b)| median > *b) {
+                best = Some((prompt, median));
+            }
+        }
+        best.filter(|(_, median)| median.is_finite())
+            .ok_or_else(|| Error::request("no ordinary token to test the echo prompt on"))
+    }
+}

@@ -1,0 +1,222 @@
+//! `sweep heads|mlps|neurons|weights`: what the loss on a text becomes without each component.
+
+use serde::Serialize;
+
+use super::Progress;
+use crate::edit::{Action, Component, Edit, Matrix, Trial};
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator, ModelEvaluator, Request};
+use crate::model::Model;
+use crate::model::hooks::Site;
+use crate::stats;
+
+/// Which components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Heads,
+    Mlps,
+    Neurons,
+    Weights,
+}
+
+/// One lesion.
+#[derive(Debug, Clone, Serialize)]
+pub struct LesionRow {
+    pub component: Component,
+    /// Nats per token.
+    pub baseline_loss: f64,
+    /// Nats per token.
+    pub loss: f64,
+    /// `exp(loss - baseline_loss)`.
+    pub perplexity_ratio: f64,
+    /// Mean Jensen-Shannon divergence over the text, bits.
+    pub divergence_bits: f64,
+    /// Benjamini-Hochberg. The null is empirical (Efron 2004): the log-divergences of the lesions of the
+    /// same kind in the same third of the layers, by their median and MAD, since most do little.
+    pub q_value: f64,
+}
+
+/// The whole sweep.
+pub struct LesionSweep {
+    /// Worst first.
+    pub rows: Vec<LesionRow>,
+    pub baseline_loss: f64,
+    pub tokens: usize,
+    /// Matched controls: components of the sweep given noise of the norm of their own output instead of
+    /// being removed; and how many of them exceed the smallest divergence flagged at 5%.
+    pub controls: usize,
+    pub controls_flagged: usize,
+}
+
+/// False discovery rate of a flag.
+pub const FALSE_DISCOVERY: f64 = 0.05;
+/// Lesions in one call: keeps the residual streams of a call within some tens of MB.
+const CHUNK: usize = 256;
+
+/// Every component of a kind, in model order.
+fn components(model: &Model, target: Target) -> Vec<Component> {
+    let c = &model.config;
+    let layers = 0..c.num_hidden_layers;
+    match target {
+        Target::Heads => {
+            layers.flat_map(|layer| (0..c.num_attention_heads).map(move |head| Component::Head { layer, head })).collect()
+        }
+        Target::Mlps => layers.map(|layer| Component::Mlp { layer }).collect(),
+        Target::Neurons => {
+            layers.flat_map(|layer| (0..c.intermediate_size).map(move |neuron| Component::Neuron { layer, neuron })).collect()
+        }
+        Target::Weights => Vec::new(),
+    }
+}
+
+/// Single weights that could matter: a weight times the largest input it meets on the text, as "super
+/// weights" are found (Yu et al. 2024), over the two matrices that write to the residual stream. The
+/// `limit` largest, worst first.
+pub fn propose_weights(evaluator: &ModelEvaluator, trial: &Trial, limit: usize) -> Result<Vec<Component>> {
+    let model = evaluator.model;
+    let run = evaluator.activations(trial, &[])?;
+    let mut best: Vec<(f32, Component)> = Vec::new();
+    for layer in 0..model.config.num_hidden_layers {
+        for (matrix, site) in [(Matrix::Down, Site::Neurons), (Matrix::O, Site::Z)] {
+            let (rows, width) = model.matrix_shape(matrix);
+            let values = run.sites.get(&(layer, site)).ok_or_else(|| Error::request("a site was not captured"))?;
+            let mut largest = vec![0f32; width];
+            values.chunks_exact(width).for_each(|x| largest.iter_mut().zip(x).for_each(|(m, x)| *m = m.max(x.abs())));
+            for out in 0..rows {
+                for (input, (w, x)) in model.weight_row(layer, matrix, out).iter().zip(&largest).enumerate() {
+                    best.push(((w * x).abs(), Component::Weight { layer, matrix, out, input }));
+                }
+                // Kept small as it grows, not sorted once at the end: a model has as many as weights.
+                if best.len() > 64 * limit.max(1024) {
+                    keep(&mut best, limit);
+                }
+            }
+        }
+    }
+    keep(&mut best, limit);
+    Ok(best.into_iter().map(|(_, c)| c).collect())
+}
+
+fn keep(best: &mut Vec<(f32, Component)>, limit: usize) {
+    best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    best.truncate(limit);
+}
+
+impl LesionSweep {
+    /// Zeroes each component in turn; `text` is the ids, BOS first where the model has one.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a text of fewer than two tokens.
+    pub fn run(
+        evaluator: &ModelEvaluator,
+        target: Target,
+        text: &[u32],
+        limit: Option<usize>,
+        controls: usize,
+        progress: Progress,
+    ) -> Result<Self> {
+        let [first, rest @ ..] = text else { return Err(Error::request("the text has no tokens")) };
+        if rest.is_empty() {
+            return Err(Error::request("the text needs at least two tokens"));
+        }
+        let trial = Trial::new([*first], rest);
+        let mut swept = match target {
+            Target::Weights => propose_weights(evaluator, &trial, limit.unwrap_or(256))?,
+            _ => components(evaluator.model, target),
+        };
+        swept.truncate(limit.unwrap_or(usize::MAX));
+        let baseline = evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
+        let baseline = baseline.ok_or_else(|| Error::request("no baseline"))?;
+        let reference = baseline.distributions.clone().ok_or_else(|| Error::request("distributions were not kept"))?;
+        let baseline_loss = baseline.loss();
+        let control_components = spread(&swept, controls);
+        let lesion = |component: &Component, action: Action| {
+            let edit = Edit::Lesion { component: *component, action };
+            Request::new(trial.with_edits(vec![edit])).with_reference(reference.clone())
+        };
+        let removed = swept.iter().map(|c| lesion(c, Action::Zero));
+        let noised =
+            control_components.iter().enumerate().map(|(i, c)| lesion(c, Action::Noise { seed: i as u64, strength: 1.0 }));
+        let requests: Vec<Request> = removed.chain(noised).collect();
+        let mut observations = Vec::with_capacity(requests.len());
+        for chunk in requests.chunks(CHUNK) {
+            observations.extend(evaluator.observe(chunk)?);
+            progress(chunk.len() as u64, requests.len() as u64);
+        }
+        let divergences: Vec<f64> = observations.iter().map(|o| o.mean_divergence_bits()).collect();
+        let p = p_values(&swept, &divergences, evaluator.model.config.num_hidden_layers);
+        let mut rows: Vec<LesionRow> = swept
+            .iter()
+            .zip(&observations)
+            .zip(stats::q_values(&p))
+            .map(|((component, observation), q_value)| LesionRow {
+                component: *component,
+                baseline_loss,
+                loss: observation.loss(),
+                perplexity_ratio: (observation.loss() - baseline_loss).exp(),
+                divergence_bits: observation.mean_divergence_bits(),
+                q_value,
+            })
+            .collect();
+        let flagged =
+            rows.iter().filter(|r| r.q_value <= FALSE_DISCOVERY).map(|r| r.divergence_bits).fold(f64::INFINITY, f64::min);
+        let controls_flagged = divergences[swept.len()..].iter().filter(|d| **d >= flagged).count();
+        rows.sort_by(|a, b| b.loss.total_cmp(&a.loss).then(a.component.cmp(&b.component)));
+        Ok(Self { rows, baseline_loss, tokens: text.len(), controls: control_components.len(), controls_flagged })
+    }
+}
+
+/// `n` members, evenly spread.
+fn spread(all: &[Component], n: usize) -> Vec<Component> {
+    let step = (all.len() / n.max(1)).max(1);
+    all.iter().copied().step_by(step).take(n).collect()
+}
+
+/// Upper-tail p-values under the empirical null of each third of the layers.
+fn p_values(components: &[Component], divergences: &[f64], layers: usize) -> Vec<f64> {
+    let third = |c: &Component| 3 * c.layer() / layers.max(1);
+    let log = |d: f64| d.max(1e-9).ln();
+    let null: Vec<(f64, f64)> = (0..3)
+        .map(|t| {
+            let all: Vec<f64> = components.iter().zip(divergences).filter(|(c, _)| third(c) == t).map(|(_, d)| log(*d)).collect();
+            (stats::median(&all), (1.4826 * stats::mad(&all)).max(1e-3))
+        })
+        .collect();
+    components.iter().zip(divergences).map(|(c, d)| upper_tail((log(*d) - null[third(c)].0) / null[third(c)].1)).collect()
+}
+
+/// `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7, and the
+/// asymptotic form in the far tail, where that error would be all of it.
+fn upper_tail(z: f64) -> f64 {
+    if z > 4.0 {
+        return (-0.5 * z * z).exp() / (z * (std::f64::consts::TAU).sqrt()) * (1.0 - 1.0 / (z * z));
+    }
+    if z < 0.0 {
+        return 1.0 - upper_tail(-z);
+    }
+    let x = z / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let poly = t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    0.5 * poly * (-x * x).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_normal_tail_is_right() {
+        for (z, p) in [(0.0, 0.5), (1.0, 0.158_655_25), (1.96, 0.024_997_9), (-1.0, 0.841_344_75), (5.0, 2.866_5e-7)] {
+            assert!((upper_tail(z) / p - 1.0f64).abs() < 5e-3, "{z}: {} not {p}", upper_tail(z));
+        }
+    }
+
+    #[test]
+    fn the_one_lesion_that_stands_out_gets_the_small_p() {
+        let heads: Vec<Component> = (0..30).map(|i| Component::Head { layer: i / 10, head: i % 10 }).collect();
+        let mut divergences: Vec<f64> = (0..30).map(|i| 0.001 * (1.0 + f64::from(i % 7))).collect();
+        divergences[13] = 0.9;
+        let q = stats::q_values(&p_values(&heads, &divergences, 3));
+        assert!(q[13] < 0.01 && q.iter().enumerate().all(|(i, q)| i == 13 || *q > 0.05), "{q:?}");
+    }
+}

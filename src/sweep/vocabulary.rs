@@ -1,0 +1,133 @@
+//! `sweep vocabulary`: indicator and echo of every token.
+
+use serde::Serialize;
+
+use super::{EchoPrompt, Progress};
+use crate::error::Result;
+use crate::evaluate::Evaluator;
+use crate::model::Model;
+use crate::mutate::vocabulary::{Category, Vocabulary, categories, indicator};
+use crate::stats;
+
+/// What became of a token. A token whose behaviour is anomalous is `glitch` or `weak` whatever its
+/// category; the other verdicts say why an unremarkable token is not simply `ordinary`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenVerdict {
+    /// Cannot be repeated: echo probability below [`GLITCH_PROBABILITY`], and q below [`FALSE_DISCOVERY`].
+    Glitch,
+    /// Repeated worse than ordinary tokens, q below [`FALSE_DISCOVERY`].
+    Weak,
+    Ordinary,
+    Special,
+    Unreachable,
+    Undecodable,
+    /// The model cannot repeat ordinary tokens, so that not repeating this one says nothing.
+    Untested,
+}
+
+/// One token.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenRow {
+    pub id: u32,
+    pub text: String,
+    /// Cosine distance to the cluster of never-trained rows; near 0 is suspect.
+    pub indicator: f32,
+    /// `None` where the test was not used.
+    pub echo_probability: Option<f64>,
+    pub verdict: TokenVerdict,
+    pub category: Category,
+    /// Benjamini-Hochberg over all tokens tested, p-values by rank among the controls.
+    pub q_value: Option<f64>,
+}
+
+/// The whole sweep.
+pub struct VocabularySweep {
+    /// Worst first.
+    pub rows: Vec<TokenRow>,
+    pub prompt: EchoPrompt,
+    /// Median echo probability of the ordinary tokens.
+    pub median_ordinary: f64,
+    /// Ordinary tokens in the role of controls, and how many of them the same thresholds flag.
+    pub controls: usize,
+    pub controls_flagged: usize,
+}
+
+/// Below this a token is not repeated at all ("Fishing for Magikarp", section 3.2).
+pub const GLITCH_PROBABILITY: f64 = 0.01;
+/// False discovery rate of the flags.
+pub const FALSE_DISCOVERY: f64 = 0.05;
+/// Median echo probability of ordinary tokens below which the test is not used.
+pub const LEAST_ECHO: f64 = 0.1;
+
+impl VocabularySweep {
+    /// Tests every token, or the `limit` most suspect ones and as many controls.
+    ///
+    /// # Errors
+    /// What the evaluator refuses.
+    pub fn run(model: &Model, evaluator: &dyn Evaluator, limit: Option<usize>, progress: Progress) -> Result<Self> {
+        let (indicator, categories) = (indicator(model), categories(model));
+        let vocabulary = Vocabulary::from(&indicator, &categories);
+        let (prompt, median_ordinary) = EchoPrompt::best(model, evaluator, &vocabulary.ordinary)?;
+        let mut ids: Vec<u32> = (0..indicator.len() as u32).collect();
+        ids.sort_by(|a, b| indicator[*a as usize].total_cmp(&indicator[*b as usize]).then(a.cmp(b)));
+        ids.truncate(limit.unwrap_or(usize::MAX));
+        // Controls are ordinary by their rows; with a limit, as many as there are tokens to test.
+        let step = limit.map_or(1, |limit| (vocabulary.ordinary.len() / limit.max(64)).max(1));
+        let controls: Vec<u32> = vocabulary.ordinary.iter().copied().step_by(step).collect();
+        let mut wanted: Vec<u32> = ids.iter().chain(&controls).copied().collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let used = median_ordinary >= LEAST_ECHO;
+        let mut echo = vec![f64::NAN; indicator.len()];
+        if used {
+            for chunk in wanted.chunks(1024) {
+                for (id, p) in chunk.iter().zip(prompt.probabilities(evaluator, chunk)?) {
+                    echo[*id as usize] = p;
+                }
+                progress(chunk.len() as u64, wanted.len() as u64);
+            }
+        }
+        // Large scores are bad everywhere: improbability.
+        let score = |id: &u32| -echo[*id as usize];
+        let pool: Vec<f64> = controls.iter().map(score).collect();
+        let q = stats::q_values(&stats::p_values(&ids.iter().map(score).collect::<Vec<_>>(), &pool));
+        // The echo that the false discovery rate allows, for the controls' own count.
+        let flagged_from = ids
+            .iter()
+            .zip(&q)
+            .filter(|(_, q)| **q <= FALSE_DISCOVERY)
+            .map(|(id, _)| echo[*id as usize])
+            .fold(f64::NEG_INFINITY, f64::max);
+        let mut rows: Vec<TokenRow> = ids
+            .iter()
+            .zip(&q)
+            .map(|(&id, &q)| {
+                let (category, p) = (categories[id as usize], echo[id as usize]);
+                let verdict = match category {
+                    _ if used && q <= FALSE_DISCOVERY && p < GLITCH_PROBABILITY => TokenVerdict::Glitch,
+                    _ if used && q <= FALSE_DISCOVERY && p < 0.5 * median_ordinary => TokenVerdict::Weak,
+                    Category::Special => TokenVerdict::Special,
+                    Category::Unreachable => TokenVerdict::Unreachable,
+                    Category::Undecodable => TokenVerdict::Undecodable,
+                    Category::Reachable if used => TokenVerdict::Ordinary,
+                    Category::Reachable => TokenVerdict::Untested,
+                };
+                TokenRow {
+                    id,
+                    text: model.token(id),
+                    indicator: indicator[id as usize],
+                    echo_probability: used.then_some(p),
+                    verdict,
+                    category,
+                    q_value: used.then_some(q),
+                }
+            })
+            .collect();
+        let key = |r: &TokenRow| r.echo_probability.unwrap_or(0.0);
+        rows.sort_by(|a, b| key(a).total_cmp(&key(b)).then(a.indicator.total_cmp(&b.indicator)).then(a.id.cmp(&b.id)));
+        let controls_flagged =
+            controls.iter().filter(|id| echo[**id as usize] <= flagged_from.min(0.5 * median_ordinary)).count();
+        Ok(Self { rows, prompt, median_ordinary, controls: controls.len(), controls_flagged })
+    }
+}
