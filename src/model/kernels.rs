@@ -5,14 +5,8 @@
 //! start of the *row*. So a row in a batch equals the row alone bit for bit, and the noise floor that
 //! `evaluate` measures is nil on CPU.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
-
-/// Runs a closure with the widest vector instructions of this machine, so that plain loops in it are
-/// vectorised; the closure's `mul_add`s become single instructions.
-#[inline(always)]
-pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
 
 /// `e^x` to 2 ulp for finite `x`; below -87 it is 0, above 88 infinite. A polynomial after Cephes, in a
 /// form that vectorises (libm's does not).
@@ -72,24 +66,24 @@ pub fn ln(x: f32) -> f32 {
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();
     let mut y = vec![0f32; x.len()];
-    y.par_chunks_mut(width * 16).zip(x.par_chunks(width * 16)).for_each(|(y, x)| {
-        vectorised(|| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let scale = 1.0 / (lanes_sum(x, |v| v * v) / width as f32 + eps).sqrt();
-                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                    *y = x * scale * w;
-                }
-            }
-        });
-    });
+    y.par_chunks_mut(width * 16).zip(x.par_chunks(width * 16)).for_each(|(y, x)| rms_norm_rows(y, x, weight, eps));
     y
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn rms_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+    let width = weight.len();
+    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+        let scale = 1.0 / (lanes_sum(x, |v| v * v) / width as f32 + eps).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * scale * w;
+        }
+    }
 }
 
 /// `x += y`.
 pub fn add(x: &mut [f32], y: &[f32]) {
-    x.par_chunks_mut(1 << 14)
-        .zip(y.par_chunks(1 << 14))
-        .for_each(|(x, y)| vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y)));
+    x.par_chunks_mut(1 << 14).zip(y.par_chunks(1 << 14)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
 }
 
 /// Sum of `f(x)` in 16 lanes, folded in a fixed order.
@@ -112,21 +106,27 @@ fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 /// `silu(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
 pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
     let mut y = vec![0f32; x.len() / 2];
-    y.par_chunks_mut(width).zip(x.par_chunks(2 * width)).for_each(|(y, x)| {
-        let (gate, up) = x.split_at(width);
-        vectorised(|| {
-            for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-                *y = g / (1.0 + exp(-g)) * u;
-            }
-        });
-    });
+    y.par_chunks_mut(width).zip(x.par_chunks(2 * width)).for_each(|(y, x)| swiglu_row(y, &x[..width], &x[width..]));
     y
 }
 
-/// Rotates heads in place; `cos`, `sin` are `[positions, head_dim / 2]`, halves rotated as pairs (the
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn swiglu_row(y: &mut [f32], gate: &[f32], up: &[f32]) {
+    for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+        *y = g / (1.0 + exp(-g)) * u;
+    }
+}
+
+/// Rotates the heads of one token in place, `[heads * head_dim]`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn rotate_heads(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
+    heads.chunks_exact_mut(2 * cos.len()).for_each(|head| rotate(head, cos, sin));
+}
+
+/// Rotates a head in place; `cos`, `sin` are `[positions, head_dim / 2]`, halves rotated as pairs (the
 /// Hugging Face convention: dimension `i` with `i + head_dim / 2`).
 #[inline(always)]
-pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (a, b) = head.split_at_mut(cos.len());
     for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
         let (x, y) = (*a, *b);
@@ -172,11 +172,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
         let heads: Vec<Vec<f32>> = (0..shape.kv_heads)
             .into_par_iter()
             .map(|kv_head| {
-                let mut out = Vec::new();
-                vectorised(|| {
-                    out = head_group(q, &k[row.tokens.start * kv_width..], &v[row.tokens.start * kv_width..], row, shape, kv_head)
-                });
-                out
+                head_group(q, &k[row.tokens.start * kv_width..], &v[row.tokens.start * kv_width..], row, shape, kv_head)
             })
             .collect();
         let span = width / shape.kv_heads;
@@ -190,7 +186,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
 }
 
 /// The query heads of one key/value head over one row: `[len, group * head_dim]`.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: AttentionShape, kv_head: usize) -> Vec<f32> {
     let (dim, kv_width, width) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
     let group = shape.heads / shape.kv_heads;

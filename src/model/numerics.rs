@@ -151,7 +151,7 @@ impl Numerics for Fused {
         rope: &Rope,
         spans: &[Span],
     ) -> Result<(Buffer, Buffer, Buffer)> {
-        let (qw, kw, dim) = (config.q_width(), config.kv_width(), config.head_dim);
+        let (qw, kw) = (config.q_width(), config.kv_width());
         let tokens = qkv.data.len() / qkv.width;
         let (mut q, mut k, mut v) =
             (Vec::with_capacity(tokens * qw), Vec::with_capacity(tokens * kw), Vec::with_capacity(tokens * kw));
@@ -165,14 +165,12 @@ impl Numerics for Fused {
             if let Some(weight) = norm {
                 *x = kernels::rms_norm(x, weight, eps);
             }
-            kernels::vectorised(|| {
-                for span in spans {
-                    for (i, t) in span.tokens.clone().enumerate() {
-                        let (cos, sin) = rope.at(span.position + i);
-                        x[t * width..][..width].chunks_exact_mut(dim).for_each(|head| kernels::rotate(head, cos, sin));
-                    }
+            for span in spans {
+                for (i, t) in span.tokens.clone().enumerate() {
+                    let (cos, sin) = rope.at(span.position + i);
+                    kernels::rotate_heads(&mut x[t * width..][..width], cos, sin);
                 }
-            });
+            }
         }
         Ok((Buffer { data: q, width: qw }, Buffer { data: k, width: kw }, Buffer { data: v, width: kw }))
     }

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::Model;
-use super::kernels::{exp, ln, rms_norm, vectorised};
+use super::kernels::{exp, ln, rms_norm};
 use crate::evaluate::{Distributions, Observation};
 
 /// One position to read.
@@ -56,13 +57,13 @@ impl Model {
             let picked: Vec<f32> = chunk.iter().flat_map(|r| residual[r.token * d..][..d].iter().copied()).collect();
             let mut logits = self.logits(&picked);
             let rows = logits.par_chunks_mut(vocabulary).zip(chunk);
-            readouts.par_extend(rows.map(|(logits, read)| vectorised(|| reduce(logits, read))));
+            readouts.par_extend(rows.map(|(logits, read)| reduce(logits, read)));
         }
         readouts
     }
 }
 
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn reduce(logits: &mut [f32], read: &Read) -> Readout {
     let mut bad = 0u32;
     let mut max = [f32::NEG_INFINITY; 16];
