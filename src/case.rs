@@ -447,7 +447,7 @@ pub(crate) mod tests {
             (good.replacen("[0.1,0.2]", &controls, 1), "verdict.controls: 65537 entries"),
             (good.replacen("\"edit\":\"replace\"", "\"edit\":\"replace\",\"x\":1", 1), "edits[0]"),
             (good.replacen("{\"schema", "{\"extra\":1,\"schema", 1), "extra: unknown field"),
-            (good.replacen("\"continuation\"", "\"base\":[1],\"continuation\"", 1), "base: duplicate field"),
+            (good.replacen("\"continuation\"", "\"base\":[1],\"continuation\"", 1), "(top level): duplicate field `base`"),
             (format!("{good} {good}"), "(end of file)"),
         ] {
             let error = error(&text);
@@ -493,7 +493,7 @@ pub(crate) mod tests {
         check(&|c| c.edits.truncate(1), false);
         check(&|c| c.verdict.oracle = OracleKind::Echo, false);
         // Frozen: ids are file names in the corpus, and may not change with the program.
-        assert_eq!(case.id, "PLACEHOLDER");
+        assert_eq!(case.id, "980d14bd0dd2cf20");
     }
 
     fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
@@ -528,11 +528,17 @@ pub(crate) mod tests {
         prop::collection::vec(edit, 0..8)
     }
 
+    /// Floats of few digits: without its feature `float_roundtrip`, serde_json reads those of many digits
+    /// to within one unit in the last place only.
+    fn eighths(number: i64) -> f64 {
+        number as f64 / 8.0
+    }
+
     prop_compose! {
         fn cases()(base in prop::collection::vec(any::<u32>(), 1..20), continuation in prop::collection::vec(any::<u32>(), 0..20))
             (edits in edits(base.len() + continuation.len()), base in Just(base), continuation in Just(continuation),
-             score in -1e9..1e9f64, p_value in 0.0..=1.0f64, seed in any::<u64>(), text in ".*",
-             controls in prop::collection::vec(-1e3..1e3f64, 0..10)) -> Case {
+             score in (-1_000_000_000i64..1_000_000_000).prop_map(eighths), p_value in (0i64..=8).prop_map(eighths), seed in any::<u64>(), text in ".*",
+             controls in prop::collection::vec((-8000i64..8000).prop_map(eighths), 0..10)) -> Case {
             let mut case = example();
             (case.base, case.continuation, case.edits, case.control_seed) = (base, continuation, edits, seed);
             (case.verdict.score, case.verdict.p_value, case.verdict.controls) = (score, p_value, controls);

@@ -1,0 +1,204 @@
+use std::cell::Cell;
+
+use super::*;
+use crate::edit::{Action, Component, EmbeddingChange};
+use crate::oracle::OracleKind;
+
+/// A judge that is a function of the trial to a margin (`None`: does not fail), and counts.
+struct Function<F> {
+    margin: F,
+    calls: Cell<u64>,
+    largest: Cell<usize>,
+}
+
+impl<F: Fn(&Trial) -> Option<f64>> Function<F> {
+    fn new(margin: F) -> Self {
+        Self { margin, calls: Cell::new(0), largest: Cell::new(0) }
+    }
+}
+
+fn verdict(margin: f64) -> Verdict {
+    Verdict {
+        oracle: OracleKind::Divergence,
+        score: margin + 0.1,
+        threshold: 0.1,
+        margin,
+        noise_floor: 1e-3,
+        controls: vec![0.05],
+        p_value: 0.5,
+    }
+}
+
+impl<F: Fn(&Trial) -> Option<f64>> Judge for Function<F> {
+    fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>> {
+        self.calls.set(self.calls.get() + trials.len() as u64);
+        self.largest.set(self.largest.get().max(trials.len()));
+        Ok(trials.iter().map(|trial| verdict((self.margin)(trial).unwrap_or(-0.1))).collect())
+    }
+}
+
+/// Minimises under the margin function, checks the counts, and gives the result.
+fn run(trial: &Trial, options: &Options, margin: impl Fn(&Trial) -> Option<f64>) -> Minimised {
+    let original = verdict(margin(trial).expect("the planted trial fails"));
+    let judge = Function::new(margin);
+    let found = minimise(trial, &original, &judge, options).unwrap();
+    assert_eq!(found.minimisation.calls, judge.calls.get());
+    assert!(judge.calls.get() <= options.max_calls && judge.largest.get() <= options.batch);
+    assert_eq!(found.minimisation.elements_after, found.trial.edits.len() + found.trial.len());
+    assert!((judge.margin)(&found.trial).is_some(), "the result still fails");
+    found
+}
+
+const NEUTRAL: u32 = 0;
+
+fn options() -> Options<'static> {
+    Options { neutral: Some(NEUTRAL), keep_first: true, ..Options::default() }
+}
+
+fn prompt() -> Trial {
+    Trial::new((100..140).collect::<Vec<u32>>(), (200..208).collect::<Vec<u32>>())
+}
+
+#[test]
+fn the_planted_token_edit_is_found_with_its_context() {
+    let edits = (5..35).step_by(3).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect();
+    let trial = prompt().with_edits(edits);
+    // Fails when 7011 is there, somewhere after 103.
+    let found = run(&trial, &options(), |trial| {
+        let ids = trial.layout().ids;
+        let cause = ids.iter().position(|&id| id == 103)?;
+        let glitch = ids.iter().position(|&id| id == 7011)?;
+        (cause < glitch).then_some(0.5)
+    });
+    assert_eq!(&*found.trial.base, [100, 103, 111]);
+    assert_eq!(found.trial.edits, [Edit::Replace { position: 2, id: 7011 }]);
+    assert_eq!(&*found.trial.continuation, [200]);
+    assert!(found.minimisation.one_minimal);
+    assert_eq!(found.minimisation.elements_before, 58);
+    assert!(found.minimisation.calls < 150, "{} calls", found.minimisation.calls);
+}
+
+#[test]
+fn tokens_that_matter_only_by_being_there_become_neutral() {
+    let trial = prompt().with_edits(vec![Edit::Replace { position: 20, id: 7000 }]);
+    // Needs ten tokens before the glitch, whichever.
+    let found = run(&trial, &options(), |trial| (trial.layout().ids.iter().position(|&id| id == 7000)? >= 10).then_some(0.5));
+    let mut base = vec![NEUTRAL; 11];
+    (base[0], base[10]) = (100, 120);
+    assert_eq!(&*found.trial.base, base);
+    assert!(found.minimisation.one_minimal);
+}
+
+#[test]
+fn lesion_sets_shrink_to_the_pair_that_acts_jointly() {
+    let lesion = |neuron| Edit::Lesion { component: Component::Neuron { layer: 1, neuron }, action: Action::Zero };
+    let trial = prompt().with_edits((0..50).map(lesion).collect());
+    let has = |trial: &Trial, neuron| trial.edits.contains(&lesion(neuron));
+    let found = run(&trial, &options(), |trial| (has(trial, 13) && has(trial, 37)).then_some(0.5));
+    assert_eq!(found.trial.edits, [lesion(13), lesion(37)]);
+    assert_eq!(&*found.trial.base, [100]);
+    assert!(found.minimisation.one_minimal);
+}
+
+#[test]
+fn strengths_become_as_small_as_the_margin_allows() {
+    for (initial, needed) in [(4.0f32, 1.3f32), (-4.0, 0.2)] {
+        let edits = vec![
+            Edit::Embedding { position: 3, change: EmbeddingChange::Noise { seed: 1, strength: initial } },
+            Edit::Lesion { component: Component::Mlp { layer: 2 }, action: Action::Scale { factor: 1.0 + initial } },
+        ];
+        let found = run(&prompt().with_edits(edits), &options(), |trial| {
+            let strengths: Vec<f32> = trial.edits.iter().filter_map(Edit::strength).collect();
+            (strengths.len() == 2 && strengths.iter().all(|s| s.abs() >= needed)).then_some(0.5)
+        });
+        assert_eq!(found.trial.edits.len(), 2);
+        for edit in &found.trial.edits {
+            let strength = edit.strength().unwrap();
+            assert_eq!(strength.signum(), initial.signum());
+            assert!((needed..=needed * 1.03).contains(&strength.abs()), "{strength} of {needed}");
+        }
+        assert!(found.minimisation.one_minimal);
+    }
+}
+
+#[test]
+fn a_step_keeps_half_of_the_margin_and_never_slips() {
+    let edit = |position| Edit::Replace { position, id: 7000 };
+    let trial = prompt().with_edits((1..9).map(edit).collect());
+    // Each edit adds to the failure: it would shrink to the last one.
+    let found = run(&trial, &options(), |trial| Some(0.1 * trial.edits.len() as f64));
+    assert_eq!(found.trial.edits.len(), 4);
+    assert!(found.minimisation.one_minimal && found.others.is_empty());
+
+    // Without edit 3 it fails far worse; that is another finding.
+    let margin = |trial: &Trial| {
+        let ids = trial.layout().ids;
+        match trial.edits.iter().any(|e| e.position() == Some(3) || ids.contains(&103)) {
+            _ if trial.edits.is_empty() => None,
+            true => Some(0.1),
+            false => Some(0.9),
+        }
+    };
+    let plain = Options { neutral: None, ..options() };
+    let found = run(&prompt().with_edits((5..7).map(edit).collect()), &plain, margin);
+    assert!(found.trial.base.contains(&103));
+    assert_eq!((found.trial.edits.len(), found.trial.base.len()), (1, 3));
+    assert!(!found.others.is_empty() && found.others.len() <= plain.max_others);
+    assert!(found.others.iter().all(|other| margin(other) == Some(0.9)));
+
+    // The caller's own notion of the same failure.
+    let same = |trial: &Trial, _: &Verdict| trial.edits.len() >= 2;
+    let guarded = Options { same: Some(&same), ..options() };
+    let found = run(&trial, &guarded, |trial| (!trial.edits.is_empty()).then_some(0.5));
+    assert_eq!(found.trial.edits.len(), 2);
+    assert!(!found.others.is_empty());
+}
+
+#[test]
+fn the_budget_holds_and_costs_the_certificate() {
+    let trial = prompt().with_edits((5..35).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect());
+    let margin = |trial: &Trial| trial.layout().ids.contains(&7011).then_some(0.5);
+    let whole = run(&trial, &options(), margin);
+    assert!(whole.minimisation.one_minimal);
+    for max_calls in (0..whole.minimisation.calls).step_by(7) {
+        let cut = run(&trial, &Options { max_calls, ..options() }, margin);
+        assert!(!cut.minimisation.one_minimal, "{max_calls} of {}", whole.minimisation.calls);
+    }
+}
+
+#[test]
+fn no_failure_no_reduction() {
+    let judge = Function::new(|_: &Trial| None);
+    assert!(minimise(&prompt(), &verdict(0.0), &judge, &options()).is_err());
+    assert_eq!(judge.calls.get(), 0);
+}
+
+#[test]
+fn deleting_base_tokens_moves_the_edits_with_their_tokens() {
+    use Edit::*;
+    let check = |edits: Vec<Edit>, deleted: &[usize], base: &[u32], expected: Option<Vec<Edit>>| {
+        let trial = Trial::new([10, 11, 12, 13], [20, 21]).with_edits(edits);
+        let keep: Vec<bool> = (0..4).map(|p| !deleted.contains(&p)).collect();
+        let found = delete_base(&trial, &keep);
+        assert_eq!(found.as_ref().map(|t| t.edits.clone()), expected);
+        if let Some(found) = found {
+            assert_eq!(&*found.base, base);
+            // The edited ids are those of before without the deleted ones.
+            let gone: Vec<u32> = deleted.iter().map(|&p| trial.base[p]).collect();
+            let ids: Vec<u32> = trial.layout().ids.into_iter().filter(|id| !gone.contains(id)).collect();
+            assert_eq!(found.layout().ids, ids);
+        }
+    };
+    check(vec![Replace { position: 2, id: 5 }], &[0, 1], &[12, 13], Some(vec![Replace { position: 0, id: 5 }]));
+    check(vec![Replace { position: 2, id: 5 }], &[2], &[], None);
+    check(vec![Delete { position: 5 }], &[0, 3], &[11, 12], Some(vec![Delete { position: 3 }]));
+    check(vec![Insert { position: 4, id: 5 }], &[3], &[10, 11, 12], Some(vec![Insert { position: 3, id: 5 }]));
+    check(vec![Insert { position: 6, id: 5 }], &[3], &[10, 11, 12], Some(vec![Insert { position: 5, id: 5 }]));
+    // Two inserts that meet keep their order.
+    check(
+        vec![Insert { position: 2, id: 6 }, Insert { position: 1, id: 5 }],
+        &[1],
+        &[10, 12, 13],
+        Some(vec![Insert { position: 1, id: 5 }, Insert { position: 1, id: 6 }]),
+    );
+}
