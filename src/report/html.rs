@@ -263,12 +263,12 @@ fn next_tokens(out: &mut String, case: &Case) {
 fn score(out: &mut String, case: &Case) {
     let v = &case.verdict;
     let unit = words::unit(v.oracle);
-    let _ = write!(
-        out,
-        "<figure><figcaption>Score against {}</figcaption>{}<dl class=\"facts\">",
-        plural(v.controls.len() as u64, "matched control"),
-        svg::strip(&v.controls, v.score, v.threshold, unit)
-    );
+    let against = match v.controls.len() {
+        0 => "Score (no controls were drawn)".into(),
+        n => format!("Score against {}", plural(n as u64, "matched control")),
+    };
+    let plot = svg::strip(&v.controls, v.score, v.threshold, unit);
+    let _ = write!(out, "<figure><figcaption>{against}</figcaption>{plot}<dl class=\"facts\">");
     for (name, value) in [
         ("score", number(v.score) + unit),
         ("threshold", number(v.threshold) + unit),
