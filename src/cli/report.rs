@@ -60,3 +60,34 @@ pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
     }
     Ok((summary, cases))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn a_bad_case_does_not_hide_the_campaign() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let args = |out: Option<&str>| Args { dir: dir.path().to_owned(), out: out.map(path) };
+        assert!(run(args(None)).is_err(), "a folder without a summary");
+
+        std::fs::write(path("summary.json"), serde_json::to_vec(&sample::campaign().0).unwrap()).unwrap();
+        assert_eq!(run(args(None)).unwrap(), 0, "a campaign that found nothing");
+        std::fs::create_dir(path("cases")).unwrap();
+        std::fs::write(path("cases/bad.json"), b"{\"schema_version\":").unwrap();
+        assert_eq!(run(args(Some("page.html"))).unwrap(), 0);
+        assert_eq!(std::fs::read(path("report.html")).unwrap(), std::fs::read(path("page.html")).unwrap());
+    }
+
+    #[test]
+    fn a_newer_summary_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut summary = sample::campaign().0;
+        summary.schema_version = NEWEST_SUMMARY + 1;
+        std::fs::write(dir.path().join("summary.json"), serde_json::to_vec(&summary).unwrap()).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("summary.json: schema_version: 2 is newer"), "{error}");
+    }
+}

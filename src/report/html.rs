@@ -131,17 +131,16 @@ fn campaign(out: &mut String, summary: &Summary) {
     }
     out.push_str("</div>");
     if !summary.mutators.is_empty() {
-        out.push_str("<h3>Yield of each mutator</h3><div class=\"scroll\"><table><thead><tr><th>mutator</th><th class=\"n\">trials</th><th class=\"n\">new behaviours</th><th class=\"n\">findings</th><th class=\"n\">findings per 1,000</th></tr></thead><tbody>");
+        out.push_str("<h3>Yield of each mutator</h3><div class=\"scroll\"><table><thead><tr><th>mutator</th>");
+        out.push_str("<th class=\"n\">findings</th><th class=\"n\">per 1,000</th><th class=\"n\">behaviours</th><th class=\"n\">trials</th>");
+        out.push_str("</tr></thead><tbody>");
         for m in &summary.mutators {
             let rate = if m.trials == 0 { "–".into() } else { number(1000.0 * m.findings as f64 / m.trials as f64) };
-            let _ = write!(
-                out,
-                "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{rate}</td></tr>",
-                text::html(&m.mutator),
-                count(m.trials),
-                count(m.new_behaviours),
-                count(m.findings)
-            );
+            let _ = write!(out, "<tr><td>{}</td>", text::html(&m.mutator));
+            for value in [count(m.findings), rate, count(m.new_behaviours), count(m.trials)] {
+                let _ = write!(out, "<td class=\"n\">{value}</td>");
+            }
+            out.push_str("</tr>");
         }
         out.push_str("</tbody></table></div>");
     }
@@ -263,12 +262,12 @@ fn next_tokens(out: &mut String, case: &Case) {
 fn score(out: &mut String, case: &Case) {
     let v = &case.verdict;
     let unit = words::unit(v.oracle);
-    let _ = write!(
-        out,
-        "<figure><figcaption>Score against {}</figcaption>{}<dl class=\"facts\">",
-        plural(v.controls.len() as u64, "matched control"),
-        svg::strip(&v.controls, v.score, v.threshold, unit)
-    );
+    let against = match v.controls.len() {
+        0 => "Score (no controls were drawn)".into(),
+        n => format!("Score against {}", plural(n as u64, "matched control")),
+    };
+    let plot = svg::strip(&v.controls, v.score, v.threshold, unit);
+    let _ = write!(out, "<figure><figcaption>{against}</figcaption>{plot}<dl class=\"facts\">");
     for (name, value) in [
         ("score", number(v.score) + unit),
         ("threshold", number(v.threshold) + unit),

@@ -7,7 +7,7 @@ mod diff;
 mod format;
 mod html;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod svg;
 mod terminal;
 mod words;

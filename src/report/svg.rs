@@ -190,7 +190,6 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
         7.0
     };
     let mlp_x = left + (heads.len() as f64 + 0.5) * cell_w;
-    let right = mlp_x + 2.0 * cell_w;
     let bottom = top + layers.len() as f64 * cell_h;
     let most = cells.values().map(|c| c.0.abs()).filter(|v| v.is_finite()).fold(0.0, f64::max).clamp(0.05, 1.0);
     let mut svg = format!(r#"<svg viewBox="0 0 {WIDTH} {:.0}" role="img" aria-label="{}">"#, bottom + 34.0, text::html(label));
@@ -274,7 +273,6 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
         WIDTH - 60.0,
         scale_y + 9.0
     );
-    let _ = right;
     Some(svg)
 }
 

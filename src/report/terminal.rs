@@ -58,12 +58,18 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
     for (i, case) in words::strongest_first(cases).into_iter().take(BEST).enumerate() {
         page.blank();
         let v = &case.verdict;
-        let title = if case.comment.title.is_empty() { words::doing(case) } else { case.comment.title.clone() };
-        page.line(0, &format!("{}. {title}", i + 1));
+        if !case.comment.title.is_empty() {
+            page.line(0, &format!("{}. {}", i + 1, case.comment.title));
+        }
         let mut sentences = vec![words::what(case)];
         sentences.extend(words::controls(case));
         sentences.extend(case.implication.as_ref().and_then(words::carried));
+        let start = page.out.len();
         page.say(3, &sentences.join(" "));
+        // Without a title the sentence bears the number, in the place of its indent.
+        if case.comment.title.is_empty() && page.out[start..].starts_with("   ") {
+            page.out.replace_range(start..start + 3, &format!("{}. ", i + 1));
+        }
         page.say(
             3,
             &format!(
@@ -191,5 +197,6 @@ mod tests {
         ] {
             assert!(shown.contains(sentence), "{sentence}\n{shown}");
         }
+        println!("{}", terminal(&summary, &cases, 80)); // `--nocapture`, to look at
     }
 }
