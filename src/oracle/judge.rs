@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn check(oracle: OracleKind, trial: &Trial, fails: bool) {
-        let (twin, config, vocabulary) = (Twin::default(), twin::config(), twin::vocabulary());
+        let (twin, config, vocabulary) = (Twin, twin::config(), twin::vocabulary());
         let judge = ModelJudge::new(&twin, &config, &vocabulary, oracle, 5, 1e-4);
         let verdict = judge.judge(std::slice::from_ref(trial)).unwrap().remove(0);
         assert_eq!(verdict.fails(), fails, "{:?}: {verdict:?}", trial.edits);
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_verdict_does_not_depend_on_what_shares_its_batch() {
-        let (twin, config, vocabulary) = (Twin::default(), twin::config(), twin::vocabulary());
+        let (twin, config, vocabulary) = (Twin, twin::config(), twin::vocabulary());
         let judge = ModelJudge::new(&twin, &config, &vocabulary, OracleKind::Divergence, 5, 1e-4);
         let mut trials: Vec<Trial> = (30..60).map(|id| trial(vec![Edit::Replace { position: 3, id }])).collect();
         trials.push(Trial::new([9, 8, 7], [6]).with_edits(vec![Edit::Delete { position: 1 }]));
