@@ -30,9 +30,8 @@ impl Behaviour {
     /// `score` is the oracle's; `scale` what is ordinary for it (its threshold).
     pub fn new(trial: &Observation, baseline: &Observation, score: f64, scale: f64) -> Self {
         let top = |o: &Observation, i: usize| o.top.get(i).and_then(|t| t.first()).map(|t| t.0);
-        let changed = (0..trial.top.len().min(16))
-            .filter(|&i| top(trial, i) != top(baseline, i))
-            .fold(0, |bits, i| bits | 1 << i);
+        let changed =
+            (0..trial.top.len().min(16)).filter(|&i| top(trial, i) != top(baseline, i)).fold(0, |bits, i| bits | 1 << i);
         let entropy = |o: &Observation| o.entropy.iter().sum::<f32>() / o.entropy.len().max(1) as f32;
         Self {
             // A float to integer `as` saturates, and NaN becomes 0.

@@ -31,6 +31,8 @@ pub struct CampaignConfig {
     pub max_findings: usize,
     /// Findings followed up after each round at most, so that one round cannot eat the budget.
     pub follow_ups_per_round: usize,
+    /// Trials that one minimisation may judge (each with its controls).
+    pub minimise_calls: u64,
     /// Every how many rounds text is generated for the collapse oracle (it costs many forwards).
     pub generate_every: u64,
     /// Tokens at the end of each seed that are teacher-forced.
@@ -55,6 +57,7 @@ impl Default for CampaignConfig {
             oracles: OracleKind::ALL.to_vec(),
             max_findings: 64,
             follow_ups_per_round: 1,
+            minimise_calls: 400,
             generate_every: 8,
             continuation: 8,
             seeds: Vec::new(),

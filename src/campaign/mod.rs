@@ -5,6 +5,7 @@ pub mod config;
 mod finding;
 mod run;
 pub mod scheduler;
+pub mod seeds;
 mod summary;
 #[cfg(test)]
 mod tests;

@@ -80,10 +80,19 @@ pub enum Event {
     /// A round of the loop is over.
     Round(Progress),
     /// A trial failed against its matched controls, inside a batch.
-    Raw { trial: Trial, verdict: Verdict, lineage: Lineage },
+    Raw {
+        trial: Trial,
+        verdict: Verdict,
+        lineage: Lineage,
+    },
     /// It did so again alone (or did not).
-    Confirmed { verdict: Verdict, holds: bool },
-    Minimised { finding: Box<Finding> },
+    Confirmed {
+        verdict: Verdict,
+        holds: bool,
+    },
+    Minimised {
+        finding: Box<Finding>,
+    },
     Case(Box<Case>),
 }
 
@@ -135,7 +144,13 @@ struct Campaign<'a> {
 
 /// Runs a campaign to the end of its budget. What was found went to the sink when it was found, so an
 /// error or an interruption loses nothing.
-pub fn run(config: &CampaignConfig, subject: &Subject, follow: &dyn Follow, sink: &mut dyn Sink, control: &Control) -> Result<Summary> {
+pub fn run(
+    config: &CampaignConfig,
+    subject: &Subject,
+    follow: &dyn Follow,
+    sink: &mut dyn Sink,
+    control: &Control,
+) -> Result<Summary> {
     config.check().map_err(|(field, message)| Error::request(format!("{field}: {message}")))?;
     if subject.seeds.is_empty() {
         return Err(Error::request("seeds: no prompt is long enough (2 tokens and a continuation)"));
@@ -376,6 +391,12 @@ impl<'a> Campaign<'a> {
     /// Confirms, minimises and explains the oldest raw finding that is not explained by a known one.
     fn follow_up(&mut self, follow: &dyn Follow, sink: &mut dyn Sink) -> Result<()> {
         let started = Instant::now();
+        let done = self.follow_up_next(follow, sink);
+        self.slowest = self.slowest.max(started.elapsed());
+        done
+    }
+
+    fn follow_up_next(&mut self, follow: &dyn Follow, sink: &mut dyn Sink) -> Result<()> {
         if self.summary.cases.len() >= self.config.max_findings {
             self.pending.clear();
         }
@@ -401,6 +422,9 @@ impl<'a> Campaign<'a> {
         self.summary.findings_confirmed += 1;
         let subject = self.subject;
         let options = minimise::Options {
+            max_calls: self.config.minimise_calls,
+            // A judged trial is a batch of itself and its controls.
+            batch: (self.config.batch_size / (self.config.controls_per_trial + 1)).max(4),
             neutral: subject.vocabulary.ordinary.last().copied(),
             keep_first: oracle::controls::first_editable(&trial, subject.config) > 0,
             ..Default::default()
@@ -424,7 +448,6 @@ impl<'a> Campaign<'a> {
         self.summary.follow_up_evaluations += calls;
         self.summary.cases.push(case.id.clone());
         sink.event(Event::Case(Box::new(case)))?;
-        self.slowest = self.slowest.max(started.elapsed());
         self.take_others(kind, reduced.others, &lineage)
     }
 

@@ -103,7 +103,7 @@ fn planted_glitches_are_found_and_nothing_else() {
         assert!(found(planted), "{planted} is not among {:#?}", summary.cases);
     }
     for case in &summary.cases {
-        let planted = ["66", "L1.head2"].iter().any(|part| case.contains(part));
+        let planted = ["token 666", "token 667", "token 668", "token 669", "L1.head2"].iter().any(|part| case.contains(part));
         assert!(planted, "{case} is ordinary");
     }
     assert_eq!((summary.evaluations, summary.stopped_by.as_str()), (3000, "max-evals"));

@@ -59,7 +59,10 @@ fn observe(request: &Request) -> Observation {
     let prompt = &layout.ids[..layout.prompt_len];
     let continuation = &layout.ids[layout.prompt_len..];
     let head = Component::Head { layer: 1, head: 2 };
-    let lesioned = trial.edits.iter().any(|e| matches!(e, Edit::Lesion { component, action } if *component == head && *action != Action::Mean));
+    let lesioned = trial
+        .edits
+        .iter()
+        .any(|e| matches!(e, Edit::Lesion { component, action } if *component == head && *action != Action::Mean));
     let broken = prompt.contains(&666) || lesioned;
     let stuck = prompt.contains(&669);
     // Ordinary edits move the distribution a little.
@@ -93,7 +96,10 @@ fn observe(request: &Request) -> Observation {
     Observation {
         log_probs,
         entropy: vec![if broken { 3.0 } else { 1.0 }; rows.len()],
-        top: rows.iter().map(|row| vec![((0..VOCABULARY).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32, -0.1)]).collect(),
+        top: rows
+            .iter()
+            .map(|row| vec![((0..VOCABULARY).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32, -0.1)])
+            .collect(),
         divergence_bits: request.reference.as_deref().map(divergence).unwrap_or_default(),
         finite: !prompt.contains(&667),
         generated: (0..request.generate as u32).map(generated).collect(),

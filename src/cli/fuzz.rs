@@ -144,3 +144,30 @@ fn line(progress: &Progress, elapsed: f64) -> String {
         progress.best_mutator,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        fuzz: FuzzArgs,
+    }
+
+    fn config(args: &[&str]) -> Result<CampaignConfig> {
+        Cli::parse_from(std::iter::once(&"fuzz").chain(args)).fuzz.config()
+    }
+
+    #[test]
+    fn the_command_line_changes_the_definition() {
+        let quick = config(&[]).unwrap();
+        assert_eq!((quick.model.as_str(), quick.max_time), ("builtin:dense", Some(Duration::from_secs(60))));
+        let counted = config(&["--max-evals", "500", "--mutate", "tokens,lesions", "--seed", "7"]).unwrap();
+        assert_eq!((counted.max_evals, counted.max_time, counted.seed), (Some(500), None, 7));
+        assert_eq!(counted.mutate, ["tokens", "lesions"]);
+        let error = config(&["--mutate", "tokns"]).unwrap_err().to_string();
+        assert!(error.starts_with("--mutate: no mutator `tokns`"), "{error}");
+    }
+}

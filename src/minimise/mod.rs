@@ -12,6 +12,8 @@ pub trait Judge {
 
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
+    pub max_calls: u64,
+    pub batch: usize,
     pub neutral: Option<u32>,
     pub keep_first: bool,
     pub same: Option<&'a dyn Fn(&Trial, &Verdict) -> bool>,

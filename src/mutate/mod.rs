@@ -23,8 +23,7 @@ use vocabulary::Vocabulary;
 pub const MAX_EDITS: usize = 12;
 
 /// Oracles for trials that keep the continuation as it is.
-const BEHAVIOUR: &[OracleKind] =
-    &[OracleKind::Divergence, OracleKind::Collapse, OracleKind::NonFinite, OracleKind::LossBlowup];
+const BEHAVIOUR: &[OracleKind] = &[OracleKind::Divergence, OracleKind::Collapse, OracleKind::NonFinite, OracleKind::LossBlowup];
 
 /// What proposals are made of.
 #[derive(Debug, Clone, Copy)]
@@ -118,10 +117,12 @@ fn editable(trial: &Trial, config: &Config) -> std::ops::Range<usize> {
 /// `parent` with further edits; a new token edit takes the place of an older one at its position.
 fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
     let replaces = |edit: &Edit| matches!(edit, Edit::Replace { .. } | Edit::Delete { .. } | Edit::Embedding { .. });
-    let superseded = |old: &Edit| new.iter().any(|n| match (old, n) {
-        (Edit::Lesion { component: a, .. }, Edit::Lesion { component: b, .. }) => a == b,
-        _ => replaces(old) && replaces(n) && old.position() == n.position(),
-    });
+    let superseded = |old: &Edit| {
+        new.iter().any(|n| match (old, n) {
+            (Edit::Lesion { component: a, .. }, Edit::Lesion { component: b, .. }) => a == b,
+            _ => replaces(old) && replaces(n) && old.position() == n.position(),
+        })
+    };
     let mut edits: Vec<Edit> = parent.edits.iter().filter(|old| !superseded(old)).cloned().collect();
     edits.extend(new);
     // At least one token of the prompt must be left to read at.

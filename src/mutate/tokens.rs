@@ -117,7 +117,7 @@ fn dictionary_insert(parent: &Trial, context: &Context, rng: &mut Rng) -> Option
 
 fn delete(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
     let position = position(parent, context, rng)?;
-    let gone = parent.edits.iter().any(|edit| *edit == Edit::Delete { position });
+    let gone = parent.edits.contains(&Edit::Delete { position });
     (!gone).then(|| vec![Edit::Delete { position }])
 }
 

@@ -43,11 +43,8 @@ fn degeneracy(generated: &[u32], asked: usize) -> f64 {
     distinct.sort_unstable();
     distinct.dedup();
     // Ordinary text repeats some tokens too: fewer than half distinct begins to count.
-    let repeated = if generated.len() < MAX_PERIOD {
-        0.0
-    } else {
-        (1.0 - 2.0 * distinct.len() as f64 / generated.len() as f64).max(0.0)
-    };
+    let repeated =
+        if generated.len() < MAX_PERIOD { 0.0 } else { (1.0 - 2.0 * distinct.len() as f64 / generated.len() as f64).max(0.0) };
     missing.max(looping).max(repeated)
 }
 

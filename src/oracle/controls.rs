@@ -125,11 +125,8 @@ pub(crate) fn first_editable(trial: &Trial, config: &Config) -> usize {
 
 /// Another position on the same side (prompt or continuation), not yet taken.
 fn other_position(position: usize, trial: &Trial, config: &Config, taken: &[usize], rng: &mut Rng) -> usize {
-    let range = if position < trial.base.len() {
-        first_editable(trial, config)..trial.base.len()
-    } else {
-        trial.base.len()..trial.len()
-    };
+    let range =
+        if position < trial.base.len() { first_editable(trial, config)..trial.base.len() } else { trial.base.len()..trial.len() };
     for _ in 0..DRAWS {
         if range.is_empty() {
             break;
@@ -145,7 +142,13 @@ fn other_position(position: usize, trial: &Trial, config: &Config, taken: &[usiz
 
 /// A component of the same kind in the same third of the layers (any layer, where the third has too
 /// few), not one of the lesioned or taken ones; for a weight, another of the same matrix.
-fn other_component(component: Component, config: &Config, lesioned: &[Component], taken: &[Component], rng: &mut Rng) -> Component {
+fn other_component(
+    component: Component,
+    config: &Config,
+    lesioned: &[Component],
+    taken: &[Component],
+    rng: &mut Rng,
+) -> Component {
     for _ in 0..4 * DRAWS {
         let drawn = random_like(component, config, rng);
         if !lesioned.contains(&drawn) && !taken.contains(&drawn) {
