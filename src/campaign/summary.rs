@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::case::ModelRef;
 
+/// Version of `summary.json`.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Counts and curves of one campaign; everything in it follows from seed and evaluations, except

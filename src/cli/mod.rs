@@ -1,8 +1,11 @@
 //! The command line: one file a subcommand; the only place that prints.
 
 pub mod exit;
+mod fuzz;
+mod interrupt;
 mod model;
 mod output;
+mod report;
 mod sweep;
 
 use std::process::ExitCode;
@@ -22,8 +25,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Fuzz(fuzz::FuzzArgs),
     Model(model::Args),
     Sweep(sweep::Args),
+    Report(report::Args),
 }
 
 /// Parses, runs, and says in one line what went wrong.
@@ -36,8 +41,10 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Fuzz(args) => fuzz::run_command(args),
         Command::Model(args) => model::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Report(args) => report::run(args),
     };
     ExitCode::from(result.unwrap_or_else(|error| {
         eprintln!("glitch: {}", crate::text::escape(&error.to_string()));

@@ -23,3 +23,8 @@ pub fn bar(total: u64, what: &str) -> ProgressBar {
     bar.set_prefix(what.to_owned());
     bar
 }
+
+/// Columns of the terminal; 80 where there is none.
+pub fn columns() -> usize {
+    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns)).max(40)
+}

@@ -1,5 +1,9 @@
 //! Which components carry a case: activation patching in both directions, and emergence.
 
+mod patching;
+
+pub use patching::{Options, implicate};
+
 use serde::{Deserialize, Serialize};
 
 use crate::edit::Component;
@@ -16,7 +20,7 @@ pub struct Effect {
 }
 
 /// What carries a case.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Implication {
     /// The named set, strongest first.

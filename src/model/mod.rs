@@ -118,6 +118,15 @@ impl Model {
         Ok(Self { name: name.to_owned(), config, weights, tokenizer, fingerprint: hex(source.hash), tokenizer_fingerprint })
     }
 
+    /// How a case names this model.
+    pub fn reference(&self) -> crate::case::ModelRef {
+        crate::case::ModelRef {
+            name: self.name.clone(),
+            fingerprint: self.fingerprint.clone(),
+            tokenizer: self.tokenizer_fingerprint.clone(),
+        }
+    }
+
     /// Encodes text, BOS first where the model has one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let tokenizer =

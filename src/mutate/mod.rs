@@ -1,3 +1,193 @@
-//! Proposers of mutations.
+//! Proposers: each takes a parent and suggests a trial.
+//!
+//! A mutator sees the shape of the model and what is known of its vocabulary, never the model: what a
+//! proposal does is for the evaluator to find out and for the oracles to judge.
 
+pub mod embeddings;
+pub mod lesions;
+pub mod tokens;
 pub mod vocabulary;
+pub mod weights;
+
+use std::sync::Arc;
+
+use crate::edit::{Component, Edit, Trial};
+use crate::error::{Error, Result};
+use crate::model::Config;
+use crate::oracle::OracleKind;
+use crate::oracle::controls::first_editable;
+use crate::rng::Rng;
+use vocabulary::Vocabulary;
+
+/// More edits than this are noise: a trial that has them has no more children.
+pub const MAX_EDITS: usize = 12;
+
+/// Oracles for trials that keep the continuation as it is.
+const BEHAVIOUR: &[OracleKind] = &[OracleKind::Divergence, OracleKind::Collapse, OracleKind::NonFinite, OracleKind::LossBlowup];
+
+/// What proposals are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    pub config: &'a Config,
+    pub vocabulary: &'a Vocabulary,
+    /// Prompts to splice from.
+    pub seeds: &'a [Arc<[u32]>],
+    /// Echo prompts; empty for a model that cannot repeat ordinary tokens.
+    pub echo: &'a [EchoPrompt],
+    /// Proposed super weights.
+    pub weights: &'a [Component],
+}
+
+/// A few-shot prompt that shows how a token is repeated; `slots` are where the token to be repeated
+/// stands, and the continuation is that token again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EchoPrompt {
+    pub base: Arc<[u32]>,
+    /// Positions of the token in `base`.
+    pub slots: Vec<usize>,
+    /// The ordinary token that stands there.
+    pub token: u32,
+}
+
+impl EchoPrompt {
+    pub fn baseline(&self) -> Trial {
+        Trial::new(self.base.clone(), [self.token])
+    }
+
+    /// Every position of the token, that in the continuation included.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        self.slots.iter().copied().chain([self.base.len()])
+    }
+
+    /// The trial that asks for `id` instead.
+    pub fn about(&self, id: u32) -> Trial {
+        self.baseline().with_edits(self.positions().map(|position| Edit::Replace { position, id }).collect())
+    }
+}
+
+/// One way to change a trial: an arm of the campaign's bandit.
+pub trait Mutator: Sync {
+    fn name(&self) -> &'static str;
+
+    /// The oracles that can judge its trials.
+    fn oracles(&self) -> &'static [OracleKind] {
+        BEHAVIOUR
+    }
+
+    /// A changed copy of `parent`, or `None` where the change is not possible.
+    fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial>;
+}
+
+/// The groups that `--mutate` names.
+pub const GROUPS: [&str; 6] = ["tokens", "dictionary", "vocabulary", "embeddings", "lesions", "weights"];
+
+/// The mutators of these groups, each once, in a fixed order.
+pub fn select(groups: &[String]) -> Result<Vec<&'static dyn Mutator>> {
+    if let Some(unknown) = groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
+        return Err(Error::request(format!("no mutator `{unknown}`; there are {}", GROUPS.join(", "))));
+    }
+    let on = |group: &str| groups.iter().any(|g| g == group);
+    let mut selected: Vec<&'static dyn Mutator> = Vec::new();
+    if on("tokens") {
+        selected.extend(tokens::ALL);
+    }
+    if on("dictionary") || on("vocabulary") {
+        selected.extend(tokens::DICTIONARY);
+    }
+    if on("vocabulary") {
+        selected.push(&tokens::Echo);
+    }
+    if on("embeddings") {
+        selected.extend(embeddings::ALL);
+    }
+    if on("lesions") {
+        selected.extend(lesions::ALL);
+    }
+    if on("weights") {
+        selected.push(&weights::Weights);
+    }
+    Ok(selected)
+}
+
+/// Positions of the prompt that may be edited.
+fn editable(trial: &Trial, config: &Config) -> std::ops::Range<usize> {
+    first_editable(trial, config)..trial.base.len()
+}
+
+/// `parent` with further edits; a new token edit takes the place of an older one at its position.
+fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
+    let replaces = |edit: &Edit| matches!(edit, Edit::Replace { .. } | Edit::Delete { .. } | Edit::Embedding { .. });
+    let superseded = |old: &Edit| {
+        new.iter().any(|n| match (old, n) {
+            (Edit::Lesion { component: a, .. }, Edit::Lesion { component: b, .. }) => a == b,
+            _ => replaces(old) && replaces(n) && old.position() == n.position(),
+        })
+    };
+    let mut edits: Vec<Edit> = parent.edits.iter().filter(|old| !superseded(old)).cloned().collect();
+    edits.extend(new);
+    // At least one token of the prompt must be left to read at.
+    let deleted = edits.iter().filter(|edit| matches!(edit, Edit::Delete { .. })).count();
+    (edits.len() <= MAX_EDITS && deleted + 1 < parent.base.len()).then(|| parent.with_edits(edits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::twin;
+    use crate::oracle::controls::matrix_shape;
+    use proptest::prelude::*;
+
+    fn valid(trial: &Trial, config: &Config) -> bool {
+        let component = |c: &Component| {
+            c.layer() < config.num_hidden_layers
+                && match *c {
+                    Component::Head { head, .. } => head < config.num_attention_heads,
+                    Component::Neuron { neuron, .. } => neuron < config.intermediate_size,
+                    Component::Weight { matrix, out, input, .. } => {
+                        let (rows, columns) = matrix_shape(matrix, config);
+                        out < rows && input < columns
+                    }
+                    _ => true,
+                }
+        };
+        !trial.edits.is_empty()
+            && trial.layout().prompt_len > 0
+            && trial.edits.iter().all(|edit| match *edit {
+                Edit::Insert { position, id } => position <= trial.base.len() && (id as usize) < config.vocab_size,
+                Edit::Replace { position, id } => position < trial.len() && (id as usize) < config.vocab_size,
+                Edit::Delete { position } => position < trial.base.len(),
+                Edit::Embedding { position, change } => position < trial.base.len() && change.strength().is_finite(),
+                Edit::Lesion { component: c, .. } => component(&c),
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn proposals_are_valid(seed in any::<u64>(), length in 1..12_u32, rounds in 1..6_usize) {
+            let (config, vocabulary) = (twin::config(), twin::vocabulary());
+            let (echo, weights) = ([twin::echo()], twin::weights());
+            let seeds = [Arc::from([5, 6, 7, 8, 9]), Arc::from([4])];
+            let context = Context { config: &config, vocabulary: &vocabulary, seeds: &seeds, echo: &echo, weights: &weights };
+            let mut rng = crate::rng::stream(seed, "test");
+            for mutator in select(&GROUPS.map(String::from)).unwrap() {
+                let mut trial = Trial::new((1..=length).collect::<Vec<u32>>(), [20, 21]);
+                for _ in 0..rounds {
+                    if let Some(next) = mutator.propose(&trial, &context, &mut rng) {
+                        prop_assert!(valid(&next, &config), "{}: {:?}", mutator.name(), next);
+                        trial = next;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_are_named() {
+        assert!(select(&["tokns".into()]).err().unwrap().to_string().contains("no mutator `tokns`"));
+        let all = select(&GROUPS.map(String::from)).unwrap();
+        let mut names: Vec<_> = all.iter().map(|m| m.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+    }
+}

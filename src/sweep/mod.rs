@@ -6,7 +6,7 @@ mod vocabulary;
 
 pub use echo::EchoPrompt;
 pub use lesions::{FALSE_DISCOVERY, LesionRow, LesionSweep, Target, propose_weights};
-pub use vocabulary::{TokenRow, TokenVerdict, VocabularySweep};
+pub use vocabulary::{LEAST_ECHO, TokenRow, TokenVerdict, VocabularySweep};
 
 /// Called with (done, total) as a sweep goes on.
 pub type Progress<'a> = &'a dyn Fn(u64, u64);

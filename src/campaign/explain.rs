@@ -1,0 +1,110 @@
+//! From a confirmed, minimised finding to a case: what carries it, and what a reader sees.
+
+use super::finding::Finding;
+use super::run::Follow;
+use crate::case::{Case, Comment, Expectation, ModelRef, SCHEMA_VERSION, TokenProbability};
+use crate::edit::{Edit, Trial};
+use crate::error::Result;
+use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
+use crate::implicate::{self, implicate};
+use crate::model::Model;
+use crate::oracle::OracleKind;
+
+/// Explains findings on a model.
+pub struct Explain<'a, 'm> {
+    pub evaluator: &'a ModelEvaluator<'m>,
+    pub model: &'a ModelRef,
+}
+
+/// Tokens generated for the reader.
+const GENERATED: usize = 16;
+
+impl Follow for Explain<'_, '_> {
+    fn follow(&self, finding: &Finding) -> Result<(Case, u64)> {
+        let implication =
+            implicate(self.evaluator, &finding.trial, &implicate::Options { seed: finding.control_seed, ..Default::default() })?;
+        let calls = implication.calls + 2;
+        let mut case = Case {
+            schema_version: SCHEMA_VERSION,
+            id: String::new(),
+            model: self.model.clone(),
+            base: finding.trial.base.to_vec(),
+            continuation: finding.trial.continuation.to_vec(),
+            edits: finding.trial.edits.clone(),
+            verdict: finding.verdict.clone(),
+            control_seed: finding.control_seed,
+            expectation: Expectation::Reproduces,
+            minimisation: finding.minimisation.clone(),
+            implication: Some(implication),
+            lineage: finding.lineage.clone(),
+            top_before: Vec::new(),
+            top_after: Vec::new(),
+            comment: Comment::default(),
+        };
+        describe(self.evaluator, &mut case)?;
+        case.id = case.compute_id();
+        Ok((case, calls))
+    }
+}
+
+/// Fills in what a reader sees: top tokens, texts, title.
+pub fn describe(evaluator: &ModelEvaluator, case: &mut Case) -> Result<()> {
+    let model = evaluator.model;
+    let trial = case.trial();
+    let baseline = trial.baseline();
+    let before = evaluator.observe_alone(&Request::new(baseline.clone()).generating(GENERATED))?;
+    let after = evaluator.observe_alone(&Request::new(trial.clone()).generating(GENERATED))?;
+    case.top_before = top(model, &before);
+    case.top_after = top(model, &after);
+    let layout = trial.layout();
+    case.comment = Comment {
+        prompt: model.decode(&case.base),
+        edited_prompt: model.decode(&layout.ids[..layout.prompt_len]),
+        continuation: model.decode(&case.continuation),
+        generated_before: model.decode(&before.generated),
+        generated_after: model.decode(&after.generated),
+        title: title(model, &trial, case.verdict.oracle, case.verdict.score),
+    };
+    Ok(())
+}
+
+fn top(model: &Model, observation: &Observation) -> Vec<TokenProbability> {
+    let first = observation.top.first().map(Vec::as_slice).unwrap_or_default();
+    first.iter().map(|(id, p)| TokenProbability { id: *id, text: model.token(*id), probability: f64::from(p.exp()) }).collect()
+}
+
+/// One line: what is done and what happens.
+fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64) -> String {
+    let what: Vec<String> = trial.edits.iter().take(2).map(|edit| edit_in_words(model, trial, edit)).collect();
+    let more = if trial.edits.len() > 2 { format!(" and {} more edits", trial.edits.len() - 2) } else { String::new() };
+    let effect = match oracle {
+        OracleKind::Divergence => format!("shifts the next-token distributions by {score:.2} bits"),
+        OracleKind::Echo => format!("makes repeating it {score:.1} bits less likely"),
+        OracleKind::Collapse => "makes generation collapse".to_owned(),
+        OracleKind::NonFinite => "makes logits that are not finite".to_owned(),
+        OracleKind::LossBlowup => format!("raises the loss by {score:.2} nats a token"),
+    };
+    // An echo case edits the same token in several places; saying so once is enough.
+    let what =
+        if oracle == OracleKind::Echo { what.into_iter().take(1).collect::<Vec<_>>().join("") } else { what.join(", ") + &more };
+    format!("{what} {effect}")
+}
+
+fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
+    let quoted = |id: u32| format!("`{}`", model.token(id));
+    let at = |position: usize| {
+        trial.base.iter().chain(trial.continuation.iter()).nth(position).map_or("the end".into(), |id| quoted(*id))
+    };
+    match edit {
+        Edit::Replace { position, id } => format!("{} for {}", quoted(*id), at(*position)),
+        Edit::Insert { position, id } => format!("{} before {}", quoted(*id), at(*position)),
+        Edit::Delete { position } => format!("deleting {}", at(*position)),
+        Edit::Embedding { position, change } => format!("moving the embedding of {} by {:.2}", at(*position), change.strength()),
+        Edit::Lesion { component, action } => match action {
+            crate::edit::Action::Zero => format!("zeroing {component}"),
+            crate::edit::Action::Mean => format!("mean-ablating {component}"),
+            crate::edit::Action::Scale { factor } => format!("scaling {component} by {factor:.2}"),
+            crate::edit::Action::Noise { strength, .. } => format!("noise of {strength:.2} on {component}"),
+        },
+    }
+}

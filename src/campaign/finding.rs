@@ -1,0 +1,47 @@
+//! A finding on its way to becoming a case, and what makes two of them the same.
+
+use std::collections::BTreeSet;
+
+use crate::case::{Lineage, Minimisation};
+use crate::edit::{Action, Edit, EmbeddingChange, Trial};
+use crate::oracle::Verdict;
+
+/// A confirmed and minimised trial, for [`super::Follow`] to explain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding {
+    /// The minimised trial.
+    pub trial: Trial,
+    /// Its verdict, made alone at the canonical shape.
+    pub verdict: Verdict,
+    pub control_seed: u64,
+    pub minimisation: Option<Minimisation>,
+    pub lineage: Lineage,
+}
+
+/// What the edits of a trial do, without where and how much: two trials with the same token in
+/// different places show the same glitch.
+pub fn signature(trial: &Trial) -> BTreeSet<String> {
+    let at = |position: usize| match position.checked_sub(trial.base.len()) {
+        None => trial.base.get(position).copied(),
+        Some(rest) => trial.continuation.get(rest).copied(),
+    };
+    let describe = |edit: &Edit| match edit {
+        Edit::Replace { id, .. } | Edit::Insert { id, .. } => format!("token {id}"),
+        Edit::Delete { position } => format!("delete {:?}", at(*position)),
+        Edit::Embedding { position, change } => match change {
+            EmbeddingChange::Noise { .. } => format!("noise {:?}", at(*position)),
+            EmbeddingChange::Direction { from, to, .. } => format!("direction {from} {to}"),
+            EmbeddingChange::Towards { id, .. } => format!("towards {id}"),
+        },
+        Edit::Lesion { component, action } => {
+            let action = match action {
+                Action::Zero => "zero",
+                Action::Mean => "mean",
+                Action::Scale { .. } => "scale",
+                Action::Noise { .. } => "noise",
+            };
+            format!("{action} {component}")
+        }
+    };
+    trial.edits.iter().map(describe).collect()
+}

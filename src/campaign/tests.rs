@@ -1,0 +1,133 @@
+//! Campaigns on the twin: what was planted is found, nothing else is, twice alike.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::twin::{self, Twin};
+use super::*;
+use crate::case::{Case, Comment, Expectation, ModelRef};
+use crate::error::Result;
+use crate::evaluate::{Evaluator, Observation, Request};
+
+struct Plain;
+
+impl Follow for Plain {
+    fn follow(&self, finding: &Finding) -> Result<(Case, u64)> {
+        let trial = &finding.trial;
+        let case = Case {
+            schema_version: 1,
+            id: format!("{:?} {:?}", finding.verdict.oracle, signature(trial)),
+            model: model(),
+            base: trial.base.to_vec(),
+            continuation: trial.continuation.to_vec(),
+            edits: trial.edits.clone(),
+            verdict: finding.verdict.clone(),
+            control_seed: finding.control_seed,
+            expectation: Expectation::Reproduces,
+            minimisation: finding.minimisation.clone(),
+            implication: None,
+            lineage: finding.lineage.clone(),
+            top_before: vec![],
+            top_after: vec![],
+            comment: Comment::default(),
+        };
+        Ok((case, 0))
+    }
+}
+
+#[derive(Default)]
+struct Events(Vec<Event>);
+
+impl Sink for Events {
+    fn event(&mut self, event: Event) -> Result<()> {
+        self.0.push(event);
+        Ok(())
+    }
+}
+
+/// The twin asked backwards: batch order must not matter.
+struct Reversed(Twin);
+
+impl Evaluator for Reversed {
+    fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
+        let backwards: Vec<Request> = requests.iter().rev().cloned().collect();
+        let mut observations = self.0.observe(&backwards)?;
+        observations.reverse();
+        Ok(observations)
+    }
+
+    fn observe_alone(&self, request: &Request) -> Result<Observation> {
+        self.0.observe_alone(request)
+    }
+}
+
+fn model() -> ModelRef {
+    ModelRef { name: "twin".into(), fingerprint: String::new(), tokenizer: None }
+}
+
+fn small() -> CampaignConfig {
+    CampaignConfig { max_evals: Some(3000), batch_size: 96, generate_every: 2, ..Default::default() }
+}
+
+fn campaign(evaluator: &dyn Evaluator, config: &CampaignConfig, interrupted: bool) -> (Summary, Vec<Event>) {
+    let (shape, vocabulary) = (twin::config(), twin::vocabulary());
+    let ids = |start: u32| std::iter::once(0).chain(start..start + 14).collect::<Vec<u32>>();
+    let seeds = [30, 50, 70].iter().filter_map(|&start| Seed::new(format!("seed{start}"), &ids(start), 4)).collect();
+    let subject = Subject {
+        evaluator,
+        model: model(),
+        config: &shape,
+        vocabulary: &vocabulary,
+        seeds,
+        echo: vec![twin::echo()],
+        weights: twin::weights(),
+        noise_floors: Default::default(),
+    };
+    let mut events = Events::default();
+    let control = Control { interrupted: &AtomicBool::new(interrupted), started: Instant::now() };
+    let summary = run(config, &subject, &Plain, &mut events, &control).unwrap();
+    (summary, events.0)
+}
+
+#[test]
+fn planted_glitches_are_found_and_nothing_else() {
+    let (summary, events) = campaign(&Twin, &small(), false);
+    let found = |text: &str| summary.cases.iter().any(|case| case == text);
+    for planted in [
+        "Divergence {\"token 666\"}",
+        "NonFinite {\"token 667\"}",
+        "Collapse {\"token 668\"}",
+        "Echo {\"token 669\"}",
+        "Divergence {\"zero L1.head2\"}",
+    ] {
+        assert!(found(planted), "{planted} is not among {:#?}", summary.cases);
+    }
+    for case in &summary.cases {
+        let planted = ["token 666", "token 667", "token 668", "token 669", "L1.head2"].iter().any(|part| case.contains(part));
+        assert!(planted, "{case} is ordinary");
+    }
+    assert_eq!((summary.evaluations, summary.stopped_by.as_str()), (3000, "max-evals"));
+    assert_eq!(summary.controls_flagged, 0);
+    let cases = events.iter().filter(|event| matches!(event, Event::Case(_))).count();
+    assert_eq!(cases, summary.cases.len());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_events_in_any_batch_order() {
+    let first = campaign(&Twin, &small(), false);
+    assert_eq!(first, campaign(&Twin, &small(), false));
+    assert_eq!(first, campaign(&Reversed(Twin), &small(), false));
+    let other = campaign(&Twin, &CampaignConfig { seed: 9, ..small() }, false);
+    assert_ne!(first.1, other.1);
+}
+
+#[test]
+fn budgets_and_interruptions_stop_a_campaign() {
+    let check = |config: CampaignConfig, interrupted: bool, expect: &str| {
+        assert_eq!(campaign(&Twin, &config, interrupted).0.stopped_by, expect);
+    };
+    check(small(), true, "interrupted");
+    check(CampaignConfig { exit_on_find: true, ..small() }, false, "exit-on-find");
+    check(CampaignConfig { max_time: Some(Duration::from_millis(1)), max_evals: None, ..small() }, false, "max-time");
+    check(CampaignConfig { max_evals: Some(10), ..small() }, false, "max-evals");
+}

@@ -1,0 +1,121 @@
+//! An evaluator without a model: a function of the trial with planted glitches, for tests.
+
+use crate::edit::{Action, Component, Edit, Matrix, Trial};
+use crate::error::Result;
+use crate::evaluate::{Distributions, Evaluator, Observation, Request};
+use crate::model::Config;
+use crate::mutate::EchoPrompt;
+use crate::mutate::vocabulary::Vocabulary;
+
+/// Planted: 666 (divergence, loss), 667 (not finite), 668 (loops), 669 (cannot be repeated) and
+/// `L1.head2`.
+#[derive(Debug, Default)]
+pub struct Twin;
+
+const VOCABULARY: usize = 700;
+
+pub fn config() -> Config {
+    Config {
+        model_type: "llama".into(),
+        vocab_size: VOCABULARY,
+        hidden_size: 16,
+        intermediate_size: 32,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 4,
+        max_position_embeddings: 128,
+        rms_norm_eps: 1e-5,
+        rope_theta: 1e4,
+        rope_scaling: None,
+        sliding_window: vec![None; 4],
+        tie_word_embeddings: true,
+        bos_token_id: Some(0),
+        eos_token_ids: vec![1],
+    }
+}
+
+pub fn vocabulary() -> Vocabulary {
+    Vocabulary { anomalous: (660..670).collect(), ordinary: (25..500).collect(), special: vec![0, 1] }
+}
+
+pub fn echo() -> EchoPrompt {
+    EchoPrompt { base: [5, 40, 6, 40, 7].into(), slots: vec![1, 3], token: 40 }
+}
+
+pub fn weights() -> Vec<Component> {
+    vec![Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 }]
+}
+
+/// A number in `[0, 1)` that is a function of its input.
+fn hash(value: u64) -> f64 {
+    let mixed = (value ^ (value >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((mixed ^ (mixed >> 29)) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn observe(request: &Request) -> Observation {
+    let trial: &Trial = &request.trial;
+    let layout = trial.layout();
+    let prompt = &layout.ids[..layout.prompt_len];
+    let continuation = &layout.ids[layout.prompt_len..];
+    let head = Component::Head { layer: 1, head: 2 };
+    let lesioned = trial
+        .edits
+        .iter()
+        .any(|e| matches!(e, Edit::Lesion { component, action } if *component == head && *action != Action::Mean));
+    let broken = prompt.contains(&666) || lesioned;
+    let stuck = prompt.contains(&669);
+    // Ordinary edits move the distribution a little.
+    let sum: u64 = layout.ids.iter().map(|&id| u64::from(id)).sum::<u64>() + trial.edits.len() as u64;
+    let mild = 0.02 * hash(sum);
+    let mut log_probs = Vec::new();
+    let mut rows = Vec::new();
+    for read in 0..continuation.len().max(1) {
+        let target = continuation.get(read).copied().unwrap_or(2) as usize % VOCABULARY;
+        let peak = if broken || stuck { 2 } else { target };
+        let likely = 0.9 - mild;
+        let mut row = vec![((1.0 - likely) / (VOCABULARY - 1) as f64).ln() as f32; VOCABULARY];
+        row[peak] = likely.ln() as f32;
+        if read < continuation.len() {
+            log_probs.push(row[target]);
+        }
+        rows.push(row);
+    }
+    let divergence = |reference: &Distributions| {
+        let js = |p: &[f32], q: &[f32]| {
+            let term = |a: f64, m: f64| if a > 0.0 { a * (a / m).log2() } else { 0.0 };
+            let pair = |(&x, &y): (&f32, &f32)| {
+                let (x, y) = (f64::from(x).exp(), f64::from(y).exp());
+                0.5 * (term(x, (x + y) / 2.0) + term(y, (x + y) / 2.0))
+            };
+            p.iter().zip(q).map(pair).sum::<f64>() as f32
+        };
+        rows.iter().enumerate().map(|(i, row)| js(row, reference.row(i))).collect()
+    };
+    let generated = |i: u32| if prompt.contains(&668) { 3 } else { 30 + i };
+    Observation {
+        log_probs,
+        entropy: vec![if broken { 3.0 } else { 1.0 }; rows.len()],
+        top: rows
+            .iter()
+            .map(|row| vec![((0..VOCABULARY).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32, -0.1)])
+            .collect(),
+        divergence_bits: request.reference.as_deref().map(divergence).unwrap_or_default(),
+        finite: !prompt.contains(&667),
+        generated: (0..request.generate as u32).map(generated).collect(),
+        sketch: u64::from(broken) * 5 + (hash(sum) * 4.0) as u64,
+        distributions: request
+            .keep_distributions
+            .then(|| Distributions { vocabulary: VOCABULARY, log_probs: rows.concat() }.into()),
+    }
+}
+
+impl Evaluator for Twin {
+    fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
+        Ok(requests.iter().map(observe).collect())
+    }
+
+    fn observe_alone(&self, request: &Request) -> Result<Observation> {
+        Ok(observe(request))
+    }
+}

@@ -1,0 +1,293 @@
+//! `glitch fuzz`: runs a campaign and shows how it goes.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{exit, output};
+use crate::campaign::config::parse_duration;
+use crate::campaign::seeds::prompts;
+use crate::campaign::{CampaignConfig, Control, Event, Explain, Follow, Progress, Seed, Sink, Subject, Summary, Timing, run};
+use crate::case::ModelRef;
+use crate::error::{Error, Result};
+use crate::evaluate::ModelEvaluator;
+use crate::model::Model;
+use crate::mutate::vocabulary::Vocabulary;
+use crate::oracle::OracleKind;
+use crate::{mutate, storage, sweep};
+
+/// What runs without arguments.
+const QUICK: &str = include_str!("../../fuzz/quick.toml");
+
+/// Search for glitches: mutate prompts, embeddings and components, judge against matched controls,
+/// confirm, minimise and explain what stands out.
+#[derive(Debug, Args)]
+pub struct FuzzArgs {
+    /// Campaign definition (TOML); without one, a minute on the built-in model.
+    pub file: Option<PathBuf>,
+    /// The model: a folder, a GGUF file, `builtin:NAME` or `hf:org/name`.
+    #[arg(long)]
+    pub model: Option<String>,
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Wall-clock budget: 60s, 10m, 8h.
+    #[arg(long, value_parser = parse_duration)]
+    pub max_time: Option<Duration>,
+    /// Trials of the loop; the findings of a seed and a number of trials are always the same.
+    #[arg(long)]
+    pub max_evals: Option<u64>,
+    /// Groups of mutators: tokens, dictionary, vocabulary, embeddings, lesions, weights.
+    #[arg(long, value_delimiter = ',')]
+    pub mutate: Vec<String>,
+    /// Where cases, journal and report go.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Stop at the first case, with exit code 77.
+    #[arg(long)]
+    pub exit_on_find: bool,
+}
+
+/// One line of the journal.
+#[derive(serde::Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Record<'a> {
+    Raw { edits: &'a [crate::edit::Edit], verdict: &'a crate::oracle::Verdict, lineage: &'a crate::case::Lineage },
+    Confirmed { verdict: &'a crate::oracle::Verdict, holds: bool },
+    Minimised { edits: &'a [crate::edit::Edit], verdict: &'a crate::oracle::Verdict },
+    Case { id: &'a str },
+}
+
+impl<'a> Record<'a> {
+    fn of(event: &'a Event) -> Option<Self> {
+        match event {
+            Event::Round(_) => None,
+            Event::Raw { trial, verdict, lineage } => Some(Self::Raw { edits: &trial.edits, verdict, lineage }),
+            Event::Confirmed { verdict, holds } => Some(Self::Confirmed { verdict, holds: *holds }),
+            Event::Minimised { finding } => Some(Self::Minimised { edits: &finding.trial.edits, verdict: &finding.verdict }),
+            Event::Case(case) => Some(Self::Case { id: &case.id }),
+        }
+    }
+}
+
+/// Loads what a campaign needs, runs it, writes its folder and says what was found.
+pub fn run_command(args: FuzzArgs) -> Result<u8> {
+    let started = Instant::now();
+    let config = args.config()?;
+    let interrupted = super::interrupt::flag();
+    let out = Path::new(&config.out);
+    clear(out)?;
+    let model = Model::load(&config.model)?;
+    let evaluator = ModelEvaluator::new(&model);
+    let vocabulary = Vocabulary::of(&model);
+    let model_ref = model.reference();
+    let subject = subject(&config, &model, &evaluator, &vocabulary, model_ref.clone())?;
+    let explain = Explain { evaluator: &evaluator, model: &model_ref };
+    let cases_dir = out.join("cases");
+    storage::create_dir(&cases_dir)?;
+    let mut journal = storage::Journal::open::<serde_json::Value>(&out.join("journal.log"))?.journal;
+    let mut cases = Vec::new();
+    let mut store = |event: &Event| -> Result<()> {
+        if let Some(record) = Record::of(event) {
+            journal.append(&record)?;
+            if let Event::Case(case) = event {
+                case.write(&cases_dir)?;
+                cases.push((**case).clone());
+            }
+            journal.sync()?;
+        }
+        Ok(())
+    };
+    let summary = campaign(&config, &subject, &explain, &mut store, interrupted, started)?;
+    storage::write_json(&out.join("summary.json"), &summary)?;
+    storage::write_atomic(&out.join("report.html"), crate::report::page(&summary, &cases).as_bytes())?;
+    if args.json {
+        output::line(serde_json::to_string(&summary).map_err(|e| Error::file(out, "summary", e))?);
+    } else {
+        output::print(&crate::report::terminal_in(out, &summary, &cases, output::columns()));
+    }
+    Ok(match summary.stopped_by.as_str() {
+        "interrupted" => exit::INTERRUPTED,
+        "exit-on-find" => exit::FOUND,
+        _ => exit::OK,
+    })
+}
+
+/// Makes room in the output folder: what an earlier campaign wrote there goes, and nothing else does.
+fn clear(out: &Path) -> Result<()> {
+    let remove = |path: &Path| match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
+        _ => Ok(()),
+    };
+    if let Ok(entries) = std::fs::read_dir(out.join("cases")) {
+        for path in entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")) {
+            remove(&path)?;
+        }
+    }
+    ["journal.log", "summary.json", "report.html"].iter().try_for_each(|name| remove(&out.join(name)))
+}
+
+fn subject<'a>(
+    config: &CampaignConfig,
+    model: &'a Model,
+    evaluator: &'a ModelEvaluator,
+    vocabulary: &'a Vocabulary,
+    model_ref: ModelRef,
+) -> Result<Subject<'a>> {
+    let mut seeds = Vec::new();
+    for (name, text) in prompts(&config.seeds)? {
+        let mut ids = model.encode(&text)?;
+        ids.truncate(model.config.max_position_embeddings);
+        seeds.extend(Seed::new(name, &ids, config.continuation));
+    }
+    let (echo, median) = sweep::EchoPrompt::best(model, evaluator, &vocabulary.ordinary)?;
+    let echo = if median >= sweep::LEAST_ECHO {
+        let trial = echo.trial();
+        vec![mutate::EchoPrompt { slots: vec![echo.before.len()], token: echo.stand_in, base: trial.base }]
+    } else {
+        Vec::new()
+    };
+    let weights = match seeds.first() {
+        Some(seed) => sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS)?,
+        None => Vec::new(),
+    };
+    // What is measured is small against 1e-6 on CPU; that much is granted to rounding in a score.
+    let floor = evaluator.noise_floor()?.max(1e-6);
+    let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
+    Ok(Subject { evaluator, model: model_ref, config: &model.config, vocabulary, seeds, echo, weights, noise_floors })
+}
+
+/// Single weights that the `weights` mutator draws from.
+const PROPOSED_WEIGHTS: usize = 64;
+
+impl FuzzArgs {
+    /// The definition with what the command line changes.
+    pub fn config(&self) -> Result<CampaignConfig> {
+        let mut config = match &self.file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+                CampaignConfig::parse(&text, path)?
+            }
+            None => CampaignConfig::parse(QUICK, Path::new("fuzz/quick.toml"))?,
+        };
+        if let Some(model) = &self.model {
+            config.model.clone_from(model);
+        }
+        config.seed = self.seed.unwrap_or(config.seed);
+        // A count makes a run that can be repeated; the file's clock must not cut it short.
+        if self.max_evals.is_some() {
+            config.max_evals = self.max_evals;
+            config.max_time = None;
+        }
+        config.max_time = self.max_time.or(config.max_time);
+        if !self.mutate.is_empty() {
+            config.mutate.clone_from(&self.mutate);
+        }
+        if let Some(out) = &self.out {
+            config.out = out.display().to_string();
+        }
+        config.exit_on_find |= self.exit_on_find;
+        config.check().map_err(|(field, message)| Error::request(format!("--{}: {message}", field.replace('_', "-"))))?;
+        Ok(config)
+    }
+}
+
+/// Runs a campaign that is ready to run, with a progress line; `store` gets every event before it is
+/// shown (it writes cases and the journal). The summary carries the timing.
+pub fn campaign(
+    config: &CampaignConfig,
+    subject: &Subject,
+    follow: &dyn Follow,
+    store: &mut dyn FnMut(&Event) -> Result<()>,
+    interrupted: &AtomicBool,
+    started: Instant,
+) -> Result<Summary> {
+    let bar = ProgressBar::new_spinner();
+    let style = "{spinner} {elapsed_precise} {msg}";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let mut shown = Shown { bar, store, started, last: Progress::default() };
+    let mut summary = run(config, subject, follow, &mut shown, &Control { interrupted, started })?;
+    let elapsed = started.elapsed().as_secs_f64().max(1e-9);
+    summary.timing = Some(Timing {
+        elapsed_s: elapsed,
+        evaluations_per_s: (summary.evaluations + summary.follow_up_evaluations) as f64 / elapsed,
+        tokens_per_s: shown.last.tokens as f64 / elapsed,
+    });
+    shown.bar.finish_and_clear();
+    Ok(summary)
+}
+
+struct Shown<'a> {
+    bar: ProgressBar,
+    store: &'a mut dyn FnMut(&Event) -> Result<()>,
+    started: Instant,
+    last: Progress,
+}
+
+impl Sink for Shown<'_> {
+    fn event(&mut self, event: Event) -> Result<()> {
+        (self.store)(&event)?;
+        match event {
+            Event::Round(progress) => {
+                self.bar.set_message(line(&progress, self.started.elapsed().as_secs_f64()));
+                self.bar.tick();
+                self.last = progress;
+            }
+            // Text of a case comes from a model: whatever it holds must not reach the terminal raw.
+            Event::Case(case) => {
+                let title: String = case.comment.title.chars().flat_map(char::escape_debug).collect();
+                self.bar.println(format!("{}  {}  margin {:.3}  {title}", case.id, case.verdict.oracle, case.verdict.margin));
+            }
+            Event::Raw { .. } | Event::Confirmed { .. } | Event::Minimised { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+fn line(progress: &Progress, elapsed: f64) -> String {
+    let per_second = |count: u64| count as f64 / elapsed.max(1e-9);
+    format!(
+        "{} evals ({:.0}/s, {:.0} tok/s)  queue {}  behaviours {}  findings {} raw, {} confirmed, {} minimised  best {}",
+        progress.evaluations,
+        per_second(progress.evaluations + progress.follow_up_evaluations),
+        per_second(progress.tokens),
+        progress.queue,
+        progress.behaviours,
+        progress.raw,
+        progress.confirmed,
+        progress.minimised,
+        progress.best_mutator,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        fuzz: FuzzArgs,
+    }
+
+    fn config(args: &[&str]) -> Result<CampaignConfig> {
+        Cli::parse_from(std::iter::once(&"fuzz").chain(args)).fuzz.config()
+    }
+
+    #[test]
+    fn the_command_line_changes_the_definition() {
+        let quick = config(&[]).unwrap();
+        assert_eq!((quick.model.as_str(), quick.max_time), ("builtin:dense", Some(Duration::from_secs(60))));
+        let counted = config(&["--max-evals", "500", "--mutate", "tokens,lesions", "--seed", "7"]).unwrap();
+        assert_eq!((counted.max_evals, counted.max_time, counted.seed), (Some(500), None, 7));
+        assert_eq!(counted.mutate, ["tokens", "lesions"]);
+        let error = config(&["--mutate", "tokns"]).unwrap_err().to_string();
+        assert!(error.starts_with("--mutate: no mutator `tokns`"), "{error}");
+    }
+}

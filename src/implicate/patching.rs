@@ -1,0 +1,272 @@
+//! Activation patching in both directions (Meng et al. 2022; Zhang and Nanda 2024), batched.
+//!
+//! The clean run is the trial without its edits, the glitched run the trial with them. One number says
+//! how glitched a run is: its mean Jensen-Shannon divergence from the clean run over the read positions.
+//! *Necessity* of a component is the share of that which goes when the glitched run is given the
+//! component's clean output; *sufficiency* the share that comes when the clean run is given its glitched
+//! output. Nothing here looks at the edits themselves: the two runs are all it sees.
+
+use std::sync::Arc;
+
+use rand::seq::SliceRandom as _;
+
+use super::{Effect, Implication};
+use crate::edit::{Component, Matrix, Trial};
+use crate::error::{Error, Result};
+use crate::evaluate::{Activations, Evaluator as _, ModelEvaluator, Patch, Request};
+use crate::model::hooks::Site;
+use crate::rng;
+
+/// How far the implication goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// MLPs whose neurons are tried, and neurons of each.
+    pub mlps: usize,
+    pub neurons: usize,
+    /// Largest set that is named.
+    pub set: usize,
+    /// A set is large enough when its necessity is this share of the best.
+    pub enough: f64,
+    /// Random sets of the same kinds.
+    pub controls: usize,
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mlps: 2, neurons: 48, set: 8, enough: 0.9, controls: 16, seed: 0 }
+    }
+}
+
+/// Stretches of positions that both runs have: first clean position, first glitched one, length.
+type Aligned = Vec<(usize, usize, usize)>;
+
+struct Patching<'a, 'm> {
+    evaluator: &'a ModelEvaluator<'m>,
+    clean: (Trial, Activations),
+    glitched: (Trial, Activations),
+    aligned: Aligned,
+    reference: Arc<crate::evaluate::Distributions>,
+    /// Divergence of the glitched run, bits.
+    total: f64,
+    calls: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    /// Clean outputs into the glitched run.
+    Necessity,
+    /// Glitched outputs into the clean run.
+    Sufficiency,
+}
+
+/// Below this many bits there is nothing to share out.
+const NOTHING: f64 = 1e-6;
+
+/// Finds the components that carry the difference between a trial and its baseline.
+///
+/// # Errors
+/// What the evaluator refuses; [`Error::Request`] when the edits change how many tokens are predicted.
+pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -> Result<Implication> {
+    let mut patching = Patching::new(evaluator, trial)?;
+    if patching.total < NOTHING {
+        return Ok(Implication { calls: patching.calls, ..Implication::default() });
+    }
+    let c = &evaluator.model.config;
+    let coarse: Vec<Component> = (0..c.num_hidden_layers)
+        .flat_map(|layer| {
+            (0..c.num_attention_heads).map(move |head| Component::Head { layer, head }).chain([Component::Mlp { layer }])
+        })
+        .collect();
+    let mut effects = patching.effects(&coarse)?;
+    let neurons = patching.neurons(&effects, options);
+    effects.extend(patching.effects(&neurons)?);
+    let ranked = rank(&effects);
+    let (set, joint) = patching.smallest_set(&ranked, options)?;
+    let single: f64 = set.iter().filter_map(|c| effects.iter().find(|e| e.component == *c)).map(|e| e.sufficiency).sum();
+    let emergence = (set.len() > 1 && joint.1 > 0.01).then(|| (joint.1 - single) / joint.1);
+    let controls = patching.controls(&set, &coarse, &neurons, options)?;
+    Ok(Implication {
+        set,
+        necessity: joint.0.clamp(0.0, 1.0),
+        sufficiency: joint.1.clamp(0.0, 1.0),
+        emergence,
+        controls,
+        effects,
+        calls: patching.calls,
+    })
+}
+
+/// Strongest first by the mean of both directions (what exceeds the whole counts as the whole). Of equals
+/// the finer component comes first: an MLP whose one neuron does everything does so by that neuron.
+fn rank(effects: &[Effect]) -> Vec<Component> {
+    let strength = |e: &Effect| 0.5 * (e.necessity.min(1.0) + e.sufficiency.min(1.0));
+    let fineness = |c: &Component| match c {
+        Component::Neuron { .. } => 0,
+        Component::Head { .. } => 1,
+        _ => 2,
+    };
+    let mut order: Vec<&Effect> = effects.iter().collect();
+    // Rounded, so that equals up to arithmetic are equals.
+    let key = |e: &Effect| (-(strength(e) * 1e5).round() as i64, fineness(&e.component), e.component);
+    order.sort_by_key(|e| key(e));
+    order.into_iter().map(|e| e.component).collect()
+}
+
+impl<'a, 'm> Patching<'a, 'm> {
+    fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Self> {
+        let baseline = trial.baseline();
+        let observed = evaluator.observe(&[Request::new(baseline.clone()).keeping_distributions()])?.pop();
+        let reference = observed.and_then(|o| o.distributions).ok_or_else(|| Error::request("distributions were not kept"))?;
+        let layout = trial.layout();
+        if (layout.ids.len() - layout.prompt_len).max(1) != reference.positions() {
+            return Err(Error::request("the edits change how many tokens are predicted: the two runs cannot be compared"));
+        }
+        let mut aligned: Aligned = Vec::new();
+        for (clean, glitched) in layout.moved.iter().enumerate().filter_map(|(p, m)| Some((p, (*m)?))) {
+            match aligned.last_mut() {
+                Some((c, g, len)) if *c + *len == clean && *g + *len == glitched => *len += 1,
+                _ => aligned.push((clean, glitched, 1)),
+            }
+        }
+        let glitched = evaluator.observe(&[Request::new(trial.clone()).with_reference(reference.clone())])?;
+        let total = glitched.first().map_or(0.0, |o| o.mean_divergence_bits());
+        let clean = (baseline.clone(), evaluator.activations(&baseline, &[])?);
+        let glitched = (trial.clone(), evaluator.activations(trial, &[])?);
+        Ok(Self { evaluator, clean, glitched, aligned, reference, total, calls: 4 })
+    }
+
+    /// The request that patches a set of components.
+    fn request(&self, set: &[Component], direction: Direction) -> Result<Request> {
+        let config = &self.evaluator.model.config;
+        let (into, from) = match direction {
+            Direction::Necessity => (&self.glitched.0, &self.clean.1),
+            Direction::Sufficiency => (&self.clean.0, &self.glitched.1),
+        };
+        let mut patches = Vec::new();
+        for component in set {
+            for &(clean, glitched, len) in &self.aligned {
+                let (first, source) = match direction {
+                    Direction::Necessity => (glitched, clean),
+                    Direction::Sufficiency => (clean, glitched),
+                };
+                let values = from.of(component, source..source + len, config);
+                let values = values.ok_or_else(|| Error::request(format!("{component} has no output to patch")))?;
+                patches.push(Patch { component: *component, first, values: values.into() });
+            }
+        }
+        Ok(Request::new(into.clone()).with_reference(self.reference.clone()).patched(patches))
+    }
+
+    /// Necessity and sufficiency of each set.
+    fn measure(&mut self, sets: &[Vec<Component>]) -> Result<Vec<(f64, f64)>> {
+        let mut requests = Vec::with_capacity(2 * sets.len());
+        for set in sets {
+            requests.push(self.request(set, Direction::Necessity)?);
+            requests.push(self.request(set, Direction::Sufficiency)?);
+        }
+        self.calls += requests.len() as u64;
+        let observed = self.evaluator.observe(&requests)?;
+        let bits: Vec<f64> = observed.iter().map(|o| o.mean_divergence_bits() / self.total).collect();
+        Ok(bits.chunks_exact(2).map(|pair| (1.0 - pair[0], pair[1])).collect())
+    }
+
+    fn effects(&mut self, components: &[Component]) -> Result<Vec<Effect>> {
+        let sets: Vec<Vec<Component>> = components.iter().map(|c| vec![*c]).collect();
+        let measured = self.measure(&sets)?;
+        Ok(components
+            .iter()
+            .zip(measured)
+            .map(|(&component, (necessity, sufficiency))| Effect { component, necessity, sufficiency })
+            .collect())
+    }
+
+    /// The neurons of the strongest MLPs that change most between the runs, weighed by what they write.
+    fn neurons(&self, effects: &[Effect], options: &Options) -> Vec<Component> {
+        let model = self.evaluator.model;
+        let (d, ff) = (model.config.hidden_size, model.config.intermediate_size);
+        let mlps: Vec<Component> =
+            rank(effects).into_iter().filter(|c| matches!(c, Component::Mlp { .. })).take(options.mlps).collect();
+        let mut chosen = Vec::new();
+        for layer in mlps.iter().map(Component::layer) {
+            let site = (layer, Site::Neurons);
+            let (Some(clean), Some(glitched)) = (self.clean.1.sites.get(&site), self.glitched.1.sites.get(&site)) else {
+                continue;
+            };
+            let mut change = vec![0f32; ff];
+            for &(c, g, len) in &self.aligned {
+                for i in 0..len {
+                    let (a, b) = (&clean[(c + i) * ff..][..ff], &glitched[(g + i) * ff..][..ff]);
+                    change.iter_mut().zip(a.iter().zip(b)).for_each(|(m, (a, b))| *m = m.max((a - b).abs()));
+                }
+            }
+            let mut norms = vec![0f32; ff];
+            for out in 0..d {
+                norms.iter_mut().zip(model.weight_row(layer, Matrix::Down, out)).for_each(|(n, w)| *n += w * w);
+            }
+            let mut order: Vec<usize> = (0..ff).collect();
+            let score = |n: usize| change[n] * norms[n].sqrt();
+            order.sort_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
+            chosen.extend(order.into_iter().take(options.neurons).map(|neuron| Component::Neuron { layer, neuron }));
+        }
+        chosen
+    }
+
+    /// The shortest head of the ranking that does nearly what the longest tried does.
+    fn smallest_set(&mut self, ranked: &[Component], options: &Options) -> Result<(Vec<Component>, (f64, f64))> {
+        // A neuron and its own MLP in one set would be counted twice.
+        let mut members: Vec<Component> = Vec::new();
+        for component in ranked {
+            let overlaps = members.iter().any(|m| match (m, component) {
+                (Component::Neuron { layer: a, .. }, Component::Mlp { layer: b })
+                | (Component::Mlp { layer: a }, Component::Neuron { layer: b, .. }) => a == b,
+                _ => false,
+            });
+            if !overlaps {
+                members.push(*component);
+            }
+            if members.len() == options.set {
+                break;
+            }
+        }
+        let heads: Vec<Vec<Component>> = (1..=members.len()).map(|n| members[..n].to_vec()).collect();
+        let measured = self.measure(&heads)?;
+        let best = measured.iter().map(|m| m.0).fold(f64::NEG_INFINITY, f64::max);
+        let at = measured.iter().position(|m| m.0 >= options.enough * best).unwrap_or(0);
+        match (heads.into_iter().nth(at), measured.get(at)) {
+            (Some(set), Some(joint)) => Ok((set, *joint)),
+            _ => Err(Error::request("the model has no components to implicate")),
+        }
+    }
+
+    /// Necessity of random sets of the same kinds and size, ascending.
+    fn controls(
+        &mut self,
+        set: &[Component],
+        coarse: &[Component],
+        neurons: &[Component],
+        options: &Options,
+    ) -> Result<Vec<f64>> {
+        let mut rng = rng::stream(options.seed, "implication controls");
+        let mut sets: Vec<Vec<Component>> = Vec::new();
+        for _ in 0..options.controls {
+            let mut drawn: Vec<Component> = Vec::new();
+            for member in set {
+                let mut pool: Vec<Component> = coarse
+                    .iter()
+                    .chain(neurons)
+                    .copied()
+                    .filter(|c| c.kind() == member.kind() && !set.contains(c) && !drawn.contains(c))
+                    .collect();
+                pool.shuffle(&mut rng);
+                drawn.extend(pool.first());
+            }
+            if drawn.len() == set.len() {
+                sets.push(drawn);
+            }
+        }
+        let mut necessity: Vec<f64> = self.measure(&sets)?.into_iter().map(|m| m.0).collect();
+        necessity.sort_by(f64::total_cmp);
+        Ok(necessity)
+    }
+}

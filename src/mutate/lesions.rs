@@ -1,0 +1,82 @@
+//! Lesions of heads, MLPs and neurons, and sets of one to three of them.
+
+use rand::Rng as _;
+
+use super::{Context, Mutator, extend};
+use crate::edit::{Action, Component, Edit, Trial};
+use crate::rng::Rng;
+
+pub const ALL: [&dyn Mutator; 3] = [&Heads, &Mlps, &Neurons];
+
+/// Attention heads.
+#[derive(Debug)]
+pub struct Heads;
+/// Whole MLPs.
+#[derive(Debug)]
+pub struct Mlps;
+/// Hidden units of an MLP.
+#[derive(Debug)]
+pub struct Neurons;
+
+impl Mutator for Heads {
+    fn name(&self) -> &'static str {
+        "heads"
+    }
+
+    fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
+        let heads = context.config.num_attention_heads;
+        lesion(parent, context, rng, heads, |layer, head| Component::Head { layer, head })
+    }
+}
+
+impl Mutator for Mlps {
+    fn name(&self) -> &'static str {
+        "mlps"
+    }
+
+    fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
+        lesion(parent, context, rng, 1, |layer, _| Component::Mlp { layer })
+    }
+}
+
+impl Mutator for Neurons {
+    fn name(&self) -> &'static str {
+        "neurons"
+    }
+
+    fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
+        let neurons = context.config.intermediate_size;
+        lesion(parent, context, rng, neurons, |layer, neuron| Component::Neuron { layer, neuron })
+    }
+}
+
+fn lesion(
+    parent: &Trial,
+    context: &Context,
+    rng: &mut Rng,
+    per_layer: usize,
+    component: impl Fn(usize, usize) -> Component,
+) -> Option<Trial> {
+    let layers = context.config.num_hidden_layers;
+    if layers == 0 || per_layer == 0 {
+        return None;
+    }
+    let action = action(rng);
+    let mut set: Vec<Component> = Vec::new();
+    for _ in 0..rng.random_range(1..=3) {
+        let drawn = component(rng.random_range(0..layers), rng.random_range(0..per_layer));
+        if !set.contains(&drawn) {
+            set.push(drawn);
+        }
+    }
+    extend(parent, set.into_iter().map(|component| Edit::Lesion { component, action }).collect())
+}
+
+/// Zero, mean, or a factor from -2 to 4.
+pub(super) fn action(rng: &mut Rng) -> Action {
+    match rng.random_range(0..3) {
+        0 => Action::Zero,
+        1 => Action::Mean,
+        _ => Action::Scale { factor: [-2.0, -1.0, 2.0, 4.0][rng.random_range(0..4)] },
+    }
+}

@@ -1,0 +1,28 @@
+//! Lesions of single weights, from a list of proposed super weights.
+
+use rand::Rng as _;
+
+use super::{Context, Mutator, extend};
+use crate::edit::{Action, Edit, Trial};
+use crate::oracle::controls::pick;
+use crate::rng::Rng;
+
+/// One weight of the proposals: removed, negated or multiplied.
+#[derive(Debug)]
+pub struct Weights;
+
+impl Mutator for Weights {
+    fn name(&self) -> &'static str {
+        "weights"
+    }
+
+    fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
+        let component = *pick(context.weights, rng)?;
+        let action = match rng.random_range(0..4) {
+            0 => Action::Scale { factor: -1.0 },
+            1 => Action::Scale { factor: 2.0 },
+            _ => Action::Zero,
+        };
+        extend(parent, vec![Edit::Lesion { component, action }])
+    }
+}

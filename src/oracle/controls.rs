@@ -1,0 +1,270 @@
+//! Matched controls: trials of the same kind and size as a suspect one, but ordinary.
+//!
+//! Every score is read against these, so they decide what counts as a finding. A control differs from
+//! its trial only in *what* is put in (which token, direction, component, weight), never in how much,
+//! where, or how often.
+
+use std::collections::BTreeMap;
+
+use rand::Rng as _;
+
+use crate::edit::{Component, Edit, EmbeddingChange, Matrix, Trial};
+use crate::model::Config;
+use crate::mutate::vocabulary::Vocabulary;
+use crate::rng::{self, Rng};
+
+/// Below this many alternatives in its third of the layers, a component's stand-in may come from any
+/// layer: a handful of alternatives would be drawn again and again and pass for many controls.
+const ENOUGH: usize = 8;
+
+/// How often a draw that came out unusable is repeated before the original is kept.
+const DRAWS: usize = 16;
+
+/// Up to `count` different controls of `trial`, none of them the trial itself.
+///
+/// They depend on `seed` and on the content of the trial only, so a verdict is the same whatever
+/// shares its batch. Fewer come back when there are not that many (a model with one MLP has no control
+/// for a lesion of it); a trial without edits has none.
+pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary: &Vocabulary) -> Vec<Trial> {
+    let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits)).unwrap_or_default();
+    let mut rng = rng::stream(seed, &format!("controls:{content}"));
+    let mut controls: Vec<Trial> = Vec::with_capacity(count);
+    for _ in 0..count * 4 {
+        if controls.len() == count || trial.edits.is_empty() {
+            break;
+        }
+        let control = control(trial, config, vocabulary, &mut rng);
+        if control != *trial && !controls.contains(&control) {
+            controls.push(control);
+        }
+    }
+    controls
+}
+
+/// One control of `trial`; the trial itself when nothing else is possible.
+pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mut Rng) -> Trial {
+    let mut tokens = StandIns::default();
+    let mut components: BTreeMap<Component, Component> = BTreeMap::new();
+    let lesioned: Vec<Component> = trial.edits.iter().filter_map(lesioned).collect();
+    let mut deleted: Vec<usize> = Vec::new();
+    let edits = trial.edits.iter().map(|edit| match *edit {
+        Edit::Replace { position, id } => Edit::Replace { position, id: tokens.of(id, trial, vocabulary, rng) },
+        Edit::Insert { position, id } => Edit::Insert { position, id: tokens.of(id, trial, vocabulary, rng) },
+        Edit::Delete { position } => {
+            let position = other_position(position, trial, config, &deleted, rng);
+            deleted.push(position);
+            Edit::Delete { position }
+        }
+        Edit::Embedding { position, change } => {
+            let change = match change {
+                EmbeddingChange::Noise { strength, .. } | EmbeddingChange::Direction { strength, .. } => {
+                    EmbeddingChange::Noise { seed: rng.random(), strength }
+                }
+                EmbeddingChange::Towards { id, strength } => {
+                    EmbeddingChange::Towards { id: tokens.of(id, trial, vocabulary, rng), strength }
+                }
+            };
+            Edit::Embedding { position, change }
+        }
+        Edit::Lesion { component, action } => {
+            let stand_in = match components.get(&component) {
+                Some(&known) => known,
+                None => {
+                    let taken: Vec<Component> = components.values().copied().collect();
+                    let drawn = other_component(component, config, &lesioned, &taken, rng);
+                    components.insert(component, drawn);
+                    drawn
+                }
+            };
+            Edit::Lesion { component: stand_in, action }
+        }
+    });
+    let edits = edits.collect();
+    trial.with_edits(edits)
+}
+
+fn lesioned(edit: &Edit) -> Option<Component> {
+    match edit {
+        Edit::Lesion { component, .. } => Some(*component),
+        _ => None,
+    }
+}
+
+/// Which ordinary token stands in for which: the same id gets the same stand-in throughout a trial,
+/// because an echo prompt that names two tokens is no echo prompt.
+#[derive(Default)]
+struct StandIns(BTreeMap<u32, u32>);
+
+impl StandIns {
+    fn of(&mut self, id: u32, trial: &Trial, vocabulary: &Vocabulary, rng: &mut Rng) -> u32 {
+        if let Some(&known) = self.0.get(&id) {
+            return known;
+        }
+        let mut drawn = id;
+        for _ in 0..DRAWS {
+            let Some(&candidate) = pick(&vocabulary.ordinary, rng) else { break };
+            // Tokens of the continuation would give it away (or, in an echo prompt, change nothing).
+            if candidate != id && !trial.continuation.contains(&candidate) && !self.0.values().any(|&used| used == candidate) {
+                drawn = candidate;
+                break;
+            }
+        }
+        self.0.insert(id, drawn);
+        drawn
+    }
+}
+
+pub(crate) fn pick<'a, T>(items: &'a [T], rng: &mut Rng) -> Option<&'a T> {
+    if items.is_empty() { None } else { items.get(rng.random_range(0..items.len())) }
+}
+
+/// First position that may be edited: a BOS stays where it is.
+pub(crate) fn first_editable(trial: &Trial, config: &Config) -> usize {
+    usize::from(config.bos_token_id.is_some() && trial.base.first().copied() == config.bos_token_id)
+}
+
+/// Another position on the same side (prompt or continuation), not yet taken.
+fn other_position(position: usize, trial: &Trial, config: &Config, taken: &[usize], rng: &mut Rng) -> usize {
+    let range =
+        if position < trial.base.len() { first_editable(trial, config)..trial.base.len() } else { trial.base.len()..trial.len() };
+    for _ in 0..DRAWS {
+        if range.is_empty() {
+            break;
+        }
+        let drawn = rng.random_range(range.clone());
+        let edited = trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(drawn));
+        if !edited && !taken.contains(&drawn) {
+            return drawn;
+        }
+    }
+    position
+}
+
+/// A component of the same kind in the same third of the layers (any layer, where the third has too
+/// few), not one of the lesioned or taken ones; for a weight, another of the same matrix.
+fn other_component(
+    component: Component,
+    config: &Config,
+    lesioned: &[Component],
+    taken: &[Component],
+    rng: &mut Rng,
+) -> Component {
+    for _ in 0..4 * DRAWS {
+        let drawn = random_like(component, config, rng);
+        if !lesioned.contains(&drawn) && !taken.contains(&drawn) {
+            return drawn;
+        }
+    }
+    component
+}
+
+fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Component {
+    let per_layer = match component {
+        Component::Head { .. } => config.num_attention_heads,
+        Component::Neuron { .. } => config.intermediate_size,
+        _ => 1,
+    };
+    let layer = random_layer(component.layer(), per_layer, config, rng);
+    match component {
+        Component::Embed => Component::Embed,
+        Component::Attention { .. } => Component::Attention { layer },
+        Component::Mlp { .. } => Component::Mlp { layer },
+        Component::Head { .. } => Component::Head { layer, head: index(config.num_attention_heads, rng) },
+        Component::Neuron { .. } => Component::Neuron { layer, neuron: index(config.intermediate_size, rng) },
+        Component::Weight { layer, matrix, .. } => {
+            let (rows, columns) = matrix_shape(matrix, config);
+            Component::Weight { layer, matrix, out: index(rows, rng), input: index(columns, rng) }
+        }
+    }
+}
+
+fn index(count: usize, rng: &mut Rng) -> usize {
+    rng.random_range(0..count.max(1))
+}
+
+fn random_layer(layer: usize, per_layer: usize, config: &Config, rng: &mut Rng) -> usize {
+    let layers = config.num_hidden_layers.max(1);
+    let third = |l: usize| l * 3 / layers;
+    let same: Vec<usize> = (0..layers).filter(|&l| third(l) == third(layer)).collect();
+    if same.len() * per_layer > ENOUGH { same[index(same.len(), rng)] } else { index(layers, rng) }
+}
+
+/// Rows (outputs) and columns (inputs) of a weight matrix.
+pub(crate) fn matrix_shape(matrix: Matrix, config: &Config) -> (usize, usize) {
+    let queries = config.num_attention_heads * config.head_dim;
+    let keys = config.num_key_value_heads * config.head_dim;
+    match matrix {
+        Matrix::Q => (queries, config.hidden_size),
+        Matrix::K | Matrix::V => (keys, config.hidden_size),
+        Matrix::O => (config.hidden_size, queries),
+        Matrix::Gate | Matrix::Up => (config.intermediate_size, config.hidden_size),
+        Matrix::Down => (config.hidden_size, config.intermediate_size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::twin;
+    use crate::edit::Action;
+
+    /// Draws controls of a trial with these edits and checks what each must satisfy.
+    fn check(edits: Vec<Edit>, expect: impl Fn(&[Edit]) -> bool) {
+        let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
+        let (config, vocabulary) = (twin::config(), twin::vocabulary());
+        let controls = draw(&trial, 16, 7, &config, &vocabulary);
+        assert!(controls.len() >= 3, "{} controls of {:?}", controls.len(), trial.edits);
+        assert_eq!(controls, draw(&trial, 16, 7, &config, &vocabulary));
+        assert_ne!(controls, draw(&trial, 16, 8, &config, &vocabulary));
+        for (index, control) in controls.iter().enumerate() {
+            assert!(control != &trial && !controls[..index].contains(control));
+            assert_eq!((&control.base, &control.continuation), (&trial.base, &trial.continuation));
+            assert!(expect(&control.edits), "{:?} is no control of {:?}", control.edits, trial.edits);
+        }
+    }
+
+    #[test]
+    fn controls_match_their_trials() {
+        use Edit::*;
+        let ordinary = |id: u32| twin::vocabulary().ordinary.contains(&id);
+        check(vec![Replace { position: 3, id: 666 }, Insert { position: 5, id: 666 }], |edits| match edits {
+            [Replace { position: 3, id: a }, Insert { position: 5, id: b }] => a == b && ordinary(*a),
+            _ => false,
+        });
+        check(vec![Delete { position: 4 }], |edits| matches!(edits, [Delete { position }] if *position < 10 && *position != 4));
+        check(
+            vec![Embedding { position: 2, change: EmbeddingChange::Direction { from: 1, to: 2, strength: 0.5 } }],
+            |edits| matches!(edits, [Embedding { position: 2, change: EmbeddingChange::Noise { strength, .. } }] if *strength == 0.5),
+        );
+        check(
+            vec![Embedding { position: 2, change: EmbeddingChange::Towards { id: 666, strength: 0.5 } }],
+            |edits| matches!(edits, [Embedding { position: 2, change: EmbeddingChange::Towards { id, strength } }] if *strength == 0.5 && ordinary(*id)),
+        );
+        let head = Component::Head { layer: 1, head: 2 };
+        check(vec![Lesion { component: head, action: Action::Zero }], |edits| match edits {
+            [Lesion { component, action: Action::Zero }] => component.kind() == "head" && *component != head,
+            _ => false,
+        });
+        let mlp = Component::Mlp { layer: 0 };
+        check(vec![Lesion { component: mlp, action: Action::Mean }], |edits| match edits {
+            [Lesion { component, action: Action::Mean }] => component.kind() == "mlp" && *component != mlp,
+            _ => false,
+        });
+        let weight = Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 };
+        check(vec![Lesion { component: weight, action: Action::Zero }], |edits| match edits {
+            [Lesion { component: Component::Weight { layer: 1, matrix: Matrix::Down, out, input }, .. }] => {
+                (*out, *input) != (3, 4) && *out < twin::config().hidden_size && *input < twin::config().intermediate_size
+            }
+            _ => false,
+        });
+    }
+
+    #[test]
+    fn what_has_no_alternative_has_no_controls() {
+        let trial = Trial::new([1, 2], [3]);
+        let embed = trial.with_edits(vec![Edit::Lesion { component: Component::Embed, action: Action::Zero }]);
+        for trial in [trial, embed] {
+            assert!(draw(&trial, 16, 1, &twin::config(), &twin::vocabulary()).is_empty());
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Trials judged against their matched controls, on a model.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{OracleKind, Verdict, baseline_request, controls};
+use crate::edit::Trial;
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator, Observation, Request};
+use crate::minimise::Judge;
+use crate::model::Config;
+use crate::mutate::vocabulary::Vocabulary;
+
+/// Judges trials by one oracle. What the campaign, the minimiser and a replay ask.
+pub struct ModelJudge<'a> {
+    pub evaluator: &'a dyn Evaluator,
+    pub config: &'a Config,
+    pub vocabulary: &'a Vocabulary,
+    pub oracle: OracleKind,
+    pub controls_per_trial: usize,
+    /// Seed of the controls (`Case::control_seed`).
+    pub seed: u64,
+    /// Of the oracle's score.
+    pub noise_floor: f64,
+    calls: AtomicU64,
+}
+
+/// Controls a verdict is read against, unless told otherwise.
+pub const CONTROLS_PER_TRIAL: usize = 16;
+
+impl<'a> ModelJudge<'a> {
+    pub fn new(
+        evaluator: &'a dyn Evaluator,
+        config: &'a Config,
+        vocabulary: &'a Vocabulary,
+        oracle: OracleKind,
+        seed: u64,
+        noise_floor: f64,
+    ) -> Self {
+        let controls_per_trial = CONTROLS_PER_TRIAL;
+        Self { evaluator, config, vocabulary, oracle, controls_per_trial, seed, noise_floor, calls: AtomicU64::new(0) }
+    }
+
+    pub fn with_controls(mut self, controls_per_trial: usize) -> Self {
+        self.controls_per_trial = controls_per_trial;
+        self
+    }
+
+    /// Trials evaluated so far: baselines and controls too.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Judges one trial with everything (baseline, trial, each control) run by itself at the canonical
+    /// shape: what turns a provisional verdict into a finding.
+    pub fn judge_alone(&self, trial: &Trial) -> Result<Verdict> {
+        let alone = |request: &Request| {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            self.evaluator.observe_alone(request)
+        };
+        let baseline = alone(&baseline_request(&[self.oracle], trial))?;
+        let score = |trial: &Trial| -> Result<f64> {
+            Ok(self.oracle.oracle().score(&alone(&self.request(trial, &baseline))?, &baseline))
+        };
+        let controls = self.controls(trial).iter().map(score).collect::<Result<Vec<_>>>()?;
+        Ok(Verdict::new(self.oracle, score(trial)?, &controls, self.noise_floor))
+    }
+
+    /// The controls this judge reads `trial` against.
+    pub fn controls(&self, trial: &Trial) -> Vec<Trial> {
+        controls::draw(trial, self.controls_per_trial, self.seed, self.config, self.vocabulary)
+    }
+
+    fn request(&self, trial: &Trial, baseline: &Observation) -> Request {
+        self.oracle.oracle().request(trial, baseline.distributions.as_ref())
+    }
+
+    fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
+        self.calls.fetch_add(requests.len() as u64, Ordering::Relaxed);
+        let observations = self.evaluator.observe(requests)?;
+        if observations.len() != requests.len() {
+            return Err(Error::request(format!("{} answers to {} requests", observations.len(), requests.len())));
+        }
+        Ok(observations)
+    }
+}
+
+impl Judge for ModelJudge<'_> {
+    /// Two calls of the evaluator whatever the number of trials: the distinct baselines, then all trials
+    /// with all their controls.
+    fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>> {
+        if trials.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut index = BTreeMap::new();
+        let mut requests = Vec::new();
+        let mut baseline_of = Vec::with_capacity(trials.len());
+        for trial in trials {
+            let next = index.len();
+            let at = *index.entry((&trial.base, &trial.continuation)).or_insert(next);
+            if at == next {
+                requests.push(baseline_request(&[self.oracle], trial));
+            }
+            baseline_of.push(at);
+        }
+        let baselines = self.observe(&requests)?;
+
+        let mut requests = Vec::new();
+        let mut spans = Vec::with_capacity(trials.len());
+        for (trial, &at) in trials.iter().zip(&baseline_of) {
+            let start = requests.len();
+            requests.push(self.request(trial, &baselines[at]));
+            requests.extend(self.controls(trial).iter().map(|control| self.request(control, &baselines[at])));
+            spans.push(start..requests.len());
+        }
+        let observations = self.observe(&requests)?;
+        let verdict = |(span, &at): (std::ops::Range<usize>, &usize)| {
+            let score = |observation| self.oracle.oracle().score(observation, &baselines[at]);
+            let scores: Vec<f64> = observations[span].iter().map(score).collect();
+            Verdict::new(self.oracle, scores[0], &scores[1..], self.noise_floor)
+        };
+        Ok(spans.into_iter().zip(&baseline_of).map(verdict).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::twin::{self, Twin};
+    use crate::edit::{Action, Component, Edit};
+
+    fn trial(edits: Vec<Edit>) -> Trial {
+        Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits)
+    }
+
+    fn check(oracle: OracleKind, trial: &Trial, fails: bool) {
+        let (twin, config, vocabulary) = (Twin, twin::config(), twin::vocabulary());
+        let judge = ModelJudge::new(&twin, &config, &vocabulary, oracle, 5, 1e-4);
+        let verdict = judge.judge(std::slice::from_ref(trial)).unwrap().remove(0);
+        assert_eq!(verdict.fails(), fails, "{:?}: {verdict:?}", trial.edits);
+        assert_eq!(verdict, judge.judge_alone(trial).unwrap());
+    }
+
+    #[test]
+    fn planted_glitches_fail_and_ordinary_edits_do_not() {
+        use OracleKind::*;
+        let head = |head| Edit::Lesion { component: Component::Head { layer: 1, head }, action: Action::Zero };
+        check(Divergence, &trial(vec![Edit::Replace { position: 4, id: 666 }]), true);
+        check(Divergence, &trial(vec![Edit::Replace { position: 4, id: 55 }]), false);
+        check(Divergence, &trial(vec![head(2)]), true);
+        check(Divergence, &trial(vec![head(1)]), false);
+        check(LossBlowup, &trial(vec![Edit::Insert { position: 10, id: 666 }]), true);
+        check(NonFinite, &trial(vec![Edit::Insert { position: 10, id: 667 }]), true);
+        check(NonFinite, &trial(vec![Edit::Insert { position: 10, id: 60 }]), false);
+        check(Collapse, &trial(vec![Edit::Replace { position: 4, id: 668 }]), true);
+        check(Collapse, &trial(vec![Edit::Replace { position: 4, id: 61 }]), false);
+        let echo = twin::echo();
+        let swap = |id: u32| {
+            let edits = echo.positions().map(|position| Edit::Replace { position, id }).collect();
+            echo.baseline().with_edits(edits)
+        };
+        check(Echo, &swap(669), true);
+        check(Echo, &swap(70), false);
+    }
+
+    #[test]
+    fn a_verdict_does_not_depend_on_what_shares_its_batch() {
+        let (twin, config, vocabulary) = (Twin, twin::config(), twin::vocabulary());
+        let judge = ModelJudge::new(&twin, &config, &vocabulary, OracleKind::Divergence, 5, 1e-4);
+        let mut trials: Vec<Trial> = (30..60).map(|id| trial(vec![Edit::Replace { position: 3, id }])).collect();
+        trials.push(Trial::new([9, 8, 7], [6]).with_edits(vec![Edit::Delete { position: 1 }]));
+        let together = judge.judge(&trials).unwrap();
+        trials.reverse();
+        let mut reversed = judge.judge(&trials).unwrap();
+        reversed.reverse();
+        assert_eq!(together, reversed);
+    }
+}
