@@ -1,11 +1,16 @@
 //! The command line: one file a subcommand; the only place that prints.
 
+mod corpus;
 pub mod exit;
 mod fuzz;
+mod implicate;
 mod interrupt;
+mod minimize;
 mod model;
 mod output;
+mod replay;
 mod report;
+mod subject;
 mod sweep;
 
 use std::process::ExitCode;
@@ -26,6 +31,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Fuzz(fuzz::FuzzArgs),
+    Minimize(minimize::Args),
+    Implicate(implicate::Args),
+    Replay(replay::Args),
+    Corpus(corpus::Args),
     Model(model::Args),
     Sweep(sweep::Args),
     Report(report::Args),
@@ -42,12 +51,16 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Fuzz(args) => fuzz::run_command(args),
+        Command::Minimize(args) => minimize::run(args),
+        Command::Implicate(args) => implicate::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Corpus(args) => corpus::run(args),
         Command::Model(args) => model::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Report(args) => report::run(args),
     };
     ExitCode::from(result.unwrap_or_else(|error| {
-        eprintln!("glitch: {}", crate::text::escape(&error.to_string()));
+        output::warn(error.to_string());
         exit::of(&error)
     }))
 }

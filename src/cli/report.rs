@@ -23,7 +23,7 @@ pub fn run(args: Args) -> Result<u8> {
     let (summary, cases) = read(&args.dir)?;
     let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));
     storage::write_atomic(&out, report::page(&summary, &cases).as_bytes())?;
-    println!("{}", text::escape(&out.display().to_string()));
+    super::output::line(text::escape(&out.display().to_string()));
     Ok(0)
 }
 
@@ -55,7 +55,7 @@ pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
     for file in files {
         match Case::read(&file) {
             Ok(case) => cases.push(case),
-            Err(e) => eprintln!("left out: {}", text::escape(&e.to_string())),
+            Err(e) => super::output::warn(format!("left out: {e}")),
         }
     }
     Ok((summary, cases))

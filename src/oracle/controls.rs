@@ -20,6 +20,10 @@ const ENOUGH: usize = 8;
 /// How often a draw that came out unusable is repeated before the original is kept.
 const DRAWS: usize = 16;
 
+/// Draws before the alternatives count as exhausted. Whatever `count` is: asking for as many as there
+/// were must give the same ones (a replay does).
+const ATTEMPTS: usize = 256;
+
 /// Up to `count` different controls of `trial`, none of them the trial itself.
 ///
 /// They depend on `seed` and on the content of the trial only, so a verdict is the same whatever
@@ -29,7 +33,7 @@ pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary:
     let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits)).unwrap_or_default();
     let mut rng = rng::stream(seed, &format!("controls:{content}"));
     let mut controls: Vec<Trial> = Vec::with_capacity(count);
-    for _ in 0..count * 4 {
+    for _ in 0..ATTEMPTS.max(count * 4) {
         if controls.len() == count || trial.edits.is_empty() {
             break;
         }

@@ -1,6 +1,9 @@
 //! The one integration binary. Regressions are named by what broke.
 
+mod cli;
+mod corpus;
 mod edits;
 mod gradient;
+mod made;
 mod parity;
 mod planted;

@@ -1,0 +1,101 @@
+//! `glitch minimize CASE`: reduces a case further, or again on another model.
+
+use std::path::{Path, PathBuf};
+
+use super::model::MODEL_HELP;
+use super::subject::{Subject, exists, figure};
+use super::{exit, output};
+use crate::campaign::{Explain, Finding, Follow as _};
+use crate::case::{Case, Minimisation};
+use crate::edit::Trial;
+use crate::error::Result;
+use crate::minimise::{self, minimise};
+use crate::oracle::Verdict;
+use crate::oracle::controls::first_editable;
+use crate::text::{escape, fit};
+
+/// Reduce a case until no single element can go, explain what is left, and write it as a case.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A case file.
+    case: PathBuf,
+    #[arg(long, help = format!("Minimise on this model, whichever one the case was made on. {MODEL_HELP}"))]
+    model: Option<String>,
+    /// Where to write the new case [default: beside the old one].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Trials that the reduction may judge.
+    #[arg(long, value_name = "N", default_value_t = minimise::Options::default().max_calls)]
+    max_calls: u64,
+}
+
+/// Forwards in one batch, controls included.
+const BATCH: usize = 96;
+
+pub fn run(args: Args) -> Result<u8> {
+    exists(&args.case)?;
+    let case = Case::read(&args.case)?;
+    let subject = Subject::of(&args.case, &case, args.model.as_deref())?;
+    let evaluator = subject.evaluator();
+    let judge = subject.judge(&evaluator, &case);
+    let trial = case.trial();
+    let before = judge.judge_alone(&trial)?;
+    if !before.fails() {
+        output::line(format!("gone  {}  nothing to minimise: {}", escape(&case.id), scores(&before)));
+        return Ok(exit::REGRESSION);
+    }
+    let options = minimise::Options {
+        max_calls: args.max_calls,
+        batch: (BATCH / (judge.controls_per_trial + 1)).max(4),
+        neutral: subject.neutral(),
+        keep_first: first_editable(&trial, &subject.model.config) > 0,
+        ..Default::default()
+    };
+    let mut reduced = minimise(&trial, &before, &judge, &options)?;
+    // The reduction judged in batches; what is written must hold alone.
+    let mut after = judge.judge_alone(&reduced.trial)?;
+    if !after.fails() {
+        output::warn("the reduced case does not hold alone: the case stays as it was");
+        let elements = reduced.minimisation.elements_before;
+        reduced.minimisation = Minimisation { elements_after: elements, one_minimal: false, ..reduced.minimisation };
+        (reduced.trial, after) = (trial.clone(), before.clone());
+    }
+    let spent = reduced.minimisation.clone();
+    // What earlier reductions did counts too: the case goes back to the raw finding.
+    let earlier = case.minimisation.as_ref().filter(|m| m.elements_after == spent.elements_before);
+    let minimisation = Minimisation {
+        calls: spent.calls.saturating_add(earlier.map_or(0, |m| m.calls)),
+        elements_before: earlier.map_or(spent.elements_before, |m| m.elements_before),
+        ..spent
+    };
+    let finding = Finding {
+        trial: reduced.trial,
+        verdict: after,
+        control_seed: case.control_seed,
+        minimisation: Some(minimisation),
+        lineage: case.lineage.clone(),
+    };
+    let (mut new, _) = Explain { evaluator: &evaluator, model: &subject.model.reference() }.follow(&finding)?;
+    new.expectation = case.expectation;
+    let beside = args.case.parent().map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
+    let written = new.write(&args.out.unwrap_or(beside))?;
+    output::line(format!("before   {}  {}  {}", escape(&case.id), size(&trial), scores(&before)));
+    output::line(format!("after    {}  {}  {}", new.id, size(&finding.trial), scores(&finding.verdict)));
+    output::line(format!("         {}", fit(&new.comment.title, 100)));
+    let certificate = if spent.one_minimal { "no single element can go" } else { "not certified to be minimal" };
+    let others = match reduced.others.len() {
+        0 => String::new(),
+        n => format!("; {n} other failures met on the way"),
+    };
+    output::line(format!("calls    {} trials judged, {} evaluated; {certificate}{others}", spent.calls, judge.calls()));
+    output::line(format!("written  {}", escape(&written.display().to_string())));
+    Ok(exit::OK)
+}
+
+fn size(trial: &Trial) -> String {
+    format!("{} edits, {} prompt tokens, {} continued", trial.edits.len(), trial.base.len(), trial.continuation.len())
+}
+
+fn scores(verdict: &Verdict) -> String {
+    format!("score {}  threshold {}  margin {}", figure(verdict.score), figure(verdict.threshold), figure(verdict.margin))
+}

@@ -1,0 +1,207 @@
+//! `glitch replay CASE|DIR...`: are the glitches still what they were?
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::model::MODEL_HELP;
+use super::subject::{Alone, Subject, exists, figure};
+use super::{exit, output};
+use crate::case::{Case, Expectation};
+use crate::corpus::{self, Outcome, Status};
+use crate::error::{Error, Result};
+use crate::evaluate::ModelEvaluator;
+use crate::text::{escape, fit};
+
+/// Run cases again, on the model they were made on, and compare.
+///
+/// Says `reproduced`, `gone` or `changed` of each. Exit 0 when every case is as it expects itself to be; 100
+/// when one is not or cannot be read; 3 when a case's model cannot be loaded; 103 when it is not the model
+/// the case was made on and --model did not say so. Where several apply, the first of these counts.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Case files; folders of them; folders that `glitch fuzz` wrote.
+    #[arg(required = true, value_name = "CASE|DIR")]
+    paths: Vec<PathBuf>,
+    #[arg(long, help = format!("Replay on this model, whichever one the cases were made on. {MODEL_HELP}"))]
+    model: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Columns that a title may take.
+const TITLE: usize = 100;
+
+/// Cases by the model they are to be replayed on, in the order met.
+type Groups = Vec<(String, Vec<(PathBuf, Case)>)>;
+
+#[derive(Default)]
+struct Tally {
+    json: bool,
+    rows: Vec<Value>,
+    reproduced: usize,
+    gone: usize,
+    changed: usize,
+    /// Replayed, and not as the case expects.
+    unexpected: usize,
+    /// Not cases, or not cases of this model.
+    bad: usize,
+    unloaded: usize,
+    other_model: usize,
+}
+
+pub fn run(args: Args) -> Result<u8> {
+    args.paths.iter().try_for_each(|path| exists(path))?;
+    let mut tally = Tally { json: args.json, ..Tally::default() };
+    let mut groups = Groups::new();
+    for path in &args.paths {
+        for entry in corpus::entries(&cases_of(path))? {
+            match entry.case {
+                Ok(case) => {
+                    let name = args.model.clone().unwrap_or_else(|| case.model.name.clone());
+                    let at = groups.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+                        groups.push((name, Vec::new()));
+                        groups.len() - 1
+                    });
+                    groups[at].1.push((entry.path, case));
+                }
+                Err(error) => tally.failed(&entry.path, &error),
+            }
+        }
+    }
+    for (name, cases) in groups {
+        let subject = match Subject::load(&name) {
+            Ok(subject) => subject,
+            // One line for each case: none of them was looked at.
+            Err(error) => {
+                cases.iter().for_each(|(path, _)| tally.failed(path, &error));
+                continue;
+            }
+        };
+        let evaluator = subject.evaluator();
+        for (path, case) in cases {
+            match one(&subject, &evaluator, &path, &case, args.model.is_none()) {
+                Ok(outcome) => tally.replayed(&path, &case, &outcome),
+                Err(error) => tally.failed(&path, &error),
+            }
+        }
+    }
+    tally.print();
+    Ok(tally.exit())
+}
+
+/// A campaign's folder stands for the cases in it.
+fn cases_of(path: &Path) -> PathBuf {
+    let inside = path.join("cases");
+    if inside.is_dir() { inside } else { path.to_owned() }
+}
+
+fn one(subject: &Subject, evaluator: &ModelEvaluator, path: &Path, case: &Case, own_model: bool) -> Result<Outcome> {
+    if own_model {
+        subject.check_fingerprint(path, case)?;
+    }
+    subject.check(path, case)?;
+    // What the model alone can refuse is a fault of the case too: it asks for something impossible.
+    corpus::replay(case, &Alone(&subject.judge(evaluator, case))).map_err(|error| match error {
+        Error::Request(message) => Error::file(path, "edits", message),
+        other => other,
+    })
+}
+
+impl Tally {
+    fn replayed(&mut self, path: &Path, case: &Case, outcome: &Outcome) {
+        match outcome.status {
+            Status::Reproduced => self.reproduced += 1,
+            Status::Gone => self.gone += 1,
+            Status::Changed => self.changed += 1,
+        }
+        let as_expected = outcome.as_expected(case.expectation);
+        self.unexpected += usize::from(!as_expected);
+        let (then, now) = (&case.verdict, &outcome.verdict);
+        if self.json {
+            self.rows.push(json!({
+                "path": path.display().to_string(), "id": case.id, "status": outcome.status.name(),
+                "as_expected": as_expected, "expectation": case.expectation, "oracle": now.oracle,
+                "score_then": then.score, "score": now.score, "threshold_then": then.threshold, "threshold": now.threshold,
+                "margin_then": then.margin, "margin": now.margin, "noise_floor": now.noise_floor,
+                "title": case.comment.title,
+            }));
+            return;
+        }
+        let surprise = match (as_expected, case.expectation) {
+            (true, _) => "",
+            (false, Expectation::Reproduces) => "  NOT AS EXPECTED (reproduced)",
+            (false, Expectation::Gone) => "  NOT AS EXPECTED (gone)",
+        };
+        output::line(format!(
+            "{:<10}  {}  {:<11}  score {} -> {}  threshold {}  margin {}  {}{surprise}",
+            outcome.status.name(),
+            escape(&case.id),
+            now.oracle.name(),
+            figure(then.score),
+            figure(now.score),
+            figure(now.threshold),
+            figure(now.margin),
+            fit(&case.comment.title, TITLE),
+        ));
+    }
+
+    /// A case that was set aside.
+    fn failed(&mut self, path: &Path, error: &Error) {
+        let status = match error {
+            Error::Fingerprint { .. } => {
+                self.other_model += 1;
+                "other_model"
+            }
+            Error::Model { .. } => {
+                self.unloaded += 1;
+                "no_model"
+            }
+            _ => {
+                self.bad += 1;
+                "bad"
+            }
+        };
+        let message = error.to_string();
+        let place = path.display().to_string();
+        let named = if message.contains(&place) { message.clone() } else { format!("{place}: {message}") };
+        output::warn(format!("set aside: {named}"));
+        if self.json {
+            self.rows.push(json!({ "path": place, "status": status, "as_expected": false, "error": message }));
+        }
+    }
+
+    fn print(&self) {
+        let replayed = self.reproduced + self.gone + self.changed;
+        if self.json {
+            let totals = json!({
+                "replayed": replayed, "reproduced": self.reproduced, "gone": self.gone, "changed": self.changed,
+                "not_as_expected": self.unexpected, "bad": self.bad, "no_model": self.unloaded, "other_model": self.other_model,
+            });
+            output::line(json!({ "cases": self.rows, "totals": totals }).to_string());
+            return;
+        }
+        let mut text = format!(
+            "{replayed} replayed: {} reproduced, {} gone, {} changed; {} not as expected",
+            self.reproduced, self.gone, self.changed, self.unexpected
+        );
+        let aside = [(self.bad, "bad"), (self.unloaded, "without their model"), (self.other_model, "of another model")];
+        for (count, what) in aside.into_iter().filter(|(count, _)| *count > 0) {
+            text.push_str(&format!(", {count} {what}"));
+        }
+        output::line(text);
+    }
+
+    fn exit(&self) -> u8 {
+        if self.unexpected + self.bad > 0 {
+            exit::REGRESSION
+        } else if self.unloaded > 0 {
+            exit::MODEL
+        } else if self.other_model > 0 {
+            exit::FINGERPRINT
+        } else {
+            exit::OK
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A case on a model: what `replay`, `minimize` and `implicate` share.
+
+use std::path::Path;
+
+use crate::case::Case;
+use crate::edit::{Edit, Trial};
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator, ModelEvaluator};
+use crate::minimise::Judge;
+use crate::model::Model;
+use crate::mutate::vocabulary::Vocabulary;
+use crate::oracle::{ModelJudge, Verdict};
+
+/// A model that cases are judged on.
+pub struct Subject {
+    pub model: Model,
+    vocabulary: Vocabulary,
+}
+
+impl Subject {
+    pub fn load(spec: &str) -> Result<Self> {
+        let model = Model::load(spec)?;
+        let vocabulary = Vocabulary::of(&model);
+        Ok(Self { model, vocabulary })
+    }
+
+    /// The model that a case names, which must be the one it was made on, or the one the user asks for,
+    /// which may be any.
+    pub fn of(path: &Path, case: &Case, asked: Option<&str>) -> Result<Self> {
+        let subject = Self::load(asked.unwrap_or(&case.model.name))?;
+        if asked.is_none() {
+            subject.check_fingerprint(path, case)?;
+        }
+        subject.check(path, case)?;
+        Ok(subject)
+    }
+
+    /// # Errors
+    /// [`Error::Fingerprint`] for a case that was made on another model.
+    pub fn check_fingerprint(&self, path: &Path, case: &Case) -> Result<()> {
+        if case.model.fingerprint == self.model.fingerprint {
+            return Ok(());
+        }
+        // A fingerprint in a file may be megabytes long.
+        let short = |fingerprint: &str| fingerprint.chars().take(16).collect();
+        let (expected, got) = (short(&case.model.fingerprint), short(&self.model.fingerprint));
+        Err(Error::Fingerprint { path: path.display().to_string(), expected, got })
+    }
+
+    /// Whether this model has what the case speaks of.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the field.
+    pub fn check(&self, path: &Path, case: &Case) -> Result<()> {
+        let bad = |field: String, error: Error| Error::file(path, field, error);
+        self.model.check_ids(&case.base).map_err(|e| bad("base".into(), e))?;
+        self.model.check_ids(&case.continuation).map_err(|e| bad("continuation".into(), e))?;
+        for (index, edit) in case.edits.iter().enumerate() {
+            let checked = match edit {
+                Edit::Replace { id, .. } | Edit::Insert { id, .. } => self.model.check_ids(&[*id]),
+                Edit::Lesion { component, .. } => self.model.check_component(component),
+                Edit::Delete { .. } | Edit::Embedding { .. } => Ok(()),
+            };
+            checked.map_err(|e| bad(format!("edits[{index}]"), e))?;
+        }
+        // Mutations may add a little to a prompt of full length; far beyond it a forward is a bomb.
+        let (length, most) = (case.trial().layout().ids.len(), 2 * self.model.config.max_position_embeddings);
+        if length > most {
+            return Err(Error::file(path, "base", format!("{length} tokens, more than twice the model's context ({most})")));
+        }
+        Ok(())
+    }
+
+    /// The judge that made the case's verdict.
+    pub fn judge<'a>(&'a self, evaluator: &'a dyn Evaluator, case: &Case) -> ModelJudge<'a> {
+        let v = &case.verdict;
+        ModelJudge::new(evaluator, &self.model.config, &self.vocabulary, v.oracle, case.control_seed, v.noise_floor)
+            .with_controls(v.controls.len())
+    }
+
+    /// An ordinary token, to put in the place of those that do not matter.
+    pub fn neutral(&self) -> Option<u32> {
+        self.vocabulary.ordinary.last().copied()
+    }
+
+    pub fn evaluator(&self) -> ModelEvaluator<'_> {
+        ModelEvaluator::new(&self.model)
+    }
+}
+
+/// Judges every trial by itself, as a finding is confirmed.
+pub struct Alone<'a>(pub &'a ModelJudge<'a>);
+
+impl Judge for Alone<'_> {
+    fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>> {
+        trials.iter().map(|trial| self.0.judge_alone(trial)).collect()
+    }
+}
+
+/// # Errors
+/// [`Error::File`] for a path on the command line that leads nowhere.
+pub fn exists(path: &Path) -> Result<()> {
+    match path.exists() {
+        true => Ok(()),
+        false => Err(Error::file(path, "path", "no such file or folder")),
+    }
+}
+
+/// A score in few columns, whatever a file says it is.
+pub fn figure(value: f64) -> String {
+    if value.abs() < 1e5 { format!("{value:.4}") } else { format!("{value:.3e}") }
+}
