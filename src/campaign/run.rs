@@ -388,7 +388,7 @@ impl<'a> Campaign<'a> {
             .with_controls(self.config.controls_per_trial)
     }
 
-    /// Confirms, minimises and explains the oldest raw finding that is not explained by a known one.
+    /// Confirms, minimises and explains the next raw finding that is not explained by a known one.
     fn follow_up(&mut self, follow: &dyn Follow, sink: &mut dyn Sink) -> Result<()> {
         let started = Instant::now();
         let done = self.follow_up_next(follow, sink);
@@ -404,7 +404,7 @@ impl<'a> Campaign<'a> {
             known.iter().any(|(k, s)| *k == kind && s.is_subset(signature))
         };
         let next = loop {
-            match self.pending.pop_front() {
+            match self.next_pending() {
                 Some((trial, verdict, _)) if known(verdict.oracle, &signature(&trial), &self.known) => continue,
                 next => break next,
             }
@@ -449,6 +449,21 @@ impl<'a> Campaign<'a> {
         self.summary.cases.push(case.id.clone());
         sink.event(Event::Case(Box::new(case)))?;
         self.take_others(kind, reduced.others, &lineage)
+    }
+
+    /// The raw finding to follow up: of the oracle with the fewest findings so far, so that one easy kind
+    /// does not crowd out the others; of those the one that stands out most, relative to its threshold.
+    fn next_pending(&mut self) -> Option<(Trial, Verdict, Lineage)> {
+        let found = |kind: OracleKind| self.known.iter().filter(|(k, _)| *k == kind).count();
+        let excess = |v: &Verdict| v.margin / v.threshold.abs().max(f64::MIN_POSITIVE);
+        let better = |a: &Verdict, b: &Verdict| found(b.oracle).cmp(&found(a.oracle)).then(excess(a).total_cmp(&excess(b)));
+        let mut best: Option<usize> = None;
+        for (i, (_, verdict, _)) in self.pending.iter().enumerate() {
+            if best.is_none_or(|b| better(verdict, &self.pending[b].1).is_gt()) {
+                best = Some(i);
+            }
+        }
+        best.and_then(|i| self.pending.remove(i))
     }
 
     /// Other failures that the reduction met become raw findings of their own.

@@ -53,8 +53,8 @@ impl Model {
     /// [`Error::Request`] for ids beyond the vocabulary or rows out of order.
     pub fn forward(&self, forward: &Forward) -> Result<Output<Vec<f32>>> {
         let embeddings = self.embed(forward)?;
-        let output = self.run(&Fused, forward, embeddings)?;
-        Ok(Output { residual: output.residual.data, kv: output.kv, captured: output.captured })
+        let mut output = self.run(&Fused, forward, embeddings)?;
+        Ok(Output { residual: std::mem::take(&mut output.residual.data), kv: output.kv, captured: output.captured })
     }
 
     /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]` (usually a variable);

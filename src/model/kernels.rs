@@ -8,6 +8,9 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::linear::PackedMatrix;
+use super::pool;
+
 /// `e^x` to 2 ulp for finite `x`; below -87 it is 0, above 88 infinite. A polynomial after Cephes, in a
 /// form that vectorises (libm's does not).
 #[inline(always)]
@@ -65,7 +68,7 @@ pub fn ln(x: f32) -> f32 {
 /// Root-mean-square normalisation of each row of `x` `[n, width]` (Zhang and Sennrich 2019).
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();
-    let mut y = vec![0f32; x.len()];
+    let mut y = pool::take(x.len());
     y.par_chunks_mut(width * 16).zip(x.par_chunks(width * 16)).for_each(|(y, x)| rms_norm_rows(y, x, weight, eps));
     y
 }
@@ -105,7 +108,7 @@ fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 
 /// `silu(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
 pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
-    let mut y = vec![0f32; x.len() / 2];
+    let mut y = pool::take(x.len() / 2);
     y.par_chunks_mut(width).zip(x.par_chunks(2 * width)).for_each(|(y, x)| swiglu_row(y, &x[..width], &x[width..]));
     y
 }
@@ -151,16 +154,14 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
-/// Keys in one tile of scores, and dimensions in one tile of outputs.
-const TILE: usize = 32;
-/// Queries that share the loads of a tile.
-const QUERIES: usize = 4;
+/// Query rows (tokens times heads of a group) whose scores exist at one time.
+const QUERIES: usize = 256;
 
 /// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k` and
 /// `v` `[tokens, kv_heads * head_dim]`; returns `z` `[tokens, heads * head_dim]`.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: AttentionShape) -> Vec<f32> {
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let mut z = vec![0f32; q.len()];
+    let mut z = pool::take(q.len());
     let mut parts = Vec::with_capacity(rows.len());
     let mut rest = z.as_mut_slice();
     for row in rows {
@@ -186,89 +187,49 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
 }
 
 /// The query heads of one key/value head over one row: `[len, group * head_dim]`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+///
+/// Two products with the packed matrix of the linear layers, whose outputs do not depend on how many
+/// rows go through together; a masked position adds `0 * v` to a sum, which leaves it as it was.
 fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: AttentionShape, kv_head: usize) -> Vec<f32> {
     let (dim, kv_width, width) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
     let group = shape.heads / shape.kv_heads;
     let before: usize = row.prefix.iter().map(|(k, _)| k.len() / kv_width).sum();
     let (len, total) = (row.tokens.len(), before + row.tokens.len());
-    let (padded, dim_padded) = (total.next_multiple_of(TILE), dim.next_multiple_of(TILE));
-    // Keys transposed [dim, padded], values [total, dim_padded]: both stream with unit stride below.
-    let mut kt = vec![0f32; dim * padded];
-    let mut vs = vec![0f32; total * dim_padded];
     let own = (&k[..len * kv_width], &v[..len * kv_width]);
-    let mut at = 0;
+    let (mut keys, mut values) = (Vec::with_capacity(total * dim), Vec::with_capacity(total * dim));
     for (k, v) in row.prefix.iter().copied().chain([own]) {
-        for (k, v) in k.chunks_exact(kv_width).zip(v.chunks_exact(kv_width)) {
-            for (d, x) in k[kv_head * dim..][..dim].iter().enumerate() {
-                kt[d * padded + at] = *x;
-            }
-            vs[at * dim_padded..][..dim].copy_from_slice(&v[kv_head * dim..][..dim]);
-            at += 1;
-        }
+        k.chunks_exact(kv_width).for_each(|k| keys.extend_from_slice(&k[kv_head * dim..][..dim]));
+        v.chunks_exact(kv_width).for_each(|v| values.extend_from_slice(&v[kv_head * dim..][..dim]));
     }
+    let keys = PackedMatrix::new_serial(&keys, total, dim);
+    let values = PackedMatrix::from_columns(&values, total, dim, dim, 0);
     let scale = 1.0 / (dim as f32).sqrt();
     let mut out = vec![0f32; len * group * dim];
-    let mut scores = vec![0f32; QUERIES * padded];
-    let queries = len * group; // query n is token n / group, head n % group
-    let mut first = 0;
-    while first < queries {
-        let n = QUERIES.min(queries - first);
-        // The last query of the block sees most; tiles beyond it are never computed.
-        let hi = before + (first + n - 1) / group + 1;
-        let query = |i: usize| {
-            let (token, head) = ((first + i.min(n - 1)) / group, (first + i.min(n - 1)) % group);
-            &q[(row.tokens.start + token) * width + (kv_head * group + head) * dim..][..dim]
-        };
-        let qs = [query(0), query(1), query(2), query(3)];
-        for tile in (0..hi).step_by(TILE) {
-            let mut acc = [[0f32; TILE]; QUERIES];
-            for d in 0..dim {
-                let keys = &kt[d * padded + tile..][..TILE];
-                for (acc, q) in acc.iter_mut().zip(&qs) {
-                    let x = q[d];
-                    for (a, key) in acc.iter_mut().zip(keys) {
-                        *a = x.mul_add(*key, *a);
-                    }
-                }
-            }
-            for (i, acc) in acc.iter().enumerate() {
-                scores[i * padded + tile..][..TILE].copy_from_slice(acc);
-            }
+    let mut gathered = Vec::with_capacity(QUERIES * dim);
+    let mut scores = vec![0f32; QUERIES.min(len * group) * total];
+    for (block, out) in out.chunks_mut(QUERIES * dim).enumerate() {
+        let (first, n) = (block * QUERIES, out.len() / dim); // query i is token i / group, head i % group
+        gathered.clear();
+        for i in first..first + n {
+            let at = (row.tokens.start + i / group) * width + (kv_head * group + i % group) * dim;
+            gathered.extend_from_slice(&q[at..at + dim]);
         }
-        let end = hi.next_multiple_of(TILE);
-        for i in 0..n {
+        let scores = &mut scores[..n * total];
+        keys.matmul_serial(&gathered, n, scores);
+        for (i, scores) in scores.chunks_exact_mut(total).enumerate() {
             let position = before + (first + i) / group;
             let lo = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
-            softmax(&mut scores[i * padded..][..end], lo..position + 1, scale);
+            softmax(scores, lo, position + 1, scale);
         }
-        for i in n..QUERIES {
-            scores[i * padded..][..end].fill(0.0);
-        }
-        for tile in (0..dim).step_by(TILE) {
-            let mut acc = [[0f32; TILE]; QUERIES];
-            for j in 0..hi {
-                let values = &vs[j * dim_padded + tile..][..TILE];
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let p = scores[i * padded + j];
-                    for (a, v) in acc.iter_mut().zip(values) {
-                        *a = p.mul_add(*v, *a);
-                    }
-                }
-            }
-            let used = TILE.min(dim - tile);
-            for (i, acc) in acc.iter().enumerate().take(n) {
-                out[(first + i) * dim + tile..][..used].copy_from_slice(&acc[..used]);
-            }
-        }
-        first += n;
+        values.matmul_serial(scores, n, out);
     }
     out
 }
 
-/// Softmax of `scale * scores` over `visible`, zero elsewhere.
-#[inline(always)]
-fn softmax(scores: &mut [f32], visible: std::ops::Range<usize>, scale: f32) {
+/// Softmax of `scale * scores` over `first..end`, zero elsewhere.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn softmax(scores: &mut [f32], first: usize, end: usize, scale: f32) {
+    let visible = first..end;
     scores[..visible.start].fill(0.0);
     scores[visible.end..].fill(0.0);
     let mut max = [f32::NEG_INFINITY; 16];

@@ -81,6 +81,19 @@ impl PackedMatrix {
         Self::with_isa(weight, out, in_, Isa::detect())
     }
 
+    /// [`new`](Self::new) on this thread alone.
+    pub fn new_serial(weight: &[f32], out: usize, in_: usize) -> Self {
+        assert_eq!(weight.len(), out * in_, "weight is not [{out}, {in_}]");
+        let len = out.div_ceil(NR) * NR * in_;
+        let mut panels = vec![0f32; len + 15];
+        let start = panels.as_ptr().align_offset(64).min(15);
+        if len > 0 {
+            let rows = weight.chunks(NR * in_);
+            panels[start..start + len].chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
+        }
+        Self { out, in_, isa: Isa::detect(), panels, start }
+    }
+
     fn with_isa(weight: &[f32], out: usize, in_: usize, isa: Isa) -> Self {
         assert_eq!(weight.len(), out * in_, "weight is not [{out}, {in_}]");
         let len = out.div_ceil(NR) * NR * in_;
@@ -93,6 +106,36 @@ impl PackedMatrix {
             filled.zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
         }
         Self { out, in_, isa, panels, start }
+    }
+
+    /// Packs the transpose of a row-major `[in, out]` array: a matrix whose columns lie in memory.
+    /// Of `stride` values a row, those from `first` are taken.
+    pub fn from_columns(values: &[f32], in_: usize, out: usize, stride: usize, first: usize) -> Self {
+        let len = out.div_ceil(NR) * NR * in_;
+        let mut panels = vec![0f32; len + 15];
+        let start = panels.as_ptr().align_offset(64).min(15);
+        if in_ > 0 {
+            for (p, panel) in panels[start..start + len].chunks_exact_mut(NR * in_).enumerate() {
+                let used = NR.min(out - p * NR);
+                for (line, row) in panel.chunks_exact_mut(NR).zip(values.chunks(stride)) {
+                    line[..used].copy_from_slice(&row[first + p * NR..][..used]);
+                }
+            }
+        }
+        Self { out, in_, isa: Isa::detect(), panels, start }
+    }
+
+    /// [`matmul`](Self::matmul) on this thread alone: for many small products side by side.
+    pub fn matmul_serial(&self, x: &[f32], m: usize, y: &mut [f32]) {
+        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
+        assert_eq!(y.len(), m * self.out, "y is not [{m}, {}]", self.out);
+        if y.is_empty() {
+            return;
+        }
+        let out = Out { ptr: y.as_mut_ptr(), stride: self.out };
+        let (panels, tiles) = (self.out.div_ceil(NR), m.div_ceil(self.isa.tile_rows()));
+        // SAFETY: one thread, all rows and panels, and `x` and `y` are as long as asserted above.
+        unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, &out, false) }
     }
 
     /// Number of outputs (rows of the weight).
@@ -146,7 +189,6 @@ impl PackedMatrix {
             let rows = share(tiles, down, i % down);
             // SAFETY: every row and panel is in one block only, so that no two threads write the
             // same place, and `x` and `y` are as long as asserted above.
-            // SAFETY: the caller's promise.
             unsafe { self.block(x, m, tiles, rows, columns, &y, accumulate) }
         };
         if across * down == 1 {

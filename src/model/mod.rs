@@ -13,6 +13,7 @@ mod linear;
 pub use linear::PackedMatrix;
 mod locate;
 mod numerics;
+mod pool;
 pub mod readout;
 mod safetensors;
 mod tokenizer;

@@ -90,6 +90,12 @@ pub struct Buffer {
     pub width: usize,
 }
 
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        super::pool::give(std::mem::take(&mut self.data));
+    }
+}
+
 /// Inference on CPU.
 pub struct Fused;
 
@@ -121,7 +127,7 @@ impl Numerics for Fused {
     fn linear(&self, x: &Buffer, linear: &Linear) -> Result<Buffer> {
         let rows = x.data.len() / x.width;
         let out = linear.matrix.out();
-        let mut data = vec![0f32; rows * out];
+        let mut data = super::pool::take(rows * out);
         linear.matrix.matmul(&x.data, rows, &mut data, false);
         if let Some(bias) = &linear.bias {
             data.chunks_exact_mut(out).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));

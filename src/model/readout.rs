@@ -44,8 +44,9 @@ impl Model {
     pub fn logits(&self, residual: &[f32]) -> Vec<f32> {
         let x = rms_norm(residual, &self.weights.norm, self.config.rms_norm_eps as f32);
         let rows = x.len() / self.config.hidden_size;
-        let mut logits = vec![0f32; rows * self.config.vocab_size];
+        let mut logits = super::pool::take(rows * self.config.vocab_size);
         self.weights.head.matrix.matmul(&x, rows, &mut logits, false);
+        super::pool::give(x);
         logits
     }
 
@@ -58,6 +59,7 @@ impl Model {
             let mut logits = self.logits(&picked);
             let rows = logits.par_chunks_mut(vocabulary).zip(chunk);
             readouts.par_extend(rows.map(|(logits, read)| reduce(logits, read)));
+            super::pool::give(logits);
         }
         readouts
     }

@@ -2,6 +2,8 @@
 
 mod cli;
 mod corpus;
+mod edits;
 mod gradient;
 mod made;
 mod parity;
+mod planted;

@@ -1,0 +1,136 @@
+//! Every edit proves that it landed, and every restore is exact: interventions that silently do nothing
+//! are the classic bug of tools like this one.
+
+use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
+use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
+use glitch::model::Model;
+
+fn model() -> Model {
+    Model::load("builtin:dense").unwrap()
+}
+
+fn prompt(model: &Model) -> Trial {
+    let ids = model.encode("The people of the United States have always been").unwrap();
+    let (base, continuation) = ids.split_at(ids.len() - 3);
+    Trial::new(base, continuation)
+}
+
+fn components() -> Vec<Component> {
+    vec![
+        Component::Embed,
+        Component::Head { layer: 1, head: 2 },
+        Component::Attention { layer: 2 },
+        Component::Mlp { layer: 3 },
+        Component::Neuron { layer: 0, neuron: 17 },
+        Component::Weight { layer: 1, matrix: Matrix::Q, out: 3, input: 5 },
+        Component::Weight { layer: 1, matrix: Matrix::K, out: 3, input: 5 },
+        Component::Weight { layer: 1, matrix: Matrix::V, out: 3, input: 5 },
+        Component::Weight { layer: 1, matrix: Matrix::O, out: 3, input: 5 },
+        Component::Weight { layer: 1, matrix: Matrix::Gate, out: 3, input: 5 },
+        Component::Weight { layer: 1, matrix: Matrix::Up, out: 3, input: 5 },
+        Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 5 },
+    ]
+}
+
+fn edits() -> Vec<Edit> {
+    let mut edits = vec![
+        Edit::Replace { position: 2, id: 900 },
+        Edit::Insert { position: 2, id: 900 },
+        Edit::Delete { position: 2 },
+        Edit::Embedding { position: 2, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
+        Edit::Embedding { position: 2, change: EmbeddingChange::Direction { from: 700, to: 900, strength: 0.5 } },
+        Edit::Embedding { position: 2, change: EmbeddingChange::Towards { id: 900, strength: 0.5 } },
+    ];
+    for component in components() {
+        for action in [Action::Zero, Action::Mean, Action::Scale { factor: 3.0 }, Action::Noise { seed: 1, strength: 1.0 }] {
+            edits.push(Edit::Lesion { component, action });
+        }
+    }
+    edits
+}
+
+fn same(a: &Observation, b: &Observation, what: &str) {
+    assert_eq!((&a.log_probs, &a.entropy, &a.divergence_bits), (&b.log_probs, &b.entropy, &b.divergence_bits), "{what}");
+}
+
+#[test]
+fn every_edit_moves_the_output() {
+    let model = model();
+    let evaluator = ModelEvaluator::new(&model);
+    let trial = prompt(&model);
+    let baseline = evaluator.observe_alone(&Request::new(trial.clone())).unwrap();
+    for edit in edits() {
+        let observed = evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit.clone()]))).unwrap();
+        assert_ne!(observed.log_probs, baseline.log_probs, "{edit:?} did nothing");
+        assert!(observed.finite, "{edit:?}");
+    }
+    let again = evaluator.observe_alone(&Request::new(trial)).unwrap();
+    same(&again, &baseline, "an edit left something behind");
+}
+
+/// A batch of all edits together, by way of shared prefixes and restarts, against each alone from the
+/// start: the planner's naive version.
+#[test]
+fn a_batch_of_edits_equals_each_alone() {
+    let model = model();
+    let evaluator = ModelEvaluator::new(&model);
+    let trial = prompt(&model);
+    let reference = evaluator.observe_alone(&Request::new(trial.clone()).keeping_distributions()).unwrap().distributions.unwrap();
+    let mut requests: Vec<Request> = edits()
+        .into_iter()
+        .map(|e| Request::new(trial.with_edits(vec![e])).with_reference(reference.clone()).generating(4))
+        .collect();
+    let all = edits();
+    for pair in all.chunks(2).filter(|p| p.len() == 2) {
+        requests.push(Request::new(trial.with_edits(pair.to_vec())).with_reference(reference.clone()));
+    }
+    let batch = evaluator.observe(&requests).unwrap();
+    for (request, batched) in requests.iter().zip(&batch) {
+        let alone = evaluator.observe_alone(request).unwrap();
+        same(batched, &alone, &format!("{:?}", request.trial.edits));
+        assert_eq!(batched.generated, alone.generated, "{:?}", request.trial.edits);
+    }
+}
+
+/// Scaling by one, noise of nothing, a step of length zero and a component patched with its own output
+/// leave every bit as it was.
+#[test]
+fn edits_of_no_size_are_exact() {
+    let model = model();
+    let evaluator = ModelEvaluator::new(&model);
+    let trial = prompt(&model);
+    let baseline = evaluator.observe_alone(&Request::new(trial.clone())).unwrap();
+    let run = evaluator.activations(&trial, &[]).unwrap();
+    for component in components() {
+        let edit = Edit::Lesion { component, action: Action::Scale { factor: 1.0 } };
+        let observed = evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit]))).unwrap();
+        same(&observed, &baseline, &format!("{component} scaled by 1"));
+        if let Some(values) = run.of(&component, 0..run.positions, &model.config) {
+            let patch = Patch { component, first: 0, values: values.into() };
+            let observed = evaluator.observe_alone(&Request::new(trial.clone()).patched(vec![patch])).unwrap();
+            same(&observed, &baseline, &format!("{component} patched with itself"));
+        }
+    }
+}
+
+#[test]
+fn what_the_model_does_not_have_is_refused() {
+    let model = model();
+    let evaluator = ModelEvaluator::new(&model);
+    let trial = prompt(&model);
+    let check = |edit: Edit, expect: &str| {
+        let error = evaluator.observe(&[Request::new(trial.with_edits(vec![edit]))]).unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+    };
+    let zero = |component| Edit::Lesion { component, action: Action::Zero };
+    check(zero(Component::Head { layer: 1, head: 99 }), "no component L1.head99");
+    check(zero(Component::Mlp { layer: 4 }), "no component L4.mlp");
+    check(zero(Component::Weight { layer: 0, matrix: Matrix::Down, out: 128, input: 0 }), "no component L0.mlp.down[128,0]");
+    check(Edit::Replace { position: 1, id: 4096 }, "beyond the vocabulary");
+}
+
+#[test]
+fn the_noise_floor_of_the_built_in_model_is_nil() {
+    let model = model();
+    assert!(ModelEvaluator::new(&model).noise_floor().unwrap() < 1e-6);
+}
