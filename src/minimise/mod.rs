@@ -21,6 +21,9 @@ pub trait Judge {
     fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>>;
 }
 
+/// Whether a trial with this verdict fails in the same way as the original.
+pub type Same<'a> = dyn Fn(&Trial, &Verdict) -> bool + 'a;
+
 /// How a trial is reduced, and what still counts as the same failure.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
@@ -42,7 +45,7 @@ pub struct Options<'a> {
     /// Strengths are found to within this share of themselves.
     pub strength_tolerance: f32,
     /// A further condition on what counts as the same failure.
-    pub same: Option<&'a dyn Fn(&Trial, &Verdict) -> bool>,
+    pub same: Option<&'a Same<'a>>,
 }
 
 impl Default for Options<'_> {
