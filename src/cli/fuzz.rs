@@ -238,9 +238,8 @@ impl Sink for Shown<'_> {
                 self.bar.tick();
                 self.last = progress;
             }
-            // Text of a case comes from a model: whatever it holds must not reach the terminal raw.
             Event::Case(case) => {
-                let title: String = case.comment.title.chars().flat_map(char::escape_debug).collect();
+                let title = crate::text::escape(&case.comment.title);
                 self.bar.println(format!("{}  {}  margin {:.3}  {title}", case.id, case.verdict.oracle, case.verdict.margin));
             }
             Event::Raw { .. } | Event::Confirmed { .. } | Event::Minimised { .. } => {}

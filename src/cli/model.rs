@@ -121,7 +121,7 @@ fn logits(model: &Model, ids: Vec<u32>) -> Result<()> {
     Ok(())
 }
 
-/// The ids of ../shared/peers/hf_forward.py: arbitrary, the same in both.
+/// Arbitrary ids, those of the peer script that benches/forward.sh compares with.
 fn bench(model: &Model, batch: usize, length: usize, json: bool) -> Result<()> {
     let span = model.config.vocab_size.min(49_000);
     let rows: Vec<Row> =

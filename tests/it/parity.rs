@@ -152,3 +152,30 @@ fn caches_and_restarts_change_nothing() {
         }
     }
 }
+
+/// The same weights in candle-transformers' own llama: a second, independent reading of the format.
+/// (Not llama3-rope: candle-transformers knows no head_dim apart from the width.)
+#[test]
+fn llama_agrees_with_candle_transformers() {
+    use candle_core::DType;
+    use candle_transformers::models::llama::{Cache, Llama, LlamaConfig};
+    for name in ["llama", "llama-tied"] {
+        let dir = fixtures().join(name);
+        let text = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        let config = serde_json::from_str::<LlamaConfig>(&text).unwrap().into_config(false);
+        // SAFETY: a fixture that nothing writes to while the test runs.
+        let vars =
+            unsafe { candle_nn::VarBuilder::from_mmaped_safetensors(&[dir.join("model.safetensors")], DType::F32, &Device::Cpu) };
+        let theirs = Llama::load(vars.unwrap(), &config).unwrap();
+        let ours = load(name);
+        let rows = ids(&expected(&dir.join("expected.safetensors")), "ids");
+        for (row, len) in rows.iter().zip([24, 17, 5]) {
+            let row = &row[..len];
+            let mut cache = Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
+            let input = Tensor::new(row, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+            let want: Vec<f32> = theirs.forward(&input, 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let got = logits(&ours, vec![Row::new(row)]);
+            close(&got[got.len() - want.len()..], &want, name);
+        }
+    }
+}
