@@ -11,9 +11,6 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("novel", include_str!("../../corpus/seeds/novel.txt")),
 ];
 
-/// Text of the built-in reference, over which means are taken.
-pub const REFERENCE: &str = include_str!("../../corpus/seeds/reference.txt");
-
 /// Largest seed file read.
 const MAX_BYTES: u64 = 16 << 20;
 

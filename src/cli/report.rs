@@ -6,9 +6,6 @@ use crate::campaign::Summary;
 use crate::case::Case;
 use crate::{Error, Result, report, storage, text};
 
-/// The newest `schema_version` of `summary.json` that this program reads.
-const NEWEST_SUMMARY: u32 = 1;
-
 /// Write a campaign's report as one HTML page.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -32,7 +29,7 @@ pub fn run(args: Args) -> Result<u8> {
 pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
     let path = dir.join("summary.json");
     let summary: Summary = storage::read_json(&path)?;
-    if summary.schema_version > NEWEST_SUMMARY {
+    if summary.schema_version > crate::campaign::SCHEMA_VERSION {
         return Err(Error::file(path, "schema_version", format!("{} is newer than this program", summary.schema_version)));
     }
     let folder = dir.join("cases");
@@ -85,7 +82,7 @@ mod tests {
     fn a_newer_summary_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let mut summary = sample::campaign().0;
-        summary.schema_version = NEWEST_SUMMARY + 1;
+        summary.schema_version = crate::campaign::SCHEMA_VERSION + 1;
         std::fs::write(dir.path().join("summary.json"), serde_json::to_vec(&summary).unwrap()).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.contains("summary.json: schema_version: 2 is newer"), "{error}");

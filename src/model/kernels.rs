@@ -202,7 +202,7 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
         v.chunks_exact(kv_width).for_each(|v| values.extend_from_slice(&v[kv_head * dim..][..dim]));
     }
     let keys = PackedMatrix::new_serial(&keys, total, dim);
-    let values = PackedMatrix::from_columns(&values, total, dim, dim, 0);
+    let values = PackedMatrix::from_columns(&values, total, dim);
     let scale = 1.0 / (dim as f32).sqrt();
     let mut out = vec![0f32; len * group * dim];
     let mut gathered = Vec::with_capacity(QUERIES * dim);

@@ -84,45 +84,49 @@ impl PackedMatrix {
     /// [`new`](Self::new) on this thread alone.
     pub fn new_serial(weight: &[f32], out: usize, in_: usize) -> Self {
         assert_eq!(weight.len(), out * in_, "weight is not [{out}, {in_}]");
-        let len = out.div_ceil(NR) * NR * in_;
-        let mut panels = vec![0f32; len + 15];
-        let start = panels.as_ptr().align_offset(64).min(15);
-        if len > 0 {
+        let mut matrix = Self::zeros(out, in_, Isa::detect());
+        if !weight.is_empty() {
             let rows = weight.chunks(NR * in_);
-            panels[start..start + len].chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
+            matrix.panels_mut().chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
         }
-        Self { out, in_, isa: Isa::detect(), panels, start }
+        matrix
     }
 
     fn with_isa(weight: &[f32], out: usize, in_: usize, isa: Isa) -> Self {
         assert_eq!(weight.len(), out * in_, "weight is not [{out}, {in_}]");
-        let len = out.div_ceil(NR) * NR * in_;
-        // Fresh zero pages, touched first by the threads that fill them.
-        let mut panels = vec![0f32; len + 15];
-        let start = panels.as_ptr().align_offset(64).min(15);
-        if len > 0 {
+        let mut matrix = Self::zeros(out, in_, isa);
+        if !weight.is_empty() {
             let rows = weight.par_chunks(NR * in_);
-            let filled = panels[start..start + len].par_chunks_mut(NR * in_);
-            filled.zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
+            matrix.panels_mut().par_chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
         }
-        Self { out, in_, isa, panels, start }
+        matrix
     }
 
     /// Packs the transpose of a row-major `[in, out]` array: a matrix whose columns lie in memory.
-    /// Of `stride` values a row, those from `first` are taken.
-    pub fn from_columns(values: &[f32], in_: usize, out: usize, stride: usize, first: usize) -> Self {
-        let len = out.div_ceil(NR) * NR * in_;
-        let mut panels = vec![0f32; len + 15];
-        let start = panels.as_ptr().align_offset(64).min(15);
-        if in_ > 0 {
-            for (p, panel) in panels[start..start + len].chunks_exact_mut(NR * in_).enumerate() {
+    pub fn from_columns(values: &[f32], in_: usize, out: usize) -> Self {
+        assert_eq!(values.len(), in_ * out, "values are not [{in_}, {out}]");
+        let mut matrix = Self::zeros(out, in_, Isa::detect());
+        if !values.is_empty() {
+            for (p, panel) in matrix.panels_mut().chunks_exact_mut(NR * in_).enumerate() {
                 let used = NR.min(out - p * NR);
-                for (line, row) in panel.chunks_exact_mut(NR).zip(values.chunks(stride)) {
-                    line[..used].copy_from_slice(&row[first + p * NR..][..used]);
+                for (line, row) in panel.chunks_exact_mut(NR).zip(values.chunks_exact(out)) {
+                    line[..used].copy_from_slice(&row[p * NR..][..used]);
                 }
             }
         }
-        Self { out, in_, isa: Isa::detect(), panels, start }
+        matrix
+    }
+
+    /// Panels of zeros, not touched yet: each page belongs to the thread that fills it.
+    fn zeros(out: usize, in_: usize, isa: Isa) -> Self {
+        let panels = vec![0f32; out.div_ceil(NR) * NR * in_ + 15];
+        let start = panels.as_ptr().align_offset(64).min(15);
+        Self { out, in_, isa, panels, start }
+    }
+
+    fn panels_mut(&mut self) -> &mut [f32] {
+        let len = self.out.div_ceil(NR) * NR * self.in_;
+        &mut self.panels[self.start..][..len]
     }
 
     /// [`matmul`](Self::matmul) on this thread alone: for many small products side by side.
