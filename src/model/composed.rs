@@ -31,7 +31,7 @@ impl CustomOp1 for Product {
         let x = contiguous(storage, layout)?;
         let rows = x.len() / self.0.in_();
         let mut y = vec![0f32; rows * self.0.out()];
-        self.0.matmul(x, rows, &mut y, false);
+        self.0.matmul(x, rows, &mut y);
         Ok((CpuStorage::F32(y), Shape::from((rows, self.0.out()))))
     }
 

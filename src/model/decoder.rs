@@ -142,7 +142,11 @@ impl Model {
             let out = at(i, Site::AttnOut, product(i, &z, &layer.o, &[Matrix::O])?, &mut captured)?;
             x = mode.add(x, &out)?;
             let h = mode.rms_norm(&x, &layer.mlp_norm, config.rms_norm_eps)?;
-            let hidden = mode.swiglu(&product(i, &h, &layer.gate_up, &[Matrix::Gate, Matrix::Up])?)?;
+            let edited = [Matrix::Gate, Matrix::Up].iter().any(|m| hooks.weights.contains_key(&(i, *m)));
+            let hidden = match edited {
+                true => mode.swiglu(&product(i, &h, &layer.gate_up, &[Matrix::Gate, Matrix::Up])?)?,
+                false => mode.gated(&h, &layer.gate_up)?,
+            };
             let hidden = at(i, Site::Neurons, hidden, &mut captured)?;
             let out = at(i, Site::MlpOut, product(i, &hidden, &layer.down, &[Matrix::Down])?, &mut captured)?;
             x = at(i, Site::ResidPost, mode.add(x, &out)?, &mut captured)?;

@@ -11,12 +11,18 @@ use rayon::prelude::*;
 use super::linear::PackedMatrix;
 use super::pool;
 
-/// `e^x` to 2 ulp for finite `x`; below -87 it is 0, above 88 infinite. A polynomial after Cephes, in a
-/// form that vectorises (libm's does not).
+/// `e^x` to 2 ulp for finite `x`; below -87.3 it is 0, above 88.3 infinite. A polynomial after Cephes, in
+/// a form that vectorises (libm's does not; nor, without a dozen instructions for the numbers that do not
+/// fit, does Rust's cast to an integer, so the integer is read off the bits of a rounded sum).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    let clamped = x.clamp(-87.3, 88.7);
-    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    const LOW: f32 = -87.3;
+    const HIGH: f32 = 88.3;
+    /// Adding 1.5 * 2^23 leaves no bits for a fraction.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(LOW, HIGH);
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = n.mul_add(-0.693_359_4, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4f32;
@@ -24,19 +30,10 @@ pub fn exp(x: f32) -> f32 {
         p = p.mul_add(r, c);
     }
     let p = p.mul_add(r * r, r) + 1.0;
-    // Two steps, since 2^128 is no float but e^88.7 is one.
-    let half = (n * 0.5).floor();
-    let scale = |k: f32| f32::from_bits((((k as i32) + 127) as u32) << 23);
-    let y = p * scale(half) * scale(n - half);
-    if x < -87.3 {
-        0.0
-    } else if x > 88.7 {
-        f32::INFINITY
-    } else if x.is_nan() {
-        x
-    } else {
-        y
-    }
+    let y = p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    let y = if x < LOW { 0.0 } else { y };
+    let y = if x > HIGH { f32::INFINITY } else { y };
+    if x.is_nan() { x } else { y }
 }
 
 /// `ln(x)` to a few ulp for positive normal `x`; 0 and denormals give about -87.
@@ -73,8 +70,9 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     y
 }
 
+/// [`rms_norm`] on this thread, `y` and `x` `[n, width]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn rms_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+pub fn rms_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let width = weight.len();
     for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
         let scale = 1.0 / (lanes_sum(x, |v| v * v) / width as f32 + eps).sqrt();
@@ -89,12 +87,15 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     x.par_chunks_mut(1 << 14).zip(y.par_chunks(1 << 14)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
 }
 
-/// Sum of `f(x)` in 16 lanes, folded in a fixed order.
+/// Lanes of a sum: as many as one or two vectors hold, folded in a fixed order at the end. Loops over
+/// `[f32; LANES]` are of constant length, which is what makes them vectors.
+pub const LANES: usize = 16;
+
+/// Sum of `f(x)`, lane by lane.
 #[inline(always)]
-fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0f32; 16];
-    let chunks = x.chunks_exact(16);
-    let rest = chunks.remainder();
+pub fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, v) in lanes.iter_mut().zip(chunk) {
             *lane += f(*v);
@@ -106,6 +107,19 @@ fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
+/// The largest value; `-inf` of none.
+#[inline(always)]
+pub fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = if *v > *lane { *v } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
+}
+
 /// `silu(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
 pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
     let mut y = pool::take(x.len() / 2);
@@ -113,8 +127,9 @@ pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
     y
 }
 
+/// `silu(gate) * up`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn swiglu_row(y: &mut [f32], gate: &[f32], up: &[f32]) {
+pub fn swiglu_row(y: &mut [f32], gate: &[f32], up: &[f32]) {
     for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
         *y = g / (1.0 + exp(-g)) * u;
     }
@@ -206,7 +221,7 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
     let scale = 1.0 / (dim as f32).sqrt();
     let mut out = vec![0f32; len * group * dim];
     let mut gathered = Vec::with_capacity(QUERIES * dim);
-    let mut scores = vec![0f32; QUERIES.min(len * group) * total];
+    let mut scores = pool::take(QUERIES.min(len * group) * total);
     for (block, out) in out.chunks_mut(QUERIES * dim).enumerate() {
         let (first, n) = (block * QUERIES, out.len() / dim); // query i is token i / group, head i % group
         gathered.clear();
@@ -223,6 +238,7 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
         }
         values.matmul_serial(scores, n, out);
     }
+    pool::give(scores);
     out
 }
 
@@ -232,23 +248,12 @@ fn softmax(scores: &mut [f32], first: usize, end: usize, scale: f32) {
     let visible = first..end;
     scores[..visible.start].fill(0.0);
     scores[visible.end..].fill(0.0);
-    let mut max = [f32::NEG_INFINITY; 16];
-    for chunk in scores[visible.clone()].chunks(16) {
-        for (m, s) in max.iter_mut().zip(chunk) {
-            *m = m.max(*s);
-        }
-    }
-    let max = max.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)) * scale;
-    let mut lanes = [0f32; 16];
-    for chunk in scores[visible.clone()].chunks_mut(16) {
-        for (lane, s) in lanes.iter_mut().zip(chunk) {
-            *s = exp(s.mul_add(scale, -max));
-            *lane += *s;
-        }
-    }
-    let sum: f32 = lanes.iter().sum();
+    let scores = &mut scores[visible];
+    let max = largest(scores) * scale;
+    scores.iter_mut().for_each(|s| *s = exp(s.mul_add(scale, -max)));
+    let sum = lanes_sum(scores, |s| s);
     let inverse = 1.0 / sum;
-    scores[visible].iter_mut().for_each(|s| *s *= inverse);
+    scores.iter_mut().for_each(|s| *s *= inverse);
 }
 
 #[cfg(test)]

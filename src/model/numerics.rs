@@ -5,9 +5,12 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::config::Config;
 use super::hooks::{Block, Change, WeightEdit};
 use super::kernels::{self, AttentionRow, AttentionShape};
+use super::linear::GATED_MULTIPLE;
 use super::weights::Linear;
 use crate::error::Result;
 
@@ -55,6 +58,10 @@ pub trait Numerics {
         shape: AttentionShape,
     ) -> Result<Self::Array>;
     fn swiglu(&self, gate_up: &Self::Array) -> Result<Self::Array>;
+    /// [`swiglu`](Self::swiglu) of [`linear`](Self::linear), with the same result.
+    fn gated(&self, x: &Self::Array, gate_up: &Linear) -> Result<Self::Array> {
+        self.swiglu(&self.linear(x, gate_up)?)
+    }
 }
 
 /// Weights of per-head normalisation, `[head_dim]` each.
@@ -90,11 +97,21 @@ pub struct Buffer {
     pub width: usize,
 }
 
+impl Buffer {
+    /// Of any values, every one of which the caller must write.
+    fn taken(rows: usize, width: usize) -> Self {
+        Self { data: super::pool::take(rows * width), width }
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         super::pool::give(std::mem::take(&mut self.data));
     }
 }
+
+/// Tokens whose heads are split and rotated by one thread at a time.
+const HEAD_TOKENS: usize = 16;
 
 /// Inference on CPU.
 pub struct Fused;
@@ -127,12 +144,12 @@ impl Numerics for Fused {
     fn linear(&self, x: &Buffer, linear: &Linear) -> Result<Buffer> {
         let rows = x.data.len() / x.width;
         let out = linear.matrix.out();
-        let mut data = super::pool::take(rows * out);
-        linear.matrix.matmul(&x.data, rows, &mut data, false);
+        let mut y = Buffer::taken(rows, out);
+        linear.matrix.matmul(&x.data, rows, &mut y.data);
         if let Some(bias) = &linear.bias {
-            data.chunks_exact_mut(out).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+            y.data.par_chunks_exact_mut(out).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         }
-        Ok(Buffer { data, width: out })
+        Ok(y)
     }
 
     fn edit_weights(&self, mut y: Buffer, x: &Buffer, edits: &[WeightEdit], first: usize) -> Result<Buffer> {
@@ -158,27 +175,30 @@ impl Numerics for Fused {
         spans: &[Span],
     ) -> Result<(Buffer, Buffer, Buffer)> {
         let (qw, kw) = (config.q_width(), config.kv_width());
-        let tokens = qkv.data.len() / qkv.width;
-        let (mut q, mut k, mut v) =
-            (Vec::with_capacity(tokens * qw), Vec::with_capacity(tokens * kw), Vec::with_capacity(tokens * kw));
-        for row in qkv.data.chunks_exact(qkv.width) {
-            q.extend_from_slice(&row[..qw]);
-            k.extend_from_slice(&row[qw..qw + kw]);
-            v.extend_from_slice(&row[qw + kw..]);
-        }
-        let eps = config.rms_norm_eps as f32;
-        for (x, norm, width) in [(&mut q, norms.q, qw), (&mut k, norms.k, kw)] {
-            if let Some(weight) = norm {
-                *x = kernels::rms_norm(x, weight, eps);
+        let positions: Vec<usize> = spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i)).collect();
+        let [mut q, mut k, mut v] = [qw, kw, kw].map(|width| Buffer::taken(positions.len(), width));
+        let (eps, qkv_width) = (config.rms_norm_eps as f32, qkv.width);
+        let rotated = |to: &mut [f32], from: &[f32], norm: Option<&[f32]>, position: usize| {
+            match norm {
+                Some(weight) => kernels::rms_norm_rows(to, from, weight, eps),
+                None => to.copy_from_slice(from),
             }
-            for span in spans {
-                for (i, t) in span.tokens.clone().enumerate() {
-                    let (cos, sin) = rope.at(span.position + i);
-                    kernels::rotate_heads(&mut x[t * width..][..width], cos, sin);
-                }
+            let (cos, sin) = rope.at(position);
+            kernels::rotate_heads(to, cos, sin);
+        };
+        let to = (q.data.par_chunks_mut(HEAD_TOKENS * qw))
+            .zip(k.data.par_chunks_mut(HEAD_TOKENS * kw))
+            .zip(v.data.par_chunks_mut(HEAD_TOKENS * kw));
+        let from = qkv.data.par_chunks(HEAD_TOKENS * qkv.width).zip(positions.par_chunks(HEAD_TOKENS));
+        to.zip(from).for_each(|(((q, k), v), (qkv, positions))| {
+            let to = q.chunks_exact_mut(qw).zip(k.chunks_exact_mut(kw)).zip(v.chunks_exact_mut(kw));
+            for ((((q, k), v), row), position) in to.zip(qkv.chunks_exact(qkv_width)).zip(positions) {
+                rotated(q, &row[..qw], norms.q, *position);
+                rotated(k, &row[qw..qw + kw], norms.k, *position);
+                v.copy_from_slice(&row[qw + kw..]);
             }
-        }
-        Ok((Buffer { data: q, width: qw }, Buffer { data: k, width: kw }, Buffer { data: v, width: kw }))
+        });
+        Ok((q, k, v))
     }
 
     fn attention(&self, q: &Buffer, k: &Buffer, v: &Buffer, rows: &[AttentionRow], shape: AttentionShape) -> Result<Buffer> {
@@ -188,6 +208,17 @@ impl Numerics for Fused {
     fn swiglu(&self, gate_up: &Buffer) -> Result<Buffer> {
         let width = gate_up.width / 2;
         Ok(Buffer { data: kernels::swiglu(&gate_up.data, width), width })
+    }
+
+    fn gated(&self, x: &Buffer, gate_up: &Linear) -> Result<Buffer> {
+        let matrix = &gate_up.matrix;
+        if gate_up.bias.is_some() || !matrix.out().is_multiple_of(GATED_MULTIPLE) {
+            return self.swiglu(&self.linear(x, gate_up)?);
+        }
+        let rows = x.data.len() / x.width;
+        let mut y = Buffer::taken(rows, matrix.out() / 2);
+        matrix.matmul_gated(&x.data, rows, &mut y.data, kernels::swiglu_row);
+        Ok(y)
     }
 }
 

@@ -7,7 +7,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::Model;
-use super::kernels::{exp, ln, rms_norm};
+use super::kernels::{LANES, exp, lanes_sum, largest, ln, rms_norm};
 use crate::evaluate::{Distributions, Observation};
 
 /// One position to read.
@@ -45,7 +45,7 @@ impl Model {
         let x = rms_norm(residual, &self.weights.norm, self.config.rms_norm_eps as f32);
         let rows = x.len() / self.config.hidden_size;
         let mut logits = super::pool::take(rows * self.config.vocab_size);
-        self.weights.head.matrix.matmul(&x, rows, &mut logits, false);
+        self.weights.head.matrix.matmul(&x, rows, &mut logits);
         super::pool::give(x);
         logits
     }
@@ -67,15 +67,8 @@ impl Model {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn reduce(logits: &mut [f32], read: &Read) -> Readout {
-    let mut bad = 0u32;
-    let mut max = [f32::NEG_INFINITY; 16];
-    for chunk in logits.chunks(16) {
-        for (m, x) in max.iter_mut().zip(chunk) {
-            bad += u32::from(!x.is_finite());
-            *m = m.max(*x);
-        }
-    }
-    if bad > 0 {
+    // A NaN or an infinity, and nothing else, stays when it is multiplied by zero.
+    if lanes_sum(logits, |x| x * 0.0) != 0.0 {
         // Nothing is comparable with a NaN: such a row is reported as not finite and nothing else.
         return Readout {
             log_prob: f32::NEG_INFINITY,
@@ -84,19 +77,10 @@ fn reduce(logits: &mut [f32], read: &Read) -> Readout {
             ..Readout::default()
         };
     }
-    let max = max.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let (mut sums, mut weighted) = ([0f32; 16], [0f32; 16]);
-    for chunk in logits.chunks_mut(16) {
-        for ((s, w), x) in sums.iter_mut().zip(&mut weighted).zip(chunk) {
-            *x -= max;
-            let e = exp(*x);
-            *s += e;
-            *w = e.mul_add(*x, *w);
-        }
-    }
-    let sum: f32 = sums.iter().sum();
+    let max = largest(logits);
+    let (sum, weighted) = exponentials(logits, max);
     let log_sum = sum.ln();
-    let entropy = log_sum - weighted.iter().sum::<f32>() / sum;
+    let entropy = log_sum - weighted / sum;
     logits.iter_mut().for_each(|x| *x -= log_sum);
     let divergence_bits = read.reference.as_ref().map(|(d, row)| jensen_shannon_bits(logits, d.row(*row)));
     Readout {
@@ -109,34 +93,73 @@ fn reduce(logits: &mut [f32], read: &Read) -> Readout {
     }
 }
 
+/// Subtracts `max` from all values; the sum of their exponentials, and that of exponential times value.
+#[inline(always)]
+fn exponentials(x: &mut [f32], max: f32) -> (f32, f32) {
+    let (mut sums, mut weighted) = ([0f32; LANES], [0f32; LANES]);
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] -= max;
+            let e = exp(chunk[i]);
+            sums[i] += e;
+            weighted[i] = e.mul_add(chunk[i], weighted[i]);
+        }
+    }
+    for (i, x) in rest.iter_mut().enumerate() {
+        *x -= max;
+        let e = exp(*x);
+        sums[i] += e;
+        weighted[i] = e.mul_add(*x, weighted[i]);
+    }
+    (sums.iter().sum(), weighted.iter().sum())
+}
+
 /// Jensen-Shannon divergence of two distributions given as log-probabilities (nats), in bits.
 #[inline(always)]
 fn jensen_shannon_bits(p: &[f32], q: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    for (p, q) in p.chunks(16).zip(q.chunks(16)) {
-        for ((lane, lp), lq) in lanes.iter_mut().zip(p).zip(q) {
-            let (p, q) = (exp(*lp), exp(*lq));
-            let log_mean = ln(0.5 * (p + q));
-            // A probability of zero contributes nothing; its logarithm may be -inf, whose product is not.
-            let a = if p > 0.0 { p * (lp - log_mean) } else { 0.0 };
-            let b = if q > 0.0 { q * (lq - log_mean) } else { 0.0 };
-            *lane += a + b;
+    let mut lanes = [0f32; LANES];
+    let ((p, p_rest), (q, q_rest)) = (p.as_chunks::<LANES>(), q.as_chunks::<LANES>());
+    for (p, q) in p.iter().zip(q) {
+        for i in 0..LANES {
+            lanes[i] += divergence_term(p[i], q[i]);
         }
+    }
+    for (lane, (p, q)) in lanes.iter_mut().zip(p_rest.iter().zip(q_rest)) {
+        *lane += divergence_term(*p, *q);
     }
     (0.5 * lanes.iter().sum::<f32>() / std::f32::consts::LN_2).clamp(0.0, 1.0)
 }
 
+/// What one token adds to twice the divergence, nats.
+#[inline(always)]
+fn divergence_term(lp: f32, lq: f32) -> f32 {
+    let (p, q) = (exp(lp), exp(lq));
+    let log_mean = ln(0.5 * (p + q));
+    // A probability of zero contributes nothing; its logarithm may be -inf, whose product is not.
+    let a = if p > 0.0 { p * (lp - log_mean) } else { 0.0 };
+    let b = if q > 0.0 { q * (lq - log_mean) } else { 0.0 };
+    a + b
+}
+
 /// The most probable ids, best first; ties by id.
+#[inline(always)]
 fn top(log_probs: &[f32]) -> Vec<(u32, f32)> {
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(Observation::TOP + 1);
     let mut least = f32::NEG_INFINITY;
-    for (id, &x) in log_probs.iter().enumerate() {
-        if x > least || best.len() < Observation::TOP {
-            let at = best.partition_point(|(_, y)| *y >= x);
-            best.insert(at, (id as u32, x));
-            best.truncate(Observation::TOP);
-            if best.len() == Observation::TOP {
-                least = best[Observation::TOP - 1].1;
+    for (chunk, first) in log_probs.chunks(LANES).zip((0..).step_by(LANES)) {
+        // Few chunks hold anything that belongs in the list.
+        if best.len() == Observation::TOP && largest(chunk) <= least {
+            continue;
+        }
+        for (id, &x) in (first..).zip(chunk) {
+            if x > least || best.len() < Observation::TOP {
+                let at = best.partition_point(|(_, y)| *y >= x);
+                best.insert(at, (id, x));
+                best.truncate(Observation::TOP);
+                if best.len() == Observation::TOP {
+                    least = best[Observation::TOP - 1].1;
+                }
             }
         }
     }

@@ -82,7 +82,7 @@ fn distances(rows: &[Vec<f32>]) -> Vec<f32> {
     for block in voters.chunks(256) {
         let x: Vec<f32> = block.iter().flat_map(|i| rows[*i].iter().copied()).collect();
         let mut cosines = vec![0f32; block.len() * rows.len()];
-        table.matmul(&x, block.len(), &mut cosines, false);
+        table.matmul(&x, block.len(), &mut cosines);
         let found = cosines.par_chunks(rows.len()).map(nearest).collect::<Vec<_>>();
         for (density, members) in found {
             if best.as_ref().is_none_or(|(d, _)| density > *d) {

@@ -1,0 +1,398 @@
+//! Dense linear layers with constant weights: `y[m, out] = x[m, in] * W[out, in]^T`.
+//!
+//! [`PackedMatrix`] stores a weight once, rearranged for the kernels: the output columns are cut
+//! into panels of [`NR`] columns, and a panel holds its `in * NR` values with the columns of one
+//! input feature next to each other. A kernel then computes a tile of a few rows of `x` by a few
+//! vectors of one panel in registers, reading the panel as one forward stream and the rows of `x`
+//! where they lie (nothing but the weight is ever copied).
+//!
+//! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for `k` ascending,
+//! whichever tile, block or thread computes it. So a row's result does not depend, to the bit, on
+//! the other rows of the batch, on their number, or on the number of threads. It does depend on
+//! whether the CPU has fused multiply-add (`vector.rs`).
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use tile::{MAX_ROWS, Tile};
+use transposed::{DOT_INPUTS, DOT_ROWS, Dot};
+use vector::Isa;
+
+#[cfg(test)]
+mod tests;
+mod tile;
+mod transposed;
+mod vector;
+
+/// Columns of a panel.
+const NR: usize = 32;
+/// Most input features of one pass over a tile. A tile's rows of `x` are read forward, so they may
+/// exceed the first-level cache; a panel's part must leave room for others in the second.
+const KC: usize = 2048;
+/// Bytes of weights of one pass (panels times features): these stay in the second-level cache, the
+/// smallest of which in use is 512 kB.
+const PASS_BYTES: usize = 320 << 10;
+/// What the outputs of a matrix must be a multiple of for [`PackedMatrix::matmul_gated`].
+pub const GATED_MULTIPLE: usize = 2 * NR;
+/// Multiply-adds below which a product is not worth sharing between threads.
+const SERIAL_WORK: usize = 1 << 16;
+
+/// A constant weight matrix `[out, in]`, packed for multiplication from the left.
+#[derive(Clone)]
+pub struct PackedMatrix {
+    out: usize,
+    in_: usize,
+    isa: Isa,
+    panels: Vec<f32>,
+    /// Where in `panels` the first panel begins: at the start of a cache line.
+    start: usize,
+}
+
+impl PackedMatrix {
+    /// Packs a row-major `[out, in]` weight.
+    ///
+    /// # Panics
+    /// If `weight` does not hold `out * in_` values.
+    pub fn new(weight: &[f32], out: usize, in_: usize) -> Self {
+        Self::with_isa(weight, out, in_, Isa::detect())
+    }
+
+    /// [`new`](Self::new) on this thread alone.
+    pub fn new_serial(weight: &[f32], out: usize, in_: usize) -> Self {
+        assert_eq!(weight.len(), out * in_, "weight is not [{out}, {in_}]");
+        let mut matrix = Self::zeros(out, in_, Isa::detect());
+        if !weight.is_empty() {
+            let rows = weight.chunks(NR * in_);
+            matrix.panels_mut().chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
+        }
+        matrix
+    }
+
+    fn with_isa(weight: &[f32], out: usize, in_: usize, isa: Isa) -> Self {
+        assert_eq!(weight.len(), out * in_, "weight is not [{out}, {in_}]");
+        let mut matrix = Self::zeros(out, in_, isa);
+        if !weight.is_empty() {
+            let rows = weight.par_chunks(NR * in_);
+            matrix.panels_mut().par_chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
+        }
+        matrix
+    }
+
+    /// Packs the transpose of a row-major `[in, out]` array: a matrix whose columns lie in memory.
+    pub fn from_columns(values: &[f32], in_: usize, out: usize) -> Self {
+        assert_eq!(values.len(), in_ * out, "values are not [{in_}, {out}]");
+        let mut matrix = Self::zeros(out, in_, Isa::detect());
+        if !values.is_empty() {
+            for (p, panel) in matrix.panels_mut().chunks_exact_mut(NR * in_).enumerate() {
+                let used = NR.min(out - p * NR);
+                for (line, row) in panel.chunks_exact_mut(NR).zip(values.chunks_exact(out)) {
+                    line[..used].copy_from_slice(&row[p * NR..][..used]);
+                }
+            }
+        }
+        matrix
+    }
+
+    /// Panels of zeros, not touched yet: each page belongs to the thread that fills it.
+    fn zeros(out: usize, in_: usize, isa: Isa) -> Self {
+        let panels = vec![0f32; out.div_ceil(NR) * NR * in_ + 15];
+        let start = panels.as_ptr().align_offset(64).min(15);
+        Self { out, in_, isa, panels, start }
+    }
+
+    fn panels_mut(&mut self) -> &mut [f32] {
+        let len = self.out.div_ceil(NR) * NR * self.in_;
+        &mut self.panels[self.start..][..len]
+    }
+
+    /// [`matmul`](Self::matmul) on this thread alone: for many small products side by side.
+    pub fn matmul_serial(&self, x: &[f32], m: usize, y: &mut [f32]) {
+        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
+        assert_eq!(y.len(), m * self.out, "y is not [{m}, {}]", self.out);
+        if y.is_empty() {
+            return;
+        }
+        let out = Out { ptr: y.as_mut_ptr(), stride: self.out };
+        let (panels, tiles) = (self.out.div_ceil(NR), m.div_ceil(self.isa.tile_rows()));
+        // SAFETY: one thread, all rows and panels, and `x` and `y` are as long as asserted above.
+        unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, &out) }
+    }
+
+    /// Number of outputs (rows of the weight).
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Number of inputs (columns of the weight).
+    pub fn in_(&self) -> usize {
+        self.in_
+    }
+
+    /// The weight from input `in_` to output `out`.
+    pub fn get(&self, out: usize, in_: usize) -> f32 {
+        assert!(out < self.out && in_ < self.in_, "no weight at [{out}, {in_}]");
+        self.panel(out / NR)[in_ * NR + out % NR]
+    }
+
+    /// Copies row `out` of the weight, all the weights of that output, to `dst`.
+    pub fn row(&self, out: usize, dst: &mut [f32]) {
+        assert!(out < self.out, "no row {out}");
+        assert_eq!(dst.len(), self.in_);
+        for (d, line) in dst.iter_mut().zip(self.panel(out / NR).chunks_exact(NR)) {
+            *d = line[out % NR];
+        }
+    }
+
+    /// `y = x * W^T` for `x[m, in]` and `y[m, out]`.
+    pub fn matmul(&self, x: &[f32], m: usize, y: &mut [f32]) {
+        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
+        assert_eq!(y.len(), m * self.out, "y is not [{m}, {}]", self.out);
+        if y.is_empty() {
+            return;
+        }
+        let y = Out { ptr: y.as_mut_ptr(), stride: self.out };
+        self.in_blocks(m, self.out.div_ceil(NR), NR, |tiles, rows, panels| {
+            // SAFETY: every row and panel is in one block only, so that no two threads write the
+            // same place, and `x` and `y` are as long as asserted above.
+            unsafe { self.block(x, m, tiles, rows, panels, &y) }
+        });
+    }
+
+    /// `y[m, out / 2] = gate(x * A^T, x * B^T)` where `A` and `B` are the upper and the lower half of the
+    /// weight: the product of a gated MLP, whose halves meet while they are in the first-level cache.
+    /// `gate` is given equally many values of `y`, of the first and of the second product. The sums are
+    /// those of [`matmul`](Self::matmul) to the bit.
+    ///
+    /// # Panics
+    /// If `out` is not a multiple of [`GATED_MULTIPLE`].
+    pub fn matmul_gated(&self, x: &[f32], m: usize, y: &mut [f32], gate: impl Fn(&mut [f32], &[f32], &[f32]) + Sync) {
+        assert_eq!(self.out % GATED_MULTIPLE, 0, "halves are not whole panels");
+        let half = self.out / 2;
+        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
+        assert_eq!(y.len(), m * half, "y is not [{m}, {half}]");
+        if y.is_empty() {
+            return;
+        }
+        let y = Out { ptr: y.as_mut_ptr(), stride: half };
+        self.in_blocks(m, half / NR, 2 * NR, |tiles, rows, panels| {
+            let mut sums = [[0f32; MAX_ROWS * NR]; 2];
+            for rows in rows.map(|tile| share(m, tiles, tile)) {
+                for panel in panels.clone() {
+                    for (sums, panel) in sums.iter_mut().zip([panel, panel + half / NR]) {
+                        // SAFETY: `sums` has room for the rows of any tile; the panels exist.
+                        unsafe { self.tile(x, rows.clone(), panel, 0..self.in_, sums.as_mut_ptr(), NR, false) }
+                    }
+                    for (i, row) in rows.clone().enumerate() {
+                        // SAFETY: every row and panel is in one block only; `y` is `[m, half]`.
+                        let y = unsafe { std::slice::from_raw_parts_mut(y.at(row, panel * NR), NR) };
+                        gate(y, &sums[0][i * NR..][..NR], &sums[1][i * NR..][..NR]);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Calls `block(tiles, rows, panels)` for blocks that no two threads share: few panels, so that they
+    /// stay in cache while the tiles go by, and few tiles, so that there are blocks enough to keep the
+    /// threads busy. `rows` are tiles out of `tiles`; `width` is the number of columns behind a panel.
+    fn in_blocks(&self, m: usize, panels: usize, width: usize, block: impl Fn(usize, Range<usize>, Range<usize>) + Sync) {
+        let tiles = m.div_ceil(self.isa.tile_rows());
+        let pass = width * self.in_.clamp(1, KC) * size_of::<f32>();
+        let across = panels.div_ceil((PASS_BYTES / pass).max(1));
+        let (across, down) = if m * self.out * self.in_ < SERIAL_WORK {
+            (1, 1)
+        } else {
+            let wanted = 8 * rayon::current_num_threads();
+            let across = across.max(panels.min(if tiles < wanted { wanted } else { 1 }));
+            (across, tiles.min(wanted.div_ceil(across)))
+        };
+        let part = |i: usize| block(tiles, share(tiles, down, i % down), share(panels, across, i / down));
+        if across * down == 1 {
+            part(0);
+        } else {
+            (0..across * down).into_par_iter().with_max_len(1).for_each(part);
+        }
+    }
+
+    /// The gradient of [`matmul`](Self::matmul) to its input: `g[m, in] = d[m, out] * W`.
+    pub fn matmul_transposed(&self, d: &[f32], m: usize, g: &mut [f32]) {
+        assert_eq!(d.len(), m * self.out, "d is not [{m}, {}]", self.out);
+        assert_eq!(g.len(), m * self.in_, "g is not [{m}, {}]", self.in_);
+        if g.is_empty() {
+            return;
+        }
+        if self.out == 0 {
+            return g.fill(0.0);
+        }
+        // Rows of `d` filled up with zeros to whole panels.
+        let wide = self.out.next_multiple_of(NR);
+        let padded: Vec<f32>;
+        let d = if wide == self.out {
+            d
+        } else {
+            let mut rows = vec![0.0; m * wide];
+            for (to, from) in rows.chunks_exact_mut(wide).zip(d.chunks_exact(self.out)) {
+                to[..self.out].copy_from_slice(from);
+            }
+            padded = rows;
+            &padded
+        };
+        let g = Out { ptr: g.as_mut_ptr(), stride: self.in_ };
+        let groups = self.in_.div_ceil(DOT_INPUTS);
+        let across = groups.min(4 * rayon::current_num_threads());
+        (0..across).into_par_iter().with_max_len(1).for_each(|i| {
+            for group in share(groups, across, i) {
+                let inputs = group * DOT_INPUTS..self.in_.min((group + 1) * DOT_INPUTS);
+                // SAFETY: no two threads have the same inputs; `d` has `m` rows of `wide` values
+                // and `g` is as long as asserted above.
+                unsafe { self.dot_block(d, m, wide, inputs, &g) };
+            }
+        });
+    }
+
+    /// Panel `i`: the weights of outputs `i * NR ..`, input by input.
+    fn panel(&self, i: usize) -> &[f32] {
+        let len = NR * self.in_;
+        &self.panels[self.start..][i * len..][..len]
+    }
+
+    /// Computes one block of `y`: the given tiles of rows, out of `tiles`, times the given panels.
+    ///
+    /// # Safety
+    /// `x` is `[m, in]` and `y` points to `[m, out]` values, of which no one else uses this block.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn block(&self, x: &[f32], m: usize, tiles: usize, rows: Range<usize>, columns: Range<usize>, y: &Out) {
+        let passes = self.in_.div_ceil(KC).max(1);
+        for pass in 0..passes {
+            let inputs = share(self.in_, passes, pass);
+            for tile in rows.clone() {
+                let rows = share(m, tiles, tile);
+                for panel in columns.clone() {
+                    // SAFETY: the caller's promise, and that of `share`: all ranges are inside the matrices.
+                    unsafe {
+                        let y_at = y.at(rows.start, panel * NR);
+                        self.tile(x, rows.clone(), panel, inputs.clone(), y_at, y.stride, pass > 0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Computes, or adds to, one tile: rows of `x` by a panel, over some of the inputs, to where `y` points.
+    ///
+    /// # Safety
+    /// The ranges are inside `x` `[m, in]` and the panels, there are at most [`Isa::tile_rows`] rows, and
+    /// `y` has room for them, which no one else uses.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    unsafe fn tile(
+        &self,
+        x: &[f32],
+        rows: Range<usize>,
+        panel: usize,
+        inputs: Range<usize>,
+        y: *mut f32,
+        y_stride: usize,
+        add: bool,
+    ) {
+        // SAFETY: the caller's promise; the instruction set was found on this CPU.
+        unsafe {
+            let mut tile = Tile {
+                rows: rows.len(),
+                x: x.as_ptr().add(rows.start * self.in_ + inputs.start),
+                x_stride: self.in_,
+                w: self.panel(panel).as_ptr().add(inputs.start * NR),
+                depth: inputs.len(),
+                y,
+                y_stride,
+                add,
+            };
+            match NR.min(self.out - panel * NR) {
+                NR => self.isa.run(&tile),
+                width => tile.run_narrow(self.isa, width),
+            }
+        }
+    }
+
+    /// Computes the given columns of `g`, at most [`DOT_INPUTS`].
+    ///
+    /// # Safety
+    /// `d` is `[m, wide]` and `g` points to `[m, in]` values, of which no one else uses these.
+    unsafe fn dot_block(&self, d: &[f32], m: usize, wide: usize, inputs: Range<usize>, g: &Out) {
+        for row in (0..m).step_by(DOT_ROWS) {
+            let rows = DOT_ROWS.min(m - row);
+            // SAFETY: as the caller promised; panels hold `in * NR` values each.
+            unsafe {
+                let dot = Dot {
+                    rows,
+                    inputs: inputs.len(),
+                    d: d.as_ptr().add(row * wide),
+                    d_stride: wide,
+                    w: self.panels.as_ptr().add(self.start + inputs.start * NR),
+                    w_stride: NR * self.in_,
+                    panels: wide / NR,
+                    g: g.at(row, inputs.start),
+                    g_stride: g.stride,
+                };
+                self.isa.run(&dot);
+            }
+        }
+    }
+}
+
+/// Rearranges up to [`NR`] rows of the weight into a panel.
+fn pack(panel: &mut [f32], rows: &[f32], in_: usize) {
+    /// Inputs at a time: a cache line of each row.
+    const STEP: usize = 16;
+    if rows.len() < NR * in_ {
+        for (r, row) in rows.chunks_exact(in_).enumerate() {
+            for (k, &w) in row.iter().enumerate() {
+                panel[k * NR + r] = w;
+            }
+        }
+        return;
+    }
+    for (i, lines) in panel.chunks_mut(STEP * NR).enumerate() {
+        let steps = lines.len() / NR;
+        if steps == STEP {
+            let from: [&[f32; STEP]; NR] = std::array::from_fn(|r| rows[r * in_ + i * STEP..].first_chunk().expect("a row"));
+            for (k, line) in lines.chunks_exact_mut(NR).enumerate() {
+                for (to, row) in line.iter_mut().zip(&from) {
+                    *to = row[k];
+                }
+            }
+        } else {
+            for (k, line) in lines.chunks_exact_mut(NR).enumerate() {
+                for (r, to) in line.iter_mut().enumerate() {
+                    *to = rows[r * in_ + i * STEP + k];
+                }
+            }
+        }
+    }
+}
+
+/// Part `i` of `0..n` cut into `parts` parts as even as can be.
+fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
+    n * i / parts..n * (i + 1) / parts
+}
+
+/// A result that several threads fill, each its own part.
+struct Out {
+    ptr: *mut f32,
+    stride: usize,
+}
+
+impl Out {
+    /// The place of a value.
+    ///
+    /// # Safety
+    /// There is such a row and column.
+    unsafe fn at(&self, row: usize, column: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.ptr.add(row * self.stride + column) }
+    }
+}
+
+// SAFETY: only the address is shared; the blocks written through it are disjoint.
+unsafe impl Sync for Out {}
