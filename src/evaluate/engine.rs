@@ -14,7 +14,7 @@ use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::model::batch::{Row, Segment};
 use crate::model::hooks::{Hooks, Site};
-use crate::model::{Forward, Model, Read};
+use crate::model::{Forward, Model, Pooled, Read};
 use crate::rng;
 
 /// Tokens of one forward: enough for full speed, few enough that its buffers stay small (a layer of
@@ -105,7 +105,7 @@ impl<'m> ModelEvaluator<'m> {
         Ok(floor)
     }
 
-    fn forward(&self, forward: &Forward) -> Result<crate::model::Output<Vec<f32>>> {
+    fn forward(&self, forward: &Forward) -> Result<crate::model::Output<Pooled>> {
         self.tokens.fetch_add(forward.rows.iter().map(|r| r.ids.len() as u64).sum(), Ordering::Relaxed);
         self.model.forward(forward)
     }

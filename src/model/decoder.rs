@@ -11,6 +11,7 @@ use super::composed::Composed;
 use super::hooks::{Hooks, Site};
 use super::kernels::{AttentionRow, AttentionShape};
 use super::numerics::{Fused, HeadNorms, Numerics, Rope, Span};
+use super::pool::Pooled;
 use super::weights::Linear;
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
@@ -51,10 +52,10 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Request`] for ids beyond the vocabulary or rows out of order.
-    pub fn forward(&self, forward: &Forward) -> Result<Output<Vec<f32>>> {
+    pub fn forward(&self, forward: &Forward) -> Result<Output<Pooled>> {
         let embeddings = self.embed(forward)?;
-        let mut output = self.run(&Fused, forward, embeddings)?;
-        Ok(Output { residual: std::mem::take(&mut output.residual.data), kv: output.kv, captured: output.captured })
+        let output = self.run(&Fused, forward, embeddings)?;
+        Ok(Output { residual: output.residual.data, kv: output.kv, captured: output.captured })
     }
 
     /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]` (usually a variable);
@@ -179,7 +180,7 @@ pub trait FromRows: Sized {
 
 impl FromRows for super::numerics::Buffer {
     fn from_rows(data: Vec<f32>, width: usize) -> Result<Self> {
-        Ok(Self { data, width })
+        Ok(Self { data: data.into(), width })
     }
 }
 

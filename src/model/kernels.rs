@@ -9,7 +9,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::linear::PackedMatrix;
-use super::pool;
+use super::pool::Pooled;
 
 /// `e^x` to 2 ulp for finite `x`; below -87.3 it is 0, above 88.3 infinite. A polynomial after Cephes, in
 /// a form that vectorises (libm's does not; nor, without a dozen instructions for the numbers that do not
@@ -63,9 +63,9 @@ pub fn ln(x: f32) -> f32 {
 }
 
 /// Root-mean-square normalisation of each row of `x` `[n, width]` (Zhang and Sennrich 2019).
-pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Pooled {
     let width = weight.len();
-    let mut y = pool::take(x.len());
+    let mut y = Pooled::take(x.len());
     y.par_chunks_mut(width * 16).zip(x.par_chunks(width * 16)).for_each(|(y, x)| rms_norm_rows(y, x, weight, eps));
     y
 }
@@ -121,8 +121,8 @@ pub fn largest(x: &[f32]) -> f32 {
 }
 
 /// `silu(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
-pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
-    let mut y = pool::take(x.len() / 2);
+pub fn swiglu(x: &[f32], width: usize) -> Pooled {
+    let mut y = Pooled::take(x.len() / 2);
     y.par_chunks_mut(width).zip(x.par_chunks(2 * width)).for_each(|(y, x)| swiglu_row(y, &x[..width], &x[width..]));
     y
 }
@@ -174,11 +174,11 @@ const QUERIES: usize = 256;
 
 /// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k` and
 /// `v` `[tokens, kv_heads * head_dim]`; returns `z` `[tokens, heads * head_dim]`.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: AttentionShape) -> Vec<f32> {
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: AttentionShape) -> Pooled {
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let mut z = pool::take(q.len());
+    let mut z = Pooled::take(q.len());
     let mut parts = Vec::with_capacity(rows.len());
-    let mut rest = z.as_mut_slice();
+    let mut rest = &mut z[..];
     for row in rows {
         let (part, tail) = rest.split_at_mut(row.tokens.len() * width);
         parts.push((row, part));
@@ -221,7 +221,7 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
     let scale = 1.0 / (dim as f32).sqrt();
     let mut out = vec![0f32; len * group * dim];
     let mut gathered = Vec::with_capacity(QUERIES * dim);
-    let mut scores = pool::take(QUERIES.min(len * group) * total);
+    let mut scores = Pooled::take(QUERIES.min(len * group) * total);
     for (block, out) in out.chunks_mut(QUERIES * dim).enumerate() {
         let (first, n) = (block * QUERIES, out.len() / dim); // query i is token i / group, head i % group
         gathered.clear();
@@ -238,7 +238,6 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
         }
         values.matmul_serial(scores, n, out);
     }
-    pool::give(scores);
     out
 }
 
@@ -317,7 +316,7 @@ mod tests {
             let prefix = vec![(&k[..cut * kw], &v[..cut * kw])];
             let rows = [AttentionRow { tokens: 0..len - cut, prefix }];
             let cached = attention(&q[cut * w..], &k[cut * kw..], &v[cut * kw..], &rows, shape);
-            assert_eq!(cached, whole[cut * w..], "a cached prefix changes nothing, not even a bit");
+            assert_eq!(cached[..], whole[cut * w..], "a cached prefix changes nothing, not even a bit");
         }
     }
 }

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 
 pub use config::{Config, FAMILIES, RopeScaling};
 pub use decoder::{Forward, Output};
+pub use pool::Pooled;
 pub use readout::{Read, Readout};
 pub use tokenizer::Tokenizer;
 pub use weights::{Layer, Linear, Source, Weights};

@@ -11,6 +11,7 @@ use super::config::Config;
 use super::hooks::{Block, Change, WeightEdit};
 use super::kernels::{self, AttentionRow, AttentionShape};
 use super::linear::GATED_MULTIPLE;
+use super::pool::Pooled;
 use super::weights::Linear;
 use crate::error::Result;
 
@@ -93,20 +94,14 @@ impl Rope {
 /// A buffer and its width.
 #[derive(Clone)]
 pub struct Buffer {
-    pub data: Vec<f32>,
+    pub data: Pooled,
     pub width: usize,
 }
 
 impl Buffer {
     /// Of any values, every one of which the caller must write.
     fn taken(rows: usize, width: usize) -> Self {
-        Self { data: super::pool::take(rows * width), width }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        super::pool::give(std::mem::take(&mut self.data));
+        Self { data: Pooled::take(rows * width), width }
     }
 }
 
@@ -120,15 +115,15 @@ impl Numerics for Fused {
     type Array = Buffer;
 
     fn array(&self, data: Vec<f32>, width: usize) -> Result<Buffer> {
-        Ok(Buffer { data, width })
+        Ok(Buffer { data: data.into(), width })
     }
 
     fn values(&self, x: &Buffer) -> Result<Vec<f32>> {
-        Ok(x.data.clone())
+        Ok(x.data.to_vec())
     }
 
     fn append(&self, mut x: Buffer, more: Buffer) -> Result<Buffer> {
-        x.data.extend_from_slice(&more.data);
+        x.data.extend(&more.data);
         Ok(x)
     }
 

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::Model;
 use super::kernels::{LANES, exp, lanes_sum, largest, ln, rms_norm};
+use super::pool::Pooled;
 use crate::evaluate::{Distributions, Observation};
 
 /// One position to read.
@@ -41,12 +42,11 @@ const CHUNK_VALUES: usize = 256 * 49_152;
 
 impl Model {
     /// Logits of every token of `residual` `[tokens, d_model]`: `[tokens, vocab]`.
-    pub fn logits(&self, residual: &[f32]) -> Vec<f32> {
+    pub fn logits(&self, residual: &[f32]) -> Pooled {
         let x = rms_norm(residual, &self.weights.norm, self.config.rms_norm_eps as f32);
         let rows = x.len() / self.config.hidden_size;
-        let mut logits = super::pool::take(rows * self.config.vocab_size);
+        let mut logits = Pooled::take(rows * self.config.vocab_size);
         self.weights.head.matrix.matmul(&x, rows, &mut logits);
-        super::pool::give(x);
         logits
     }
 
@@ -55,11 +55,11 @@ impl Model {
         let (d, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
         let mut readouts = Vec::with_capacity(reads.len());
         for chunk in reads.chunks((CHUNK_VALUES / vocabulary).max(1)) {
-            let picked: Vec<f32> = chunk.iter().flat_map(|r| residual[r.token * d..][..d].iter().copied()).collect();
+            let mut picked = Pooled::take(chunk.len() * d);
+            picked.chunks_exact_mut(d).zip(chunk).for_each(|(x, r)| x.copy_from_slice(&residual[r.token * d..][..d]));
             let mut logits = self.logits(&picked);
             let rows = logits.par_chunks_mut(vocabulary).zip(chunk);
             readouts.par_extend(rows.map(|(logits, read)| reduce(logits, read)));
-            super::pool::give(logits);
         }
         readouts
     }

@@ -34,7 +34,7 @@ fn close(got: &[f32], want: &[f32], what: &str) {
 }
 
 fn logits(model: &Model, rows: Vec<Row>) -> Vec<f32> {
-    model.logits(&model.forward(&Forward { rows, ..Forward::default() }).unwrap().residual)
+    model.logits(&model.forward(&Forward { rows, ..Forward::default() }).unwrap().residual).to_vec()
 }
 
 fn check(model: &Model, tensors: &HashMap<String, Tensor>, name: &str) {
