@@ -84,7 +84,7 @@ impl CampaignConfig {
             if (low..=high).contains(&value) { Ok(()) } else { Err((field, format!("{value} is not within {low} to {high}"))) }
         };
         within("batch_size", self.batch_size, 1, 65_536)?;
-        within("controls_per_trial", self.controls_per_trial, 3, 1_024)?;
+        within("controls_per_trial", self.controls_per_trial, crate::oracle::LEAST_CONTROLS, 1_024)?;
         within("follow_ups_per_round", self.follow_ups_per_round, 1, 1_024)?;
         within("continuation", self.continuation, 1, 256)?;
         if self.generate_every == 0 {

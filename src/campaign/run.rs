@@ -40,6 +40,13 @@ pub struct Subject<'a> {
     pub noise_floors: BTreeMap<OracleKind, f64>,
 }
 
+impl<'a> Subject<'a> {
+    /// What mutators draw on; `splices` are sequences to splice from.
+    fn context(&'a self, splices: &'a [Arc<[u32]>]) -> Context<'a> {
+        Context { config: self.config, vocabulary: self.vocabulary, seeds: splices, echo: &self.echo, weights: &self.weights }
+    }
+}
+
 /// A seed prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seed {
@@ -204,15 +211,10 @@ pub fn run(
 impl<'a> Campaign<'a> {
     fn run(&mut self, follow: &dyn Follow, sink: &mut dyn Sink) -> Result<()> {
         let seeds: Vec<Trial> = self.subject.seeds.iter().map(|seed| seed.trial.clone()).collect();
-        let context = Context {
-            config: self.subject.config,
-            vocabulary: self.subject.vocabulary,
-            seeds: &self.splices,
-            echo: &self.subject.echo,
-            weights: &self.subject.weights,
-        };
+        let (subject, splices) = (self.subject, self.splices.clone());
+        let context = subject.context(&splices);
         let (thresholds, calls) =
-            calibrate(&self.mutators, &self.kinds, &seeds, &context, self.subject, &mut self.baselines, self.config.seed)?;
+            calibrate(&self.mutators, &self.kinds, &seeds, &context, subject, &mut self.baselines, self.config.seed)?;
         self.thresholds = thresholds;
         self.summary.follow_up_evaluations += calls;
         let mut rng = rng::stream(self.config.seed, "campaign");
@@ -311,22 +313,19 @@ impl<'a> Campaign<'a> {
     }
 
     fn propose(&mut self, rng: &mut Rng) -> Vec<Proposal> {
-        let context = Context {
-            config: self.subject.config,
-            vocabulary: self.subject.vocabulary,
-            seeds: &self.splices,
-            echo: &self.subject.echo,
-            weights: &self.subject.weights,
-        };
+        let context = self.subject.context(&self.splices);
         let left = self.config.max_evals.map_or(u64::MAX, |most| most.saturating_sub(self.summary.evaluations));
         let size = self.config.batch_size.min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut proposals = Vec::with_capacity(size);
+        // However well an arm pays, it gets no more than half of a batch: what is paid is an estimate, and
+        // a map with one region is not what a campaign is for. Unless nothing else can propose anything.
+        let mut counts = vec![0; self.mutators.len()];
         // Bounded: mutators that can propose nothing (no suspects, say) must not hang the loop.
-        for _ in 0..size * 20 {
+        for attempt in 0..size * 20 {
             if proposals.len() == size {
                 break;
             }
-            let arm = self.bandit.pick(rng);
+            let arm = self.bandit.pick(|arm| counts[arm] < size.div_ceil(2) || attempt > size * 10, rng);
             let Some(parent) = self.queue.pick(rng) else { break };
             let Some(trial) = self.mutators[arm].propose(&parent.trial, &context, rng) else {
                 self.bandit.reward(arm, 0.0);
@@ -340,6 +339,7 @@ impl<'a> Campaign<'a> {
                 mutators,
                 parent: parent.seed.clone(),
             };
+            counts[arm] += 1;
             proposals.push(Proposal { trial, arm, lineage });
         }
         proposals

@@ -97,16 +97,22 @@ impl Bandit {
         Self { arms: vec![(1.0, 0.5); arms] }
     }
 
-    pub fn pick(&self, rng: &mut Rng) -> usize {
+    /// An arm, of those that `open` lets through where there are any.
+    pub fn pick(&self, open: impl Fn(usize) -> bool, rng: &mut Rng) -> usize {
+        let mut arms: Vec<usize> = (0..self.arms.len()).filter(|arm| open(*arm)).collect();
+        if arms.is_empty() {
+            arms = (0..self.arms.len()).collect();
+        }
         let mut best = (f64::MIN, 0);
-        for (index, &(trials, reward)) in self.arms.iter().enumerate() {
+        for &arm in &arms {
+            let (trials, reward) = self.arms[arm];
             let sample = reward / trials + normal(rng) * 0.5 / trials.sqrt();
             if sample > best.0 {
-                best = (sample, index);
+                best = (sample, arm);
             }
         }
         // Every arm keeps a tenth of the draws between them: a campaign's map should have no holes.
-        if rng.random_bool(0.1) { rng.random_range(0..self.arms.len().max(1)) } else { best.1 }
+        if rng.random_bool(0.1) { arms[rng.random_range(0..arms.len())] } else { best.1 }
     }
 
     /// `reward` between 0 and 1.
@@ -134,7 +140,7 @@ mod tests {
         let mut share = |paying: usize| {
             let mut counts = [0; 4];
             for _ in 0..6000 {
-                let arm = bandit.pick(&mut rng);
+                let arm = bandit.pick(|_| true, &mut rng);
                 counts[arm] += 1;
                 bandit.reward(arm, if arm == paying { 0.8 } else { 0.1 });
             }
@@ -142,6 +148,14 @@ mod tests {
         };
         assert!(share(2) > 4500);
         assert!(share(0) > 2000);
+    }
+
+    #[test]
+    fn a_closed_arm_is_not_picked_unless_all_are_closed() {
+        let (mut bandit, mut rng) = (Bandit::new(3), stream(1, "bandit"));
+        (0..100).for_each(|_| bandit.reward(1, 1.0));
+        assert!((0..200).all(|_| bandit.pick(|arm| arm != 1, &mut rng) != 1));
+        assert!((0..200).any(|_| bandit.pick(|_| false, &mut rng) == 1));
     }
 
     #[test]

@@ -75,5 +75,12 @@ fn print(case: &Case, found: &Implication, top: usize) {
     for effect in effects.into_iter().take(top) {
         output::line(format!("{:<18} {:>9.3}  {:>11.3}", effect.component.to_string(), effect.necessity, effect.sufficiency));
     }
+    if !found.positions.is_empty() && top > 0 {
+        output::line(format!("{:<18} necessity  sufficiency", "at one position"));
+    }
+    for effect in found.positions.iter().take(top) {
+        let place = format!("{} @{}", effect.component, effect.position);
+        output::line(format!("{place:<18} {:>9.3}  {:>11.3}  token {}", effect.necessity, effect.sufficiency, effect.id));
+    }
     output::line(format!("calls         {} trials", found.calls));
 }

@@ -50,7 +50,7 @@ pub fn lower(
         }
     }
     for patch in patches {
-        apply_patch(model, patch, place, hooks)?;
+        apply_patch(model, patch, layout, place, hooks)?;
     }
     Ok(())
 }
@@ -140,28 +140,22 @@ fn lesion(
     Ok(())
 }
 
-fn apply_patch(model: &Model, patch: &Patch, at: &Place, hooks: &mut Hooks) -> Result<()> {
+fn apply_patch(model: &Model, patch: &Patch, layout: &Layout, at: &Place, hooks: &mut Hooks) -> Result<()> {
     let bad = || Error::request(format!("a patch of {} does not fit its row", patch.component));
     let (layer, site, columns) = place(&patch.component, &model.config).ok_or_else(bad)?;
     let positions = patch.values.len() / columns.len();
-    if positions == 0 || patch.values.len() != positions * columns.len() {
+    if positions == 0 || patch.values.len() != positions * columns.len() || patch.first + positions > layout.ids.len() {
         return Err(bad());
     }
-    // Positions that lie in a cached prefix keep what they have: the planner shares no prefix that a
-    // patch reaches into.
-    let start = at.token(patch.first).ok_or_else(bad)?;
-    if start + positions > at.tokens.end {
-        return Err(bad());
+    // The planner shares no prefix that a patch reaches into; what it leaves out at the end is not read.
+    let start = at.tokens.start + patch.first.checked_sub(at.position).ok_or_else(bad)?;
+    let computed = positions.min(at.tokens.end.saturating_sub(start));
+    if computed == 0 {
+        return Ok(());
     }
+    let shift = if computed == positions { patch.values.clone() } else { patch.values[..computed * columns.len()].into() };
     // One token whose shift has as many values as columns is the same thing either way round.
-    hooks.push(
-        layer,
-        site,
-        Block {
-            tokens: start..start + positions,
-            columns,
-            change: Change::Affine { scale: 0.0, shift: Some(patch.values.clone()) },
-        },
-    );
+    let change = Change::Affine { scale: 0.0, shift: Some(shift) };
+    hooks.push(layer, site, Block { tokens: start..start + computed, columns, change });
     Ok(())
 }

@@ -86,20 +86,26 @@ impl Plan {
         self.lowest.map_or(self.shared > 0, |layer| layer > 0)
     }
 
+    /// The tokens that are computed: nothing reads what follows the last token of a continuation.
+    fn computed(&self) -> &[u32] {
+        let ids = &self.layout.ids;
+        &ids[..(ids.len() - 1).max(self.layout.prompt_len)]
+    }
+
     /// The row, starting from `run` where there is one.
     pub fn row(&self, run: Option<&Run>) -> Row {
-        let ids = &self.layout.ids;
+        let ids = self.computed();
         match (run, self.lowest) {
             (Some(run), Some(layer)) if layer > 0 => Row {
                 prefix: vec![],
-                ids: ids.clone(),
+                ids: ids.to_vec(),
                 restart: Some(Restart { layer, residuals: run.residuals.clone(), start: 0 }),
             },
             (Some(run), None) if self.shared > 0 => {
                 let prefix = vec![Segment { store: run.kv.clone(), start: 0, len: self.shared }];
                 Row { prefix, ids: ids[self.shared..].to_vec(), restart: None }
             }
-            _ => Row::new(ids.clone()),
+            _ => Row::new(ids),
         }
     }
 }

@@ -19,6 +19,18 @@ pub struct Effect {
     pub sufficiency: f64,
 }
 
+/// Effect of patching one component at one position only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PositionEffect {
+    pub component: Component,
+    /// Position in the edited sequence (prompt and continuation), and the token there.
+    pub position: usize,
+    pub id: u32,
+    pub necessity: f64,
+    pub sufficiency: f64,
+}
+
 /// What carries a case.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +49,9 @@ pub struct Implication {
     pub controls: Vec<f64>,
     /// Every head and MLP tried, in model order (the heat map), then neurons of the strongest MLPs.
     pub effects: Vec<Effect>,
+    /// Where the strongest members of the set act: of each the positions whose output changes most,
+    /// strongest first.
+    pub positions: Vec<PositionEffect>,
     /// Trials spent.
     pub calls: u64,
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rand::seq::SliceRandom as _;
 
-use super::{Effect, Implication};
+use super::{Effect, Implication, PositionEffect};
 use crate::edit::{Component, Matrix, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Activations, Evaluator as _, ModelEvaluator, Patch, Request};
@@ -29,23 +29,26 @@ pub struct Options {
     pub enough: f64,
     /// Random sets of the same kinds.
     pub controls: usize,
+    /// Members of the set that are patched position by position, and positions of each.
+    pub placed: usize,
+    pub positions: usize,
     pub seed: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mlps: 2, neurons: 48, set: 8, enough: 0.9, controls: 16, seed: 0 }
+        Self { mlps: 2, neurons: 48, set: 8, enough: 0.9, controls: 16, placed: 3, positions: 12, seed: 0 }
     }
 }
 
-/// Stretches of positions that both runs have: first clean position, first glitched one, length.
-type Aligned = Vec<(usize, usize, usize)>;
+/// A stretch of positions that both runs have: first clean position, first glitched one, length.
+type Stretch = (usize, usize, usize);
 
 struct Patching<'a, 'm> {
     evaluator: &'a ModelEvaluator<'m>,
     clean: (Trial, Activations),
     glitched: (Trial, Activations),
-    aligned: Aligned,
+    aligned: Vec<Stretch>,
     reference: Arc<crate::evaluate::Distributions>,
     /// Divergence of the glitched run, bits.
     total: f64,
@@ -86,6 +89,7 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
     let single: f64 = set.iter().filter_map(|c| effects.iter().find(|e| e.component == *c)).map(|e| e.sufficiency).sum();
     let emergence = (set.len() > 1 && joint.1 > 0.01).then(|| (joint.1 - single) / joint.1);
     let controls = patching.controls(&set, &coarse, &neurons, options)?;
+    let positions = patching.positions(&set, options)?;
     Ok(Implication {
         set,
         necessity: joint.0.clamp(0.0, 1.0),
@@ -93,6 +97,7 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
         emergence,
         controls,
         effects,
+        positions,
         calls: patching.calls,
     })
 }
@@ -122,7 +127,7 @@ impl<'a, 'm> Patching<'a, 'm> {
         if (layout.ids.len() - layout.prompt_len).max(1) != reference.positions() {
             return Err(Error::request("the edits change how many tokens are predicted: the two runs cannot be compared"));
         }
-        let mut aligned: Aligned = Vec::new();
+        let mut aligned: Vec<Stretch> = Vec::new();
         for (clean, glitched) in layout.moved.iter().enumerate().filter_map(|(p, m)| Some((p, (*m)?))) {
             match aligned.last_mut() {
                 Some((c, g, len)) if *c + *len == clean && *g + *len == glitched => *len += 1,
@@ -136,8 +141,8 @@ impl<'a, 'm> Patching<'a, 'm> {
         Ok(Self { evaluator, clean, glitched, aligned, reference, total, calls: 4 })
     }
 
-    /// The request that patches a set of components.
-    fn request(&self, set: &[Component], direction: Direction) -> Result<Request> {
+    /// The request that patches a set of components at the given stretches.
+    fn request(&self, set: &[Component], at: &[Stretch], direction: Direction) -> Result<Request> {
         let config = &self.evaluator.model.config;
         let (into, from) = match direction {
             Direction::Necessity => (&self.glitched.0, &self.clean.1),
@@ -145,7 +150,7 @@ impl<'a, 'm> Patching<'a, 'm> {
         };
         let mut patches = Vec::new();
         for component in set {
-            for &(clean, glitched, len) in &self.aligned {
+            for &(clean, glitched, len) in at {
                 let (first, source) = match direction {
                     Direction::Necessity => (glitched, clean),
                     Direction::Sufficiency => (clean, glitched),
@@ -158,12 +163,19 @@ impl<'a, 'm> Patching<'a, 'm> {
         Ok(Request::new(into.clone()).with_reference(self.reference.clone()).patched(patches))
     }
 
-    /// Necessity and sufficiency of each set.
+    /// Necessity and sufficiency of each set, at all positions that both runs have.
     fn measure(&mut self, sets: &[Vec<Component>]) -> Result<Vec<(f64, f64)>> {
+        let aligned = self.aligned.clone();
+        let sets: Vec<(&[Component], &[Stretch])> = sets.iter().map(|set| (&set[..], &aligned[..])).collect();
+        self.measure_at(&sets)
+    }
+
+    /// Necessity and sufficiency of each set at its stretches.
+    fn measure_at(&mut self, sets: &[(&[Component], &[Stretch])]) -> Result<Vec<(f64, f64)>> {
         let mut requests = Vec::with_capacity(2 * sets.len());
-        for set in sets {
-            requests.push(self.request(set, Direction::Necessity)?);
-            requests.push(self.request(set, Direction::Sufficiency)?);
+        for (set, at) in sets {
+            requests.push(self.request(set, at, Direction::Necessity)?);
+            requests.push(self.request(set, at, Direction::Sufficiency)?);
         }
         self.calls += requests.len() as u64;
         let observed = self.evaluator.observe(&requests)?;
@@ -268,5 +280,46 @@ impl<'a, 'm> Patching<'a, 'm> {
         let mut necessity: Vec<f64> = self.measure(&sets)?.into_iter().map(|m| m.0).collect();
         necessity.sort_by(f64::total_cmp);
         Ok(necessity)
+    }
+
+    /// Each of the strongest members of the set, patched at one position at a time: at those where its
+    /// output differs most between the runs.
+    fn positions(&mut self, set: &[Component], options: &Options) -> Result<Vec<PositionEffect>> {
+        let config = &self.evaluator.model.config;
+        let ids = self.glitched.0.layout().ids;
+        let mut found: Vec<PositionEffect> = Vec::new();
+        for component in set.iter().take(options.placed) {
+            let mut changes: Vec<(f32, Stretch)> = Vec::new();
+            for &(clean, glitched, len) in &self.aligned {
+                for i in 0..len {
+                    let outputs = |run: &Activations, at: usize| run.of(component, at..at + 1, config);
+                    let (Some(a), Some(b)) = (outputs(&self.clean.1, clean + i), outputs(&self.glitched.1, glitched + i)) else {
+                        continue;
+                    };
+                    let change = a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+                    changes.push((change, (clean + i, glitched + i, 1)));
+                }
+            }
+            // Before the first edit nothing differs: to patch there would do nothing.
+            changes.retain(|(change, _)| *change > 0.0);
+            changes.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            changes.truncate(options.positions);
+            let member = [*component];
+            let places: Vec<[Stretch; 1]> = changes.iter().map(|(_, stretch)| [*stretch]).collect();
+            let sets: Vec<(&[Component], &[Stretch])> = places.iter().map(|place| (&member[..], &place[..])).collect();
+            let mut effects: Vec<PositionEffect> = (self.measure_at(&sets)?.into_iter().zip(&places))
+                .map(|((necessity, sufficiency), &[(_, position, _)])| PositionEffect {
+                    component: *component,
+                    position,
+                    id: ids[position],
+                    necessity,
+                    sufficiency,
+                })
+                .collect();
+            let strength = |e: &PositionEffect| e.necessity + e.sufficiency;
+            effects.sort_by(|a, b| strength(b).total_cmp(&strength(a)).then(a.position.cmp(&b.position)));
+            found.extend(effects);
+        }
+        Ok(found)
     }
 }

@@ -4,6 +4,7 @@ use rand::Rng as _;
 
 use super::{Context, Mutator, extend};
 use crate::edit::{Action, Component, Edit, Trial};
+use crate::oracle::controls::has_controls;
 use crate::rng::Rng;
 
 pub const ALL: [&dyn Mutator; 3] = [&Heads, &Mlps, &Neurons];
@@ -58,7 +59,8 @@ fn lesion(
     component: impl Fn(usize, usize) -> Component,
 ) -> Option<Trial> {
     let layers = context.config.num_hidden_layers;
-    if layers == 0 || per_layer == 0 {
+    // A lesion that has nothing to be compared with would be judged in vain.
+    if layers == 0 || per_layer == 0 || !has_controls(component(0, 0), context.config) {
         return None;
     }
     let action = action(rng);

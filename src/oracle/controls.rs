@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use rand::Rng as _;
 
+use super::LEAST_CONTROLS;
 use crate::edit::{Component, Edit, EmbeddingChange, Matrix, Trial};
 use crate::model::Config;
 use crate::mutate::vocabulary::Vocabulary;
@@ -29,7 +30,13 @@ const ATTEMPTS: usize = 256;
 /// They depend on `seed` and on the content of the trial only, so a verdict is the same whatever
 /// shares its batch. Fewer come back when there are not that many (a model with one MLP has no control
 /// for a lesion of it); a trial without edits has none.
+///
+/// None either where a lesion alone would have too few: an irrelevant edit beside it (another token, say)
+/// would otherwise multiply the same few stand-ins into what looks like many controls.
 pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary: &Vocabulary) -> Vec<Trial> {
+    if trial.edits.iter().filter_map(lesioned).any(|component| !has_controls(component, config)) {
+        return Vec::new();
+    }
     let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits)).unwrap_or_default();
     let mut rng = rng::stream(seed, &format!("controls:{content}"));
     let mut controls: Vec<Trial> = Vec::with_capacity(count);
@@ -43,6 +50,21 @@ pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary:
         }
     }
     controls
+}
+
+/// Whether the model has enough components of a kind for lesions of one to be read against the others.
+pub fn has_controls(component: Component, config: &Config) -> bool {
+    let per_layer = match component {
+        Component::Embed => return false,
+        Component::Attention { .. } | Component::Mlp { .. } => 1,
+        Component::Head { .. } => config.num_attention_heads,
+        Component::Neuron { .. } => config.intermediate_size,
+        Component::Weight { matrix, .. } => {
+            let (rows, columns) = matrix_shape(matrix, config);
+            rows * columns
+        }
+    };
+    config.num_hidden_layers * per_layer > LEAST_CONTROLS
 }
 
 /// One control of `trial`; the trial itself when nothing else is possible.
@@ -215,7 +237,8 @@ mod tests {
     /// Draws controls of a trial with these edits and checks what each must satisfy.
     fn check(edits: Vec<Edit>, expect: impl Fn(&[Edit]) -> bool) {
         let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
-        let (config, vocabulary) = (twin::config(), twin::vocabulary());
+        // Deep enough for lesions of whole MLPs to have controls.
+        let (config, vocabulary) = (Config { num_hidden_layers: 12, ..twin::config() }, twin::vocabulary());
         let controls = draw(&trial, 16, 7, &config, &vocabulary);
         assert!(controls.len() >= 3, "{} controls of {:?}", controls.len(), trial.edits);
         assert_eq!(controls, draw(&trial, 16, 7, &config, &vocabulary));
@@ -267,7 +290,11 @@ mod tests {
     fn what_has_no_alternative_has_no_controls() {
         let trial = Trial::new([1, 2], [3]);
         let embed = trial.with_edits(vec![Edit::Lesion { component: Component::Embed, action: Action::Zero }]);
-        for trial in [trial, embed] {
+        // Three other MLPs are too few, and an edit beside the lesion does not make them more.
+        let mlp = Edit::Lesion { component: Component::Mlp { layer: 1 }, action: Action::Zero };
+        let few = trial.with_edits(vec![mlp.clone()]);
+        let beside = trial.with_edits(vec![Edit::Replace { position: 0, id: 9 }, mlp]);
+        for trial in [trial, embed, few, beside] {
             assert!(draw(&trial, 16, 1, &twin::config(), &twin::vocabulary()).is_empty());
         }
     }

@@ -140,14 +140,20 @@ pub struct Verdict {
     pub p_value: f64,
 }
 
+/// Fewest controls that a verdict can rest on: the worst of fewer is exceeded by chance too often (by one
+/// trial in nine with eight).
+pub const LEAST_CONTROLS: usize = 8;
+
 /// The score a trial must exceed, given its controls' scores: the worst control, six robust standard
 /// deviations over their median, and the oracle's own minimum, whichever is largest.
 ///
-/// Without a single control nothing can be said, and nothing fails.
+/// With fewer than [`LEAST_CONTROLS`] nothing can be said, and nothing fails.
 pub fn threshold(kind: OracleKind, controls: &[f64]) -> f64 {
-    if controls.is_empty() {
-        return f64::MAX;
-    }
+    if controls.len() < LEAST_CONTROLS { f64::MAX } else { exceeding(kind, controls) }
+}
+
+/// [`threshold`] of however many controls there are.
+fn exceeding(kind: OracleKind, controls: &[f64]) -> f64 {
     let worst = controls.iter().copied().fold(f64::MIN, f64::max);
     let spread = stats::median(controls) + 6.0 * 1.4826 * stats::mad(controls);
     kind.oracle().minimum().max(worst).max(spread)
@@ -174,7 +180,7 @@ impl Verdict {
         let flagged = |index: &usize| {
             let mut others = self.controls.clone();
             let score = others.remove(*index);
-            score - threshold(self.oracle, &others) > self.noise_floor
+            !others.is_empty() && score - exceeding(self.oracle, &others) > self.noise_floor
         };
         (0..self.controls.len()).filter(flagged).count()
     }
@@ -198,9 +204,11 @@ mod tests {
     #[test]
     fn thresholds_by_hand() {
         check(0.5, &[0.0; 8], 0.1, true, 0); // the oracle's minimum
-        check(0.5, &[0.2, 0.2, 0.2, 0.2, 0.3], 0.3, true, 1); // the worst control, itself an outlier
-        check(0.3005, &[0.2, 0.2, 0.2, 0.2, 0.3], 0.3, false, 1); // within the noise floor
-        check(0.9, &[0.1, 0.2, 0.3, 0.4, 0.5], 0.3 + 6.0 * 1.4826 * 0.1, false, 0); // the spread
+        let outlier = [0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.3];
+        check(0.5, &outlier, 0.3, true, 1); // the worst control, itself an outlier
+        check(0.3005, &outlier, 0.3, false, 1); // within the noise floor
+        check(0.9, &[0.1, 0.2, 0.3, 0.3, 0.3, 0.4, 0.5, 0.6], 0.3 + 6.0 * 1.4826 * 0.1, false, 0); // the spread
+        check(1.0, &[0.0; LEAST_CONTROLS - 1], f64::MAX, false, 0); // too few to say anything
         check(1.0, &[], f64::MAX, false, 0);
     }
 

@@ -8,7 +8,7 @@ use super::{svg, words};
 use crate::campaign::Summary;
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
-use crate::implicate::Implication;
+use crate::implicate::{Implication, PositionEffect};
 use crate::text;
 
 const STYLE: &str = include_str!("style.css");
@@ -308,14 +308,28 @@ fn implicated(out: &mut String, implication: &Implication) {
         .iter()
         .filter(|e| !matches!(e.component, Component::Head { .. } | Component::Mlp { .. }) && !e.necessity.is_nan())
         .collect();
-    if fine.is_empty() {
+    fine.sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
+    let rows = fine.into_iter().take(8).map(|e| (e.component.to_string(), e.necessity, e.sufficiency)).collect();
+    effects_table(out, "finer parts, strongest", rows);
+    let mut places: Vec<_> = implication.positions.iter().collect();
+    places.sort_by(|a, b| (b.necessity + b.sufficiency).total_cmp(&(a.necessity + a.sufficiency)));
+    let place = |e: &PositionEffect| format!("{} at position {} (token {})", e.component, e.position, e.id);
+    let rows = places.into_iter().take(8).map(|e| (place(e), e.necessity, e.sufficiency)).collect();
+    effects_table(out, "at one position only, strongest", rows);
+}
+
+/// A table of effects; nothing for no rows.
+fn effects_table(out: &mut String, head: &str, rows: Vec<(String, f64, f64)>) {
+    if rows.is_empty() {
         return;
     }
-    fine.sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
-    out.push_str("<div class=\"scroll\"><table><thead><tr><th>finer parts, strongest</th><th class=\"n\">removed</th><th class=\"n\">made</th></tr></thead><tbody>");
-    for e in fine.into_iter().take(8) {
-        let (removed, made) = (percent(e.necessity), percent(e.sufficiency));
-        let _ = write!(out, "<tr><td>{}</td><td class=\"n\">{removed}</td><td class=\"n\">{made}</td></tr>", e.component);
+    let _ = write!(
+        out,
+        "<div class=\"scroll\"><table><thead><tr><th>{head}</th><th class=\"n\">removed</th><th class=\"n\">made</th></tr></thead><tbody>"
+    );
+    for (what, removed, made) in rows {
+        let (removed, made) = (percent(removed), percent(made));
+        let _ = write!(out, "<tr><td>{}</td><td class=\"n\">{removed}</td><td class=\"n\">{made}</td></tr>", text::html(&what));
     }
     out.push_str("</tbody></table></div>");
 }

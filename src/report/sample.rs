@@ -3,7 +3,7 @@
 use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, Minimisation, ModelRef, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
-use crate::implicate::{Effect, Implication};
+use crate::implicate::{Effect, Implication, PositionEffect};
 use crate::oracle::{OracleKind, Verdict};
 
 /// A repeatable number in `[0, 1)`.
@@ -87,7 +87,15 @@ fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option
     }
     let mut controls: Vec<f64> = (0..16).map(|i| wave(i) * 0.2).collect();
     controls.sort_by(f64::total_cmp);
-    Implication { set: set.to_vec(), necessity: 0.88, sufficiency: 0.74, emergence, controls, effects, calls: 412 }
+    let place = |(i, position): (usize, usize)| PositionEffect {
+        component: set[i % set.len()],
+        position,
+        id: 7 * position as u32,
+        necessity: 0.6 / (i + 1) as f64,
+        sufficiency: 0.4 / (i + 1) as f64,
+    };
+    let positions = if set.is_empty() { Vec::new() } else { [4, 2, 7].into_iter().enumerate().map(place).collect() };
+    Implication { set: set.to_vec(), necessity: 0.88, sufficiency: 0.74, emergence, controls, effects, positions, calls: 412 }
 }
 
 fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {

@@ -1,0 +1,143 @@
+//! What can be checked of a case without its model. The file may be anyone's.
+
+use super::{Case, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
+use crate::edit::{Action, Edit, EmbeddingChange};
+use crate::implicate::Implication;
+use crate::oracle::Verdict;
+
+/// A rule that a case breaks: the field and what is wrong with it.
+pub(super) type Fault = (String, String);
+
+fn fault<T>(field: impl Into<String>, message: impl Into<String>) -> Result<T, Fault> {
+    Err((field.into(), message.into()))
+}
+
+/// The first fault, by field.
+pub(super) fn faults(case: &Case) -> Result<(), Fault> {
+    if case.schema_version != SCHEMA_VERSION {
+        return fault("schema_version", format!("{} in memory, this program writes {SCHEMA_VERSION}", case.schema_version));
+    }
+    if case.model.fingerprint.is_empty() {
+        return fault("model.fingerprint", "empty");
+    }
+    if case.base.is_empty() {
+        return fault("base", "empty; a prompt has at least one token");
+    }
+    bounded("base", case.base.len(), MAX_IDS)?;
+    bounded("continuation", case.continuation.len(), MAX_IDS - case.base.len())?;
+    bounded("edits", case.edits.len(), MAX_EDITS)?;
+    let total = case.base.len() + case.continuation.len();
+    for (index, edit) in case.edits.iter().enumerate() {
+        check_edit(edit, total).or_else(|(field, message)| fault(format!("edits[{index}].{field}"), message))?;
+    }
+    check_verdict(&case.verdict)?;
+    if let Some(implication) = &case.implication {
+        check_implication(implication)?;
+    }
+    if let Some(m) = &case.minimisation
+        && m.elements_after > m.elements_before
+    {
+        return fault("minimisation.elements_after", format!("{} out of {}", m.elements_after, m.elements_before));
+    }
+    bounded("lineage.mutators", case.lineage.mutators.len(), MAX_ROWS)?;
+    for (name, list) in [("top_before", &case.top_before), ("top_after", &case.top_after)] {
+        bounded(name, list.len(), MAX_ROWS)?;
+        for (index, token) in list.iter().enumerate() {
+            share(&format!("{name}[{index}].probability"), token.probability)?;
+        }
+    }
+    // Last, because a case changed by hand is better told which rule it breaks.
+    let id = case.compute_id();
+    if case.id != id {
+        // A hostile id may be megabytes long: it is not repeated.
+        return fault("id", format!("does not match the content, whose id is {id}"));
+    }
+    Ok(())
+}
+
+fn check_verdict(v: &Verdict) -> Result<(), Fault> {
+    for (name, value) in [("score", v.score), ("threshold", v.threshold), ("margin", v.margin), ("noise_floor", v.noise_floor)] {
+        finite(&format!("verdict.{name}"), value)?;
+    }
+    if v.noise_floor < 0.0 {
+        return fault("verdict.noise_floor", format!("{} is negative", v.noise_floor));
+    }
+    share("verdict.p_value", v.p_value)?;
+    bounded("verdict.controls", v.controls.len(), MAX_CONTROLS)?;
+    for (index, &control) in v.controls.iter().enumerate() {
+        finite(&format!("verdict.controls[{index}]"), control)?;
+    }
+    Ok(())
+}
+
+fn bounded(field: &str, length: usize, most: usize) -> Result<(), Fault> {
+    match length <= most {
+        true => Ok(()),
+        false => fault(field, format!("{length} entries, at most {most} are read")),
+    }
+}
+
+fn finite(field: &str, value: f64) -> Result<(), Fault> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => fault(field, format!("{value} is not a finite number")),
+    }
+}
+
+/// A number between 0 and 1; what rounding puts beyond is let pass.
+fn share(field: &str, value: f64) -> Result<(), Fault> {
+    finite(field, value)?;
+    match (-1e-6..=1.0 + 1e-6).contains(&value) {
+        true => Ok(()),
+        false => fault(field, format!("{value} is not between 0 and 1")),
+    }
+}
+
+fn check_edit(edit: &Edit, total: usize) -> Result<(), Fault> {
+    let end = match edit {
+        Edit::Insert { .. } => total + 1,
+        _ => total,
+    };
+    match edit.position() {
+        Some(position) if position >= end => {
+            return fault("position", format!("{position}, but base and continuation are {total} tokens"));
+        }
+        _ => {}
+    }
+    match *edit {
+        Edit::Embedding {
+            change:
+                EmbeddingChange::Noise { strength, .. }
+                | EmbeddingChange::Direction { strength, .. }
+                | EmbeddingChange::Towards { strength, .. },
+            ..
+        } => finite("change.strength", f64::from(strength)),
+        Edit::Lesion { action: Action::Scale { factor }, .. } => finite("action.factor", f64::from(factor)),
+        Edit::Lesion { action: Action::Noise { strength, .. }, .. } => finite("action.strength", f64::from(strength)),
+        _ => Ok(()),
+    }
+}
+
+fn check_implication(implication: &Implication) -> Result<(), Fault> {
+    let i = implication;
+    for (name, length) in
+        [("set", i.set.len()), ("controls", i.controls.len()), ("effects", i.effects.len()), ("positions", i.positions.len())]
+    {
+        bounded(&format!("implication.{name}"), length, MAX_ROWS)?;
+    }
+    finite("implication.necessity", i.necessity)?;
+    finite("implication.sufficiency", i.sufficiency)?;
+    finite("implication.emergence", i.emergence.unwrap_or(0.0))?;
+    for (index, &control) in i.controls.iter().enumerate() {
+        finite(&format!("implication.controls[{index}]"), control)?;
+    }
+    for (index, effect) in i.effects.iter().enumerate() {
+        finite(&format!("implication.effects[{index}].necessity"), effect.necessity)?;
+        finite(&format!("implication.effects[{index}].sufficiency"), effect.sufficiency)?;
+    }
+    for (index, effect) in i.positions.iter().enumerate() {
+        finite(&format!("implication.positions[{index}].necessity"), effect.necessity)?;
+        finite(&format!("implication.positions[{index}].sufficiency"), effect.sufficiency)?;
+    }
+    Ok(())
+}

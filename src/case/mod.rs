@@ -1,0 +1,217 @@
+//! The case file: a finding, minimised and explained, that anyone can replay.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::edit::{Edit, Trial};
+use crate::error::{Error, Result};
+use crate::implicate::Implication;
+use crate::oracle::{OracleKind, Verdict};
+use crate::storage;
+
+mod check;
+#[cfg(test)]
+pub(crate) mod tests;
+
+/// Version of the case schema written by this program; older ones stay readable.
+///
+/// Version 2 added `implication.positions`.
+pub const SCHEMA_VERSION: u32 = 2;
+
+/// Most token ids (base and continuation together), edits, controls and rows of any other list that a
+/// case may hold. Cases are kilobytes; these bounds keep a hostile one from costing more than it says.
+pub const MAX_IDS: usize = 65_536;
+pub const MAX_EDITS: usize = 65_536;
+pub const MAX_CONTROLS: usize = 65_536;
+pub const MAX_ROWS: usize = 1 << 20;
+
+/// One finding, in a JSON file of its own. Token ids and edits are the truth; every text is a comment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    pub schema_version: u32,
+    /// First 16 hex digits of the sha256 over what is replayed (model, ids, edits, oracle).
+    pub id: String,
+    pub model: ModelRef,
+    /// Prompt ids before the edits.
+    pub base: Vec<u32>,
+    /// Teacher-forced continuation before the edits.
+    pub continuation: Vec<u32>,
+    pub edits: Vec<Edit>,
+    pub verdict: Verdict,
+    /// Seed from which the verdict's controls were drawn.
+    pub control_seed: u64,
+    pub expectation: Expectation,
+    pub minimisation: Option<Minimisation>,
+    pub implication: Option<Implication>,
+    pub lineage: Lineage,
+    /// Top next tokens at the last prompt position, before and after the edits.
+    pub top_before: Vec<TokenProbability>,
+    pub top_after: Vec<TokenProbability>,
+    /// What a reader sees; never replayed.
+    pub comment: Comment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRef {
+    /// How the model was named (`builtin:dense`, a folder, a GGUF file).
+    pub name: String,
+    /// sha256 over the model's tensors and configuration.
+    pub fingerprint: String,
+    /// sha256 over the tokenizer; `None` for a model without one.
+    pub tokenizer: Option<String>,
+}
+
+/// What a replay should find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expectation {
+    /// The glitch is there: a case of the corpus.
+    Reproduces,
+    /// The glitch is mended and must stay away.
+    Gone,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Minimisation {
+    /// Trials evaluated by the reduction.
+    pub calls: u64,
+    pub elements_before: usize,
+    pub elements_after: usize,
+    /// No single remaining element can go (each was tried, alone, at the end).
+    pub one_minimal: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// Seed of the campaign.
+    pub seed: u64,
+    /// Evaluation number at which the raw finding was made.
+    pub evaluation: u64,
+    /// The mutators applied, first to last.
+    pub mutators: Vec<String>,
+    /// Name of the seed prompt it descends from.
+    pub parent: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenProbability {
+    pub id: u32,
+    pub text: String,
+    pub probability: f64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comment {
+    /// The unedited prompt, decoded.
+    pub prompt: String,
+    /// The edited prompt, decoded.
+    pub edited_prompt: String,
+    pub continuation: String,
+    /// Greedy continuation of the unedited and of the edited prompt.
+    pub generated_before: String,
+    pub generated_after: String,
+    /// One line: what happens.
+    pub title: String,
+}
+
+impl Case {
+    /// The trial that is replayed.
+    pub fn trial(&self) -> Trial {
+        Trial { base: self.base.clone().into(), continuation: self.continuation.clone().into(), edits: self.edits.clone() }
+    }
+
+    /// The id that belongs to the content: first 16 hex digits of the sha256 over the compact JSON of
+    /// model fingerprint, base, continuation, edits and oracle, in this order. Scores, lineage and
+    /// comments do not enter: the same glitch found twice is one case.
+    pub fn compute_id(&self) -> String {
+        #[derive(Serialize)]
+        struct Content<'a> {
+            fingerprint: &'a str,
+            base: &'a [u32],
+            continuation: &'a [u32],
+            edits: &'a [Edit],
+            oracle: OracleKind,
+        }
+        let content = Content {
+            fingerprint: &self.model.fingerprint,
+            base: &self.base,
+            continuation: &self.continuation,
+            edits: &self.edits,
+            oracle: self.verdict.oracle,
+        };
+        // Strings, integers and floats always serialise (a NaN becomes null, and `validate` refuses it).
+        let json = serde_json::to_vec(&content).unwrap_or_default();
+        storage::hex(&Sha256::digest(json)[..8])
+    }
+
+    /// Reads and validates a case of any schema version known.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::parse(path, &storage::read_bounded(path, storage::MAX_FILE)?)
+    }
+
+    /// As [`Case::read`], from the bytes of the file at `path`.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        /// All that every version has in common.
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema_version: u32,
+        }
+        let case: Self = match storage::parse_json::<Versioned>(path, bytes)?.schema_version {
+            // Straight from the bytes: a key that is there twice is an error, not the last one's.
+            SCHEMA_VERSION => storage::parse_json(path, bytes)?,
+            older => storage::from_value(path, migrate(path, storage::parse_json(path, bytes)?, older)?)?,
+        };
+        case.validate(path)?;
+        Ok(case)
+    }
+
+    /// Writes `<id>.json` into `dir`, atomically, and returns its path. An invalid case (its id is not
+    /// that of its content, a score is no number) is refused: nobody could read it again.
+    pub fn write(&self, dir: &Path) -> Result<PathBuf> {
+        let path = dir.join(format!("{}.json", self.id));
+        self.validate(&path)?;
+        storage::write_json(&path, self)?;
+        Ok(path)
+    }
+
+    /// Checks everything that can be checked without the model; an error names `path` and the field.
+    /// Whether ids and components exist is the model's to say.
+    pub fn validate(&self, path: &Path) -> Result<()> {
+        check::faults(self).map_err(|(field, message)| Error::file(path, field, message))
+    }
+}
+
+/// Brings a case of an older schema up to the current one, version by version; files already written
+/// stay readable for ever. A new version adds an arm here and never changes an old one.
+fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<serde_json::Value> {
+    match version {
+        SCHEMA_VERSION => Ok(value),
+        1 => {
+            // A struct may also be spelt as an array, which no version ever wrote.
+            let Some(fields) = value.as_object_mut() else {
+                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
+            };
+            fields.insert("schema_version".into(), 2.into());
+            if let Some(implication) = fields.get_mut("implication").and_then(|i| i.as_object_mut()) {
+                if implication.insert("positions".into(), serde_json::json!([])).is_some() {
+                    return Err(Error::file(path, "implication.positions", "unknown field in a case of version 1"));
+                }
+            }
+            migrate(path, value, 2)
+        }
+        newer if newer > SCHEMA_VERSION => Err(Error::file(
+            path,
+            "schema_version",
+            format!("{newer} is newer than this program, which reads up to {SCHEMA_VERSION}; update glitch"),
+        )),
+        unknown => Err(Error::file(path, "schema_version", format!("{unknown} is no version of the case schema"))),
+    }
+}

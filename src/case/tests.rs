@@ -1,0 +1,246 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::edit::{Action, Component, EmbeddingChange, Matrix};
+
+/// A small valid case, for the tests of every room that keeps cases.
+pub(crate) fn example() -> Case {
+    let mut case = Case {
+        schema_version: SCHEMA_VERSION,
+        id: String::new(),
+        model: ModelRef { name: "builtin:dense".into(), fingerprint: "ab".repeat(32), tokenizer: None },
+        base: vec![1, 2, 3],
+        continuation: vec![4, 5],
+        edits: vec![
+            Edit::Replace { position: 1, id: 9 },
+            Edit::Insert { position: 5, id: 7 },
+            Edit::Embedding { position: 2, change: EmbeddingChange::Noise { seed: 3, strength: 0.1 } },
+            Edit::Lesion { component: Component::Head { layer: 1, head: 2 }, action: Action::Scale { factor: 2.0 } },
+        ],
+        verdict: Verdict {
+            oracle: OracleKind::Divergence,
+            score: 0.8,
+            threshold: 0.3,
+            margin: 0.5,
+            noise_floor: 1e-4,
+            controls: vec![0.1, 0.2],
+            p_value: 1.0 / 3.0,
+        },
+        control_seed: 1,
+        expectation: Expectation::Reproduces,
+        minimisation: None,
+        implication: None,
+        lineage: Lineage { seed: 1, evaluation: 2, mutators: vec!["tokens".into()], parent: "a".into() },
+        top_before: vec![TokenProbability { id: 1, text: "x".into(), probability: 0.5 }],
+        top_after: vec![],
+        comment: Comment::default(),
+    };
+    case.id = case.compute_id();
+    case
+}
+
+/// The error of reading the example after `change`, with the file's name removed.
+fn error(text: &str) -> String {
+    let error = Case::parse(Path::new("dir/bad.json"), text.as_bytes()).unwrap_err().to_string();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    error.strip_prefix("dir/bad.json: ").unwrap_or_else(|| panic!("no file name in {error}")).to_string()
+}
+
+fn changed(pointer: &str, json: &str) -> String {
+    let mut value = serde_json::to_value(example()).unwrap();
+    *value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = serde_json::from_str(json).unwrap();
+    value.to_string()
+}
+
+#[test]
+fn a_field_that_is_wrong_is_named() {
+    let long = serde_json::to_string(&vec![0u32; MAX_IDS + 1]).unwrap();
+    for (pointer, json, expected) in [
+        ("/schema_version", "3", "schema_version: 3 is newer than this program"),
+        ("/schema_version", "0", "schema_version: 0 is no version"),
+        ("/schema_version", "\"2\"", "schema_version: invalid type"),
+        ("/schema_version", "-1", "schema_version: invalid value"),
+        ("/id", "\"0000000000000000\"", "id: does not match the content"),
+        ("/id", "\"../../etc/passwd\"", "id: does not match the content"),
+        ("/base", "[]", "base: empty"),
+        ("/base", "[1,-2]", "base[1]: invalid value"),
+        ("/base", "[4294967296]", "base[0]: invalid value"),
+        ("/base", long.as_str(), "base: 65537 entries"),
+        ("/continuation", long.as_str(), "continuation: 65537 entries"),
+        ("/edits/0/position", "5", "edits[0].position: 5, but"),
+        ("/edits/0/position", "18446744073709551615", "edits[0].position: 18446744073709551615, but"),
+        ("/edits/0/position", "18446744073709551616", "edits[0]"),
+        ("/edits/1/position", "6", "edits[1].position: 6, but"),
+        ("/edits/2/change/strength", "null", "edits[2]"),
+        ("/edits/2/change/strength", "1e300", "edits[2].change.strength: inf"),
+        ("/edits/3/action/factor", "-1e39", "edits[3].action.factor: -inf"),
+        ("/edits/3/component", "\"L1.tail\"", "edits[3]"),
+        ("/edits/0/edit", "\"explode\"", "edits[0]"),
+        ("/verdict/score", "null", "verdict.score: invalid type: null"),
+        ("/verdict/noise_floor", "-1", "verdict.noise_floor: -1 is negative"),
+        ("/verdict/p_value", "1.5", "verdict.p_value: 1.5 is not between"),
+        ("/verdict/controls", "[0.1,null]", "verdict.controls[1]: invalid type"),
+        ("/verdict/oracle", "\"delphi\"", "verdict.oracle: unknown variant"),
+        ("/top_before/0/probability", "2", "top_before[0].probability: 2 is not between"),
+        (
+            "/minimisation",
+            "{\"calls\":1,\"elements_before\":1,\"elements_after\":2,\"one_minimal\":true}",
+            "minimisation.elements_after",
+        ),
+        ("/implication", "{}", "implication: missing field"),
+        ("/model", "[]", "model: invalid length"),
+        ("/comment", "\"x\"", "comment: invalid type"),
+    ] {
+        let error = error(&changed(pointer, json));
+        assert!(error.starts_with(expected), "{pointer} = {}: {error}", &json[..json.len().min(40)]);
+    }
+}
+
+#[test]
+fn text_that_is_no_case_is_refused() {
+    let good = serde_json::to_string(&example()).unwrap();
+    let controls = format!("{:?}", vec![0; MAX_CONTROLS + 1]);
+    for (text, expected) in [
+        (String::new(), "(top level)"),
+        ("{}".into(), "(top level): missing field `schema_version`"),
+        ("[1]".into(), ""),
+        ("null".into(), "(top level)"),
+        ("\u{0}\u{1b}[2J".into(), "(top level)"),
+        ("[".repeat(100_000), ""),
+        (format!("{{\"schema_version\":2,\"x\":{}", "[".repeat(100_000)), "x"),
+        (good.replacen("\"score\":0.8", "\"score\":NaN", 1), "verdict"),
+        (good.replacen("\"score\":0.8", "\"score\":1e999", 1), "verdict"),
+        (good.replacen("[0.1,0.2]", &controls, 1), "verdict.controls: 65537 entries"),
+        (good.replacen("\"edit\":\"replace\"", "\"edit\":\"replace\",\"x\":1", 1), "edits[0]"),
+        (good.replacen("{\"schema", "{\"extra\":1,\"schema", 1), "extra: unknown field"),
+        (good.replacen("\"continuation\"", "\"base\":[1],\"continuation\"", 1), "(top level): duplicate field `base`"),
+        (format!("{good} {good}"), "(end of file)"),
+    ] {
+        let error = error(&text);
+        assert!(error.starts_with(expected), "{}: {error}", &text[..text.len().min(60)]);
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let good = serde_json::to_string(&example()).unwrap();
+    for cut in 0..good.len() {
+        error(&good[..cut]);
+    }
+}
+
+#[test]
+fn an_invalid_case_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut case = example();
+    case.verdict.score = f64::NAN;
+    assert!(case.write(dir.path()).unwrap_err().to_string().contains("verdict.score: NaN"));
+    case.verdict.score = 1.0;
+    case.base.push(1);
+    assert!(case.write(dir.path()).unwrap_err().to_string().contains("id: does not match"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_id_is_of_what_is_replayed() {
+    let case = example();
+    let check = |change: &dyn Fn(&mut Case), same: bool| {
+        let mut other = case.clone();
+        change(&mut other);
+        assert_eq!(other.compute_id() == case.id, same);
+    };
+    check(&|c| c.verdict.score = 2.0, true);
+    check(&|c| c.comment.title = "t".into(), true);
+    check(&|c| c.model.name = "elsewhere".into(), true);
+    check(&|c| c.model.fingerprint.push('0'), false);
+    check(&|c| c.base = vec![1, 2, 4], false);
+    // A token moved over the border is another trial.
+    check(&|c| (c.base, c.continuation) = (vec![1, 2, 3, 4], vec![5]), false);
+    check(&|c| c.edits.truncate(1), false);
+    check(&|c| c.verdict.oracle = OracleKind::Echo, false);
+    // Frozen: ids are file names in the corpus, and may not change with the program.
+    assert_eq!(case.id, "980d14bd0dd2cf20");
+}
+
+fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
+    let strength = -10.0f32..10.0;
+    let change = prop_oneof![
+        (any::<u64>(), strength.clone()).prop_map(|(seed, strength)| EmbeddingChange::Noise { seed, strength }),
+        (any::<u32>(), strength.clone()).prop_map(|(id, strength)| EmbeddingChange::Towards { id, strength }),
+        (any::<u32>(), any::<u32>(), strength.clone()).prop_map(|(from, to, strength)| EmbeddingChange::Direction {
+            from,
+            to,
+            strength
+        }),
+    ];
+    let action = prop_oneof![
+        Just(Action::Zero),
+        Just(Action::Mean),
+        strength.clone().prop_map(|factor| Action::Scale { factor }),
+        (any::<u64>(), strength).prop_map(|(seed, strength)| Action::Noise { seed, strength }),
+    ];
+    let component = prop_oneof![
+        Just(Component::Embed),
+        (0..99usize, 0..99usize).prop_map(|(layer, head)| Component::Head { layer, head }),
+        (0..99usize, 0..99usize).prop_map(|(layer, out)| Component::Weight { layer, matrix: Matrix::Down, out, input: 7 }),
+    ];
+    let edit = prop_oneof![
+        (0..total, any::<u32>()).prop_map(|(position, id)| Edit::Replace { position, id }),
+        (0..=total, any::<u32>()).prop_map(|(position, id)| Edit::Insert { position, id }),
+        (0..total).prop_map(|position| Edit::Delete { position }),
+        (0..total, change).prop_map(|(position, change)| Edit::Embedding { position, change }),
+        (component, action).prop_map(|(component, action)| Edit::Lesion { component, action }),
+    ];
+    prop::collection::vec(edit, 0..8)
+}
+
+prop_compose! {
+    fn cases()(base in prop::collection::vec(any::<u32>(), 1..20), continuation in prop::collection::vec(any::<u32>(), 0..20))
+        (edits in edits(base.len() + continuation.len()), base in Just(base), continuation in Just(continuation),
+         score in any::<f64>(), p_value in 0.0..=1.0, seed in any::<u64>(), text in ".*",
+         controls in prop::collection::vec(any::<f64>(), 0..10)) -> Case {
+        let mut case = example();
+        (case.base, case.continuation, case.edits, case.control_seed) = (base, continuation, edits, seed);
+        (case.verdict.score, case.verdict.p_value, case.verdict.controls) = (score, p_value, controls);
+        (case.comment.title, case.lineage.parent) = (text.clone(), text);
+        case.id = case.compute_id();
+        case
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_written_is_read_again(case in cases()) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = case.write(dir.path()).unwrap();
+        prop_assert_eq!(path.file_name().unwrap().to_str().unwrap(), format!("{}.json", case.id));
+        prop_assert_eq!(&Case::read(&path).unwrap(), &case);
+        // Reading and writing again changes no byte.
+        let bytes = std::fs::read(&path).unwrap();
+        Case::read(&path).unwrap().write(dir.path()).unwrap();
+        prop_assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+
+    #[test]
+    fn damaged_bytes_never_panic(at in 0usize..4096, byte in any::<u8>()) {
+        let mut bytes = serde_json::to_vec(&example()).unwrap();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let _ = Case::parse(Path::new("bad.json"), &bytes);
+    }
+}
+
+#[test]
+fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
+    let mut case = example();
+    case.implication = Some(Implication { necessity: 0.5, ..Implication::default() });
+    let mut old = serde_json::to_value(&case).unwrap();
+    old["schema_version"] = 1.into();
+    old["implication"].as_object_mut().unwrap().remove("positions");
+    assert_eq!(Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap(), case);
+    old["implication"]["positions"] = serde_json::json!([]);
+    let error = Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("implication.positions"), "{error}");
+}
