@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::run::Subject;
+use super::subject::Subject;
 use crate::edit::Trial;
 use crate::error::Result;
 use crate::evaluate::Observation;

@@ -1,7 +1,7 @@
 //! From a confirmed, minimised finding to a case: what carries it, and what a reader sees.
 
+use super::events::Follow;
 use super::finding::Finding;
-use super::run::Follow;
 use crate::case::{Case, Comment, Expectation, ModelRef, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Edit, Trial};
 use crate::error::Result;
@@ -21,9 +21,10 @@ const GENERATED: usize = 16;
 
 impl Follow for Explain<'_, '_> {
     fn follow(&self, finding: &Finding) -> Result<(Case, u64)> {
-        let implication =
-            implicate(self.evaluator, &finding.trial, &implicate::Options { seed: finding.control_seed, ..Default::default() })?;
-        let calls = implication.calls + 2;
+        let options = implicate::Options { seed: finding.control_seed, ..Default::default() };
+        let comparable = implicate::comparable(&finding.trial);
+        let implication = comparable.then(|| implicate(self.evaluator, &finding.trial, &options)).transpose()?;
+        let calls = implication.as_ref().map_or(0, |i| i.calls) + 2;
         let mut case = Case {
             schema_version: SCHEMA_VERSION,
             id: String::new(),
@@ -35,7 +36,7 @@ impl Follow for Explain<'_, '_> {
             control_seed: finding.control_seed,
             expectation: Expectation::Reproduces,
             minimisation: finding.minimisation.clone(),
-            implication: Some(implication),
+            implication,
             lineage: finding.lineage.clone(),
             top_before: Vec::new(),
             top_after: Vec::new(),

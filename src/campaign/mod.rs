@@ -2,11 +2,13 @@
 
 mod calibrate;
 pub mod config;
+mod events;
 mod explain;
 mod finding;
 mod run;
 pub mod scheduler;
 pub mod seeds;
+mod subject;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,9 @@ mod tests;
 pub(crate) mod twin;
 
 pub use config::CampaignConfig;
+pub use events::{Event, Follow, Progress, Sink};
 pub use explain::{Explain, describe};
 pub use finding::{Finding, signature};
-pub use run::{Control, Event, Follow, Progress, Seed, Sink, Subject, run};
+pub use run::run;
+pub use subject::{Control, Seed, Subject};
 pub use summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary, Timing};

@@ -5,118 +5,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::calibrate::{Baselines, PreThresholds, calibrate};
 use super::config::CampaignConfig;
+use super::events::{Event, Follow, Progress, Sink};
 use super::finding::{Finding, signature};
 use super::scheduler::{Bandit, Queue};
+use super::subject::{Control, Seed, Subject};
 use super::summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary};
 use crate::behaviour::Map;
-use crate::case::{Case, Lineage, ModelRef};
-use crate::edit::{Component, Trial};
+use crate::case::Lineage;
+use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::evaluate::Evaluator;
 use crate::minimise::{self, Judge as _};
-use crate::model::Config;
-use crate::mutate::vocabulary::Vocabulary;
-use crate::mutate::{self, Context, EchoPrompt, Mutator};
+use crate::mutate::{self, Mutator};
 use crate::oracle::{self, ModelJudge, OracleKind, Verdict};
 use crate::rng::{self, Rng};
-
-/// What a campaign is run on.
-pub struct Subject<'a> {
-    pub evaluator: &'a dyn Evaluator,
-    pub model: ModelRef,
-    pub config: &'a Config,
-    pub vocabulary: &'a Vocabulary,
-    pub seeds: Vec<Seed>,
-    /// Empty where the model cannot repeat ordinary tokens.
-    pub echo: Vec<EchoPrompt>,
-    /// Proposed super weights.
-    pub weights: Vec<Component>,
-    /// Of each oracle's score; 1e-4 where none is given.
-    pub noise_floors: BTreeMap<OracleKind, f64>,
-}
-
-impl<'a> Subject<'a> {
-    /// What mutators draw on; `splices` are sequences to splice from.
-    fn context(&'a self, splices: &'a [Arc<[u32]>]) -> Context<'a> {
-        Context { config: self.config, vocabulary: self.vocabulary, seeds: splices, echo: &self.echo, weights: &self.weights }
-    }
-}
-
-/// A seed prompt.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Seed {
-    pub name: String,
-    pub trial: Trial,
-}
-
-impl Seed {
-    /// A prompt whose last `continuation` tokens (at most half of it) are teacher-forced; `None` when
-    /// it is too short to have both.
-    pub fn new(name: impl Into<String>, ids: &[u32], continuation: usize) -> Option<Self> {
-        let at = ids.len() - continuation.min(ids.len() / 2);
-        (at < ids.len() && at > 1).then(|| Self { name: name.into(), trial: Trial::new(&ids[..at], &ids[at..]) })
-    }
-}
-
-/// What stops a campaign besides its own budget.
-pub struct Control<'a> {
-    pub interrupted: &'a AtomicBool,
-    /// When the program started: `max_time` counts from here.
-    pub started: Instant,
-}
-
-/// Explains a finding (implication, texts) as a case.
-pub trait Follow {
-    /// The case, and how many trials it took.
-    fn follow(&self, finding: &Finding) -> Result<(Case, u64)>;
-}
-
-/// Where events go: progress, journal, files.
-pub trait Sink {
-    fn event(&mut self, event: Event) -> Result<()>;
-}
-
-/// What happens in a campaign, in order. No clocks: two runs with one seed give the same events.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A round of the loop is over.
-    Round(Progress),
-    /// A trial failed against its matched controls, inside a batch.
-    Raw {
-        trial: Trial,
-        verdict: Verdict,
-        lineage: Lineage,
-    },
-    /// It did so again alone (or did not).
-    Confirmed {
-        verdict: Verdict,
-        holds: bool,
-    },
-    Minimised {
-        finding: Box<Finding>,
-    },
-    Case(Box<Case>),
-}
-
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Progress {
-    pub evaluations: u64,
-    pub follow_up_evaluations: u64,
-    /// Tokens of the loop's trials.
-    pub tokens: u64,
-    pub queue: u64,
-    pub behaviours: u64,
-    pub raw: u64,
-    pub confirmed: u64,
-    pub minimised: u64,
-    /// The mutator with the best yield of findings, then of behaviours.
-    pub best_mutator: String,
-}
 
 /// A trial of a round, with where it came from.
 struct Proposal {

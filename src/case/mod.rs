@@ -200,10 +200,10 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
                 return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
             };
             fields.insert("schema_version".into(), 2.into());
-            if let Some(implication) = fields.get_mut("implication").and_then(|i| i.as_object_mut()) {
-                if implication.insert("positions".into(), serde_json::json!([])).is_some() {
-                    return Err(Error::file(path, "implication.positions", "unknown field in a case of version 1"));
-                }
+            if let Some(implication) = fields.get_mut("implication").and_then(|i| i.as_object_mut())
+                && implication.insert("positions".into(), serde_json::json!([])).is_some()
+            {
+                return Err(Error::file(path, "implication.positions", "unknown field in a case of version 1"));
             }
             migrate(path, value, 2)
         }

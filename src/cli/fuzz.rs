@@ -145,7 +145,7 @@ fn subject<'a>(
         ids.truncate(model.config.max_position_embeddings);
         seeds.extend(Seed::new(name, &ids, config.continuation));
     }
-    let (echo, median) = sweep::EchoPrompt::best(model, evaluator, &vocabulary.ordinary)?;
+    let (echo, median) = sweep::EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
     let echo = if median >= sweep::LEAST_ECHO {
         let trial = echo.trial();
         vec![mutate::EchoPrompt { slots: vec![echo.before.len()], token: echo.stand_in, base: trial.base }]

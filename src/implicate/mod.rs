@@ -2,7 +2,7 @@
 
 mod patching;
 
-pub use patching::{Options, implicate};
+pub use patching::{Options, comparable, implicate};
 
 use serde::{Deserialize, Serialize};
 

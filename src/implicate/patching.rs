@@ -102,6 +102,13 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
     })
 }
 
+/// Whether the runs with and without the edits predict equally many tokens, so that each position of one
+/// can be held against the same of the other.
+pub fn comparable(trial: &Trial) -> bool {
+    let layout = trial.layout();
+    layout.ids.len() - layout.prompt_len == trial.continuation.len()
+}
+
 /// Strongest first by the mean of both directions (what exceeds the whole counts as the whole). Of equals
 /// the finer component comes first: an MLP whose one neuron does everything does so by that neuron.
 fn rank(effects: &[Effect]) -> Vec<Component> {
@@ -124,7 +131,7 @@ impl<'a, 'm> Patching<'a, 'm> {
         let observed = evaluator.observe(&[Request::new(baseline.clone()).keeping_distributions()])?.pop();
         let reference = observed.and_then(|o| o.distributions).ok_or_else(|| Error::request("distributions were not kept"))?;
         let layout = trial.layout();
-        if (layout.ids.len() - layout.prompt_len).max(1) != reference.positions() {
+        if !comparable(trial) {
             return Err(Error::request("the edits change how many tokens are predicted: the two runs cannot be compared"));
         }
         let mut aligned: Vec<Stretch> = Vec::new();

@@ -7,7 +7,7 @@ use super::{Judge, Minimised, Options, reduce, strength};
 use crate::case::Minimisation;
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::oracle::Verdict;
+use crate::oracle::{OracleKind, Verdict};
 
 /// Passes over all phases at most: each later one removes only what an earlier one made removable.
 const MAX_PASSES: usize = 8;
@@ -56,6 +56,27 @@ pub fn minimise(trial: &Trial, original: &Verdict, judge: &dyn Judge, options: &
 /// What counts as one element: an edit, a prompt token, a token of the continuation.
 fn elements(trial: &Trial) -> usize {
     trial.edits.len() + trial.len()
+}
+
+/// Which edits go or stay together: a group for each edit, numbered from 0.
+///
+/// An echo trial shows a token and asks for it. To keep the asking without the showing would be a
+/// failure, but another one: nobody can repeat what was not said. So all places of a token are one element.
+fn inseparable(edits: &[Edit], oracle: OracleKind) -> Vec<usize> {
+    let token = |edit: &Edit| match edit {
+        Edit::Replace { id, .. } | Edit::Insert { id, .. } if oracle == OracleKind::Echo => Some(*id),
+        _ => None,
+    };
+    let mut groups: Vec<Option<u32>> = Vec::new();
+    let group_of = |edit: &Edit| {
+        let token = token(edit);
+        let known = groups.iter().position(|group| token.is_some() && *group == token);
+        known.unwrap_or_else(|| {
+            groups.push(token);
+            groups.len() - 1
+        })
+    };
+    edits.iter().map(group_of).collect()
 }
 
 struct Run<'a> {
@@ -167,9 +188,11 @@ impl Run<'_> {
 
     fn edits(&mut self, singles_only: bool) -> Result<bool> {
         let trial = self.trial.clone();
-        self.reduce(trial.edits.len(), singles_only, &|kept| {
-            let edits = trial.edits.iter().zip(kept).filter(|(_, kept)| **kept).map(|(edit, _)| edit.clone()).collect();
-            usable(trial.with_edits(edits))
+        let groups = inseparable(&trial.edits, self.original.oracle);
+        let n = groups.iter().max().map_or(0, |last| last + 1);
+        self.reduce(n, singles_only, &|kept| {
+            let edits = trial.edits.iter().zip(&groups).filter(|(_, group)| kept[**group]).map(|(edit, _)| edit.clone());
+            usable(trial.with_edits(edits.collect()))
         })
     }
 

@@ -85,18 +85,21 @@ impl EchoPrompt {
         Ok(observations.iter().map(|o| f64::from(o.log_probs.first().copied().unwrap_or(f32::NEG_INFINITY)).exp()).collect())
     }
 
-    /// The candidate that gets the most out of ordinary tokens, and its median probability on them.
-    pub fn best(model: &Model, evaluator: &dyn Evaluator, ordinary: &[u32]) -> Result<(Self, f64)> {
+    /// The candidates with their median probability on ordinary tokens, the best first; at least one.
+    pub fn ranked(model: &Model, evaluator: &dyn Evaluator, ordinary: &[u32]) -> Result<Vec<(Self, f64)>> {
         let step = ordinary.len().div_ceil(64).max(1);
         let sample: Vec<u32> = ordinary.iter().copied().step_by(step).collect();
-        let mut best: Option<(Self, f64)> = None;
+        let mut ranked = Vec::new();
         for prompt in Self::candidates(model)? {
             let median = crate::stats::median(&prompt.probabilities(evaluator, &sample)?);
-            if best.as_ref().is_none_or(|(_, b)| median > *b) {
-                best = Some((prompt, median));
+            if median.is_finite() {
+                ranked.push((prompt, median));
             }
         }
-        best.filter(|(_, median)| median.is_finite())
-            .ok_or_else(|| Error::request("no ordinary token to test the echo prompt on"))
+        if ranked.is_empty() {
+            return Err(Error::request("no ordinary token to test the echo prompt on"));
+        }
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Ok(ranked)
     }
 }

@@ -253,3 +253,30 @@ fn a_case_is_minimised_implicated_and_kept() {
     check(&["corpus", "list", "--json", "--dir", kept], 0, "\"oracle\":\"echo\"", "");
     check(&["corpus", "show", &made::case().id, "--dir", kept], 0, "fingerprint", "");
 }
+
+/// A campaign that is interrupted writes everything it has and says so by its exit code.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_campaign_with_everything_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut child = command(&["fuzz", "--max-time", "10m", "--seed", "3", "--out", out.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The first case is on disk; there is time for ten minutes more of them.
+    let found = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some());
+    let started = std::time::Instant::now();
+    while !found(&out.join("cases")) && started.elapsed().as_secs() < 300 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let summary: Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["stopped_by"], "interrupted");
+    assert!(out.join("report.html").is_file());
+    let cases = summary["cases"].as_array().unwrap().len();
+    assert!(cases > 0);
+    check(&["replay", out.join("cases").to_str().unwrap()], 0, &format!("{cases} replayed: {cases} reproduced"), "");
+}

@@ -39,11 +39,12 @@ fn check(name: &str, prepare: impl Fn(&mut Forward)) {
         let moved = Tensor::from_vec(moved, start.shape(), start.device()).unwrap();
         loss(&model, &forward, &moved).to_scalar::<f32>().unwrap()
     };
-    let h = 1e-2;
+    let h = 2e-2;
     for &i in &order[..32] {
-        let numeric = (at(i, h) - at(i, -h)) / (2.0 * h);
+        // Of fourth order, so that a step wide enough for single precision is narrow enough for the curve.
+        let numeric = (8.0 * (at(i, h) - at(i, -h)) - (at(i, 2.0 * h) - at(i, -2.0 * h))) / (12.0 * h);
         let error = (gradient[i] - numeric).abs() / gradient[i].abs();
-        assert!(error <= 2e-2, "{name}: entry {i}: {} by backward, {numeric} by differences", gradient[i]);
+        assert!(error <= 1e-2, "{name}: entry {i}: {} by backward, {numeric} by differences", gradient[i]);
     }
 }
 

@@ -17,7 +17,7 @@ pub fn case() -> &'static Case {
         let model = Model::load("builtin:dense").unwrap();
         let evaluator = ModelEvaluator::new(&model);
         let vocabulary = Vocabulary::of(&model);
-        let (echo, _) = EchoPrompt::best(&model, &evaluator, &vocabulary.ordinary).unwrap();
+        let (echo, _) = EchoPrompt::ranked(&model, &evaluator, &vocabulary.ordinary).unwrap().remove(0);
         let judge = ModelJudge::new(&evaluator, &model.config, &vocabulary, OracleKind::Echo, 7, 1e-4);
         let failing = |&id: &u32| {
             let trial = echo.with_token(id);

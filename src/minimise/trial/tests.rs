@@ -202,3 +202,32 @@ fn deleting_base_tokens_moves_the_edits_with_their_tokens() {
         Some(vec![Insert { position: 1, id: 5 }, Insert { position: 1, id: 6 }]),
     );
 }
+
+/// Found by the first campaigns on the built-in model: the edit of the prompt was dropped, and "cannot
+/// repeat" became "does not say what it was not shown".
+#[test]
+fn what_is_shown_and_what_is_asked_for_stay_together_in_an_echo_trial() {
+    let at = |position, id| Edit::Replace { position, id };
+    let check = |oracle, expect: &[usize]| {
+        let edits = [at(3, 9), at(5, 7), at(12, 9), Edit::Delete { position: 1 }, Edit::Delete { position: 2 }];
+        assert_eq!(super::inseparable(&edits, oracle), expect);
+    };
+    check(OracleKind::Echo, &[0, 1, 0, 2, 3]);
+    check(OracleKind::Divergence, &[0, 1, 2, 3, 4]);
+    let trial = prompt().with_edits(vec![at(3, 9), at(5, 7), at(40, 9)]);
+    let original = Verdict { oracle: OracleKind::Echo, ..verdict(1.0) };
+    // Asking for 9 is enough to fail, by this judge.
+    struct Asked;
+    impl Judge for Asked {
+        fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>> {
+            let asked = |t: &Trial| t.edits.iter().any(|e| e.position() == Some(t.base.len()));
+            Ok(trials
+                .iter()
+                .map(|t| Verdict { oracle: OracleKind::Echo, ..verdict(if asked(t) { 1.0 } else { -0.1 }) })
+                .collect())
+        }
+    }
+    let found = minimise(&trial, &original, &Asked, &options()).unwrap();
+    let ids: Vec<u32> = found.trial.layout().ids;
+    assert_eq!((found.trial.edits.len(), ids.iter().filter(|id| **id == 9).count()), (2, 2), "{:?}", found.trial);
+}
