@@ -127,11 +127,10 @@ fn vocabulary(options: &Options) -> Result<u8> {
     output::line(format!("the same thresholds flag {} of {} controls", sweep.controls_flagged, sweep.controls));
     output::line(format!("\n{:>7}  {:<24} {:>9} {:>9} {:>9}  verdict", "id", "token", "indicator", "repeated", "q"));
     for row in sweep.rows.iter().take(SHOWN) {
-        let best = row.echo_probability.map(|p| p.max(row.repetition_probability.unwrap_or(p)));
-        let echo = best.map_or("-".into(), |p| format!("{p:.2e}"));
+        let repeated = row.repeated().map_or("-".into(), |p| format!("{p:.2e}"));
         let q = row.q_value.map_or("-".into(), |q| format!("{q:.1e}"));
         output::line(format!(
-            "{:>7}  {:<24} {:>9.4} {echo:>9} {q:>9}  {}",
+            "{:>7}  {:<24} {:>9.4} {repeated:>9} {q:>9}  {}",
             row.id,
             fit(&escape(&row.text), 24),
             row.indicator,

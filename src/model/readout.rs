@@ -100,19 +100,21 @@ fn exponentials(x: &mut [f32], max: f32) -> (f32, f32) {
     let (chunks, rest) = x.as_chunks_mut::<LANES>();
     for chunk in chunks {
         for i in 0..LANES {
-            chunk[i] -= max;
-            let e = exp(chunk[i]);
-            sums[i] += e;
-            weighted[i] = e.mul_add(chunk[i], weighted[i]);
+            add_exponential(&mut chunk[i], max, &mut sums[i], &mut weighted[i]);
         }
     }
     for (i, x) in rest.iter_mut().enumerate() {
-        *x -= max;
-        let e = exp(*x);
-        sums[i] += e;
-        weighted[i] = e.mul_add(*x, weighted[i]);
+        add_exponential(x, max, &mut sums[i], &mut weighted[i]);
     }
     (sums.iter().sum(), weighted.iter().sum())
+}
+
+#[inline(always)]
+fn add_exponential(x: &mut f32, max: f32, sum: &mut f32, weighted: &mut f32) {
+    *x -= max;
+    let e = exp(*x);
+    *sum += e;
+    *weighted = e.mul_add(*x, *weighted);
 }
 
 /// Jensen-Shannon divergence of two distributions given as log-probabilities (nats), in bits.

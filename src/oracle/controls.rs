@@ -14,10 +14,6 @@ use crate::model::Config;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::rng::{self, Rng};
 
-/// Below this many alternatives in its third of the layers, a component's stand-in may come from any
-/// layer: a handful of alternatives would be drawn again and again and pass for many controls.
-const ENOUGH: usize = 8;
-
 /// How often a draw that came out unusable is repeated before the original is kept.
 const DRAWS: usize = 16;
 
@@ -212,7 +208,8 @@ fn random_layer(layer: usize, per_layer: usize, config: &Config, rng: &mut Rng) 
     let layers = config.num_hidden_layers.max(1);
     let third = |l: usize| l * 3 / layers;
     let same: Vec<usize> = (0..layers).filter(|&l| third(l) == third(layer)).collect();
-    if same.len() * per_layer > ENOUGH { same[index(same.len(), rng)] } else { index(layers, rng) }
+    // A handful of alternatives would be drawn again and again and pass for many controls.
+    if same.len() * per_layer > LEAST_CONTROLS { same[index(same.len(), rng)] } else { index(layers, rng) }
 }
 
 /// Rows (outputs) and columns (inputs) of a weight matrix.

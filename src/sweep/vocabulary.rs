@@ -1,5 +1,7 @@
 //! `sweep vocabulary`: indicator and echo of every token.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{EchoPrompt, Progress};
@@ -44,6 +46,13 @@ pub struct TokenRow {
     /// Benjamini-Hochberg, p-values by rank among the controls, the tokens that the indicator suspects by
     /// themselves and the others by themselves.
     pub q_value: Option<f64>,
+}
+
+impl TokenRow {
+    /// The largest probability of repeating it under any prompt it was tried with.
+    pub fn repeated(&self) -> Option<f64> {
+        self.echo_probability.map(|p| p.max(self.repetition_probability.unwrap_or(p)))
+    }
 }
 
 /// The whole sweep.
@@ -113,7 +122,8 @@ impl VocabularySweep {
         let score = |id: &u32| -repeated(*id);
         let pool: Vec<f64> = controls.iter().map(score).collect();
         let p = stats::p_values(&ids.iter().map(score).collect::<Vec<_>>(), &pool);
-        let suspect: Vec<bool> = ids.iter().map(|id| vocabulary.anomalous.contains(id)).collect();
+        let anomalous: BTreeSet<u32> = vocabulary.anomalous.iter().copied().collect();
+        let suspect: Vec<bool> = ids.iter().map(|id| anomalous.contains(id)).collect();
         let q = stratified_q_values(&p, &suspect);
         // The echo that the false discovery rate allows, for the controls' own count.
         let flagged_from = ids
@@ -149,7 +159,7 @@ impl VocabularySweep {
                 }
             })
             .collect();
-        let key = |r: &TokenRow| r.echo_probability.map_or(0.0, |p| p.max(r.repetition_probability.unwrap_or(p)));
+        let key = |r: &TokenRow| r.repeated().unwrap_or(0.0);
         rows.sort_by(|a, b| key(a).total_cmp(&key(b)).then(a.indicator.total_cmp(&b.indicator)).then(a.id.cmp(&b.id)));
         let controls_flagged =
             controls.iter().filter(|id| used && repeated(**id) <= flagged_from.min(0.5 * median_ordinary)).count();

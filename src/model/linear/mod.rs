@@ -108,15 +108,18 @@ impl PackedMatrix {
 
     /// [`matmul`](Self::matmul) on this thread alone: for many small products side by side.
     pub fn matmul_serial(&self, x: &[f32], m: usize, y: &mut [f32]) {
-        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
-        assert_eq!(y.len(), m * self.out, "y is not [{m}, {}]", self.out);
-        if y.is_empty() {
-            return;
-        }
-        let out = Out { ptr: y.as_mut_ptr(), stride: self.out };
+        let Some(y) = self.output(x, m, y, self.out) else { return };
         let (panels, tiles) = (self.out.div_ceil(NR), m.div_ceil(self.isa.tile_rows()));
-        // SAFETY: one thread, all rows and panels, and `x` and `y` are as long as asserted above.
-        unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, &out) }
+        // SAFETY: one thread, all rows and panels, and `x` and `y` are as long as `output` asserts.
+        unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, &y) }
+    }
+
+    /// Where a product of `x[m, in]` goes, `y[m, width]`: the sizes are checked here, for the kernels do not.
+    /// `None` when there is nothing to compute.
+    fn output(&self, x: &[f32], m: usize, y: &mut [f32], width: usize) -> Option<Out> {
+        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
+        assert_eq!(y.len(), m * width, "y is not [{m}, {width}]");
+        (!y.is_empty()).then_some(Out { ptr: y.as_mut_ptr(), stride: width })
     }
 
     /// Number of outputs (rows of the weight).
@@ -146,15 +149,10 @@ impl PackedMatrix {
 
     /// `y = x * W^T` for `x[m, in]` and `y[m, out]`.
     pub fn matmul(&self, x: &[f32], m: usize, y: &mut [f32]) {
-        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
-        assert_eq!(y.len(), m * self.out, "y is not [{m}, {}]", self.out);
-        if y.is_empty() {
-            return;
-        }
-        let y = Out { ptr: y.as_mut_ptr(), stride: self.out };
+        let Some(y) = self.output(x, m, y, self.out) else { return };
         self.in_blocks(m, self.out.div_ceil(NR), NR, |tiles, rows, panels| {
             // SAFETY: every row and panel is in one block only, so that no two threads write the
-            // same place, and `x` and `y` are as long as asserted above.
+            // same place, and `x` and `y` are as long as `output` asserts.
             unsafe { self.block(x, m, tiles, rows, panels, &y) }
         });
     }
@@ -169,12 +167,7 @@ impl PackedMatrix {
     pub fn matmul_gated(&self, x: &[f32], m: usize, y: &mut [f32], gate: impl Fn(&mut [f32], &[f32], &[f32]) + Sync) {
         assert_eq!(self.out % GATED_MULTIPLE, 0, "halves are not whole panels");
         let half = self.out / 2;
-        assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
-        assert_eq!(y.len(), m * half, "y is not [{m}, {half}]");
-        if y.is_empty() {
-            return;
-        }
-        let y = Out { ptr: y.as_mut_ptr(), stride: half };
+        let Some(y) = self.output(x, m, y, half) else { return };
         self.in_blocks(m, half / NR, 2 * NR, |tiles, rows, panels| {
             let mut sums = [[0f32; MAX_ROWS * NR]; 2];
             for rows in rows.map(|tile| share(m, tiles, tile)) {
