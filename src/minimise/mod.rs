@@ -46,6 +46,8 @@ pub struct Options<'a> {
     pub strength_tolerance: f32,
     /// A further condition on what counts as the same failure.
     pub same: Option<&'a Same<'a>>,
+    /// Asked before every batch: whether to end with what there is, as if the calls had run out.
+    pub stop: Option<&'a dyn Fn() -> bool>,
 }
 
 impl Default for Options<'_> {
@@ -60,6 +62,7 @@ impl Default for Options<'_> {
             max_others: 8,
             strength_tolerance: 0.02,
             same: None,
+            stop: None,
         }
     }
 }

@@ -29,6 +29,7 @@ pub fn minimise(trial: &Trial, original: &Verdict, judge: &dyn Judge, options: &
         judged: BTreeMap::new(),
         others: Vec::new(),
         calls: 0,
+        skipped: false,
     };
     let mut one_minimal = false;
     let mut strengths_done = false;
@@ -41,7 +42,7 @@ pub fn minimise(trial: &Trial, original: &Verdict, judge: &dyn Judge, options: &
             strengths_done = true;
         }
         if run.trial == start {
-            one_minimal = certified;
+            one_minimal = certified && !run.skipped;
             break;
         }
         if run.left() == 0 {
@@ -90,6 +91,9 @@ struct Run<'a> {
     judged: BTreeMap<String, Option<Verdict>>,
     others: Vec<Trial>,
     calls: u64,
+    /// Whether a candidate was passed over because nothing was left to judge it with: then there is no
+    /// certificate, for `reduce` takes the answer for a judgement.
+    skipped: bool,
 }
 
 /// Identifies a trial: the debug form shows every field, floats to the last bit.
@@ -99,7 +103,7 @@ fn key(trial: &Trial) -> String {
 
 impl Run<'_> {
     fn left(&self) -> u64 {
-        self.options.max_calls.saturating_sub(self.calls)
+        if self.options.stop.is_some_and(|stop| stop()) { 0 } else { self.options.max_calls.saturating_sub(self.calls) }
     }
 
     /// Whether each candidate fails in the same way as the original. A candidate for which no calls are
@@ -111,12 +115,19 @@ impl Run<'_> {
             if let (Some(key), Some(candidate)) = (key, candidate)
                 && !self.judged.contains_key(key)
                 && !new.iter().any(|(other, _)| other == key)
-                && (new.len() as u64) < self.left()
             {
                 new.push((key, candidate));
             }
         }
-        for chunk in new.chunks(self.options.batch.max(1)) {
+        let mut rest = &new[..];
+        while !rest.is_empty() {
+            let most = self.options.batch.max(1).min(usize::try_from(self.left()).unwrap_or(usize::MAX));
+            if most == 0 {
+                self.skipped = true;
+                break;
+            }
+            let (chunk, later) = rest.split_at(most.min(rest.len()));
+            rest = later;
             let trials: Vec<Trial> = chunk.iter().map(|(_, trial)| (*trial).clone()).collect();
             let verdicts = self.judge.judge(&trials)?;
             if verdicts.len() != trials.len() {

@@ -3,6 +3,7 @@
 //! Nothing here runs a model or reads a clock: the same summary and cases give the same bytes. Every
 //! text of a model or a file is data and goes through [`crate::text`].
 
+mod card;
 mod diff;
 mod format;
 mod html;

@@ -1,0 +1,255 @@
+//! A finding on the page: one card.
+
+use std::fmt::Write;
+
+use super::diff::{self, Span};
+use super::format::{count, list, number, percent, plural};
+use super::{svg, words};
+use crate::case::{Case, Expectation, TokenProbability};
+use crate::edit::{Component, Edit};
+use crate::implicate::{Implication, PositionEffect};
+use crate::text;
+
+/// Cards that are open at first.
+const OPEN_CARDS: usize = 2;
+/// Characters of one text that are shown.
+const MOST_TEXT: usize = 6000;
+/// Edits listed on a card.
+const MOST_EDITS: usize = 60;
+
+/// The finding in a line.
+pub fn title(case: &Case) -> String {
+    if case.comment.title.is_empty() { words::doing(case) } else { clip(&case.comment.title, 200) }
+}
+
+/// At most `most` characters, and how many more there are.
+pub fn clip(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}… ({} characters more)", &text[..at], text[at..].chars().count()),
+    }
+}
+
+/// One finding: what happens, the prompt, the next tokens, the score among its controls, what carries it.
+pub fn card(out: &mut String, case: &Case, i: usize) {
+    let v = &case.verdict;
+    let open = if i < OPEN_CARDS { " open" } else { "" };
+    let _ = write!(
+        out,
+        "<details class=\"card\" id=\"case-{}\"{open}><summary><span class=\"rank\">{}</span><span class=\"title\">{}</span><span class=\"chip\">{} {}{}</span></summary><div class=\"body\">",
+        i + 1,
+        i + 1,
+        text::html(&title(case)),
+        words::oracle_name(v.oracle),
+        number(v.score),
+        words::unit(v.oracle)
+    );
+    let mut lead = vec![words::what(case)];
+    lead.extend(words::controls(case));
+    lead.extend(case.implication.as_ref().and_then(words::carried));
+    let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
+    prompts(out, case);
+    out.push_str("<div class=\"pair\">");
+    next_tokens(out, case);
+    score(out, case);
+    out.push_str("</div>");
+    if let Some(implication) = &case.implication {
+        implicated(out, implication);
+    }
+    provenance(out, case);
+    out.push_str("</div></details>");
+}
+
+fn prompts(out: &mut String, case: &Case) {
+    let c = &case.comment;
+    let (before, after) = diff::words(&clip(&c.prompt, MOST_TEXT), &clip(&c.edited_prompt, MOST_TEXT));
+    let shown = |spans: &[Span], tag: &str| -> String {
+        let show = |s: &Span| {
+            let inner = text::html(&s.text);
+            if s.changed { format!("<{tag}>{inner}</{tag}>") } else { inner }
+        };
+        spans.iter().map(show).collect()
+    };
+    out.push_str("<h3>Prompt</h3><dl class=\"texts\">");
+    let mut row = |name: &str, inner: String| {
+        let inner = if inner.is_empty() { "<i>(nothing)</i>".into() } else { inner };
+        let _ = write!(out, "<dt>{name}</dt><dd class=\"text\">{inner}</dd>");
+    };
+    row("before", shown(&before, "del"));
+    if !case.edits.iter().any(Edit::is_token_edit) {
+        row("after", "<i>the same: the edits are inside the model</i>".into());
+    } else {
+        row("after", shown(&after, "ins"));
+    }
+    if !c.continuation.is_empty() {
+        row("measured on", text::html(&clip(&c.continuation, MOST_TEXT)));
+    }
+    if !(c.generated_before.is_empty() && c.generated_after.is_empty()) {
+        row("model writes, before", text::html(&clip(&c.generated_before, MOST_TEXT)));
+        row("model writes, after", text::html(&clip(&c.generated_after, MOST_TEXT)));
+    }
+    out.push_str("</dl>");
+    if !case.edits.is_empty() {
+        let _ = write!(out, "<h3>{}</h3><ul class=\"edits\">", plural(case.edits.len() as u64, "edit"));
+        for edit in case.edits.iter().take(MOST_EDITS) {
+            let _ = write!(out, "<li>{}</li>", text::html(&words::edit(case, edit)));
+        }
+        if case.edits.len() > MOST_EDITS {
+            let _ = write!(out, "<li>and {} more</li>", case.edits.len() - MOST_EDITS);
+        }
+        out.push_str("</ul><p class=\"soft\">Positions count the tokens of the prompt before the edits, from 0.</p>");
+    }
+}
+
+/// Paired bars: each token's probability before and after.
+fn next_tokens(out: &mut String, case: &Case) {
+    const MOST: usize = 8;
+    let find = |list: &[TokenProbability], id| list.iter().find(|t| t.id == id).map(|t| t.probability);
+    let mut rows: Vec<(&TokenProbability, Option<f64>, Option<f64>)> = Vec::new();
+    for token in case.top_before.iter().chain(&case.top_after) {
+        if rows.iter().all(|row| row.0.id != token.id) {
+            rows.push((token, find(&case.top_before, token.id), find(&case.top_after, token.id)));
+        }
+    }
+    if rows.is_empty() {
+        return;
+    }
+    let most = |row: &(&TokenProbability, Option<f64>, Option<f64>)| row.1.unwrap_or(0.0).max(row.2.unwrap_or(0.0));
+    rows.sort_by(|a, b| most(b).total_cmp(&most(a)).then(a.0.id.cmp(&b.0.id)));
+    out.push_str("<figure><figcaption>Next token: <span class=\"key0\">■ before</span>, <span class=\"key1\">▨ after</span></figcaption><table class=\"bars\"><tbody>");
+    for (token, before, after) in rows.into_iter().take(MOST) {
+        let _ = write!(out, "<tr><th title=\"id {}\">{}</th><td>", token.id, text::html(&clip(&token.text, 40)));
+        for (class, probability) in [("before", before), ("after", after)] {
+            let width = probability.filter(|p| p.is_finite()).unwrap_or(0.0).clamp(0.0, 1.0) * 100.0;
+            let (bar, value) = match probability {
+                Some(p) => (format!("<i style=\"width:{width:.1}%\"></i>"), percent(p)),
+                None => (String::new(), "not among the top".into()),
+            };
+            let _ = write!(out, "<div class=\"bar {class}\">{bar}<span>{value}</span></div>");
+        }
+        out.push_str("</td></tr>");
+    }
+    out.push_str("</tbody></table></figure>");
+}
+
+fn score(out: &mut String, case: &Case) {
+    let v = &case.verdict;
+    let unit = words::unit(v.oracle);
+    let against = match v.controls.len() {
+        0 => "Score (no controls were drawn)".into(),
+        n => format!("Score against {}", plural(n as u64, "matched control")),
+    };
+    let plot = svg::strip(&v.controls, v.score, v.threshold, unit);
+    let _ = write!(out, "<figure><figcaption>{against}</figcaption>{plot}<dl class=\"facts\">");
+    for (name, value) in [
+        ("score", number(v.score) + unit),
+        ("threshold", number(v.threshold) + unit),
+        ("margin", number(v.margin) + unit),
+        ("noise floor", number(v.noise_floor)),
+        ("p-value", number(v.p_value)),
+    ] {
+        let _ = write!(out, "<div><dt>{name}</dt><dd>{value}</dd></div>");
+    }
+    let _ = write!(out, "</dl><p class=\"soft\">{}</p></figure>", text::html(words::oracle_meaning(v.oracle)));
+}
+
+fn implicated(out: &mut String, implication: &Implication) {
+    out.push_str("<h3>What carries it</h3>");
+    if implication.set.is_empty() {
+        out.push_str("<p>No component stands out.</p>");
+    } else {
+        let names: Vec<String> = implication.set.iter().map(ToString::to_string).collect();
+        let _ = write!(
+            out,
+            "<p><b>{}</b>. {} {}</p>",
+            text::html(&list(&names, 40)),
+            text::html(&words::necessity_and_sufficiency(implication)),
+            text::html(&words::emergence(implication))
+        );
+    }
+    let map = |label, value| svg::heat_map(label, &implication.effects, value, &implication.set);
+    out.push_str("<div class=\"pair\">");
+    if let Some(svg) = map("share of the glitch removed by each head and MLP", |e| e.necessity) {
+        let _ = write!(out, "<figure><figcaption>Removed when this part alone is set right</figcaption>{svg}</figure>");
+    }
+    if let Some(svg) = map("share of the glitch made by each head and MLP", |e| e.sufficiency) {
+        let _ = write!(out, "<figure><figcaption>Made when this part alone goes wrong</figcaption>{svg}</figure>");
+    }
+    out.push_str("</div>");
+    let mut fine: Vec<_> = implication
+        .effects
+        .iter()
+        .filter(|e| !matches!(e.component, Component::Head { .. } | Component::Mlp { .. }) && !e.necessity.is_nan())
+        .collect();
+    fine.sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
+    let rows = fine.into_iter().take(8).map(|e| (e.component.to_string(), e.necessity, e.sufficiency)).collect();
+    effects_table(out, "finer parts, strongest", rows);
+    let mut places: Vec<_> = implication.positions.iter().collect();
+    places.sort_by(|a, b| (b.necessity + b.sufficiency).total_cmp(&(a.necessity + a.sufficiency)));
+    let place = |e: &PositionEffect| format!("{} at position {} (token {})", e.component, e.position, e.id);
+    let rows = places.into_iter().take(8).map(|e| (place(e), e.necessity, e.sufficiency)).collect();
+    effects_table(out, "at one position only, strongest", rows);
+}
+
+/// A table of effects; nothing for no rows.
+fn effects_table(out: &mut String, head: &str, rows: Vec<(String, f64, f64)>) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = write!(
+        out,
+        "<div class=\"scroll\"><table><thead><tr><th>{head}</th><th class=\"n\">removed</th><th class=\"n\">made</th></tr></thead><tbody>"
+    );
+    for (what, removed, made) in rows {
+        let (removed, made) = (percent(removed), percent(made));
+        let _ = write!(out, "<tr><td>{}</td><td class=\"n\">{removed}</td><td class=\"n\">{made}</td></tr>", text::html(&what));
+    }
+    out.push_str("</tbody></table></div>");
+}
+
+fn provenance(out: &mut String, case: &Case) {
+    out.push_str("<h3>Where it comes from</h3><p>");
+    let l = &case.lineage;
+    let _ = write!(
+        out,
+        "Found at evaluation {} with seed {}, from the seed prompt {}",
+        count(l.evaluation),
+        l.seed,
+        text::html(&l.parent)
+    );
+    if !l.mutators.is_empty() {
+        let _ = write!(out, ", by {}", text::html(&list(&l.mutators, 12)));
+    }
+    out.push_str(". ");
+    match &case.minimisation {
+        Some(m) => {
+            let _ = write!(
+                out,
+                "Reduced from {} to {} in {}; {}",
+                plural(m.elements_before as u64, "element"),
+                count(m.elements_after as u64),
+                plural(m.calls, "trial"),
+                if m.one_minimal {
+                    "1-minimal: each remaining element was taken out alone, and without it the glitch is gone."
+                } else {
+                    "not shown to be 1-minimal: the budget ended before each remaining element was tried."
+                }
+            );
+        }
+        None => out.push_str("Not minimised."),
+    }
+    if let Some(implication) = &case.implication {
+        let _ = write!(out, " Explained in {}.", plural(implication.calls, "trial"));
+    }
+    if case.expectation == Expectation::Gone {
+        out.push_str(" It is mended and expected to stay away.");
+    }
+    out.push_str("</p>");
+    if let Some(path) = words::path(case) {
+        let _ = write!(
+            out,
+            "<p>Run it again, from the folder of this report:</p><pre><code>glitch replay {}</code></pre>",
+            text::html(&path)
+        );
+    }
+}
