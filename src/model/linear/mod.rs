@@ -33,6 +33,9 @@ const KC: usize = 2048;
 /// Bytes of weights of one pass (panels times features): these stay in the second-level cache, the
 /// smallest of which in use is 512 kB.
 const PASS_BYTES: usize = 320 << 10;
+/// Bytes of `x` of one block: read again for each of its panels, these too should come from the
+/// second-level cache.
+const ROW_BYTES: usize = 256 << 10;
 /// What the outputs of a matrix must be a multiple of for [`PackedMatrix::matmul_gated`].
 pub const GATED_MULTIPLE: usize = 2 * NR;
 /// Multiply-adds below which a product is not worth sharing between threads.
@@ -191,16 +194,18 @@ impl PackedMatrix {
     /// threads busy. `rows` are tiles out of `tiles`; `width` is the number of columns behind a panel.
     fn in_blocks(&self, m: usize, panels: usize, width: usize, block: impl Fn(usize, Range<usize>, Range<usize>) + Sync) {
         let tiles = m.div_ceil(self.isa.tile_rows());
-        let pass = width * self.in_.clamp(1, KC) * size_of::<f32>();
-        let across = panels.div_ceil((PASS_BYTES / pass).max(1));
+        let depth = self.in_.clamp(1, KC) * size_of::<f32>();
         let (across, down) = if m * self.out * self.in_ < SERIAL_WORK {
             (1, 1)
         } else {
-            let wanted = 8 * rayon::current_num_threads();
-            let across = across.max(panels.min(if tiles < wanted { wanted } else { 1 }));
-            (across, tiles.min(wanted.div_ceil(across)))
+            let across = panels.div_ceil((PASS_BYTES / (width * depth)).max(1));
+            let down = tiles.div_ceil((ROW_BYTES / (self.isa.tile_rows() * depth)).max(1));
+            // Few rows: the panels alone must keep the threads busy.
+            let wanted = (8 * rayon::current_num_threads()).div_ceil(down);
+            (across.max(panels.min(wanted)), down)
         };
-        let part = |i: usize| block(tiles, share(tiles, down, i % down), share(panels, across, i / down));
+        // Row by row of blocks: a thread that goes on to its next block finds the rows in its cache.
+        let part = |i: usize| block(tiles, share(tiles, down, i / across), share(panels, across, i % across));
         if across * down == 1 {
             part(0);
         } else {

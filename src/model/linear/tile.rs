@@ -117,7 +117,6 @@ impl Kernel for Tile {
                 11 if V::ROWS >= 11 => self.kernel::<V, 11>(),
                 12 if V::ROWS >= 12 => self.kernel::<V, 12>(),
                 13 if V::ROWS >= 13 => self.kernel::<V, 13>(),
-                14 if V::ROWS >= 14 => self.kernel::<V, 14>(),
                 rows => unreachable!("a tile of {rows} rows"),
             }
         }
@@ -127,6 +126,6 @@ impl Kernel for Tile {
 /// How many values ahead in the panel to prefetch.
 const PREFETCH: usize = 32 * NR;
 /// The most rows in a tile of any instruction set.
-pub(super) const MAX_ROWS: usize = 14;
+pub(super) const MAX_ROWS: usize = 13;
 /// Inputs at a time: so that counting and addresses cost little beside the arithmetic.
 const UNROLLED: usize = 4;
