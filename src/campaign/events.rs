@@ -8,8 +8,8 @@ use crate::oracle::Verdict;
 
 /// Explains a finding (implication, texts) as a case.
 pub trait Follow {
-    /// The case, and how many trials it took.
-    fn follow(&self, finding: &Finding) -> Result<(Case, u64)>;
+    /// The case, and how many trials it took. Without `implicate`, which costs most, when time is up.
+    fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)>;
 }
 
 /// Where events go: progress, journal, files.

@@ -6,7 +6,7 @@ use crate::case::{Case, Comment, Expectation, ModelRef, SCHEMA_VERSION, TokenPro
 use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
-use crate::implicate::{self, implicate};
+use crate::implicate::{self, comparable};
 use crate::model::Model;
 use crate::oracle::OracleKind;
 
@@ -20,10 +20,10 @@ pub struct Explain<'a, 'm> {
 const GENERATED: usize = 16;
 
 impl Follow for Explain<'_, '_> {
-    fn follow(&self, finding: &Finding) -> Result<(Case, u64)> {
+    fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)> {
         let options = implicate::Options { seed: finding.control_seed, ..Default::default() };
-        let comparable = implicate::comparable(&finding.trial);
-        let implication = comparable.then(|| implicate(self.evaluator, &finding.trial, &options)).transpose()?;
+        let implicate = implicate && comparable(&finding.trial);
+        let implication = implicate.then(|| implicate::implicate(self.evaluator, &finding.trial, &options)).transpose()?;
         let calls = implication.as_ref().map_or(0, |i| i.calls) + 2;
         let mut case = Case {
             schema_version: SCHEMA_VERSION,

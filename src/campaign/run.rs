@@ -1,7 +1,7 @@
 //! The campaign itself.
 //!
 //! Everything here is a function of the seed, the batch size and the number of evaluations; the clock is
-//! looked at between rounds and between follow-ups only, and only to stop.
+//! looked at only to stop: between rounds, between follow-ups, and between the batches of a reduction.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -51,8 +51,10 @@ struct Campaign<'a> {
     summary: Summary,
     tokens: u64,
     rounds: u64,
-    /// The longest follow-up so far: the time kept free at the end.
+    /// The longest follow-up so far: with less time than that none is begun.
     slowest: Duration,
+    /// The longest explanation so far: the time that a reduction leaves free.
+    slowest_explanation: Duration,
 }
 
 /// Runs a campaign to the end of its budget. What was found went to the sink when it was found, so an
@@ -109,6 +111,7 @@ pub fn run(
         tokens: 0,
         rounds: 0,
         slowest: Duration::ZERO,
+        slowest_explanation: Duration::ZERO,
     };
     campaign.run(follow, sink)?;
     Ok(campaign.summary)
@@ -152,16 +155,25 @@ impl<'a> Campaign<'a> {
     }
 
     fn stopped(&self) -> Option<&'static str> {
-        let late = |most: Duration| self.control.started.elapsed() + self.slowest.mul_f64(1.5) >= most;
         if self.control.interrupted.load(Ordering::Relaxed) {
             Some("interrupted")
         } else if self.config.exit_on_find && !self.summary.cases.is_empty() {
             Some("exit-on-find")
-        } else if self.config.max_time.is_some_and(late) {
+        } else if self.late(self.slowest.mul_f64(1.5)) {
             Some("max-time")
         } else {
             None
         }
+    }
+
+    /// Whether less time is left than something takes.
+    fn late(&self, needed: Duration) -> bool {
+        self.config.max_time.is_some_and(|most| self.control.started.elapsed() + needed >= most)
+    }
+
+    /// Whether a follow-up that goes on must come to its end.
+    fn hurried(&self, needed: Duration) -> bool {
+        self.control.interrupted.load(Ordering::Relaxed) || self.late(needed)
     }
 
     /// Proposes, observes and screens a batch; whether there was anything to propose.
@@ -327,12 +339,14 @@ impl<'a> Campaign<'a> {
         }
         self.summary.findings_confirmed += 1;
         let subject = self.subject;
+        let stop = || self.hurried(self.slowest_explanation.mul_f64(1.5));
         let options = minimise::Options {
             max_calls: self.config.minimise_calls,
             // A judged trial is a batch of itself and its controls.
             batch: (self.config.batch_size / (self.config.controls_per_trial + 1)).max(4),
             neutral: subject.vocabulary.ordinary.last().copied(),
             keep_first: oracle::controls::first_editable(&trial, subject.config) > 0,
+            stop: Some(&stop),
             ..Default::default()
         };
         let reduced = minimise::minimise(&trial, &confirmed, &judge, &options)?;
@@ -350,7 +364,9 @@ impl<'a> Campaign<'a> {
         self.summary.findings_minimised += u64::from(minimisation.is_some());
         let finding = Finding { trial, verdict, control_seed: self.config.seed, minimisation, lineage: lineage.clone() };
         sink.event(Event::Minimised { finding: Box::new(finding.clone()) })?;
-        let (case, calls) = follow.follow(&finding)?;
+        let started = Instant::now();
+        let (case, calls) = follow.follow(&finding, !self.hurried(Duration::ZERO))?;
+        self.slowest_explanation = self.slowest_explanation.max(started.elapsed());
         self.summary.follow_up_evaluations += calls;
         self.summary.cases.push(case.id.clone());
         sink.event(Event::Case(Box::new(case)))?;

@@ -12,7 +12,7 @@ use crate::evaluate::{Evaluator, Observation, Request};
 struct Plain;
 
 impl Follow for Plain {
-    fn follow(&self, finding: &Finding) -> Result<(Case, u64)> {
+    fn follow(&self, finding: &Finding, _: bool) -> Result<(Case, u64)> {
         let trial = &finding.trial;
         let case = Case {
             schema_version: 1,

@@ -75,7 +75,7 @@ pub fn run(args: Args) -> Result<u8> {
         minimisation: Some(minimisation),
         lineage: case.lineage.clone(),
     };
-    let (mut new, _) = Explain { evaluator: &evaluator, model: &subject.model.reference() }.follow(&finding)?;
+    let (mut new, _) = Explain { evaluator: &evaluator, model: &subject.model.reference() }.follow(&finding, true)?;
     new.expectation = case.expectation;
     let beside = args.case.parent().map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
     let written = new.write(&args.out.unwrap_or(beside))?;

@@ -28,6 +28,6 @@ pub fn case() -> &'static Case {
         let (trial, verdict) = found.expect("one anomalous token in 64 cannot be repeated");
         let lineage = Lineage { seed: 7, evaluation: 0, mutators: vec!["by hand".into()], parent: "tests".into() };
         let finding = Finding { trial, verdict, control_seed: 7, minimisation: None, lineage };
-        Explain { evaluator: &evaluator, model: &model.reference() }.follow(&finding).unwrap().0
+        Explain { evaluator: &evaluator, model: &model.reference() }.follow(&finding, true).unwrap().0
     })
 }

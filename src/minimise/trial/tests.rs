@@ -167,6 +167,27 @@ fn the_budget_holds_and_costs_the_certificate() {
 }
 
 #[test]
+fn a_reduction_that_is_stopped_judges_nothing_more_and_has_no_certificate() {
+    let trial = prompt().with_edits((5..35).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect());
+    let margin = |trial: &Trial| trial.layout().ids.contains(&7011).then_some(0.5);
+    let mut smaller = 0;
+    for batches in 0..12 {
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() > batches
+        };
+        let cut = run(&trial, &Options { stop: Some(&stop), ..options() }, margin);
+        let stopped = asked.get() > batches;
+        assert!(stopped && !cut.minimisation.one_minimal, "{batches}: {:?}", cut.minimisation);
+        assert!(cut.minimisation.calls <= (batches * options().batch) as u64);
+        assert!(margin(&cut.trial).is_some());
+        smaller += usize::from(cut.trial.edits.len() < trial.edits.len());
+    }
+    assert!(smaller > 0, "what was done until then is kept");
+}
+
+#[test]
 fn no_failure_no_reduction() {
     let judge = Function::new(|_: &Trial| None);
     assert!(minimise(&prompt(), &verdict(0.0), &judge, &options()).is_err());
