@@ -11,6 +11,9 @@ use crate::oracle::{OracleKind, Verdict};
 
 /// Passes over all phases at most: each later one removes only what an earlier one made removable.
 const MAX_PASSES: usize = 8;
+/// The first pass spends no more than one in so many calls on neutral tokens: a short budget must not be
+/// gone before anything is deleted, which also makes every later call cheaper.
+const NEUTRAL_SHARE: u64 = 3;
 
 /// Reduces `trial`, on which `original` was the verdict: edits first, then prompt tokens (replaced by
 /// neutral ones, then deleted), then the continuation, at last strengths. Every step is one that was
@@ -41,7 +44,8 @@ pub fn minimise(trial: &Trial, original: &Verdict, judge: &dyn Judge, options: &
             run.strengths()?;
             strengths_done = true;
         }
-        if run.trial == start {
+        // The first pass may have been cut short of its certificate by `NEUTRAL_SHARE` alone.
+        if run.trial == start && (certified || pass > 0) {
             one_minimal = certified && !run.skipped;
             break;
         }
@@ -170,11 +174,17 @@ impl Run<'_> {
     }
 
     /// Reduces a set of `n` elements; `without` makes the trial in which only the marked ones are kept.
-    fn reduce(&mut self, n: usize, singles_only: bool, without: &dyn Fn(&[bool]) -> Option<Trial>) -> Result<bool> {
+    fn reduce(
+        &mut self,
+        n: usize,
+        max_calls: u64,
+        singles_only: bool,
+        without: &dyn Fn(&[bool]) -> Option<Trial>,
+    ) -> Result<bool> {
         if n == 0 {
             return Ok(true);
         }
-        let options = reduce::Options { max_calls: self.left(), width: self.options.batch.clamp(1, 16), singles_only };
+        let options = reduce::Options { max_calls, width: self.options.batch.clamp(1, 16), singles_only };
         // Answers out of memory cost nothing, but `reduce` counts them: it may stop early, and then
         // gives no certificate it has not earned.
         let mut test = |sets: &[Vec<bool>]| {
@@ -201,7 +211,7 @@ impl Run<'_> {
         let trial = self.trial.clone();
         let groups = inseparable(&trial.edits, self.original.oracle);
         let n = groups.iter().max().map_or(0, |last| last + 1);
-        self.reduce(n, singles_only, &|kept| {
+        self.reduce(n, self.left(), singles_only, &|kept| {
             let edits = trial.edits.iter().zip(&groups).filter(|(_, group)| kept[**group]).map(|(edit, _)| edit.clone());
             usable(trial.with_edits(edits.collect()))
         })
@@ -225,7 +235,8 @@ impl Run<'_> {
         let Some(neutral) = self.options.neutral else { return Ok(true) };
         let trial = self.trial.clone();
         let positions: Vec<usize> = self.free().into_iter().filter(|&p| trial.base[p] != neutral).collect();
-        self.reduce(positions.len(), singles_only, &|kept| {
+        let most = if singles_only { self.left() } else { self.left() / NEUTRAL_SHARE };
+        self.reduce(positions.len(), most, singles_only, &|kept| {
             let mut base = trial.base.to_vec();
             for (&position, _) in positions.iter().zip(kept).filter(|(_, kept)| !**kept) {
                 base[position] = neutral;
@@ -237,7 +248,7 @@ impl Run<'_> {
     fn deletion(&mut self, singles_only: bool) -> Result<bool> {
         let trial = self.trial.clone();
         let positions = self.free();
-        self.reduce(positions.len(), singles_only, &|kept| {
+        self.reduce(positions.len(), self.left(), singles_only, &|kept| {
             let mut keep = vec![true; trial.base.len()];
             for (&position, &kept) in positions.iter().zip(kept) {
                 keep[position] = kept;
