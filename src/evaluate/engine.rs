@@ -21,6 +21,10 @@ use crate::rng;
 /// SmolLM2 holds some 20 kB a token).
 const TOKENS_PER_FORWARD: usize = 2048;
 
+/// Tokens, given and generated, of the rows that generate in step. A step reads all weights for one token
+/// a row, so the more rows the better; keys and values of SmolLM2 take 46 kB a token.
+const TOKENS_GENERATING: usize = 8192;
+
 /// The plain English over which mean ablation takes its means.
 pub const REFERENCE_TEXT: &str = include_str!("../../corpus/seeds/reference.txt");
 
@@ -142,7 +146,7 @@ impl<'m> ModelEvaluator<'m> {
         Ok(found)
     }
 
-    fn observe_rows(&self, requests: &[&Request], plans: &[Plan], rows: Vec<Row>) -> Result<Vec<Observation>> {
+    fn observe_rows(&self, requests: &[&Request], plans: &[&Plan], rows: Vec<Row>) -> Result<Vec<Observation>> {
         let mut forward = Forward { rows, ..Forward::default() };
         let offsets = forward.offsets();
         let mut reads = Vec::new();
@@ -202,30 +206,30 @@ impl<'m> ModelEvaluator<'m> {
     }
 
     /// Greedy generation for the requests that ask for it, all in step; a row ends at an end token.
-    fn generate(&self, requests: &[&Request], plans: &[Plan]) -> Result<Vec<Vec<u32>>> {
-        let mut generated = vec![Vec::new(); requests.len()];
+    fn generate(&self, rows: &[(&Request, &Plan)]) -> Result<Vec<Vec<u32>>> {
+        let mut generated = vec![Vec::new(); rows.len()];
         struct Live {
             index: usize,
             next: Vec<u32>,
             prefix: Vec<Segment>,
         }
-        let mut live: Vec<Live> = (0..requests.len())
+        let mut live: Vec<Live> = (0..rows.len())
             .map(|index| Live {
                 index,
-                next: plans[index].layout.ids[..plans[index].layout.prompt_len].to_vec(),
+                next: rows[index].1.layout.ids[..rows[index].1.layout.prompt_len].to_vec(),
                 prefix: Vec::new(),
             })
             .collect();
-        live.retain(|l| requests[l.index].generate > 0);
+        live.retain(|l| rows[l.index].0.generate > 0);
         while !live.is_empty() {
-            let rows = live.iter().map(|l| Row { prefix: l.prefix.clone(), ids: l.next.clone(), restart: None }).collect();
-            let mut forward = Forward { rows, keep_kv: true, ..Forward::default() };
+            let next = live.iter().map(|l| Row { prefix: l.prefix.clone(), ids: l.next.clone(), restart: None }).collect();
+            let mut forward = Forward { rows: next, keep_kv: true, ..Forward::default() };
             let offsets = forward.offsets();
             let mut hooks = Hooks::default();
             for (i, l) in live.iter().enumerate() {
                 let place = Place { tokens: offsets[i]..offsets[i + 1], position: forward.rows[i].prefix_len() };
-                let request = requests[l.index];
-                lower(self.model, &|| self.means(), &request.trial.edits, &plans[l.index].layout, &[], &place, &mut hooks)?;
+                let (request, plan) = rows[l.index];
+                lower(self.model, &|| self.means(), &request.trial.edits, &plan.layout, &[], &place, &mut hooks)?;
             }
             forward.hooks = hooks;
             let output = self.forward(&forward)?;
@@ -241,7 +245,7 @@ impl<'m> ModelEvaluator<'m> {
                 };
                 generated[l.index].push(*id);
                 l.next = vec![*id];
-                if self.model.config.eos_token_ids.contains(id) || generated[l.index].len() >= requests[l.index].generate {
+                if self.model.config.eos_token_ids.contains(id) || generated[l.index].len() >= rows[l.index].0.generate {
                     l.next.clear();
                 }
             }
@@ -261,7 +265,6 @@ impl Evaluator for ModelEvaluator<'_> {
         // Rows ascend in the layer they start at; within a layer, in length, so that forwards are even.
         let mut rows: Vec<(usize, Row)> = plans.iter().map(|p| p.row(runs.get(&p.source).map(|r| &**r))).enumerate().collect();
         rows.sort_by_key(|(i, row)| (row.first_layer(), row.ids.len(), *i));
-        let mut plans: Vec<Option<Plan>> = plans.into_iter().map(Some).collect();
         let mut observations = vec![Observation::default(); requests.len()];
         let mut rows = rows.into_iter().peekable();
         while rows.peek().is_some() {
@@ -272,12 +275,22 @@ impl Evaluator for ModelEvaluator<'_> {
                 chunk.push(row);
             }
             let picked: Vec<&Request> = indices.iter().map(|i| &requests[*i]).collect();
-            let picked_plans: Vec<Plan> = indices.iter().filter_map(|i| plans[*i].take()).collect();
-            let mut answers = self.observe_rows(&picked, &picked_plans, chunk)?;
-            for (answer, generated) in answers.iter_mut().zip(self.generate(&picked, &picked_plans)?) {
-                answer.generated = generated;
-            }
+            let picked_plans: Vec<&Plan> = indices.iter().map(|i| &plans[*i]).collect();
+            let answers = self.observe_rows(&picked, &picked_plans, chunk)?;
             indices.into_iter().zip(answers).for_each(|(i, answer)| observations[i] = answer);
+        }
+        let generating: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].generate > 0).collect();
+        let mut rest = &generating[..];
+        while !rest.is_empty() {
+            let tokens = |i: &usize| plans[*i].layout.prompt_len + requests[*i].generate;
+            let fit = rest.iter().scan(0, |sum, i| {
+                *sum += tokens(i);
+                Some(*sum)
+            });
+            let (now, later) = rest.split_at(fit.take_while(|sum| *sum <= TOKENS_GENERATING).count().max(1));
+            let rows: Vec<(&Request, &Plan)> = now.iter().map(|i| (&requests[*i], &plans[*i])).collect();
+            now.iter().zip(self.generate(&rows)?).for_each(|(i, generated)| observations[*i].generated = generated);
+            rest = later;
         }
         Ok(observations)
     }
@@ -286,10 +299,9 @@ impl Evaluator for ModelEvaluator<'_> {
         let plan = Plan::new(request, &self.model.config);
         check(self.model, request, &plan.layout)?;
         let row = plan.row(None);
-        let plans = [plan];
-        let mut observations = self.observe_rows(&[request], &plans, vec![row])?;
+        let mut observations = self.observe_rows(&[request], &[&plan], vec![row])?;
         let mut observation = observations.pop().ok_or_else(|| Error::request("no observation"))?;
-        observation.generated = self.generate(&[request], &plans)?.pop().unwrap_or_default();
+        observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();
         Ok(observation)
     }
 }
