@@ -3,7 +3,7 @@
 use crate::edit::{Action, Component, Edit, Matrix, Trial};
 use crate::error::Result;
 use crate::evaluate::{Distributions, Evaluator, Observation, Request};
-use crate::model::Config;
+use crate::model::{Activation, Config, NormKind, QkNorm, Residual, Rotary};
 use crate::mutate::EchoPrompt;
 use crate::mutate::vocabulary::Vocabulary;
 
@@ -25,10 +25,17 @@ pub fn config() -> Config {
         num_key_value_heads: 2,
         head_dim: 4,
         max_position_embeddings: 128,
-        rms_norm_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: None,
+        norm: NormKind::Rms,
+        norm_eps: 1e-5,
+        residual: Residual::PreNorm,
+        qk_norm: QkNorm::Off,
+        activation: Activation::Silu,
+        gated_mlp: true,
+        attention_scale: 0.5,
+        rope: vec![Rotary { theta: 1e4, dim: 4, scaling: None }; 4],
         sliding_window: vec![None; 4],
+        embedding_scale: 1.0,
+        experts: None,
         tie_word_embeddings: true,
         bos_token_id: Some(0),
         eos_token_ids: vec![1],

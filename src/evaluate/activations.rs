@@ -35,6 +35,7 @@ pub fn width(site: Site, config: &Config) -> usize {
     match site {
         Site::Z => config.q_width(),
         Site::Neurons => config.intermediate_size,
+        Site::RouterLogits => config.experts.as_ref().map_or(0, |e| e.num_experts),
         Site::Embed | Site::ResidPre | Site::AttnOut | Site::MlpOut | Site::ResidPost => config.hidden_size,
     }
 }

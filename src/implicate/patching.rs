@@ -204,8 +204,11 @@ impl<'a, 'm> Patching<'a, 'm> {
     fn neurons(&self, effects: &[Effect], options: &Options) -> Vec<Component> {
         let model = self.evaluator.model;
         let (d, ff) = (model.config.hidden_size, model.config.intermediate_size);
-        let mlps: Vec<Component> =
-            rank(effects).into_iter().filter(|c| matches!(c, Component::Mlp { .. })).take(options.mlps).collect();
+        let mlps: Vec<Component> = rank(effects)
+            .into_iter()
+            .filter(|c| matches!(c, Component::Mlp { layer } if model.config.neurons(*layer) > 0))
+            .take(options.mlps)
+            .collect();
         let mut chosen = Vec::new();
         for layer in mlps.iter().map(Component::layer) {
             let site = (layer, Site::Neurons);

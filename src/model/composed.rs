@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
 
-use super::config::Config;
+use super::config::{Activation, Config, Experts, NormKind};
 use super::hooks::{Block, WeightEdit};
 use super::kernels::{AttentionRow, AttentionShape};
 use super::linear::PackedMatrix;
-use super::numerics::{HeadNorms, Numerics, Rope, Span, dense_tables};
-use super::weights::Linear;
+use super::numerics::{HeadNorms, Numerics, Rope, Routing, Span, dense_tables};
+use super::weights::{Linear, Norm, Sparse};
 use crate::error::{Error, Result};
 
 /// Gradient mode on CPU. `Array` is a tensor `[tokens, width]`.
@@ -66,9 +66,19 @@ fn constant(values: &[f32], rows: usize) -> Result<Tensor> {
     Ok(Tensor::from_slice(values, (rows, values.len() / rows.max(1)), &Device::Cpu)?)
 }
 
-fn normalise(x: &Tensor, weight: &[f32], eps: f64) -> Result<Tensor> {
-    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(&Tensor::from_slice(weight, weight.len(), &Device::Cpu)?)?)
+fn vector(values: &[f32]) -> Result<Tensor> {
+    Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
+}
+
+/// Over the last dimension.
+fn normalise(x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    let centred = match norm.kind {
+        NormKind::Rms => x.clone(),
+        NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
+    };
+    let square = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let y = centred.broadcast_div(&(square + norm.eps)?.sqrt()?)?.broadcast_mul(&vector(&norm.weight)?)?;
+    Ok(if norm.bias.is_empty() { y } else { y.broadcast_add(&vector(&norm.bias)?)? })
 }
 
 impl Numerics for Composed {
@@ -91,14 +101,14 @@ impl Numerics for Composed {
         Ok((x + y)?)
     }
 
-    fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f64) -> Result<Tensor> {
-        normalise(x, weight, eps)
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        normalise(x, norm)
     }
 
     fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
         let y = x.contiguous()?.apply_op1(Product(linear.matrix.clone()))?;
         match &linear.bias {
-            Some(bias) => Ok(y.broadcast_add(&Tensor::from_slice(bias, bias.len(), &Device::Cpu)?)?),
+            Some(bias) => Ok(y.broadcast_add(&vector(bias)?)?),
             None => Ok(y),
         }
     }
@@ -127,30 +137,37 @@ impl Numerics for Composed {
         qkv: &Tensor,
         norms: HeadNorms,
         config: &Config,
-        rope: &Rope,
+        rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let (qw, kw, dim) = (config.q_width(), config.kv_width(), config.head_dim);
         let tokens = qkv.dim(0)?;
-        let positions = spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i));
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in positions {
-            let (c, s) = rope.at(position);
-            cos.extend_from_slice(c);
-            sin.extend_from_slice(s);
-        }
-        let half = dim / 2;
-        let table = |values: Vec<f32>| Ok::<_, Error>(Tensor::from_vec(values, (tokens, 1, half), &Device::Cpu)?);
-        let (cos, sin) = (table(cos)?, table(sin)?);
-        let rotated = |x: Tensor, norm: Option<&[f32]>, width: usize| -> Result<Tensor> {
-            let mut x = x.reshape((tokens, width / dim, dim))?;
-            if let Some(weight) = norm {
-                x = normalise(&x, weight, config.rms_norm_eps)?;
-            }
-            let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-            let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-            let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-            Ok(Tensor::cat(&[first, second], 2)?.reshape((tokens, width))?)
+        let tables = rope
+            .map(|rope| {
+                let positions = spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i));
+                let (mut cos, mut sin) = (Vec::new(), Vec::new());
+                for position in positions {
+                    let (c, s) = rope.at(position);
+                    cos.extend_from_slice(c);
+                    sin.extend_from_slice(s);
+                }
+                let table = |values: Vec<f32>| Tensor::from_vec(values, (tokens, 1, rope.half), &Device::Cpu);
+                Ok::<_, Error>((rope.half, table(cos)?, table(sin)?))
+            })
+            .transpose()?;
+        let rotated = |x: Tensor, norm: Option<&Norm>, width: usize| -> Result<Tensor> {
+            let x = match norm {
+                Some(norm) => normalise(&x.reshape((tokens, width / norm.weight.len(), norm.weight.len()))?, norm)?,
+                None => x,
+            };
+            let x = x.reshape((tokens, width / dim, dim))?;
+            let Some((half, cos, sin)) = &tables else { return Ok(x.reshape((tokens, width))?) };
+            let (a, b) = (x.narrow(2, 0, *half)?, x.narrow(2, *half, *half)?);
+            let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+            let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+            // Dimensions beyond those that are rotated stay as they are.
+            let rest = x.narrow(2, 2 * half, dim - 2 * half)?;
+            Ok(Tensor::cat(&[first, second, rest], 2)?.reshape((tokens, width))?)
         };
         Ok((
             rotated(qkv.narrow(1, 0, qw)?, norms.q, qw)?,
@@ -195,13 +212,60 @@ impl Numerics for Composed {
         };
         let (keys, values) = (split(keys)?, split(values)?);
         let q = q.reshape((tokens, shape.heads, dim))?.transpose(0, 1)?.contiguous()?;
-        let scores = (q.matmul(&keys.transpose(1, 2)?.contiguous()?)? / (dim as f64).sqrt())?.broadcast_add(&mask)?;
+        let scores = (q.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?.broadcast_add(&mask)?;
         let z = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&values)?;
         Ok(z.transpose(0, 1)?.reshape((tokens, shape.heads * dim))?.to_dtype(DType::F32)?)
     }
 
-    fn swiglu(&self, gate_up: &Tensor) -> Result<Tensor> {
+    fn activate(&self, x: Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(match activation {
+            Activation::Silu => x.silu()?,
+            Activation::Gelu => x.gelu_erf()?,
+            Activation::GeluTanh => x.gelu()?,
+        })
+    }
+
+    fn gate(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
         let width = gate_up.dim(1)? / 2;
-        Ok((gate_up.narrow(1, 0, width)?.silu()? * gate_up.narrow(1, width, width)?)?)
+        Ok((self.activate(gate_up.narrow(1, 0, width)?, activation)? * gate_up.narrow(1, width, width)?)?)
+    }
+
+    /// Which experts are chosen has no gradient; how much each counts has.
+    fn mixture(
+        &self,
+        x: &Tensor,
+        router_logits: &Tensor,
+        sparse: &Sparse,
+        experts: &Experts,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let (tokens, _) = x.dims2()?;
+        let routing = Routing::new(&self.values(router_logits)?, experts).by_expert();
+        let probabilities = candle_nn::ops::softmax(router_logits, D::Minus1)?;
+        let mut chosen = vec![0f32; tokens * experts.num_experts];
+        for (expert, of_expert) in routing.iter().enumerate() {
+            of_expert.iter().for_each(|(token, _)| chosen[token * experts.num_experts + expert] = 1.0);
+        }
+        let mut weights = (probabilities * constant(&chosen, tokens)?)?;
+        if experts.norm_topk_prob {
+            weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        }
+        let mut out = match &sparse.shared {
+            Some(shared) => {
+                let gate = candle_nn::ops::sigmoid(&self.linear(x, &shared.gate)?)?;
+                self.expert(x, &shared.mlp, activation)?.broadcast_mul(&gate)?
+            }
+            None => x.zeros_like()?,
+        };
+        for (e, (expert, of_expert)) in sparse.experts.iter().zip(&routing).enumerate() {
+            if of_expert.is_empty() {
+                continue;
+            }
+            let rows = Tensor::from_iter(of_expert.iter().map(|(token, _)| *token as u32), &Device::Cpu)?;
+            let y = self.expert(&x.index_select(&rows, 0)?, expert, activation)?;
+            let weight = weights.narrow(1, e, 1)?.contiguous()?.index_select(&rows, 0)?;
+            out = out.index_add(&rows, &y.broadcast_mul(&weight)?, 0)?;
+        }
+        Ok(out)
     }
 }

@@ -1,6 +1,8 @@
 //! The decoder loop: one for every family and both numeric modes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -8,11 +10,12 @@ use candle_core::Tensor;
 use super::Model;
 use super::batch::{KvStore, Row};
 use super::composed::Composed;
+use super::config::{Config, Residual, Rotary};
 use super::hooks::{Hooks, Site};
 use super::kernels::{AttentionRow, AttentionShape};
 use super::numerics::{Fused, HeadNorms, Numerics, Rope, Span};
 use super::pool::Pooled;
-use super::weights::Linear;
+use super::weights::{Linear, Mlp, Norm};
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
 
@@ -63,7 +66,7 @@ impl Model {
     pub fn forward_gradient(&self, forward: &Forward, embeddings: &Tensor) -> Result<Tensor> {
         let mode = Composed;
         let output = self.run(&mode, forward, embeddings.clone())?;
-        let x = mode.rms_norm(&output.residual, &self.weights.norm, self.config.rms_norm_eps)?;
+        let x = mode.norm(&output.residual, &self.weights.norm)?;
         mode.linear(&x, &self.weights.head)
     }
 
@@ -77,7 +80,30 @@ impl Model {
         for (x, id) in x.chunks_exact_mut(d).zip(&ids) {
             self.weights.embed.row(*id as usize, x);
         }
+        self.scale_embeddings(&mut x);
         A::from_rows(x, d)
+    }
+
+    /// Embeddings as the residual stream gets them.
+    pub(super) fn scale_embeddings(&self, x: &mut [f32]) {
+        let scale = self.config.embedding_scale as f32;
+        if scale != 1.0 {
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+
+    /// Learned positions of the rows that start at the embedding, `[tokens, d_model]`.
+    fn positions(&self, table: &[f32], rows: &[Row], spans: &[Span]) -> Result<Vec<f32>> {
+        let d = self.config.hidden_size;
+        let mut values = Vec::new();
+        for (_, span) in rows.iter().zip(spans).filter(|(row, _)| row.restart.is_none()) {
+            let end = span.position + span.tokens.len();
+            let of_row = table.get(span.position * d..end * d);
+            values.extend_from_slice(of_row.ok_or_else(|| {
+                Error::request(format!("{end} tokens are more than the {} positions of the model", table.len() / d))
+            })?);
+        }
+        Ok(values)
     }
 
     fn run<N: Numerics>(&self, mode: &N, forward: &Forward, embeddings: N::Array) -> Result<Output<N::Array>> {
@@ -87,7 +113,7 @@ impl Model {
             return Err(Error::request("rows of a batch must be non-empty and ascend in the layer they start at"));
         }
         let longest = rows.iter().map(|r| r.prefix_len() + r.ids.len()).max().unwrap_or(0);
-        let rope = Rope::new(&self.weights.rope, longest);
+        let ropes = ropes(config, longest);
         let spans: Vec<Span> =
             rows.iter().zip(&offsets).map(|(r, o)| Span { tokens: *o..o + r.ids.len(), position: r.prefix_len() }).collect();
         let mut captured = BTreeMap::new();
@@ -107,12 +133,18 @@ impl Model {
             let mut y = mode.linear(x, linear)?;
             for matrix in stacked {
                 if let Some(edits) = hooks.weights.get(&(layer, *matrix)) {
-                    y = mode.edit_weights(y, x, edits, self.weights.layers[layer].locate(*matrix, config).1)?;
+                    let located = self.weights.layers[layer].locate(*matrix, config);
+                    let (_, first) = located.ok_or_else(|| Error::request(format!("layer {layer} has no {}", matrix.name())))?;
+                    y = mode.edit_weights(y, x, edits, first)?;
                 }
             }
             Ok(y)
         };
         let mut x = at(0, Site::Embed, embeddings, &mut captured)?;
+        if let Some(table) = &self.weights.positions {
+            let positions = self.positions(table, rows, &spans)?;
+            x = mode.add(x, &mode.array(positions, config.hidden_size)?)?;
+        }
         let mut joined = rows.iter().filter(|r| r.restart.is_none()).count();
         for (i, layer) in self.weights.layers.iter().enumerate() {
             while let Some(row) = rows.get(joined).filter(|r| r.first_layer() == i) {
@@ -124,10 +156,11 @@ impl Model {
             }
             let spans = &spans[..joined];
             x = at(i, Site::ResidPre, x, &mut captured)?;
-            let h = mode.rms_norm(&x, &layer.attention_norm, config.rms_norm_eps)?;
+            let h = normalised(mode, &x, layer.attention_norm.as_ref())?;
             let qkv = product(i, &h, &layer.qkv, &[Matrix::Q, Matrix::K, Matrix::V])?;
-            let norms = HeadNorms { q: layer.q_norm.as_deref(), k: layer.k_norm.as_deref() };
-            let (q, k, v) = mode.heads(&qkv, norms, config, &rope, spans)?;
+            drop(h);
+            let norms = HeadNorms { q: layer.q_norm.as_ref(), k: layer.k_norm.as_ref() };
+            let (q, k, v) = mode.heads(&qkv, norms, config, ropes[i].as_deref(), spans)?;
             let attention_rows: Vec<AttentionRow> =
                 rows[..joined].iter().zip(spans).map(|(r, s)| attention_row(r, s, i, config.kv_width())).collect();
             let shape = AttentionShape {
@@ -135,21 +168,47 @@ impl Model {
                 kv_heads: config.num_key_value_heads,
                 head_dim: config.head_dim,
                 window: config.sliding_window[i],
+                scale: config.attention_scale as f32,
             };
             let z = at(i, Site::Z, mode.attention(&q, &k, &v, &attention_rows, shape)?, &mut captured)?;
             if forward.keep_kv {
                 kv.push((mode.values(&k)?, mode.values(&v)?));
             }
-            let out = at(i, Site::AttnOut, product(i, &z, &layer.o, &[Matrix::O])?, &mut captured)?;
-            x = mode.add(x, &out)?;
-            let h = mode.rms_norm(&x, &layer.mlp_norm, config.rms_norm_eps)?;
-            let edited = [Matrix::Gate, Matrix::Up].iter().any(|m| hooks.weights.contains_key(&(i, *m)));
-            let hidden = match edited {
-                true => mode.swiglu(&product(i, &h, &layer.gate_up, &[Matrix::Gate, Matrix::Up])?)?,
-                false => mode.gated(&h, &layer.gate_up)?,
+            let out = product(i, &z, &layer.o, &[Matrix::O])?;
+            let out = at(i, Site::AttnOut, post_normalised(mode, out, layer.attention_post_norm.as_ref())?, &mut captured)?;
+            // Side by side, the MLP reads what the attention reads.
+            let waiting = if config.residual == Residual::Parallel {
+                Some(out)
+            } else {
+                x = mode.add(x, &out)?;
+                None
             };
-            let hidden = at(i, Site::Neurons, hidden, &mut captured)?;
-            let out = at(i, Site::MlpOut, product(i, &hidden, &layer.down, &[Matrix::Down])?, &mut captured)?;
+            let h = normalised(mode, &x, layer.mlp_norm.as_ref())?;
+            let out = match &layer.mlp {
+                Mlp::Dense(mlp) => {
+                    let edited = [Matrix::Gate, Matrix::Up].iter().any(|m| hooks.weights.contains_key(&(i, *m)));
+                    let hidden = match (config.gated_mlp, edited) {
+                        (true, false) => mode.gated(&h, &mlp.up, config.activation)?,
+                        (true, true) => {
+                            let gate_up = product(i, &h, &mlp.up, &[Matrix::Gate, Matrix::Up])?;
+                            mode.gate(&gate_up, config.activation)?
+                        }
+                        (false, _) => mode.activate(product(i, &h, &mlp.up, &[Matrix::Up])?, config.activation)?,
+                    };
+                    let hidden = at(i, Site::Neurons, hidden, &mut captured)?;
+                    product(i, &hidden, &mlp.down, &[Matrix::Down])?
+                }
+                Mlp::Sparse(sparse) => {
+                    let experts = config.experts.as_ref().ok_or_else(|| Error::request("a mixture without experts"))?;
+                    let logits = at(i, Site::RouterLogits, mode.linear(&h, &sparse.router)?, &mut captured)?;
+                    mode.mixture(&h, &logits, sparse, experts, config.activation)?
+                }
+            };
+            drop(h);
+            let out = at(i, Site::MlpOut, post_normalised(mode, out, layer.mlp_post_norm.as_ref())?, &mut captured)?;
+            if let Some(attention) = waiting {
+                x = mode.add(x, &attention)?;
+            }
             x = at(i, Site::ResidPost, mode.add(x, &out)?, &mut captured)?;
         }
         if joined != rows.len() {
@@ -158,6 +217,36 @@ impl Model {
         let kv = forward.keep_kv.then(|| Arc::new(KvStore { layers: kv }));
         Ok(Output { residual: x, kv, captured })
     }
+}
+
+/// What a block reads: the residual stream, normalised where the model does so before a block.
+fn normalised<'a, N: Numerics>(mode: &N, x: &'a N::Array, norm: Option<&Norm>) -> Result<Cow<'a, N::Array>> {
+    Ok(match norm {
+        Some(norm) => Cow::Owned(mode.norm(x, norm)?),
+        None => Cow::Borrowed(x),
+    })
+}
+
+/// What a block adds to the residual stream.
+fn post_normalised<N: Numerics>(mode: &N, out: N::Array, norm: Option<&Norm>) -> Result<N::Array> {
+    match norm {
+        Some(norm) => mode.norm(&out, norm),
+        None => Ok(out),
+    }
+}
+
+/// Tables of cosines and sines for every layer; layers that rotate alike share one.
+fn ropes(config: &Config, positions: usize) -> Vec<Option<Rc<Rope>>> {
+    let mut made: Vec<(&Rotary, Rc<Rope>)> = Vec::new();
+    let mut of = |rotary| match made.iter().find(|(known, _)| *known == rotary) {
+        Some((_, rope)) => rope.clone(),
+        None => {
+            let rope = Rc::new(Rope::new(rotary, positions));
+            made.push((rotary, rope.clone()));
+            rope
+        }
+    };
+    (0..config.num_hidden_layers).map(|layer| config.rope.get(layer).map(&mut of)).collect()
 }
 
 /// The residual stream a resumed row enters layer `i` with.

@@ -44,7 +44,8 @@ impl Gguf {
             if divisors.len() != config.head_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
                 return Err(Error::model(&gguf.path, "rope_freqs.weight", "expected one positive divisor per frequency"));
             }
-            config.rope_scaling = Some(RopeScaling::Divisors(divisors));
+            let scaling = Some(RopeScaling::Divisors { divisors, attention_factor: 1.0 });
+            config.rope.iter_mut().for_each(|rope| rope.scaling.clone_from(&scaling));
         }
         gguf.config = config;
         Ok(gguf)

@@ -29,6 +29,8 @@ pub enum Site {
     MlpOut,
     /// Residual stream leaving a layer, `[tokens, d_model]`.
     ResidPost,
+    /// Logits of a mixture's router, before the softmax, `[tokens, num_experts]`.
+    RouterLogits,
 }
 
 /// The change of one block.

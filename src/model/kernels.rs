@@ -8,8 +8,10 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::config::{Activation, NormKind};
 use super::linear::PackedMatrix;
 use super::pool::Pooled;
+use super::weights::Norm;
 
 /// `e^x` to 2 ulp for finite `x`; below -87.3 it is 0, above 88.3 infinite. A polynomial after Cephes, in
 /// a form that vectorises (libm's does not; nor, without a dozen instructions for the numbers that do not
@@ -62,22 +64,44 @@ pub fn ln(x: f32) -> f32 {
     e.mul_add(0.693_359_4, m + y)
 }
 
-/// Root-mean-square normalisation of each row of `x` `[n, width]` (Zhang and Sennrich 2019).
-pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Pooled {
-    let width = weight.len();
+/// Normalises each row of `x` `[n, width]`.
+pub fn norm(x: &[f32], norm: &Norm) -> Pooled {
+    let step = norm.weight.len() * 16;
     let mut y = Pooled::take(x.len());
-    y.par_chunks_mut(width * 16).zip(x.par_chunks(width * 16)).for_each(|(y, x)| rms_norm_rows(y, x, weight, eps));
+    y.par_chunks_mut(step).zip(x.par_chunks(step)).for_each(|(y, x)| norm_rows(y, x, norm));
     y
 }
 
-/// [`rms_norm`] on this thread, `y` and `x` `[n, width]`.
+/// [`norm`] on this thread, `y` and `x` `[n, width]`.
+pub fn norm_rows(y: &mut [f32], x: &[f32], norm: &Norm) {
+    match norm.kind {
+        NormKind::Rms => rms_norm_rows(y, x, &norm.weight, norm.eps as f32),
+        NormKind::Layer => layer_norm_rows(y, x, &norm.weight, &norm.bias, norm.eps as f32),
+    }
+}
+
+/// Root-mean-square normalisation (Zhang and Sennrich 2019).
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn rms_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+fn rms_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let width = weight.len();
     for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
         let scale = 1.0 / (lanes_sum(x, |v| v * v) / width as f32 + eps).sqrt();
         for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
             *y = x * scale * w;
+        }
+    }
+}
+
+/// Layer normalisation (Ba et al. 2016): the variance is the mean square of what is left of the mean.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn layer_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let width = weight.len();
+    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+        let mean = lanes_sum(x, |v| v) / width as f32;
+        let variance = lanes_sum(x, |v| (v - mean) * (v - mean)) / width as f32;
+        let scale = 1.0 / (variance + eps).sqrt();
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = (x - mean) * scale * w + b;
         }
     }
 }
@@ -120,25 +144,90 @@ pub fn largest(x: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
 }
 
-/// `silu(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
-pub fn swiglu(x: &[f32], width: usize) -> Pooled {
+/// `activation(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
+pub fn gate(x: &[f32], width: usize, activation: Activation) -> Pooled {
     let mut y = Pooled::take(x.len() / 2);
-    y.par_chunks_mut(width).zip(x.par_chunks(2 * width)).for_each(|(y, x)| swiglu_row(y, &x[..width], &x[width..]));
+    let rows = y.par_chunks_mut(width).zip(x.par_chunks(2 * width));
+    rows.for_each(|(y, x)| gate_row(y, &x[..width], &x[width..], activation));
     y
 }
 
-/// `silu(gate) * up`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn swiglu_row(y: &mut [f32], gate: &[f32], up: &[f32]) {
-    for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-        *y = g / (1.0 + exp(-g)) * u;
+/// `activation(gate) * up`.
+pub fn gate_row(y: &mut [f32], gate: &[f32], up: &[f32], activation: Activation) {
+    match activation {
+        Activation::Silu => silu_gate(y, gate, up),
+        Activation::Gelu => gelu_gate(y, gate, up),
+        Activation::GeluTanh => gelu_tanh_gate(y, gate, up),
     }
 }
 
-/// Rotates the heads of one token in place, `[heads * head_dim]`.
+/// `x = activation(x)`.
+pub fn activate(x: &mut [f32], activation: Activation) {
+    x.par_chunks_mut(1 << 12).for_each(|x| match activation {
+        Activation::Silu => silu_all(x),
+        Activation::Gelu => gelu_all(x),
+        Activation::GeluTanh => gelu_tanh_all(x),
+    });
+}
+
+/// An activation over slices: with a gate, and in place.
+macro_rules! activations {
+    ($($function:ident, $gated:ident, $all:ident;)*) => {$(
+        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+        fn $gated(y: &mut [f32], gate: &[f32], up: &[f32]) {
+            for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+                *y = $function(*g) * u;
+            }
+        }
+
+        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+        fn $all(x: &mut [f32]) {
+            x.iter_mut().for_each(|x| *x = $function(*x));
+        }
+    )*};
+}
+
+activations! {
+    silu, silu_gate, silu_all;
+    gelu, gelu_gate, gelu_all;
+    gelu_tanh, gelu_tanh_gate, gelu_tanh_all;
+}
+
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// `x * P(Z < x)`, the error function after Abramowitz and Stegun 7.1.26 (absolute error below 1.5e-7).
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4f32;
+    for c in [-1.453_152_1, 1.421_413_7, -0.284_496_72, 0.254_829_6] {
+        p = p.mul_add(t, c);
+    }
+    // The tail, which is `1 - erf`: nothing cancels on the side where little is left.
+    let tail = 0.5 * p * t * exp(-z * z);
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// `x / 2 * (1 + tanh(u))`, `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is `x * sigmoid(2 u)`.
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    let u = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
+    x / (1.0 + exp(-2.0 * u))
+}
+
+/// Rotates the leading dimensions of the heads of one token in place, `[heads * head_dim]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn rotate_heads(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
-    heads.chunks_exact_mut(2 * cos.len()).for_each(|head| rotate(head, cos, sin));
+pub fn rotate_heads(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    heads.chunks_exact_mut(head_dim).for_each(|head| rotate(&mut head[..2 * cos.len()], cos, sin));
 }
 
 /// Rotates a head in place; `cos`, `sin` are `[positions, head_dim / 2]`, halves rotated as pairs (the
@@ -167,10 +256,13 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub window: Option<usize>,
+    /// What the product of query and key is multiplied with.
+    pub scale: f32,
 }
 
-/// Query rows (tokens times heads of a group) whose scores exist at one time.
-const QUERIES: usize = 256;
+/// Query rows (tokens times heads of a group) whose scores exist at one time: the keys beyond the last of
+/// them are left out.
+const QUERIES: usize = 65;
 
 /// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k` and
 /// `v` `[tokens, kv_heads * head_dim]`; returns `z` `[tokens, heads * head_dim]`.
@@ -204,7 +296,8 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
 /// The query heads of one key/value head over one row: `[len, group * head_dim]`.
 ///
 /// Two products with the packed matrix of the linear layers, whose outputs do not depend on how many
-/// rows go through together; a masked position adds `0 * v` to a sum, which leaves it as it was.
+/// rows go through together; a masked position adds `0 * v` to a sum, which leaves it as it was. Unless `v` is
+/// no number: then every query has a product of its own, that ends where it may look.
 fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: AttentionShape, kv_head: usize) -> Vec<f32> {
     let (dim, kv_width, width) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
     let group = shape.heads / shape.kv_heads;
@@ -216,9 +309,10 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
         k.chunks_exact(kv_width).for_each(|k| keys.extend_from_slice(&k[kv_head * dim..][..dim]));
         v.chunks_exact(kv_width).for_each(|v| values.extend_from_slice(&v[kv_head * dim..][..dim]));
     }
+    let finite = lanes_sum(&values, |v| v * 0.0) == 0.0;
     let keys = PackedMatrix::new_serial(&keys, total, dim);
     let values = PackedMatrix::from_columns(&values, total, dim);
-    let scale = 1.0 / (dim as f32).sqrt();
+    let scale = shape.scale;
     let mut out = vec![0f32; len * group * dim];
     let mut gathered = Vec::with_capacity(QUERIES * dim);
     let mut scores = Pooled::take(QUERIES.min(len * group) * total);
@@ -230,13 +324,18 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
             gathered.extend_from_slice(&q[at..at + dim]);
         }
         let scores = &mut scores[..n * total];
-        keys.matmul_serial(&gathered, n, scores);
+        let end = |i: usize| before + (first + i) / group + 1;
+        keys.matmul_serial(&gathered, n, scores, end(n - 1), dim);
         for (i, scores) in scores.chunks_exact_mut(total).enumerate() {
-            let position = before + (first + i) / group;
-            let lo = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
-            softmax(scores, lo, position + 1, scale);
+            let lo = shape.window.map_or(0, |w| end(i).saturating_sub(w));
+            softmax(scores, lo, end(i), scale);
         }
-        values.matmul_serial(scores, n, out);
+        if finite {
+            values.matmul_serial(scores, n, out, dim, end(n - 1));
+        } else {
+            let rows = scores.chunks_exact(total).zip(out.chunks_exact_mut(dim));
+            rows.enumerate().for_each(|(i, (scores, out))| values.matmul_serial(scores, 1, out, dim, end(i)));
+        }
     }
     out
 }
@@ -275,6 +374,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn activations_agree_with_their_definitions() {
+        // The distribution function by Simpson's rule, from far out.
+        let normal = |x: f64| {
+            let density = |t: f64| (-0.5 * t * t).exp() / std::f64::consts::TAU.sqrt();
+            let (n, from) = (4000, -9.0);
+            let h = (x - from) / f64::from(n);
+            let inner: f64 = (1..n).map(|i| if i % 2 == 0 { 2.0 } else { 4.0 } * density(from + f64::from(i) * h)).sum();
+            h / 3.0 * (density(from) + inner + density(x))
+        };
+        for i in -80..80 {
+            let x = f64::from(i) / 10.0;
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            let close = |got: f32, want: f64| assert!((f64::from(got) - want).abs() < 2e-6, "{x}: {got}, not {want}");
+            close(silu(x as f32), x / (1.0 + (-x).exp()));
+            close(gelu(x as f32), x * normal(x));
+            close(gelu_tanh(x as f32), 0.5 * x * (1.0 + u.tanh()));
+        }
+    }
+
     /// The same attention written for reading.
     fn naive(q: &[f32], k: &[f32], v: &[f32], len: usize, before: usize, shape: AttentionShape) -> Vec<f32> {
         let (d, kw, w) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
@@ -304,7 +423,7 @@ mod tests {
         for (len, heads, kv_heads, head_dim, window) in
             [(1, 2, 1, 6, None), (37, 4, 2, 8, None), (70, 9, 3, 64, Some(6)), (33, 3, 3, 40, None)]
         {
-            let shape = AttentionShape { heads, kv_heads, head_dim, window };
+            let shape = AttentionShape { heads, kv_heads, head_dim, window, scale: (head_dim as f32).sqrt().recip() };
             let mut random = |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
             let (w, kw) = (heads * head_dim, kv_heads * head_dim);
             let (q, k, v) = (random(len * w), random(len * kw), random(len * kw));
@@ -317,6 +436,13 @@ mod tests {
             let rows = [AttentionRow { tokens: 0..len - cut, prefix }];
             let cached = attention(&q[cut * w..], &k[cut * kw..], &v[cut * kw..], &rows, shape);
             assert_eq!(cached[..], whole[cut * w..], "a cached prefix changes nothing, not even a bit");
+
+            // Nothing looks ahead, not even at what is no number; and a window looks back only so far.
+            let mut broken = v.clone();
+            broken[cut * kw] = f32::NAN;
+            let seen = attention(&q, &k, &broken, &[AttentionRow { tokens: 0..len, prefix: vec![] }], shape);
+            assert_eq!(seen[..cut * w], whole[..cut * w]);
+            assert!(seen[cut * w..][..w].iter().any(|x| x.is_nan()), "it is seen where it is");
         }
     }
 }

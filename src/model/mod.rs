@@ -12,6 +12,7 @@ mod kernels;
 mod linear;
 pub use linear::PackedMatrix;
 mod locate;
+mod names;
 mod numerics;
 mod pool;
 pub mod readout;
@@ -23,12 +24,12 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-pub use config::{Config, FAMILIES, RopeScaling};
+pub use config::{Activation, Config, Experts, FAMILIES, NormKind, QkNorm, Residual, RopeScaling, Rotary};
 pub use decoder::{Forward, Output};
 pub use pool::Pooled;
 pub use readout::{Read, Readout};
 pub use tokenizer::Tokenizer;
-pub use weights::{Layer, Linear, Source, Weights};
+pub use weights::{Layer, Linear, Mlp, Source, Weights};
 
 use crate::edit::{Component, Matrix};
 use crate::error::{Error, Result};
@@ -114,7 +115,7 @@ impl Model {
 
     fn assemble(name: &str, config: Config, source: &mut dyn Source, tokenizer: Option<Tokenizer>) -> Result<Self> {
         let mut source = Fingerprinting { source, hash: Sha256::new() };
-        source.hash.update(format!("{config:?}").as_bytes());
+        source.hash.update(config.identity().as_bytes());
         let weights = Weights::load(&config, &mut source)?;
         let tokenizer_fingerprint = tokenizer.as_ref().map(|t| hex(Sha256::new_with_prefix(t.to_json())));
         Ok(Self { name: name.to_owned(), config, weights, tokenizer, fingerprint: hex(source.hash), tokenizer_fingerprint })
@@ -170,44 +171,34 @@ impl Model {
             Component::Embed => true,
             Component::Head { layer, head } => layer < c.num_hidden_layers && head < c.num_attention_heads,
             Component::Attention { layer } | Component::Mlp { layer } => layer < c.num_hidden_layers,
-            Component::Neuron { layer, neuron } => layer < c.num_hidden_layers && neuron < c.intermediate_size,
+            Component::Neuron { layer, neuron } => layer < c.num_hidden_layers && neuron < c.neurons(layer),
             Component::Weight { layer, matrix, out, input } => {
-                layer < c.num_hidden_layers && out < self.matrix_shape(matrix).0 && input < self.matrix_shape(matrix).1
+                layer < c.num_hidden_layers
+                    && c.matrix_shape(layer, matrix).is_some_and(|(rows, columns)| out < rows && input < columns)
             }
         };
         if within { Ok(()) } else { Err(Error::request(format!("{} has no component {component}", self.name))) }
     }
 
-    /// `(out, in)` of a weight matrix of a layer.
-    pub fn matrix_shape(&self, matrix: Matrix) -> (usize, usize) {
-        let c = &self.config;
-        match matrix {
-            Matrix::Q => (c.q_width(), c.hidden_size),
-            Matrix::K | Matrix::V => (c.kv_width(), c.hidden_size),
-            Matrix::O => (c.hidden_size, c.q_width()),
-            Matrix::Gate | Matrix::Up => (c.intermediate_size, c.hidden_size),
-            Matrix::Down => (c.hidden_size, c.intermediate_size),
-        }
-    }
-
-    /// One scalar weight.
+    /// One scalar weight; 0 where the layer has no such matrix.
     pub fn weight(&self, layer: usize, matrix: Matrix, out: usize, input: usize) -> f32 {
-        let (linear, first, _) = self.weights.layers[layer].locate(matrix, &self.config);
-        linear.matrix.get(first + out, input)
+        let located = self.weights.layers[layer].locate(matrix, &self.config);
+        located.map_or(0.0, |(linear, first)| linear.matrix.get(first + out, input))
     }
 
-    /// One row of a weight matrix, `[in]`.
+    /// One row of a weight matrix, `[in]`; empty where the layer has no such matrix.
     pub fn weight_row(&self, layer: usize, matrix: Matrix, out: usize) -> Vec<f32> {
-        let (linear, first, _) = self.weights.layers[layer].locate(matrix, &self.config);
+        let Some((linear, first)) = self.weights.layers[layer].locate(matrix, &self.config) else { return Vec::new() };
         let mut row = vec![0f32; linear.matrix.in_()];
         linear.matrix.row(first + out, &mut row);
         row
     }
 
-    /// The embedding of a token, `[d_model]`.
+    /// The embedding of a token as the residual stream gets it, `[d_model]`.
     pub fn embedding(&self, id: u32) -> Vec<f32> {
         let mut row = vec![0f32; self.config.hidden_size];
         self.weights.embed.row(id as usize, &mut row);
+        self.scale_embeddings(&mut row);
         row
     }
 
@@ -220,25 +211,7 @@ impl Model {
 
     /// Number of parameters, tied embeddings counted once.
     pub fn parameters(&self) -> usize {
-        let linear = |l: &Linear| l.matrix.out() * l.matrix.in_() + l.bias.as_ref().map_or(0, Vec::len);
-        let norm = |n: &Option<Vec<f32>>| n.as_ref().map_or(0, Vec::len);
-        let layers: usize = self
-            .weights
-            .layers
-            .iter()
-            .map(|l| {
-                linear(&l.qkv)
-                    + linear(&l.o)
-                    + linear(&l.gate_up)
-                    + linear(&l.down)
-                    + l.attention_norm.len()
-                    + l.mlp_norm.len()
-                    + norm(&l.q_norm)
-                    + norm(&l.k_norm)
-            })
-            .sum();
-        let head = if self.config.tie_word_embeddings { 0 } else { linear(&self.weights.head) };
-        self.config.vocab_size * self.config.hidden_size + layers + self.weights.norm.len() + head
+        self.weights.parameters(&self.config)
     }
 }
 

@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::config::Config;
+use super::config::{Activation, Config, Experts, Rotary};
 use super::hooks::{Block, Change, WeightEdit};
 use super::kernels::{self, AttentionRow, AttentionShape};
 use super::linear::GATED_MULTIPLE;
 use super::pool::Pooled;
-use super::weights::Linear;
+use super::weights::{Dense, Linear, Norm, Sparse};
 use crate::error::Result;
 
 /// Where a row's tokens are in the packed batch and in the row.
@@ -35,19 +35,19 @@ pub trait Numerics {
     /// More tokens at the end.
     fn append(&self, x: Self::Array, more: Self::Array) -> Result<Self::Array>;
     fn add(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
-    fn rms_norm(&self, x: &Self::Array, weight: &[f32], eps: f64) -> Result<Self::Array>;
+    fn norm(&self, x: &Self::Array, norm: &Norm) -> Result<Self::Array>;
     fn linear(&self, x: &Self::Array, linear: &Linear) -> Result<Self::Array>;
     /// `y[t, first + out] += delta * x[t, input]` for every edit.
     fn edit_weights(&self, y: Self::Array, x: &Self::Array, edits: &[WeightEdit], first: usize) -> Result<Self::Array>;
     fn edit(&self, x: Self::Array, blocks: &[Block]) -> Result<Self::Array>;
-    /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k`.
+    /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k` where it does.
     #[allow(clippy::type_complexity)] // three arrays of one type, named by the line above
     fn heads(
         &self,
         qkv: &Self::Array,
         norms: HeadNorms,
         config: &Config,
-        rope: &Rope,
+        rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Self::Array, Self::Array, Self::Array)>;
     fn attention(
@@ -58,21 +58,36 @@ pub trait Numerics {
         rows: &[AttentionRow],
         shape: AttentionShape,
     ) -> Result<Self::Array>;
-    fn swiglu(&self, gate_up: &Self::Array) -> Result<Self::Array>;
-    /// [`swiglu`](Self::swiglu) of [`linear`](Self::linear), with the same result.
-    fn gated(&self, x: &Self::Array, gate_up: &Linear) -> Result<Self::Array> {
-        self.swiglu(&self.linear(x, gate_up)?)
+    fn activate(&self, x: Self::Array, activation: Activation) -> Result<Self::Array>;
+    /// `activation(gate) * up` of `[gate | up]`.
+    fn gate(&self, gate_up: &Self::Array, activation: Activation) -> Result<Self::Array>;
+    /// [`gate`](Self::gate) of [`linear`](Self::linear), with the same result.
+    fn gated(&self, x: &Self::Array, gate_up: &Linear, activation: Activation) -> Result<Self::Array> {
+        self.gate(&self.linear(x, gate_up)?, activation)
     }
+    /// A gated MLP without hooks: an expert.
+    fn expert(&self, x: &Self::Array, expert: &Dense, activation: Activation) -> Result<Self::Array> {
+        self.linear(&self.gated(x, &expert.up, activation)?, &expert.down)
+    }
+    /// The mixture of experts that the router's logits `[tokens, num_experts]` choose, and the shared one.
+    fn mixture(
+        &self,
+        x: &Self::Array,
+        router_logits: &Self::Array,
+        sparse: &Sparse,
+        experts: &Experts,
+        activation: Activation,
+    ) -> Result<Self::Array>;
 }
 
-/// Weights of per-head normalisation, `[head_dim]` each.
+/// Normalisation of queries and keys, over `[head_dim]` or over all heads.
 #[derive(Clone, Copy)]
 pub struct HeadNorms<'a> {
-    pub q: Option<&'a [f32]>,
-    pub k: Option<&'a [f32]>,
+    pub q: Option<&'a Norm>,
+    pub k: Option<&'a Norm>,
 }
 
-/// Cosines and sines, `[positions, head_dim / 2]`.
+/// Cosines and sines, `[positions, half]`: of half of the dimensions that are rotated.
 pub struct Rope {
     pub half: usize,
     pub cos: Vec<f32>,
@@ -80,9 +95,10 @@ pub struct Rope {
 }
 
 impl Rope {
-    pub fn new(frequencies: &[f32], positions: usize) -> Self {
+    pub fn new(rotary: &Rotary, positions: usize) -> Self {
+        let (frequencies, factor) = (rotary.frequencies(), rotary.attention_factor() as f32);
         let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        let (cos, sin) = angles.map(|a| (a.cos(), a.sin())).unzip();
+        let (cos, sin) = angles.map(|a| (a.cos() * factor, a.sin() * factor)).unzip();
         Self { half: frequencies.len(), cos, sin }
     }
 
@@ -132,8 +148,8 @@ impl Numerics for Fused {
         Ok(x)
     }
 
-    fn rms_norm(&self, x: &Buffer, weight: &[f32], eps: f64) -> Result<Buffer> {
-        Ok(Buffer { data: kernels::rms_norm(&x.data, weight, eps as f32), width: x.width })
+    fn norm(&self, x: &Buffer, norm: &Norm) -> Result<Buffer> {
+        Ok(Buffer { data: kernels::norm(&x.data, norm), width: x.width })
     }
 
     fn linear(&self, x: &Buffer, linear: &Linear) -> Result<Buffer> {
@@ -166,20 +182,21 @@ impl Numerics for Fused {
         qkv: &Buffer,
         norms: HeadNorms,
         config: &Config,
-        rope: &Rope,
+        rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Buffer, Buffer, Buffer)> {
         let (qw, kw) = (config.q_width(), config.kv_width());
         let positions: Vec<usize> = spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i)).collect();
         let [mut q, mut k, mut v] = [qw, kw, kw].map(|width| Buffer::taken(positions.len(), width));
-        let (eps, qkv_width) = (config.rms_norm_eps as f32, qkv.width);
-        let rotated = |to: &mut [f32], from: &[f32], norm: Option<&[f32]>, position: usize| {
+        let qkv_width = qkv.width;
+        let rotated = |to: &mut [f32], from: &[f32], norm: Option<&Norm>, position: usize| {
             match norm {
-                Some(weight) => kernels::rms_norm_rows(to, from, weight, eps),
+                Some(norm) => kernels::norm_rows(to, from, norm),
                 None => to.copy_from_slice(from),
             }
-            let (cos, sin) = rope.at(position);
-            kernels::rotate_heads(to, cos, sin);
+            if let Some((cos, sin)) = rope.map(|rope| rope.at(position)) {
+                kernels::rotate_heads(to, config.head_dim, cos, sin);
+            }
         };
         let to = (q.data.par_chunks_mut(HEAD_TOKENS * qw))
             .zip(k.data.par_chunks_mut(HEAD_TOKENS * kw))
@@ -200,20 +217,100 @@ impl Numerics for Fused {
         Ok(Buffer { data: kernels::attention(&q.data, &k.data, &v.data, rows, shape), width: q.width })
     }
 
-    fn swiglu(&self, gate_up: &Buffer) -> Result<Buffer> {
-        let width = gate_up.width / 2;
-        Ok(Buffer { data: kernels::swiglu(&gate_up.data, width), width })
+    fn activate(&self, mut x: Buffer, activation: Activation) -> Result<Buffer> {
+        kernels::activate(&mut x.data, activation);
+        Ok(x)
     }
 
-    fn gated(&self, x: &Buffer, gate_up: &Linear) -> Result<Buffer> {
+    fn gate(&self, gate_up: &Buffer, activation: Activation) -> Result<Buffer> {
+        let width = gate_up.width / 2;
+        Ok(Buffer { data: kernels::gate(&gate_up.data, width, activation), width })
+    }
+
+    fn gated(&self, x: &Buffer, gate_up: &Linear, activation: Activation) -> Result<Buffer> {
         let matrix = &gate_up.matrix;
         if gate_up.bias.is_some() || !matrix.out().is_multiple_of(GATED_MULTIPLE) {
-            return self.swiglu(&self.linear(x, gate_up)?);
+            return self.gate(&self.linear(x, gate_up)?, activation);
         }
         let rows = x.data.len() / x.width;
         let mut y = Buffer::taken(rows, matrix.out() / 2);
-        matrix.matmul_gated(&x.data, rows, &mut y.data, kernels::swiglu_row);
+        matrix.matmul_gated(&x.data, rows, &mut y.data, |y, gate, up| kernels::gate_row(y, gate, up, activation));
         Ok(y)
+    }
+
+    fn mixture(
+        &self,
+        x: &Buffer,
+        router_logits: &Buffer,
+        sparse: &Sparse,
+        experts: &Experts,
+        activation: Activation,
+    ) -> Result<Buffer> {
+        let d = x.width;
+        let routing = Routing::new(&router_logits.data, experts);
+        let mut out = Buffer::taken(x.data.len() / d, d);
+        match &sparse.shared {
+            Some(shared) => {
+                let gates = self.linear(x, &shared.gate)?;
+                let y = self.expert(x, &shared.mlp, activation)?;
+                let rows = out.data.par_chunks_exact_mut(d).zip(y.data.par_chunks_exact(d)).zip(&gates.data[..]);
+                rows.for_each(|((out, y), gate)| {
+                    let gate = kernels::sigmoid(*gate);
+                    out.iter_mut().zip(y).for_each(|(out, y)| *out = gate * y);
+                });
+            }
+            None => out.data.fill(0.0),
+        }
+        // Expert after expert, so that a token's sum has one order whatever else is in the batch.
+        for (expert, tokens) in sparse.experts.iter().zip(routing.by_expert()) {
+            if tokens.is_empty() {
+                continue;
+            }
+            let mut rows = Buffer::taken(tokens.len(), d);
+            rows.data.chunks_exact_mut(d).zip(&tokens).for_each(|(row, (t, _))| row.copy_from_slice(&x.data[t * d..][..d]));
+            let y = self.expert(&rows, expert, activation)?;
+            for (y, (token, weight)) in y.data.chunks_exact(d).zip(&tokens) {
+                out.data[token * d..][..d].iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Which experts each token goes to, and with what weight.
+pub struct Routing {
+    experts: usize,
+    /// `[tokens, num_experts_per_tok]`, the most probable first.
+    chosen: Vec<(usize, f32)>,
+    per_token: usize,
+}
+
+impl Routing {
+    /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the largest
+    /// count, as they are or divided by their sum. Equals go by their number.
+    pub fn new(logits: &[f32], experts: &Experts) -> Self {
+        let per_token = experts.num_experts_per_tok;
+        let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);
+        for logits in logits.chunks_exact(experts.num_experts) {
+            let max = kernels::largest(logits);
+            let sum: f32 = logits.iter().map(|l| kernels::exp(l - max)).sum();
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+            order.truncate(per_token);
+            let probability = |e: usize| kernels::exp(logits[e] - max) / sum;
+            let kept: f32 = if experts.norm_topk_prob { order.iter().map(|e| probability(*e)).sum() } else { 1.0 };
+            chosen.extend(order.into_iter().map(|e| (e, probability(e) / kept)));
+        }
+        Self { experts: experts.num_experts, chosen, per_token }
+    }
+
+    /// The tokens of every expert with their weights, ascending.
+    pub fn by_expert(&self) -> Vec<Vec<(usize, f32)>> {
+        let mut tokens = vec![Vec::new(); self.experts];
+        for (token, chosen) in self.chosen.chunks_exact(self.per_token).enumerate() {
+            chosen.iter().for_each(|(expert, weight)| tokens[*expert].push((token, *weight)));
+        }
+        tokens
     }
 }
 

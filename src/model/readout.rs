@@ -7,7 +7,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::Model;
-use super::kernels::{LANES, exp, lanes_sum, largest, ln, rms_norm};
+use super::kernels::{LANES, exp, lanes_sum, largest, ln, norm};
 use super::pool::Pooled;
 use crate::evaluate::{Distributions, Observation};
 
@@ -37,13 +37,13 @@ pub struct Readout {
     pub distribution: Option<Vec<f32>>,
 }
 
-/// Positions whose logits exist at one time: 256 x 49,152 x 4 bytes are 50 MB.
-const CHUNK_VALUES: usize = 256 * 49_152;
+/// Logits that exist at one time, of whole positions: 25 MB.
+const CHUNK_VALUES: usize = 128 * 49_152;
 
 impl Model {
     /// Logits of every token of `residual` `[tokens, d_model]`: `[tokens, vocab]`.
     pub fn logits(&self, residual: &[f32]) -> Pooled {
-        let x = rms_norm(residual, &self.weights.norm, self.config.rms_norm_eps as f32);
+        let x = norm(residual, &self.weights.norm);
         let rows = x.len() / self.config.hidden_size;
         let mut logits = Pooled::take(rows * self.config.vocab_size);
         self.weights.head.matrix.matmul(&x, rows, &mut logits);

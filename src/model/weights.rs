@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::config::Config;
+use super::config::{Config, NormKind, QkNorm};
 use super::linear::PackedMatrix;
+use super::names::{Names, Qkv, names};
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
 
@@ -26,51 +27,137 @@ pub struct Linear {
     pub bias: Option<Vec<f32>>,
 }
 
-/// One layer. Query, key and value share a matrix (rows in this order), gate and up another: fewer,
-/// wider products.
+/// A normalisation over a width.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    pub kind: NormKind,
+    pub weight: Vec<f32>,
+    /// Of [`NormKind::Layer`]; empty otherwise.
+    pub bias: Vec<f32>,
+    pub eps: f64,
+}
+
+/// One layer. Query, key and value share a matrix (rows in this order): fewer, wider products.
 pub struct Layer {
-    pub attention_norm: Vec<f32>,
+    pub attention_norm: Option<Norm>,
     pub qkv: Linear,
-    pub q_norm: Option<Vec<f32>>,
-    pub k_norm: Option<Vec<f32>>,
+    /// `[head_dim]`, or the width of all heads.
+    pub q_norm: Option<Norm>,
+    pub k_norm: Option<Norm>,
     pub o: Linear,
-    pub mlp_norm: Vec<f32>,
-    pub gate_up: Linear,
+    pub attention_post_norm: Option<Norm>,
+    pub mlp_norm: Option<Norm>,
+    pub mlp: Mlp,
+    pub mlp_post_norm: Option<Norm>,
+}
+
+/// What a layer has besides its attention.
+pub enum Mlp {
+    Dense(Dense),
+    Sparse(Sparse),
+}
+
+/// An MLP. Where it is gated, gate and up share a matrix, gate first.
+pub struct Dense {
+    pub up: Linear,
     pub down: Linear,
+}
+
+/// A mixture of experts.
+pub struct Sparse {
+    /// `[num_experts, d_model]`.
+    pub router: Linear,
+    pub experts: Vec<Dense>,
+    pub shared: Option<Shared>,
+}
+
+/// An expert that every token goes through, times the sigmoid of its own gate.
+pub struct Shared {
+    pub mlp: Dense,
+    /// `[1, d_model]`.
+    pub gate: Linear,
 }
 
 pub struct Weights {
     /// `[vocab, d_model]`; also the head when tied.
     pub embed: Arc<PackedMatrix>,
+    /// `[max_position_embeddings, d_model]`, where positions are learned.
+    pub positions: Option<Vec<f32>>,
     pub layers: Vec<Layer>,
-    pub norm: Vec<f32>,
+    pub norm: Norm,
     pub head: Linear,
-    pub rope: Vec<f32>,
+}
+
+impl Dense {
+    fn parameters(&self) -> usize {
+        self.up.parameters() + self.down.parameters()
+    }
+}
+
+impl Linear {
+    fn parameters(&self) -> usize {
+        self.matrix.out() * self.matrix.in_() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+}
+
+impl Norm {
+    fn parameters(&self) -> usize {
+        self.weight.len() + self.bias.len()
+    }
 }
 
 impl Layer {
-    /// The packed matrix that holds `matrix`, and the first of its rows there.
-    pub fn locate(&self, matrix: Matrix, config: &Config) -> (&Linear, usize, usize) {
-        let (q, kv, ff) = (config.q_width(), config.kv_width(), config.intermediate_size);
+    /// The packed matrix that holds `matrix`, and the first of its rows there; `None` where the layer has no
+    /// such matrix.
+    pub fn locate(&self, matrix: Matrix, config: &Config) -> Option<(&Linear, usize)> {
+        let (q, kv) = (config.q_width(), config.kv_width());
+        let dense = match &self.mlp {
+            Mlp::Dense(dense) => Some(dense),
+            Mlp::Sparse(_) => None,
+        };
         match matrix {
-            Matrix::Q => (&self.qkv, 0, q),
-            Matrix::K => (&self.qkv, q, kv),
-            Matrix::V => (&self.qkv, q + kv, kv),
-            Matrix::O => (&self.o, 0, config.hidden_size),
-            Matrix::Gate => (&self.gate_up, 0, ff),
-            Matrix::Up => (&self.gate_up, ff, ff),
-            Matrix::Down => (&self.down, 0, config.hidden_size),
+            Matrix::Q => Some((&self.qkv, 0)),
+            Matrix::K => Some((&self.qkv, q)),
+            Matrix::V => Some((&self.qkv, q + kv)),
+            Matrix::O => Some((&self.o, 0)),
+            Matrix::Gate => dense.filter(|_| config.gated_mlp).map(|d| (&d.up, 0)),
+            Matrix::Up => dense.map(|d| (&d.up, if config.gated_mlp { config.intermediate_size } else { 0 })),
+            Matrix::Down => dense.map(|d| (&d.down, 0)),
         }
+    }
+
+    fn parameters(&self) -> usize {
+        let norms =
+            [&self.attention_norm, &self.q_norm, &self.k_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
+        let mlp = match &self.mlp {
+            Mlp::Dense(dense) => dense.parameters(),
+            Mlp::Sparse(sparse) => {
+                let shared = sparse.shared.as_ref().map_or(0, |s| s.mlp.parameters() + s.gate.parameters());
+                sparse.router.parameters() + sparse.experts.iter().map(Dense::parameters).sum::<usize>() + shared
+            }
+        };
+        norms.into_iter().flatten().map(Norm::parameters).sum::<usize>() + self.qkv.parameters() + self.o.parameters() + mlp
     }
 }
 
 struct Loader<'a> {
     source: &'a mut dyn Source,
+    config: &'a Config,
+    names: Names,
 }
 
 impl Loader<'_> {
+    /// The name a tensor has in this source: checkpoints of a bare decoder leave out the name of the model
+    /// around it, those of a model with more than one tower add one.
+    fn resolve(&self, name: &str) -> Option<String> {
+        let bare = name.split_once('.').map(|(_, rest)| rest.to_owned());
+        let inside = format!("language_model.{name}");
+        [Some(name.to_owned()), bare, Some(inside)].into_iter().flatten().find(|name| self.source.shape(name).is_some())
+    }
+
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let got = self.source.shape(name).ok_or_else(|| Error::model(self.source.path(), name, "tensor is missing"))?;
+        let name = self.resolve(name).ok_or_else(|| Error::model(self.source.path(), name, "tensor is missing"))?;
+        let got = self.source.shape(&name).unwrap_or_default();
         if got != shape {
             return Err(Error::model(
                 self.source.path(),
@@ -78,7 +165,10 @@ impl Loader<'_> {
                 format!("expected shape {shape:?} by the configuration, got {got:?}"),
             ));
         }
-        let values = self.source.load(name)?;
+        let values = self.source.load(&name)?;
+        if values.len() != shape.iter().product::<usize>() {
+            return Err(Error::model(self.source.path(), name, format!("{} values for shape {shape:?}", values.len())));
+        }
         if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::model(self.source.path(), name, format!("value {bad} is not finite")));
         }
@@ -86,26 +176,140 @@ impl Loader<'_> {
     }
 
     fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
-        self.source.shape(name).is_some().then(|| self.take(name, shape)).transpose()
+        self.resolve(name).is_some().then(|| self.take(name, shape)).transpose()
     }
 
-    /// Stacks `prefix.NAME.weight` `[out, input]` of every part, and their biases if the first has one.
-    fn stacked(&mut self, prefix: &str, parts: &[(&str, usize)], input: usize) -> Result<Linear> {
+    /// A weight as `[out, in]`, whichever way the family keeps it.
+    fn weight(&mut self, name: &str, out: usize, input: usize) -> Result<Vec<f32>> {
+        let name = format!("{name}.weight");
+        if !self.names.transposed {
+            return self.take(&name, &[out, input]);
+        }
+        let kept = self.take(&name, &[input, out])?;
+        let mut rows = vec![0f32; kept.len()];
+        for (i, column) in kept.chunks_exact(out).enumerate() {
+            column.iter().enumerate().for_each(|(o, v)| rows[o * input + i] = *v);
+        }
+        Ok(rows)
+    }
+
+    /// Stacks `NAME.weight` `[out, input]` of every part, and their biases if the first has one.
+    fn stacked(&mut self, parts: &[(String, usize)], input: usize) -> Result<Linear> {
         let out: usize = parts.iter().map(|p| p.1).sum();
         let mut weight = Vec::with_capacity(out * input);
         let mut bias = Vec::new();
         for (name, rows) in parts {
-            weight.extend(self.take(&format!("{prefix}.{name}.weight"), &[*rows, input])?);
-            bias.extend(self.optional(&format!("{prefix}.{name}.bias"), &[*rows])?.unwrap_or_default());
+            weight.extend(self.weight(name, *rows, input)?);
+            bias.extend(self.optional(&format!("{name}.bias"), &[*rows])?.unwrap_or_default());
         }
         if !bias.is_empty() && bias.len() != out {
-            return Err(Error::model(
-                self.source.path(),
-                format!("{prefix}.{}.bias", parts[0].0),
-                "some of the biases of one block are missing",
-            ));
+            let name = format!("{}.bias", parts[0].0);
+            return Err(Error::model(self.source.path(), name, "some of the biases of one block are missing"));
         }
         Ok(Linear { matrix: Arc::new(PackedMatrix::new(&weight, out, input)), bias: (!bias.is_empty()).then_some(bias) })
+    }
+
+    fn linear(&mut self, name: String, out: usize, input: usize) -> Result<Linear> {
+        self.stacked(&[(name, out)], input)
+    }
+
+    /// A normalisation of the family's kind.
+    fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
+        let weight = self.take(&format!("{name}.weight"), &[width])?;
+        let bias = match self.config.norm {
+            NormKind::Layer => self.take(&format!("{name}.bias"), &[width])?,
+            NormKind::Rms => Vec::new(),
+        };
+        let weight = weight.into_iter().map(|w| w + self.names.norm_offset).collect();
+        Ok(Norm { kind: self.config.norm, weight, bias, eps: self.config.norm_eps })
+    }
+
+    fn norm_if(&mut self, wanted: bool, prefix: &str, name: &str, width: usize) -> Result<Option<Norm>> {
+        wanted.then(|| self.norm(&format!("{prefix}.{name}"), width)).transpose()
+    }
+
+    fn qkv(&mut self, prefix: &str) -> Result<Linear> {
+        let (config, d) = (self.config, self.config.hidden_size);
+        let (q, kv, dim) = (config.q_width(), config.kv_width(), config.head_dim);
+        match self.names.qkv {
+            Qkv::Separate(names) => {
+                let parts: Vec<_> = names.iter().zip([q, kv, kv]).map(|(n, w)| (format!("{prefix}.{n}"), w)).collect();
+                self.stacked(&parts, d)
+            }
+            Qkv::Stacked(name) => self.linear(format!("{prefix}.{name}"), q + 2 * kv, d),
+            Qkv::ByHead(name) => {
+                let name = format!("{prefix}.{name}");
+                let weight = self.weight(&name, 3 * q, d)?;
+                let bias = self.optional(&format!("{name}.bias"), &[3 * q])?;
+                // `[heads, 3, head_dim, ..]` -> `[3, heads, head_dim, ..]`.
+                let regroup = |values: &[f32], width: usize| -> Vec<f32> {
+                    let part = |which: usize, head: usize| &values[(head * 3 + which) * dim * width..][..dim * width];
+                    (0..3).flat_map(|w| (0..q / dim).flat_map(move |h| part(w, h).iter().copied())).collect()
+                };
+                let matrix = Arc::new(PackedMatrix::new(&regroup(&weight, d), 3 * q, d));
+                Ok(Linear { matrix, bias: bias.map(|b| regroup(&b, 1)) })
+            }
+        }
+    }
+
+    fn dense(&mut self, up: &[(String, usize)], down: String, width: usize) -> Result<Dense> {
+        let d = self.config.hidden_size;
+        Ok(Dense { up: self.stacked(up, d)?, down: self.linear(down, d, width)? })
+    }
+
+    /// A gated MLP of Llama's names under `prefix`.
+    fn expert(&mut self, prefix: &str, [gate, up, down]: [&str; 3], width: usize) -> Result<Dense> {
+        let up = [(format!("{prefix}.{gate}"), width), (format!("{prefix}.{up}"), width)];
+        self.dense(&up, format!("{prefix}.{down}"), width)
+    }
+
+    fn mlp(&mut self, prefix: &str, layer: usize) -> Result<Mlp> {
+        let (config, d) = (self.config, self.config.hidden_size);
+        let Some(experts) = config.experts.as_ref().filter(|_| config.is_sparse(layer)) else {
+            let width = config.intermediate_size;
+            let names = self.names.up;
+            // One tensor holds both halves of a gated MLP in some families.
+            let rows = if config.gated_mlp { 2 * width / names.len() } else { width };
+            let up: Vec<_> = names.iter().map(|n| (format!("{prefix}.{n}"), rows)).collect();
+            let down = format!("{prefix}.{}", self.names.down);
+            return self.dense(&up, down, width).map(Mlp::Dense);
+        };
+        let router = self.linear(format!("{prefix}.{}", self.names.router), experts.num_experts, d)?;
+        let (folder, names) = (format!("{prefix}.{}", self.names.experts), self.names.expert);
+        let all = (0..experts.num_experts)
+            .map(|e| self.expert(&format!("{folder}.{e}"), names, experts.moe_intermediate_size))
+            .collect::<Result<_>>()?;
+        let shared = match experts.shared_intermediate_size {
+            0 => None,
+            width => Some(Shared {
+                mlp: self.expert(&format!("{prefix}.mlp.shared_expert"), names, width)?,
+                gate: self.linear(format!("{prefix}.mlp.shared_expert_gate"), 1, d)?,
+            }),
+        };
+        Ok(Mlp::Sparse(Sparse { router, experts: all, shared }))
+    }
+
+    fn layer(&mut self, i: usize) -> Result<Layer> {
+        let (config, d) = (self.config, self.config.hidden_size);
+        let prefix = format!("{}.{i}", self.names.layers);
+        let Names { attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, o, .. } = self.names;
+        let (before, after) = (config.residual.before(), config.residual.after());
+        let (q, k) = match config.qk_norm {
+            QkNorm::Off => (0, 0),
+            QkNorm::Head => (config.head_dim, config.head_dim),
+            QkNorm::Full => (config.q_width(), config.kv_width()),
+        };
+        Ok(Layer {
+            attention_norm: self.norm_if(before, &prefix, attention_norm, d)?,
+            qkv: self.qkv(&prefix)?,
+            q_norm: self.norm_if(q > 0, &prefix, "self_attn.q_norm", q)?,
+            k_norm: self.norm_if(k > 0, &prefix, "self_attn.k_norm", k)?,
+            o: self.linear(format!("{prefix}.{o}"), d, config.q_width())?,
+            attention_post_norm: self.norm_if(after, &prefix, attention_post_norm, d)?,
+            mlp_norm: self.norm_if(before, &prefix, mlp_norm, d)?,
+            mlp: self.mlp(&prefix, i)?,
+            mlp_post_norm: self.norm_if(after, &prefix, mlp_post_norm, d)?,
+        })
     }
 }
 
@@ -115,34 +319,31 @@ impl Weights {
     /// # Errors
     /// [`Error::Model`] naming the tensor that is missing, of another shape, or not finite.
     pub fn load(config: &Config, source: &mut dyn Source) -> Result<Self> {
-        let d = config.hidden_size;
-        let mut loader = Loader { source };
-        let table = loader.take("model.embed_tokens.weight", &[config.vocab_size, d])?;
-        let embed = Arc::new(PackedMatrix::new(&table, config.vocab_size, d));
+        let (d, vocabulary) = (config.hidden_size, config.vocab_size);
+        let mut loader = Loader { source, config, names: names(&config.model_type) };
+        let table = loader.take(&format!("{}.weight", loader.names.embed), &[vocabulary, d])?;
+        let embed = Arc::new(PackedMatrix::new(&table, vocabulary, d));
         drop(table);
-        let layers = (0..config.num_hidden_layers).map(|i| Self::layer(config, &mut loader, i)).collect::<Result<_>>()?;
-        let norm = loader.take("model.norm.weight", &[d])?;
+        let positions = match loader.names.positions {
+            Some(name) => Some(loader.take(&format!("{name}.weight"), &[config.max_position_embeddings, d])?),
+            None => None,
+        };
+        let layers = (0..config.num_hidden_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
+        let norm = loader.norm(loader.names.norm, d)?;
         let head = if config.tie_word_embeddings {
             Linear { matrix: embed.clone(), bias: None }
         } else {
-            let weight = loader.take("lm_head.weight", &[config.vocab_size, d])?;
-            Linear { matrix: Arc::new(PackedMatrix::new(&weight, config.vocab_size, d)), bias: None }
+            let weight = loader.take(&format!("{}.weight", loader.names.head), &[vocabulary, d])?;
+            Linear { matrix: Arc::new(PackedMatrix::new(&weight, vocabulary, d)), bias: None }
         };
-        Ok(Self { embed, layers, norm, head, rope: config.rope_frequencies() })
+        Ok(Self { embed, positions, layers, norm, head })
     }
 
-    fn layer(config: &Config, loader: &mut Loader, i: usize) -> Result<Layer> {
-        let (d, q, kv, ff) = (config.hidden_size, config.q_width(), config.kv_width(), config.intermediate_size);
-        let (attention, mlp) = (format!("model.layers.{i}.self_attn"), format!("model.layers.{i}.mlp"));
-        Ok(Layer {
-            attention_norm: loader.take(&format!("model.layers.{i}.input_layernorm.weight"), &[d])?,
-            qkv: loader.stacked(&attention, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d)?,
-            q_norm: loader.optional(&format!("{attention}.q_norm.weight"), &[config.head_dim])?,
-            k_norm: loader.optional(&format!("{attention}.k_norm.weight"), &[config.head_dim])?,
-            o: loader.stacked(&attention, &[("o_proj", d)], q)?,
-            mlp_norm: loader.take(&format!("model.layers.{i}.post_attention_layernorm.weight"), &[d])?,
-            gate_up: loader.stacked(&mlp, &[("gate_proj", ff), ("up_proj", ff)], d)?,
-            down: loader.stacked(&mlp, &[("down_proj", d)], ff)?,
-        })
+    /// Number of parameters, tied embeddings counted once.
+    pub fn parameters(&self, config: &Config) -> usize {
+        let head = if config.tie_word_embeddings { 0 } else { self.head.parameters() };
+        let positions = self.positions.as_ref().map_or(0, Vec::len);
+        let layers: usize = self.layers.iter().map(Layer::parameters).sum();
+        config.vocab_size * config.hidden_size + positions + layers + self.norm.parameters() + head
     }
 }

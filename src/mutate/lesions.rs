@@ -4,7 +4,7 @@ use rand::Rng as _;
 
 use super::{Context, Mutator, extend};
 use crate::edit::{Action, Component, Edit, Trial};
-use crate::oracle::controls::has_controls;
+use crate::oracle::controls::{has_controls, layers_with};
 use crate::rng::Rng;
 
 pub const ALL: [&dyn Mutator; 3] = [&Heads, &Mlps, &Neurons];
@@ -58,15 +58,15 @@ fn lesion(
     per_layer: usize,
     component: impl Fn(usize, usize) -> Component,
 ) -> Option<Trial> {
-    let layers = context.config.num_hidden_layers;
+    let layers = layers_with(component(0, 0), context.config);
     // A lesion that has nothing to be compared with would be judged in vain.
-    if layers == 0 || per_layer == 0 || !has_controls(component(0, 0), context.config) {
+    if layers.is_empty() || per_layer == 0 || !has_controls(component(0, 0), context.config) {
         return None;
     }
     let action = action(rng);
     let mut set: Vec<Component> = Vec::new();
     for _ in 0..rng.random_range(1..=3) {
-        let drawn = component(rng.random_range(0..layers), rng.random_range(0..per_layer));
+        let drawn = component(layers[rng.random_range(0..layers.len())], rng.random_range(0..per_layer));
         if !set.contains(&drawn) {
             set.push(drawn);
         }

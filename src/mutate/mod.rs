@@ -134,7 +134,6 @@ fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
 mod tests {
     use super::*;
     use crate::campaign::twin;
-    use crate::oracle::controls::matrix_shape;
     use proptest::prelude::*;
 
     fn valid(trial: &Trial, config: &Config) -> bool {
@@ -142,10 +141,9 @@ mod tests {
             c.layer() < config.num_hidden_layers
                 && match *c {
                     Component::Head { head, .. } => head < config.num_attention_heads,
-                    Component::Neuron { neuron, .. } => neuron < config.intermediate_size,
-                    Component::Weight { matrix, out, input, .. } => {
-                        let (rows, columns) = matrix_shape(matrix, config);
-                        out < rows && input < columns
+                    Component::Neuron { layer, neuron } => neuron < config.neurons(layer),
+                    Component::Weight { layer, matrix, out, input } => {
+                        config.matrix_shape(layer, matrix).is_some_and(|(rows, columns)| out < rows && input < columns)
                     }
                     _ => true,
                 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use rand::Rng as _;
 
 use super::LEAST_CONTROLS;
-use crate::edit::{Component, Edit, EmbeddingChange, Matrix, Trial};
+use crate::edit::{Component, Edit, EmbeddingChange, Trial};
 use crate::model::Config;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::rng::{self, Rng};
@@ -55,12 +55,9 @@ pub fn has_controls(component: Component, config: &Config) -> bool {
         Component::Attention { .. } | Component::Mlp { .. } => 1,
         Component::Head { .. } => config.num_attention_heads,
         Component::Neuron { .. } => config.intermediate_size,
-        Component::Weight { matrix, .. } => {
-            let (rows, columns) = matrix_shape(matrix, config);
-            rows * columns
-        }
+        Component::Weight { layer, matrix, .. } => config.matrix_shape(layer, matrix).map_or(0, |(rows, columns)| rows * columns),
     };
-    config.num_hidden_layers * per_layer > LEAST_CONTROLS
+    layers_with(component, config).len() * per_layer > LEAST_CONTROLS
 }
 
 /// One control of `trial`; the trial itself when nothing else is possible.
@@ -186,7 +183,7 @@ fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Componen
         Component::Neuron { .. } => config.intermediate_size,
         _ => 1,
     };
-    let layer = random_layer(component.layer(), per_layer, config, rng);
+    let layer = random_layer(component, per_layer, config, rng);
     match component {
         Component::Embed => Component::Embed,
         Component::Attention { .. } => Component::Attention { layer },
@@ -194,7 +191,7 @@ fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Componen
         Component::Head { .. } => Component::Head { layer, head: index(config.num_attention_heads, rng) },
         Component::Neuron { .. } => Component::Neuron { layer, neuron: index(config.intermediate_size, rng) },
         Component::Weight { layer, matrix, .. } => {
-            let (rows, columns) = matrix_shape(matrix, config);
+            let (rows, columns) = config.matrix_shape(layer, matrix).unwrap_or((1, 1));
             Component::Weight { layer, matrix, out: index(rows, rng), input: index(columns, rng) }
         }
     }
@@ -204,32 +201,30 @@ fn index(count: usize, rng: &mut Rng) -> usize {
     rng.random_range(0..count.max(1))
 }
 
-fn random_layer(layer: usize, per_layer: usize, config: &Config, rng: &mut Rng) -> usize {
-    let layers = config.num_hidden_layers.max(1);
-    let third = |l: usize| l * 3 / layers;
-    let same: Vec<usize> = (0..layers).filter(|&l| third(l) == third(layer)).collect();
-    // A handful of alternatives would be drawn again and again and pass for many controls.
-    if same.len() * per_layer > LEAST_CONTROLS { same[index(same.len(), rng)] } else { index(layers, rng) }
+/// Layers that have a component of this kind.
+pub fn layers_with(component: Component, config: &Config) -> Vec<usize> {
+    let has = |layer: &usize| match component {
+        Component::Neuron { .. } => config.neurons(*layer) > 0,
+        Component::Weight { matrix, .. } => config.matrix_shape(*layer, matrix).is_some(),
+        _ => true,
+    };
+    (0..config.num_hidden_layers).filter(has).collect()
 }
 
-/// Rows (outputs) and columns (inputs) of a weight matrix.
-pub(crate) fn matrix_shape(matrix: Matrix, config: &Config) -> (usize, usize) {
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
-    match matrix {
-        Matrix::Q => (queries, config.hidden_size),
-        Matrix::K | Matrix::V => (keys, config.hidden_size),
-        Matrix::O => (config.hidden_size, queries),
-        Matrix::Gate | Matrix::Up => (config.intermediate_size, config.hidden_size),
-        Matrix::Down => (config.hidden_size, config.intermediate_size),
-    }
+fn random_layer(component: Component, per_layer: usize, config: &Config, rng: &mut Rng) -> usize {
+    let all = layers_with(component, config);
+    let third = |l: usize| l * 3 / config.num_hidden_layers.max(1);
+    let same: Vec<usize> = all.iter().copied().filter(|l| third(*l) == third(component.layer())).collect();
+    // A handful of alternatives would be drawn again and again and pass for many controls.
+    let pool = if same.len() * per_layer > LEAST_CONTROLS { same } else { all };
+    pool.get(index(pool.len(), rng)).copied().unwrap_or(component.layer())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::campaign::twin;
-    use crate::edit::Action;
+    use crate::edit::{Action, Matrix};
 
     /// Draws controls of a trial with these edits and checks what each must satisfy.
     fn check(edits: Vec<Edit>, expect: impl Fn(&[Edit]) -> bool) {

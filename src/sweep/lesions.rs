@@ -63,7 +63,7 @@ fn components(model: &Model, target: Target) -> Vec<Component> {
         }
         Target::Mlps => layers.map(|layer| Component::Mlp { layer }).collect(),
         Target::Neurons => {
-            layers.flat_map(|layer| (0..c.intermediate_size).map(move |neuron| Component::Neuron { layer, neuron })).collect()
+            layers.flat_map(|layer| (0..c.neurons(layer)).map(move |neuron| Component::Neuron { layer, neuron })).collect()
         }
         Target::Weights => Vec::new(),
     }
@@ -78,7 +78,7 @@ pub fn propose_weights(evaluator: &ModelEvaluator, trial: &Trial, limit: usize) 
     let mut best: Vec<(f32, Component)> = Vec::new();
     for layer in 0..model.config.num_hidden_layers {
         for (matrix, site) in [(Matrix::Down, Site::Neurons), (Matrix::O, Site::Z)] {
-            let (rows, width) = model.matrix_shape(matrix);
+            let Some((rows, width)) = model.config.matrix_shape(layer, matrix) else { continue };
             let values = run.sites.get(&(layer, site)).ok_or_else(|| Error::request("a site was not captured"))?;
             let mut largest = vec![0f32; width];
             values.chunks_exact(width).for_each(|x| largest.iter_mut().zip(x).for_each(|(m, x)| *m = m.max(x.abs())));

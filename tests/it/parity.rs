@@ -59,9 +59,30 @@ fn check(model: &Model, tensors: &HashMap<String, Tensor>, name: &str) {
 
 #[test]
 fn folders_agree_with_transformers() {
-    for name in
-        ["llama", "llama-tied", "llama3-rope", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "sharded", "llama-tok"]
-    {
+    for name in [
+        "llama",
+        "llama-tied",
+        "llama3-rope",
+        "llama-bias",
+        "mistral",
+        "qwen2",
+        "qwen2-window",
+        "qwen3",
+        "sharded",
+        "llama-tok",
+        "gpt2",
+        "gpt-neox",
+        "gpt-neox-serial",
+        "gemma3",
+        "gemma3-scaled",
+        "olmo2",
+        "phi3",
+        "phi3-longrope",
+        "mixtral",
+        "olmoe",
+        "qwen2-moe",
+        "qwen3-moe",
+    ] {
         check(&load(name), &expected(&fixtures().join(name).join("expected.safetensors")), name);
     }
 }
@@ -79,6 +100,7 @@ fn other_spellings_of_the_configuration_agree() {
         ("qwen3", "config.v5.json"),
         ("qwen2-window", "config.v5.json"),
         ("qwen2-window", "config.no-layer-types.json"),
+        ("gemma3", "config.no-layer-types.json"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         for file in ["model.safetensors", "expected.safetensors"] {
@@ -118,7 +140,7 @@ fn gguf_tokenizers_agree_with_their_json() {
 /// to the bit, not merely close.
 #[test]
 fn caches_and_restarts_change_nothing() {
-    for name in ["llama", "mistral", "qwen3"] {
+    for name in ["llama", "mistral", "qwen3", "gpt2", "gpt-neox", "gemma3", "olmo2", "qwen2-moe"] {
         let model = load(name);
         let rows = ids(&expected(&fixtures().join(name).join("expected.safetensors")), "ids");
         let row = &rows[0];

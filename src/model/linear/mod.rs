@@ -109,12 +109,14 @@ impl PackedMatrix {
         &mut self.panels[self.start..][..len]
     }
 
-    /// [`matmul`](Self::matmul) on this thread alone: for many small products side by side.
-    pub fn matmul_serial(&self, x: &[f32], m: usize, y: &mut [f32]) {
+    /// [`matmul`](Self::matmul) on this thread alone, for many small products side by side; of at least the
+    /// first `outputs`, and of the first `inputs` only. What `y` has beyond may or may not be written.
+    pub fn matmul_serial(&self, x: &[f32], m: usize, y: &mut [f32], outputs: usize, inputs: usize) {
+        assert!(outputs <= self.out && inputs <= self.in_, "[{outputs}, {inputs}] of [{}, {}]", self.out, self.in_);
         let Some(y) = self.output(x, m, y, self.out) else { return };
-        let (panels, tiles) = (self.out.div_ceil(NR), m.div_ceil(self.isa.tile_rows()));
-        // SAFETY: one thread, all rows and panels, and `x` and `y` are as long as `output` asserts.
-        unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, &y) }
+        let (panels, tiles) = (outputs.div_ceil(NR), m.div_ceil(self.isa.tile_rows()));
+        // SAFETY: one thread, rows and panels that exist, and `x` and `y` are as long as `output` asserts.
+        unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, inputs, &y) }
     }
 
     /// Where a product of `x[m, in]` goes, `y[m, width]`: the sizes are checked here, for the kernels do not.
@@ -156,7 +158,7 @@ impl PackedMatrix {
         self.in_blocks(m, self.out.div_ceil(NR), NR, |tiles, rows, panels| {
             // SAFETY: every row and panel is in one block only, so that no two threads write the
             // same place, and `x` and `y` are as long as `output` asserts.
-            unsafe { self.block(x, m, tiles, rows, panels, &y) }
+            unsafe { self.block(x, m, tiles, rows, panels, self.in_, &y) }
         });
     }
 
@@ -255,15 +257,16 @@ impl PackedMatrix {
         &self.panels[self.start..][i * len..][..len]
     }
 
-    /// Computes one block of `y`: the given tiles of rows, out of `tiles`, times the given panels.
+    /// Computes one block of `y`: the given tiles of rows, out of `tiles`, times the given panels, over the
+    /// first `depth` inputs.
     ///
     /// # Safety
     /// `x` is `[m, in]` and `y` points to `[m, out]` values, of which no one else uses this block.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn block(&self, x: &[f32], m: usize, tiles: usize, rows: Range<usize>, columns: Range<usize>, y: &Out) {
-        let passes = self.in_.div_ceil(KC).max(1);
+    unsafe fn block(&self, x: &[f32], m: usize, tiles: usize, rows: Range<usize>, columns: Range<usize>, depth: usize, y: &Out) {
+        let passes = depth.div_ceil(KC).max(1);
         for pass in 0..passes {
-            let inputs = share(self.in_, passes, pass);
+            let inputs = share(depth, passes, pass);
             for tile in rows.clone() {
                 let rows = share(m, tiles, tile);
                 for panel in columns.clone() {
