@@ -1,6 +1,7 @@
 //! What a campaign tells, and whom it asks to explain.
 
 use super::finding::Finding;
+use super::summary::MutatorYield;
 use crate::case::{Case, Lineage};
 use crate::edit::Trial;
 use crate::error::Result;
@@ -50,6 +51,6 @@ pub struct Progress {
     pub raw: u64,
     pub confirmed: u64,
     pub minimised: u64,
-    /// The mutator with the best yield of findings, then of behaviours.
-    pub best_mutator: String,
+    /// What each mutator found, the best yield of findings first, then of behaviours.
+    pub yields: Vec<MutatorYield>,
 }

@@ -51,7 +51,8 @@ struct Campaign<'a> {
     summary: Summary,
     tokens: u64,
     rounds: u64,
-    /// The longest follow-up so far: with less time than that none is begun.
+    /// The longest round so far, and the longest follow-up: with less time than that none is begun.
+    slowest_round: Duration,
     slowest: Duration,
     /// The longest explanation so far: the time that a reduction leaves free.
     slowest_explanation: Duration,
@@ -110,6 +111,7 @@ pub fn run(
         mutators,
         tokens: 0,
         rounds: 0,
+        slowest_round: Duration::ZERO,
         slowest: Duration::ZERO,
         slowest_explanation: Duration::ZERO,
     };
@@ -133,16 +135,19 @@ impl<'a> Campaign<'a> {
             }
             if self.config.max_evals.is_some_and(|most| self.summary.evaluations >= most) {
                 // What was found is followed up whatever it takes: the evaluations of the loop are spent.
-                while !self.pending.is_empty() && self.stopped().is_none() {
+                while !self.pending.is_empty() && self.stopped().is_none() && !self.late(self.slowest.mul_f64(1.5)) {
                     self.follow_up(follow, sink)?;
                 }
                 break self.stopped().unwrap_or("max-evals");
             }
-            if !self.round(&mut rng, sink)? {
+            let started = Instant::now();
+            let proposed = self.round(&mut rng, sink)?;
+            self.slowest_round = self.slowest_round.max(started.elapsed());
+            if !proposed {
                 break "exhausted";
             }
             for _ in 0..self.config.follow_ups_per_round {
-                if self.stopped().is_some() {
+                if self.stopped().is_some() || self.late(self.slowest.mul_f64(1.5)) {
                     break;
                 }
                 self.follow_up(follow, sink)?;
@@ -159,7 +164,7 @@ impl<'a> Campaign<'a> {
             Some("interrupted")
         } else if self.config.exit_on_find && !self.summary.cases.is_empty() {
             Some("exit-on-find")
-        } else if self.late(self.slowest.mul_f64(1.5)) {
+        } else if self.late(self.slowest_round) {
             Some("max-time")
         } else {
             None
@@ -401,7 +406,8 @@ impl<'a> Campaign<'a> {
 
     fn progress(&self) -> Progress {
         let summary = &self.summary;
-        let best = summary.mutators.iter().max_by_key(|m| (m.findings, m.new_behaviours));
+        let mut yields = summary.mutators.clone();
+        yields.sort_by_key(|m| std::cmp::Reverse((m.findings, m.new_behaviours)));
         Progress {
             evaluations: summary.evaluations,
             follow_up_evaluations: summary.follow_up_evaluations,
@@ -411,7 +417,7 @@ impl<'a> Campaign<'a> {
             raw: summary.findings_raw,
             confirmed: summary.findings_confirmed,
             minimised: summary.findings_minimised,
-            best_mutator: best.map(|m| m.mutator.clone()).unwrap_or_default(),
+            yields,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::OracleKind;
+use crate::text::fit;
 use crate::{mutate, storage, sweep};
 
 /// What runs without arguments.
@@ -234,7 +235,7 @@ impl Sink for Shown<'_> {
         (self.store)(&event)?;
         match event {
             Event::Round(progress) => {
-                self.bar.set_message(line(&progress, self.started.elapsed().as_secs_f64()));
+                self.bar.set_message(status(&progress, self.started.elapsed().as_secs_f64(), output::columns()));
                 self.bar.tick();
                 self.last = progress;
             }
@@ -248,20 +249,22 @@ impl Sink for Shown<'_> {
     }
 }
 
-fn line(progress: &Progress, elapsed: f64) -> String {
+/// Three lines, each cut at the terminal's width.
+fn status(progress: &Progress, elapsed: f64, columns: usize) -> String {
     let per_second = |count: u64| count as f64 / elapsed.max(1e-9);
-    format!(
-        "{} evals ({:.0}/s, {:.0} tok/s)  queue {}  behaviours {}  findings {} raw, {} confirmed, {} minimised  best {}",
+    let rates = format!(
+        "{} evals ({:.0}/s with follow-ups, {:.0} tok/s)",
         progress.evaluations,
         per_second(progress.evaluations + progress.follow_up_evaluations),
         per_second(progress.tokens),
-        progress.queue,
-        progress.behaviours,
-        progress.raw,
-        progress.confirmed,
-        progress.minimised,
-        progress.best_mutator,
-    )
+    );
+    let findings = format!("findings: {} raw, {} confirmed, {} minimised", progress.raw, progress.confirmed, progress.minimised);
+    let found = progress.yields.iter().filter(|m| m.findings > 0 || m.new_behaviours > 0);
+    let yields: Vec<String> = found.map(|m| format!("{} {}+{}", m.mutator, m.findings, m.new_behaviours)).collect();
+    let yields = format!("yield (findings+behaviours): {}", yields.join(", "));
+    // What stands before the first line: a spinner and the time.
+    let lines = [(rates, 11), (findings, 2), (yields, 2)].map(|(line, before)| fit(&line, columns.saturating_sub(before + 1)));
+    lines.join("\n  ")
 }
 
 #[cfg(test)]
