@@ -6,8 +6,8 @@
 //! vectors of one panel in registers, reading the panel as one forward stream and the rows of `x`
 //! where they lie (nothing but the weight is ever copied).
 //!
-//! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for `k` ascending,
-//! whichever tile, block or thread computes it. So a row's result does not depend, to the bit, on
+//! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for `k` ascending, begun anew
+//! and added to what there is every [`STRETCH`](tile::STRETCH) inputs, whichever tile, block or thread computes it. So a row's result does not depend, to the bit, on
 //! the other rows of the batch, on their number, or on the number of threads. It does depend on
 //! whether the CPU has fused multiply-add (`vector.rs`).
 
@@ -29,7 +29,7 @@ mod vector;
 const NR: usize = 32;
 /// Most input features of one pass over a tile. A tile's rows of `x` are read forward, so they may
 /// exceed the first-level cache; a panel's part must leave room for others in the second.
-const KC: usize = 2048;
+const KC: usize = 8 * tile::STRETCH;
 /// Bytes of weights of one pass (panels times features): these stay in the second-level cache, the
 /// smallest of which in use is 512 kB.
 const PASS_BYTES: usize = 320 << 10;
@@ -266,7 +266,7 @@ impl PackedMatrix {
     unsafe fn block(&self, x: &[f32], m: usize, tiles: usize, rows: Range<usize>, columns: Range<usize>, depth: usize, y: &Out) {
         let passes = depth.div_ceil(KC).max(1);
         for pass in 0..passes {
-            let inputs = share(depth, passes, pass);
+            let inputs = pass * KC..depth.min((pass + 1) * KC);
             for tile in rows.clone() {
                 let rows = share(m, tiles, tile);
                 for panel in columns.clone() {

@@ -48,45 +48,49 @@ impl Tile {
         unsafe {
             for column in (0..NR).step_by(2 * V::LANES) {
                 let y: [*mut f32; R] = std::array::from_fn(|r| self.y.add(r * self.y_stride + column));
-                let mut sums = [[V::zero(); 2]; R];
-                for r in 0..R {
-                    if self.add {
-                        sums[r] = [V::load(y[r]), V::load(y[r].add(V::LANES))];
-                    }
-                }
                 let w = self.w.add(column);
-                let mut k = 0;
-                while k < self.depth {
-                    // Unrolled where there is enough left: counting then costs little beside the arithmetic.
-                    let steps = if self.depth - k >= UNROLLED { UNROLLED } else { 1 };
-                    macro_rules! step {
-                        ($k:expr) => {
-                            let w = w.add($k * NR);
-                            // A line holds 16 values.
-                            V::prefetch(w.wrapping_add(PREFETCH));
-                            if 2 * V::LANES > 16 {
-                                V::prefetch(w.wrapping_add(PREFETCH + 16));
-                            }
-                            let w = [V::load(w), V::load(w.add(V::LANES))];
-                            for r in 0..R {
-                                let x = V::splat(*self.x.add(r * self.x_stride + $k));
-                                sums[r][0] = V::mul_add(x, w[0], sums[r][0]);
-                                sums[r][1] = V::mul_add(x, w[1], sums[r][1]);
-                            }
-                        };
-                    }
-                    if steps == UNROLLED {
-                        for u in 0..UNROLLED {
-                            step!(k + u);
+                let (mut k, mut add) = (0, self.add);
+                loop {
+                    let mut sums = [[V::zero(); 2]; R];
+                    let end = self.depth.min(k + STRETCH);
+                    while k < end {
+                        // Unrolled where there is enough left: counting then costs little beside the arithmetic.
+                        let steps = if end - k >= UNROLLED { UNROLLED } else { 1 };
+                        macro_rules! step {
+                            ($k:expr) => {
+                                let w = w.add($k * NR);
+                                // A line holds 16 values.
+                                V::prefetch(w.wrapping_add(PREFETCH));
+                                if 2 * V::LANES > 16 {
+                                    V::prefetch(w.wrapping_add(PREFETCH + 16));
+                                }
+                                let w = [V::load(w), V::load(w.add(V::LANES))];
+                                for r in 0..R {
+                                    let x = V::splat(*self.x.add(r * self.x_stride + $k));
+                                    sums[r][0] = V::mul_add(x, w[0], sums[r][0]);
+                                    sums[r][1] = V::mul_add(x, w[1], sums[r][1]);
+                                }
+                            };
                         }
-                    } else {
-                        step!(k);
+                        if steps == UNROLLED {
+                            for u in 0..UNROLLED {
+                                step!(k + u);
+                            }
+                        } else {
+                            step!(k);
+                        }
+                        k += steps;
                     }
-                    k += steps;
-                }
-                for r in 0..R {
-                    V::store(sums[r][0], y[r]);
-                    V::store(sums[r][1], y[r].add(V::LANES));
+                    for r in 0..R {
+                        for (half, sum) in sums[r].into_iter().enumerate() {
+                            let y = y[r].add(half * V::LANES);
+                            V::store(if add { V::mul_add(V::load(y), V::splat(1.0), sum) } else { sum }, y);
+                        }
+                    }
+                    add = true;
+                    if k == self.depth {
+                        break;
+                    }
                 }
             }
         }
@@ -123,6 +127,9 @@ impl Kernel for Tile {
     }
 }
 
+/// Inputs that are summed by themselves before they are added to the sum of those before: a rounding error
+/// grows with the number of terms of a sum, and this keeps both sums short. `KC` is a multiple of it.
+pub(super) const STRETCH: usize = 256;
 /// How many values ahead in the panel to prefetch.
 const PREFETCH: usize = 32 * NR;
 /// The most rows in a tile of any instruction set.
