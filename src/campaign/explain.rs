@@ -103,6 +103,7 @@ fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
         Edit::Embedding { position, change } => format!("moving the embedding of {} by {:.2}", at(*position), change.strength()),
         Edit::Lesion { component, action } => match action {
             crate::edit::Action::Zero => format!("zeroing {component}"),
+            crate::edit::Action::Unroute => format!("unrouting {component}"),
             crate::edit::Action::Mean => format!("mean-ablating {component}"),
             crate::edit::Action::Scale { factor } => format!("scaling {component} by {factor:.2}"),
             crate::edit::Action::Noise { strength, .. } => format!("noise of {strength:.2} on {component}"),

@@ -36,6 +36,7 @@ pub fn signature(trial: &Trial) -> BTreeSet<String> {
         Edit::Lesion { component, action } => {
             let action = match action {
                 Action::Zero => "zero",
+                Action::Unroute => "unroute",
                 Action::Mean => "mean",
                 Action::Scale { .. } => "scale",
                 Action::Noise { .. } => "noise",

@@ -71,7 +71,8 @@ pub fn run(
     if subject.seeds.is_empty() {
         return Err(Error::request("seeds: no prompt is long enough (2 tokens and a continuation)"));
     }
-    let mutators = mutate::select(&config.mutate)?;
+    let mut mutators = mutate::select(&config.mutate)?;
+    mutators.retain(|mutator| mutator.applies(subject.config));
     let entry = |seed: &Seed| (seed.name.clone(), seed.trial.clone());
     let yields = mutators.iter().map(|m| MutatorYield { mutator: m.name().into(), trials: 0, new_behaviours: 0, findings: 0 });
     let mut campaign = Campaign {

@@ -1,7 +1,7 @@
 //! What can be checked of a case without its model. The file may be anyone's.
 
 use super::{Case, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
-use crate::edit::{Action, Edit, EmbeddingChange};
+use crate::edit::{Action, Component, Edit, EmbeddingChange};
 use crate::implicate::Implication;
 use crate::oracle::Verdict;
 
@@ -112,6 +112,9 @@ fn check_edit(edit: &Edit, total: usize) -> Result<(), Fault> {
                 | EmbeddingChange::Towards { strength, .. },
             ..
         } => finite("change.strength", f64::from(strength)),
+        Edit::Lesion { action: Action::Unroute, component } if !matches!(component, Component::Expert { .. }) => {
+            fault("action", format!("unroute, but {component} is no expert"))
+        }
         Edit::Lesion { action: Action::Scale { factor }, .. } => finite("action.factor", f64::from(factor)),
         Edit::Lesion { action: Action::Noise { strength, .. }, .. } => finite("action.strength", f64::from(strength)),
         _ => Ok(()),

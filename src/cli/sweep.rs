@@ -1,4 +1,4 @@
-//! `glitch sweep vocabulary|heads|mlps|neurons|weights`.
+//! `glitch sweep vocabulary|heads|mlps|neurons|experts|routers|weights`.
 
 use std::path::PathBuf;
 
@@ -30,6 +30,10 @@ enum Command {
     Mlps(Options),
     /// Zero every MLP neuron in turn (a large model has tens of thousands: see --limit).
     Neurons(Options),
+    /// Zero every expert of a mixture of experts in turn.
+    Experts(Options),
+    /// Zero the logits of every router in turn: it has no preference then.
+    Routers(Options),
     /// Zero the single weights whose product with their largest input is largest ("super weights").
     Weights(Options),
 }
@@ -64,6 +68,8 @@ pub fn run(args: Args) -> Result<u8> {
         Command::Heads(options) => (options, Target::Heads),
         Command::Mlps(options) => (options, Target::Mlps),
         Command::Neurons(options) => (options, Target::Neurons),
+        Command::Experts(options) => (options, Target::Experts),
+        Command::Routers(options) => (options, Target::Routers),
         Command::Weights(options) => (options, Target::Weights),
     };
     lesions(&options, target)

@@ -48,6 +48,11 @@ pub enum Component {
     Mlp { layer: usize },
     /// One hidden unit of the MLP, after the activation (and the gate).
     Neuron { layer: usize, neuron: usize },
+    /// What one expert of a mixture adds to its output: its own output times the weight that the router gives
+    /// it; nothing for a token that is not routed to it.
+    Expert { layer: usize, expert: usize },
+    /// The logits by which a mixture chooses its experts.
+    Router { layer: usize },
     /// One scalar of a weight matrix: row `out`, column `input`.
     Weight { layer: usize, matrix: Matrix, out: usize, input: usize },
 }
@@ -61,11 +66,13 @@ impl Component {
             | Self::Attention { layer }
             | Self::Mlp { layer }
             | Self::Neuron { layer, .. }
+            | Self::Expert { layer, .. }
+            | Self::Router { layer }
             | Self::Weight { layer, .. } => layer,
         }
     }
 
-    /// `embed`, `head`, `attn`, `mlp`, `neuron` or `weight`: controls are drawn within a kind.
+    /// `embed`, `head`, `attn`, `mlp`, `neuron`, `expert`, `router` or `weight`: controls are drawn within a kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Embed => "embed",
@@ -73,6 +80,8 @@ impl Component {
             Self::Attention { .. } => "attn",
             Self::Mlp { .. } => "mlp",
             Self::Neuron { .. } => "neuron",
+            Self::Expert { .. } => "expert",
+            Self::Router { .. } => "router",
             Self::Weight { .. } => "weight",
         }
     }
@@ -86,6 +95,8 @@ impl fmt::Display for Component {
             Self::Attention { layer } => write!(f, "L{layer}.attn"),
             Self::Mlp { layer } => write!(f, "L{layer}.mlp"),
             Self::Neuron { layer, neuron } => write!(f, "L{layer}.neuron{neuron}"),
+            Self::Expert { layer, expert } => write!(f, "L{layer}.expert{expert}"),
+            Self::Router { layer } => write!(f, "L{layer}.router"),
             Self::Weight { layer, matrix, out, input } => write!(f, "L{layer}.{}[{out},{input}]", matrix.name()),
         }
     }
@@ -97,7 +108,7 @@ impl FromStr for Component {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || {
             format!(
-                "`{text}` is no component; examples: embed, L11.head3, L11.attn, L11.mlp, L11.neuron1229, L11.mlp.down[507,1229]"
+                "`{text}` is no component; examples: embed, L11.head3, L11.attn, L11.mlp, L11.neuron1229, L4.expert5, L4.router, L11.mlp.down[507,1229]"
             )
         };
         if text == "embed" {
@@ -110,6 +121,12 @@ impl FromStr for Component {
         }
         if part == "mlp" {
             return Ok(Self::Mlp { layer });
+        }
+        if part == "router" {
+            return Ok(Self::Router { layer });
+        }
+        if let Some(expert) = part.strip_prefix("expert") {
+            return Ok(Self::Expert { layer, expert: expert.parse().map_err(|_| bad())? });
         }
         if let Some(head) = part.strip_prefix("head") {
             return Ok(Self::Head { layer, head: head.parse().map_err(|_| bad())? });
@@ -142,7 +159,17 @@ mod tests {
 
     #[test]
     fn addresses_survive_a_round_trip() {
-        for text in ["embed", "L0.head3", "L11.attn", "L2.mlp", "L11.neuron1229", "L11.mlp.down[507,1229]", "L3.attn.q[0,7]"] {
+        for text in [
+            "embed",
+            "L0.head3",
+            "L11.attn",
+            "L2.mlp",
+            "L11.neuron1229",
+            "L4.expert5",
+            "L4.router",
+            "L11.mlp.down[507,1229]",
+            "L3.attn.q[0,7]",
+        ] {
             assert_eq!(text.parse::<Component>().unwrap().to_string(), text);
         }
     }

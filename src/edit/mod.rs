@@ -102,6 +102,9 @@ pub enum Action {
     /// Replace the output by its mean over the built-in reference text; a weight by the mean of its
     /// matrix row.
     Mean,
+    /// Keep the router from choosing an expert: its logit is minus infinity before the choice, and the others
+    /// share what it would have got as the model has it.
+    Unroute,
     /// Multiply the output by `factor`.
     Scale { factor: f32 },
     /// Add Gaussian noise of `strength` times the output's own norm, drawn from `seed` (one draw per

@@ -23,12 +23,15 @@ pub fn place(component: &Component, config: &Config) -> Option<(usize, Site, std
         Component::Attention { layer } => Some((layer, Site::AttnOut, 0..d)),
         Component::Mlp { layer } => Some((layer, Site::MlpOut, 0..d)),
         Component::Neuron { layer, neuron } => Some((layer, Site::Neurons, neuron..neuron + 1)),
+        Component::Expert { layer, expert } => Some((layer, Site::Experts, expert * d..(expert + 1) * d)),
+        Component::Router { layer } => Some((layer, Site::RouterLogits, 0..config.num_experts(layer))),
         Component::Weight { .. } => None,
     }
 }
 
 /// The sites that hold the output of some component.
-pub const COMPONENT_SITES: [Site; 5] = [Site::Embed, Site::Z, Site::AttnOut, Site::Neurons, Site::MlpOut];
+pub const COMPONENT_SITES: [Site; 7] =
+    [Site::Embed, Site::Z, Site::AttnOut, Site::Neurons, Site::MlpOut, Site::RouterLogits, Site::Experts];
 
 /// Width of a site.
 pub fn width(site: Site, config: &Config) -> usize {
@@ -36,6 +39,7 @@ pub fn width(site: Site, config: &Config) -> usize {
         Site::Z => config.q_width(),
         Site::Neurons => config.intermediate_size,
         Site::RouterLogits => config.experts.as_ref().map_or(0, |e| e.num_experts),
+        Site::Experts => config.experts.as_ref().map_or(0, |e| e.num_experts * config.hidden_size),
         Site::Embed | Site::ResidPre | Site::AttnOut | Site::MlpOut | Site::ResidPost => config.hidden_size,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rand::Rng as _;
 
-use super::activations::{Activations, COMPONENT_SITES, Means};
+use super::activations::{Activations, COMPONENT_SITES, Means, width};
 use super::lower::{Place, lower};
 use super::plan::{Plan, Run, Runs, check};
 use super::{Distributions, Evaluator, Observation, Request};
@@ -24,6 +24,10 @@ const TOKENS_PER_FORWARD: usize = 2048;
 /// Tokens, given and generated, of the rows that generate in step. A step reads all weights for one token
 /// a row, so the more rows the better; keys and values of SmolLM2 take 46 kB a token.
 const TOKENS_GENERATING: usize = 8192;
+
+/// Most values that [`ModelEvaluator::activations`] keeps of what experts add (256 MB); where there would be
+/// more, experts have no activations to patch with and no means.
+const EXPERT_VALUES: usize = 64 << 20;
 
 /// The plain English over which mean ablation takes its means.
 pub const REFERENCE_TEXT: &str = include_str!("../../corpus/seeds/reference.txt");
@@ -75,8 +79,10 @@ impl<'m> ModelEvaluator<'m> {
         let mut forward = Forward { rows: vec![Row::new(layout.ids.clone())], ..Forward::default() };
         let place = Place { tokens: 0..layout.ids.len(), position: 0 };
         lower(self.model, &|| self.means(), &trial.edits, &layout, patches, &place, &mut forward.hooks)?;
-        let layers = 0..self.model.config.num_hidden_layers;
-        forward.hooks.capture = layers.flat_map(|l| COMPONENT_SITES.into_iter().map(move |s| (l, s))).collect();
+        let config = &self.model.config;
+        let fits = config.num_hidden_layers * layout.ids.len() * width(Site::Experts, config) <= EXPERT_VALUES;
+        let sites = COMPONENT_SITES.into_iter().filter(|site| *site != Site::Experts || fits);
+        forward.hooks.capture = sites.flat_map(|s| (0..config.num_hidden_layers).map(move |l| (l, s))).collect();
         let output = self.forward(&forward)?;
         Ok(Activations { positions: layout.ids.len(), sites: output.captured })
     }

@@ -107,6 +107,7 @@ fn lesion(
     if let Component::Weight { layer, matrix, out, input } = *component {
         let weight = model.weight(layer, matrix, out, input);
         let new = match *action {
+            Action::Unroute => return Err(Error::request(format!("{component} is no expert: nothing routes to it"))),
             Action::Zero => 0.0,
             Action::Mean => {
                 let row = model.weight_row(layer, matrix, out);
@@ -120,8 +121,15 @@ fn lesion(
         hooks.push_weight(layer, matrix, WeightEdit { tokens: at.tokens.clone(), out, input, delta: new - weight });
         return Ok(());
     }
+    if let (Action::Unroute, Component::Expert { layer, expert }) = (action, *component) {
+        let change = Change::Affine { scale: 0.0, shift: Some([f32::NEG_INFINITY].into()) };
+        let block = Block { tokens: at.tokens.clone(), columns: expert..expert + 1, change };
+        hooks.push(layer, crate::model::hooks::Site::RouterLogits, block);
+        return Ok(());
+    }
     let Some((layer, site, columns)) = place(component, &model.config) else { return Ok(()) };
     let change = match *action {
+        Action::Unroute => return Err(Error::request(format!("{component} is no expert: nothing routes to it"))),
         Action::Zero => Change::Affine { scale: 0.0, shift: None },
         Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
         Action::Mean => {

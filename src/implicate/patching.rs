@@ -82,13 +82,13 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
         })
         .collect();
     let mut effects = patching.effects(&coarse)?;
-    let neurons = patching.neurons(&effects, options);
-    effects.extend(patching.effects(&neurons)?);
+    let parts = patching.parts(&effects, options);
+    effects.extend(patching.effects(&parts)?);
     let ranked = rank(&effects);
     let (set, joint) = patching.smallest_set(&ranked, options)?;
     let single: f64 = set.iter().filter_map(|c| effects.iter().find(|e| e.component == *c)).map(|e| e.sufficiency).sum();
     let emergence = (set.len() > 1 && joint.1 > 0.01).then(|| (joint.1 - single) / joint.1);
-    let controls = patching.controls(&set, &coarse, &neurons, options)?;
+    let controls = patching.controls(&set, &coarse, &parts, options)?;
     let positions = patching.positions(&set, options)?;
     Ok(Implication {
         set,
@@ -114,7 +114,7 @@ pub fn comparable(trial: &Trial) -> bool {
 fn rank(effects: &[Effect]) -> Vec<Component> {
     let strength = |e: &Effect| 0.5 * (e.necessity.min(1.0) + e.sufficiency.min(1.0));
     let fineness = |c: &Component| match c {
-        Component::Neuron { .. } => 0,
+        Component::Neuron { .. } | Component::Expert { .. } => 0,
         Component::Head { .. } => 1,
         _ => 2,
     };
@@ -200,17 +200,18 @@ impl<'a, 'm> Patching<'a, 'm> {
             .collect())
     }
 
-    /// The neurons of the strongest MLPs that change most between the runs, weighed by what they write.
-    fn neurons(&self, effects: &[Effect], options: &Options) -> Vec<Component> {
+    /// What the strongest MLPs are made of: the neurons that change most between the runs, weighed by what they
+    /// write; of a mixture, its experts.
+    fn parts(&self, effects: &[Effect], options: &Options) -> Vec<Component> {
         let model = self.evaluator.model;
         let (d, ff) = (model.config.hidden_size, model.config.intermediate_size);
-        let mlps: Vec<Component> = rank(effects)
-            .into_iter()
-            .filter(|c| matches!(c, Component::Mlp { layer } if model.config.neurons(*layer) > 0))
-            .take(options.mlps)
-            .collect();
+        let mlps: Vec<Component> =
+            rank(effects).into_iter().filter(|c| matches!(c, Component::Mlp { .. })).take(options.mlps).collect();
         let mut chosen = Vec::new();
         for layer in mlps.iter().map(Component::layer) {
+            if self.clean.1.sites.contains_key(&(layer, Site::Experts)) {
+                chosen.extend((0..model.config.num_experts(layer)).map(|expert| Component::Expert { layer, expert }));
+            }
             let site = (layer, Site::Neurons);
             let (Some(clean), Some(glitched)) = (self.clean.1.sites.get(&site), self.glitched.1.sites.get(&site)) else {
                 continue;
@@ -236,12 +237,14 @@ impl<'a, 'm> Patching<'a, 'm> {
 
     /// The shortest head of the ranking that does nearly what the longest tried does.
     fn smallest_set(&mut self, ranked: &[Component], options: &Options) -> Result<(Vec<Component>, (f64, f64))> {
-        // A neuron and its own MLP in one set would be counted twice.
+        // A neuron or an expert and its own MLP in one set would be counted twice.
         let mut members: Vec<Component> = Vec::new();
         for component in ranked {
             let overlaps = members.iter().any(|m| match (m, component) {
-                (Component::Neuron { layer: a, .. }, Component::Mlp { layer: b })
-                | (Component::Mlp { layer: a }, Component::Neuron { layer: b, .. }) => a == b,
+                (Component::Neuron { layer: a, .. } | Component::Expert { layer: a, .. }, Component::Mlp { layer: b })
+                | (Component::Mlp { layer: a }, Component::Neuron { layer: b, .. } | Component::Expert { layer: b, .. }) => {
+                    a == b
+                }
                 _ => false,
             });
             if !overlaps {
@@ -262,13 +265,7 @@ impl<'a, 'm> Patching<'a, 'm> {
     }
 
     /// Necessity of random sets of the same kinds and size, ascending.
-    fn controls(
-        &mut self,
-        set: &[Component],
-        coarse: &[Component],
-        neurons: &[Component],
-        options: &Options,
-    ) -> Result<Vec<f64>> {
+    fn controls(&mut self, set: &[Component], coarse: &[Component], parts: &[Component], options: &Options) -> Result<Vec<f64>> {
         let mut rng = rng::stream(options.seed, "implication controls");
         let mut sets: Vec<Vec<Component>> = Vec::new();
         for _ in 0..options.controls {
@@ -276,7 +273,7 @@ impl<'a, 'm> Patching<'a, 'm> {
             for member in set {
                 let mut pool: Vec<Component> = coarse
                     .iter()
-                    .chain(neurons)
+                    .chain(parts)
                     .copied()
                     .filter(|c| c.kind() == member.kind() && !set.contains(c) && !drawn.contains(c))
                     .collect();

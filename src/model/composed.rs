@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
 
-use super::config::{Activation, Config, Experts, NormKind};
+use super::config::{Activation, Config, NormKind};
 use super::hooks::{Block, WeightEdit};
 use super::kernels::{AttentionRow, AttentionShape};
 use super::linear::PackedMatrix;
-use super::numerics::{HeadNorms, Numerics, Rope, Routing, Span, dense_tables};
-use super::weights::{Linear, Norm, Sparse};
+use super::numerics::{HeadNorms, Mixture, Numerics, Rope, Routing, Span, dense_tables};
+use super::weights::{Linear, Norm};
 use crate::error::{Error, Result};
 
 /// Gradient mode on CPU. `Array` is a tensor `[tokens, width]`.
@@ -235,11 +235,14 @@ impl Numerics for Composed {
         &self,
         x: &Tensor,
         router_logits: &Tensor,
-        sparse: &Sparse,
-        experts: &Experts,
-        activation: Activation,
+        Mixture { sparse, experts, activation }: Mixture,
+        blocks: &[Block],
+        captured: Option<&mut Vec<f32>>,
     ) -> Result<Tensor> {
-        let (tokens, _) = x.dims2()?;
+        let (tokens, d) = x.dims2()?;
+        if captured.is_some() {
+            return Err(Error::request("what experts add is not kept in gradient mode"));
+        }
         let routing = Routing::new(&self.values(router_logits)?, experts).by_expert();
         let probabilities = candle_nn::ops::softmax(router_logits, D::Minus1)?;
         let mut chosen = vec![0f32; tokens * experts.num_experts];
@@ -258,13 +261,21 @@ impl Numerics for Composed {
             None => x.zeros_like()?,
         };
         for (e, (expert, of_expert)) in sparse.experts.iter().zip(&routing).enumerate() {
-            if of_expert.is_empty() {
+            let mine: Vec<Block> = blocks.iter().filter(|b| b.columns.start == e * d).cloned().collect();
+            if of_expert.is_empty() && mine.is_empty() {
                 continue;
             }
             let rows = Tensor::from_iter(of_expert.iter().map(|(token, _)| *token as u32), &Device::Cpu)?;
             let y = self.expert(&x.index_select(&rows, 0)?, expert, activation)?;
             let weight = weights.narrow(1, e, 1)?.contiguous()?.index_select(&rows, 0)?;
-            out = out.index_add(&rows, &y.broadcast_mul(&weight)?, 0)?;
+            let y = y.broadcast_mul(&weight)?;
+            out = if mine.is_empty() {
+                out.index_add(&rows, &y, 0)?
+            } else {
+                let all = x.zeros_like()?.index_add(&rows, &y, 0)?;
+                let mine: Vec<Block> = mine.into_iter().map(|b| Block { columns: 0..d, ..b }).collect();
+                (out + self.edit(all, &mine)?)?
+            };
         }
         Ok(out)
     }

@@ -13,7 +13,7 @@ use super::composed::Composed;
 use super::config::{Config, Residual, Rotary};
 use super::hooks::{Hooks, Site};
 use super::kernels::{AttentionRow, AttentionShape};
-use super::numerics::{Fused, HeadNorms, Numerics, Rope, Span};
+use super::numerics::{Fused, HeadNorms, Mixture, Numerics, Rope, Span};
 use super::pool::Pooled;
 use super::weights::{Linear, Mlp, Norm};
 use crate::edit::Matrix;
@@ -201,7 +201,12 @@ impl Model {
                 Mlp::Sparse(sparse) => {
                     let experts = config.experts.as_ref().ok_or_else(|| Error::request("a mixture without experts"))?;
                     let logits = at(i, Site::RouterLogits, mode.linear(&h, &sparse.router)?, &mut captured)?;
-                    mode.mixture(&h, &logits, sparse, experts, config.activation)?
+                    let blocks = hooks.blocks.get(&(i, Site::Experts)).map_or(&[][..], Vec::as_slice);
+                    let mut kept = hooks.capture.contains(&(i, Site::Experts)).then(Vec::new);
+                    let mixture = Mixture { sparse, experts, activation: config.activation };
+                    let out = mode.mixture(&h, &logits, mixture, blocks, kept.as_mut())?;
+                    kept.into_iter().for_each(|kept| drop(captured.insert((i, Site::Experts), kept)));
+                    out
                 }
             };
             drop(h);

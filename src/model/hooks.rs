@@ -31,6 +31,9 @@ pub enum Site {
     ResidPost,
     /// Logits of a mixture's router, before the softmax, `[tokens, num_experts]`.
     RouterLogits,
+    /// What each expert adds to its mixture, `[tokens, num_experts * d_model]`: zero where a token is not
+    /// routed to it.
+    Experts,
 }
 
 /// The change of one block.
@@ -81,25 +84,34 @@ impl Hooks {
 impl Block {
     /// Applies the change in place to `x` `[tokens, width]`.
     pub fn apply(&self, x: &mut [f32], width: usize) {
-        let columns = self.columns.len();
-        for (i, token) in self.tokens.clone().enumerate() {
-            let x = &mut x[token * width..][self.columns.clone()];
-            match &self.change {
-                Change::Affine { scale, shift } => {
-                    // Replacement must not keep a NaN or an infinity alive through 0 * x.
-                    x.iter_mut().for_each(|v| *v = if *scale == 0.0 { 0.0 } else { *scale * *v });
-                    if let Some(shift) = shift {
-                        let shift = if shift.len() == columns { &shift[..] } else { &shift[i * columns..][..columns] };
-                        x.iter_mut().zip(shift).for_each(|(v, s)| *v += s);
-                    }
-                }
-                Change::Noise { strength, directions } => {
-                    let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
-                    let u = &directions[i * columns..][..columns];
-                    x.iter_mut().zip(u).for_each(|(v, u)| *v += strength * norm * u);
+        for token in self.tokens.clone() {
+            self.apply_to(token, &mut x[token * width..][self.columns.clone()]);
+        }
+    }
+
+    /// Applies the change to one token's values of the block's columns.
+    pub fn apply_to(&self, token: usize, x: &mut [f32]) {
+        let (columns, i) = (self.columns.len(), token - self.tokens.start);
+        match &self.change {
+            Change::Affine { scale, shift } => {
+                // Replacement must not keep a NaN or an infinity alive through 0 * x.
+                x.iter_mut().for_each(|v| *v = if *scale == 0.0 { 0.0 } else { *scale * *v });
+                if let Some(shift) = shift {
+                    let shift = if shift.len() == columns { &shift[..] } else { &shift[i * columns..][..columns] };
+                    x.iter_mut().zip(shift).for_each(|(v, s)| *v += s);
                 }
             }
+            Change::Noise { strength, directions } => {
+                let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
+                let u = &directions[i * columns..][..columns];
+                x.iter_mut().zip(u).for_each(|(v, u)| *v += strength * norm * u);
+            }
         }
+    }
+
+    /// Whether the change makes something of nothing.
+    pub fn adds(&self) -> bool {
+        matches!(self.change, Change::Affine { shift: Some(_), .. })
     }
 }
 

@@ -172,6 +172,8 @@ impl Model {
             Component::Head { layer, head } => layer < c.num_hidden_layers && head < c.num_attention_heads,
             Component::Attention { layer } | Component::Mlp { layer } => layer < c.num_hidden_layers,
             Component::Neuron { layer, neuron } => layer < c.num_hidden_layers && neuron < c.neurons(layer),
+            Component::Expert { layer, expert } => layer < c.num_hidden_layers && expert < c.num_experts(layer),
+            Component::Router { layer } => layer < c.num_hidden_layers && c.is_sparse(layer),
             Component::Weight { layer, matrix, out, input } => {
                 layer < c.num_hidden_layers
                     && c.matrix_shape(layer, matrix).is_some_and(|(rows, columns)| out < rows && input < columns)

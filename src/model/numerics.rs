@@ -3,6 +3,7 @@
 //! [`Fused`] is inference: packed weights and fused kernels over plain buffers. [`super::composed`] is
 //! the gradient mode: candle operations that all have a backward. The decoder loop is written once.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -70,14 +71,23 @@ pub trait Numerics {
         self.linear(&self.gated(x, &expert.up, activation)?, &expert.down)
     }
     /// The mixture of experts that the router's logits `[tokens, num_experts]` choose, and the shared one.
+    /// `blocks` are those of [`Site::Experts`](super::hooks::Site::Experts), whose values go to `captured`.
     fn mixture(
         &self,
         x: &Self::Array,
         router_logits: &Self::Array,
-        sparse: &Sparse,
-        experts: &Experts,
-        activation: Activation,
+        mixture: Mixture,
+        blocks: &[Block],
+        captured: Option<&mut Vec<f32>>,
     ) -> Result<Self::Array>;
+}
+
+/// A mixture of experts and its constants.
+#[derive(Clone, Copy)]
+pub struct Mixture<'a> {
+    pub sparse: &'a Sparse,
+    pub experts: &'a Experts,
+    pub activation: Activation,
 }
 
 /// Normalisation of queries and keys, over `[head_dim]` or over all heads.
@@ -242,11 +252,14 @@ impl Numerics for Fused {
         &self,
         x: &Buffer,
         router_logits: &Buffer,
-        sparse: &Sparse,
-        experts: &Experts,
-        activation: Activation,
+        Mixture { sparse, experts, activation }: Mixture,
+        blocks: &[Block],
+        mut captured: Option<&mut Vec<f32>>,
     ) -> Result<Buffer> {
         let d = x.width;
+        if let Some(captured) = &mut captured {
+            captured.resize(x.data.len() * experts.num_experts, 0.0);
+        }
         let routing = Routing::new(&router_logits.data, experts);
         let mut out = Buffer::taken(x.data.len() / d, d);
         match &sparse.shared {
@@ -262,15 +275,34 @@ impl Numerics for Fused {
             None => out.data.fill(0.0),
         }
         // Expert after expert, so that a token's sum has one order whatever else is in the batch.
-        for (expert, tokens) in sparse.experts.iter().zip(routing.by_expert()) {
-            if tokens.is_empty() {
-                continue;
-            }
-            let mut rows = Buffer::taken(tokens.len(), d);
-            rows.data.chunks_exact_mut(d).zip(&tokens).for_each(|(row, (t, _))| row.copy_from_slice(&x.data[t * d..][..d]));
-            let y = self.expert(&rows, expert, activation)?;
-            for (y, (token, weight)) in y.data.chunks_exact(d).zip(&tokens) {
-                out.data[token * d..][..d].iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
+        for ((e, expert), tokens) in sparse.experts.iter().enumerate().zip(routing.by_expert()) {
+            let mine: Vec<&Block> = blocks.iter().filter(|b| b.columns.start == e * d).collect();
+            let mut added = match tokens.is_empty() {
+                true => Buffer::taken(0, d),
+                false => {
+                    let mut rows = Buffer::taken(tokens.len(), d);
+                    let to = rows.data.chunks_exact_mut(d).zip(&tokens);
+                    to.for_each(|(row, (t, _))| row.copy_from_slice(&x.data[t * d..][..d]));
+                    self.expert(&rows, expert, activation)?
+                }
+            };
+            let weighted = added.data.chunks_exact_mut(d).zip(&tokens);
+            weighted.for_each(|(y, (_, weight))| y.iter_mut().for_each(|y| *y *= weight));
+            let mut add = |token: usize, y: &mut [f32]| {
+                mine.iter().filter(|b| b.tokens.contains(&token)).for_each(|b| b.apply_to(token, y));
+                out.data[token * d..][..d].iter_mut().zip(&*y).for_each(|(out, y)| *out += y);
+                if let Some(captured) = &mut captured {
+                    captured[(token * experts.num_experts + e) * d..][..d].copy_from_slice(y);
+                }
+            };
+            added.data.chunks_exact_mut(d).zip(&tokens).for_each(|(y, (token, _))| add(*token, y));
+            // What is put in does not ask whether the router would have.
+            let elsewhere: BTreeSet<usize> = mine.iter().filter(|b| b.adds()).flat_map(|b| b.tokens.clone()).collect();
+            let routed = |token: &usize| tokens.binary_search_by_key(token, |(t, _)| *t).is_ok();
+            let mut nothing = vec![0f32; d];
+            for token in elsewhere.into_iter().filter(|token| !routed(token)) {
+                nothing.fill(0.0);
+                add(token, &mut nothing);
             }
         }
         Ok(out)

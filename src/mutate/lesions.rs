@@ -4,10 +4,11 @@ use rand::Rng as _;
 
 use super::{Context, Mutator, extend};
 use crate::edit::{Action, Component, Edit, Trial};
+use crate::model::Config;
 use crate::oracle::controls::{has_controls, layers_with};
 use crate::rng::Rng;
 
-pub const ALL: [&dyn Mutator; 3] = [&Heads, &Mlps, &Neurons];
+pub const ALL: [&dyn Mutator; 4] = [&Heads, &Mlps, &Neurons, &Experts];
 
 /// Attention heads.
 #[derive(Debug)]
@@ -18,6 +19,9 @@ pub struct Mlps;
 /// Hidden units of an MLP.
 #[derive(Debug)]
 pub struct Neurons;
+/// Experts of a mixture: what they add, or that they are chosen at all.
+#[derive(Debug)]
+pub struct Experts;
 
 impl Mutator for Heads {
     fn name(&self) -> &'static str {
@@ -51,7 +55,34 @@ impl Mutator for Neurons {
     }
 }
 
+impl Mutator for Experts {
+    fn name(&self) -> &'static str {
+        "experts"
+    }
+
+    fn applies(&self, config: &Config) -> bool {
+        config.experts.is_some()
+    }
+
+    fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
+        let experts = context.config.experts.as_ref()?.num_experts;
+        let action = |rng: &mut Rng| if rng.random_bool(0.5) { Action::Unroute } else { action(rng) };
+        lesion_with(&action, parent, context, rng, experts, |layer, expert| Component::Expert { layer, expert })
+    }
+}
+
 fn lesion(
+    parent: &Trial,
+    context: &Context,
+    rng: &mut Rng,
+    per_layer: usize,
+    component: impl Fn(usize, usize) -> Component,
+) -> Option<Trial> {
+    lesion_with(&action, parent, context, rng, per_layer, component)
+}
+
+fn lesion_with(
+    action: &dyn Fn(&mut Rng) -> Action,
     parent: &Trial,
     context: &Context,
     rng: &mut Rng,
@@ -60,7 +91,8 @@ fn lesion(
 ) -> Option<Trial> {
     let layers = layers_with(component(0, 0), context.config);
     // A lesion that has nothing to be compared with would be judged in vain.
-    if layers.is_empty() || per_layer == 0 || !has_controls(component(0, 0), context.config) {
+    let first = *layers.first()?;
+    if per_layer == 0 || !has_controls(component(first, 0), context.config) {
         return None;
     }
     let action = action(rng);

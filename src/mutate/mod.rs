@@ -74,6 +74,11 @@ pub trait Mutator: Sync {
         BEHAVIOUR
     }
 
+    /// Whether a model has what it changes.
+    fn applies(&self, _config: &Config) -> bool {
+        true
+    }
+
     /// A changed copy of `parent`, or `None` where the change is not possible.
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial>;
 }
@@ -142,6 +147,7 @@ mod tests {
                 && match *c {
                     Component::Head { head, .. } => head < config.num_attention_heads,
                     Component::Neuron { layer, neuron } => neuron < config.neurons(layer),
+                    Component::Expert { layer, expert } => expert < config.num_experts(layer),
                     Component::Weight { layer, matrix, out, input } => {
                         config.matrix_shape(layer, matrix).is_some_and(|(rows, columns)| out < rows && input < columns)
                     }

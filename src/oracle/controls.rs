@@ -52,7 +52,8 @@ pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary:
 pub fn has_controls(component: Component, config: &Config) -> bool {
     let per_layer = match component {
         Component::Embed => return false,
-        Component::Attention { .. } | Component::Mlp { .. } => 1,
+        Component::Attention { .. } | Component::Mlp { .. } | Component::Router { .. } => 1,
+        Component::Expert { layer, .. } => config.num_experts(layer),
         Component::Head { .. } => config.num_attention_heads,
         Component::Neuron { .. } => config.intermediate_size,
         Component::Weight { layer, matrix, .. } => config.matrix_shape(layer, matrix).map_or(0, |(rows, columns)| rows * columns),
@@ -181,6 +182,7 @@ fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Componen
     let per_layer = match component {
         Component::Head { .. } => config.num_attention_heads,
         Component::Neuron { .. } => config.intermediate_size,
+        Component::Expert { layer, .. } => config.num_experts(layer),
         _ => 1,
     };
     let layer = random_layer(component, per_layer, config, rng);
@@ -188,6 +190,8 @@ fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Componen
         Component::Embed => Component::Embed,
         Component::Attention { .. } => Component::Attention { layer },
         Component::Mlp { .. } => Component::Mlp { layer },
+        Component::Router { .. } => Component::Router { layer },
+        Component::Expert { .. } => Component::Expert { layer, expert: index(config.num_experts(layer), rng) },
         Component::Head { .. } => Component::Head { layer, head: index(config.num_attention_heads, rng) },
         Component::Neuron { .. } => Component::Neuron { layer, neuron: index(config.intermediate_size, rng) },
         Component::Weight { layer, matrix, .. } => {
@@ -205,6 +209,7 @@ fn index(count: usize, rng: &mut Rng) -> usize {
 pub fn layers_with(component: Component, config: &Config) -> Vec<usize> {
     let has = |layer: &usize| match component {
         Component::Neuron { .. } => config.neurons(*layer) > 0,
+        Component::Expert { .. } | Component::Router { .. } => config.is_sparse(*layer),
         Component::Weight { matrix, .. } => config.matrix_shape(*layer, matrix).is_some(),
         _ => true,
     };

@@ -74,6 +74,7 @@ pub fn edit(case: &Case, edit: &Edit) -> String {
         },
         Edit::Lesion { component, action } => match *action {
             Action::Zero => format!("set {component} to zero"),
+            Action::Unroute => format!("keep the router from {component}"),
             Action::Mean => format!("replace {component} by its average"),
             Action::Scale { factor } => format!("multiply {component} by {}", number(factor.into())),
             Action::Noise { seed, strength } => {
@@ -112,6 +113,7 @@ pub fn doing(case: &Case) -> String {
                 "push" => "Pushing",
                 "move" => "Moving",
                 "set" => "Setting",
+                "keep" => "Keeping",
                 _ => "Multiplying",
             };
             format!("{verb} {rest}")

@@ -16,6 +16,8 @@ pub enum Target {
     Heads,
     Mlps,
     Neurons,
+    Experts,
+    Routers,
     Weights,
 }
 
@@ -65,6 +67,10 @@ fn components(model: &Model, target: Target) -> Vec<Component> {
         Target::Neurons => {
             layers.flat_map(|layer| (0..c.neurons(layer)).map(move |neuron| Component::Neuron { layer, neuron })).collect()
         }
+        Target::Experts => {
+            layers.flat_map(|layer| (0..c.num_experts(layer)).map(move |expert| Component::Expert { layer, expert })).collect()
+        }
+        Target::Routers => layers.filter(|layer| c.is_sparse(*layer)).map(|layer| Component::Router { layer }).collect(),
         Target::Weights => Vec::new(),
     }
 }
@@ -124,6 +130,10 @@ impl LesionSweep {
             Target::Weights => propose_weights(evaluator, &trial, limit.unwrap_or(256))?,
             _ => components(evaluator.model, target),
         };
+        if swept.is_empty() {
+            let (family, what) = (&evaluator.model.config.model_type, format!("{target:?}").to_lowercase());
+            return Err(Error::request(format!("sweep {what} has no meaning for {family}: the model has none")));
+        }
         swept.truncate(limit.unwrap_or(usize::MAX));
         let baseline = evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
         let baseline = baseline.ok_or_else(|| Error::request("no baseline"))?;

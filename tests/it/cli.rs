@@ -95,6 +95,8 @@ fn wrong_arguments_are_usage_errors() {
         &["model", "bench", "--batch", "0"],
         &["fuzz", "--mutate", "tokns"],
         &["fuzz", "--max-time", "soon"],
+        &["sweep", "experts"],
+        &["sweep", "routers", "--model", "builtin:dense"],
     ] {
         check(args, 2, "", "");
     }

@@ -113,4 +113,10 @@ fn gradients_pass_through_edits() {
         forward.hooks.push(1, Site::MlpOut, block(0..32, Change::Affine { scale: 1.0, shift: Some(vec![0.1; 32].into()) }));
         forward.hooks.push_weight(1, Matrix::Down, WeightEdit { tokens: 0..6, out: 3, input: 5, delta: 0.7 });
     });
+    check("olmoe", |forward| {
+        for expert in 0..8usize {
+            let change = Change::Affine { scale: 0.5, shift: Some(vec![0.1; 32].into()) };
+            forward.hooks.push(1, Site::Experts, Block { tokens: 1..5, columns: expert * 32..(expert + 1) * 32, change });
+        }
+    });
 }

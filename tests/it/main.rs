@@ -3,6 +3,7 @@
 mod cli;
 mod corpus;
 mod edits;
+mod experts;
 mod gradient;
 mod made;
 mod parity;

@@ -180,6 +180,11 @@ impl Config {
         if self.is_sparse(layer) { 0 } else { self.intermediate_size }
     }
 
+    /// Experts of a layer: none where it has an MLP.
+    pub fn num_experts(&self, layer: usize) -> usize {
+        self.experts.as_ref().filter(|e| e.sparse[layer]).map_or(0, |e| e.num_experts)
+    }
+
     /// `(out, in)` of a weight matrix of a layer; `None` where it has none of this name.
     pub fn matrix_shape(&self, layer: usize, matrix: Matrix) -> Option<(usize, usize)> {
         let (d, q, kv, ff) = (self.hidden_size, self.q_width(), self.kv_width(), self.neurons(layer));

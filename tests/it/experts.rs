@@ -1,0 +1,169 @@
+//! Lesions of experts and routers: they land, they are what they say, and they are per row.
+
+use std::collections::BTreeSet;
+
+use glitch::edit::{Action, Component, Edit, Trial};
+use glitch::evaluate::{Evaluator, ModelEvaluator, Patch, Request};
+use glitch::model::batch::Row;
+use glitch::model::hooks::Site;
+use glitch::model::{Forward, Model};
+use glitch::sweep::{LesionSweep, Target};
+
+use super::parity::{fixtures, load};
+
+const FAMILIES: [&str; 4] = ["mixtral", "olmoe", "qwen2-moe", "qwen3-moe"];
+
+fn ids() -> Vec<u32> {
+    (0..20).map(|i| (i * 37 + 5) % 96).collect()
+}
+
+fn trial() -> Trial {
+    let ids = ids();
+    Trial::new(&ids[..12], &ids[12..])
+}
+
+/// Experts of layer 0 that some token of the trial is routed to.
+fn used(model: &Model) -> Vec<usize> {
+    let run = ModelEvaluator::new(model).activations(&trial(), &[]).unwrap();
+    let of = |expert| run.of(&Component::Expert { layer: 0, expert }, 0..run.positions, &model.config).unwrap();
+    (0..model.config.num_experts(0)).filter(|expert| of(*expert).iter().any(|x| *x != 0.0)).collect()
+}
+
+fn lesions(model: &Model) -> Vec<Edit> {
+    let actions = [Action::Zero, Action::Mean, Action::Scale { factor: 3.0 }, Action::Noise { seed: 1, strength: 1.0 }];
+    let edits = |component| actions.into_iter().map(move |action| Edit::Lesion { component, action });
+    let experts = used(model).into_iter().map(|expert| Component::Expert { layer: 0, expert });
+    let unrouted = experts.clone().map(|component| Edit::Lesion { component, action: Action::Unroute });
+    experts.flat_map(edits).chain(unrouted).chain(edits(Component::Router { layer: 0 })).collect()
+}
+
+#[test]
+fn every_lesion_of_an_expert_lands_and_a_batch_equals_each_alone() {
+    for name in FAMILIES {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let request = |edits| Request::new(trial().with_edits(edits));
+        let baseline = evaluator.observe_alone(&request(vec![])).unwrap();
+        let edits = lesions(&model);
+        let requests: Vec<Request> = edits.iter().map(|edit| request(vec![edit.clone()])).collect();
+        for ((edit, request), batched) in edits.iter().zip(&requests).zip(evaluator.observe(&requests).unwrap()) {
+            let alone = evaluator.observe_alone(request).unwrap();
+            assert_ne!(alone.log_probs, baseline.log_probs, "{name}: {edit:?} did nothing");
+            assert!(alone.finite, "{name}: {edit:?}");
+            assert_eq!((&batched.log_probs, &batched.entropy), (&alone.log_probs, &alone.entropy), "{name}: {edit:?}");
+        }
+    }
+}
+
+#[test]
+fn an_expert_patched_with_itself_leaves_every_bit() {
+    for name in FAMILIES {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let baseline = evaluator.observe_alone(&Request::new(trial())).unwrap();
+        let run = evaluator.activations(&trial(), &[]).unwrap();
+        let experts = (0..model.config.num_experts(0)).map(|expert| Component::Expert { layer: 0, expert });
+        for component in experts.chain([Component::Router { layer: 0 }]) {
+            let values = run.of(&component, 0..run.positions, &model.config).unwrap();
+            let patch = Patch { component, first: 0, values: values.into() };
+            let observed = evaluator.observe_alone(&Request::new(trial()).patched(vec![patch])).unwrap();
+            assert_eq!(observed.log_probs, baseline.log_probs, "{name}: {component}");
+        }
+    }
+}
+
+/// Against a checkpoint in which the expert's last matrix is zero.
+#[test]
+fn zeroing_an_expert_is_zeroing_its_weights() {
+    let names = [("mixtral", "block_sparse_moe.experts", "w2"), ("qwen2-moe", "mlp.experts", "down_proj")];
+    for (name, experts, down) in names {
+        let model = load(name);
+        let expert = used(&model)[0];
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(fixtures().join(name).join("config.json"), dir.path().join("config.json")).unwrap();
+        let device = candle_core::Device::Cpu;
+        let mut tensors = candle_core::safetensors::load(fixtures().join(name).join("model.safetensors"), &device).unwrap();
+        let weight = format!("model.layers.0.{experts}.{expert}.{down}.weight");
+        let zeros = tensors[&weight].zeros_like().unwrap();
+        assert!(tensors.insert(weight, zeros).is_some());
+        candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
+        let cut = Model::load(dir.path().to_str().unwrap()).unwrap();
+        let edit = Edit::Lesion { component: Component::Expert { layer: 0, expert }, action: Action::Zero };
+        let lesioned = ModelEvaluator::new(&model).observe_alone(&Request::new(trial().with_edits(vec![edit]))).unwrap();
+        let without = ModelEvaluator::new(&cut).observe_alone(&Request::new(trial())).unwrap();
+        assert_eq!(lesioned.log_probs, without.log_probs, "{name}");
+    }
+}
+
+/// The tokens of an expert that is not to be chosen go to the next one, and every weight is the softmax over
+/// the others.
+#[test]
+fn unrouting_an_expert_gives_its_tokens_to_the_next() {
+    for name in FAMILIES {
+        let model = load(name);
+        let (config, d) = (&model.config, model.config.hidden_size);
+        let experts = config.experts.as_ref().unwrap();
+        let (n, k) = (experts.num_experts, experts.num_experts_per_tok);
+        let gone = used(&model)[0];
+        let run = |edits| {
+            let run = ModelEvaluator::new(&model).activations(&trial().with_edits(edits), &[]).unwrap();
+            (run.sites[&(0, Site::RouterLogits)].clone(), run.sites[&(0, Site::Experts)].clone())
+        };
+        let lesion = Edit::Lesion { component: Component::Expert { layer: 0, expert: gone }, action: Action::Unroute };
+        let ((logits, before), (_, after)) = (run(vec![]), run(vec![lesion]));
+        for token in 0..ids().len() {
+            let logits = &logits[token * n..][..n];
+            // The choice and its weights, written for reading.
+            let weights = |allowed: &dyn Fn(usize) -> bool| -> Vec<f64> {
+                let mut order: Vec<usize> = (0..n).filter(|e| allowed(*e)).collect();
+                let sum: f64 = order.iter().map(|e| f64::from(logits[*e]).exp()).sum();
+                order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+                order.truncate(k);
+                let kept: f64 = order.iter().map(|e| f64::from(logits[*e]).exp() / sum).sum();
+                let share = if experts.norm_topk_prob { kept } else { 1.0 };
+                (0..n).map(|e| if order.contains(&e) { f64::from(logits[e]).exp() / sum / share } else { 0.0 }).collect()
+            };
+            let (old, new) = (weights(&|_| true), weights(&|e| e != gone));
+            assert_eq!(new[gone], 0.0);
+            for e in 0..n {
+                let at = (token * n + e) * d;
+                let norm = |x: &[f32]| x[at..at + d].iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+                assert_eq!((norm(&before) > 0.0, norm(&after) > 0.0), (old[e] > 0.0, new[e] > 0.0), "{name}: {token}, {e}");
+                if old[e] > 0.0 && new[e] > 0.0 {
+                    let ratio = norm(&after) / norm(&before);
+                    assert!((ratio / (new[e] / old[e]) - 1.0).abs() < 1e-4, "{name}: token {token}, expert {e}: {ratio}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sweep_of_experts_and_routers_has_every_one() {
+    let model = load("qwen2-moe"); // of its three layers, the second has an MLP
+    let evaluator = ModelEvaluator::new(&model);
+    for (target, count) in [(Target::Experts, 16), (Target::Routers, 2), (Target::Neurons, 64)] {
+        let sweep = LesionSweep::run(&evaluator, target, &ids(), None, 4, &|_, _| {}).unwrap();
+        let named: BTreeSet<Component> = sweep.rows.iter().map(|row| row.component).collect();
+        assert_eq!((named.len(), sweep.rows.len()), (count, count), "{target:?}");
+    }
+    let dense = load("llama");
+    let refused = LesionSweep::run(&ModelEvaluator::new(&dense), Target::Experts, &ids(), None, 4, &|_, _| {});
+    assert!(refused.err().unwrap().to_string().contains("has no meaning for llama"));
+}
+
+/// What a mixture puts out is the sum of what its experts add (no shared expert here).
+#[test]
+fn experts_add_up_to_the_mixture() {
+    let model = load("olmoe");
+    let mut forward = Forward { rows: vec![Row::new(ids())], ..Forward::default() };
+    forward.hooks.capture = [(0, Site::Experts), (0, Site::MlpOut)].into();
+    let captured = model.forward(&forward).unwrap().captured;
+    let (d, n) = (model.config.hidden_size, model.config.num_experts(0));
+    for (experts, out) in captured[&(0, Site::Experts)].chunks(n * d).zip(captured[&(0, Site::MlpOut)].chunks(d)) {
+        for (c, out) in out.iter().enumerate() {
+            let sum: f32 = experts.chunks(d).map(|e| e[c]).sum();
+            assert!((sum - out).abs() < 1e-5);
+        }
+    }
+}
