@@ -1,12 +1,13 @@
-//! `glitch model show|logits|bench`.
+//! `glitch model show|logits|complete|bench`.
 
 use std::time::Instant;
 
 use clap::Subcommand;
 
 use super::{exit, output};
+use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::evaluate::ModelEvaluator;
+use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::model::batch::Row;
 use crate::model::{Forward, Model, Read};
 use crate::text::escape;
@@ -39,6 +40,15 @@ enum Command {
         #[arg(long, value_delimiter = ',', required = true)]
         ids: Vec<u32>,
     },
+    /// The most probable continuation of a text, token by token, and the ids of both.
+    Complete {
+        #[arg(help = MODEL_HELP)]
+        model: String,
+        text: String,
+        /// Tokens to add.
+        #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=4096))]
+        tokens: u32,
+    },
     /// Tokens per second of plain forwards with logits at the last position, median of several.
     Bench {
         #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
@@ -59,6 +69,7 @@ pub fn run(args: Args) -> Result<u8> {
     match args.command {
         Command::Show { model, json } => show(&Model::load(&model)?, json)?,
         Command::Logits { model, ids } => logits(&Model::load(&model)?, ids)?,
+        Command::Complete { model, text, tokens } => complete(&Model::load(&model)?, &text, tokens as usize)?,
         Command::Bench { model, batch, length, json } => bench(&Model::load(&model)?, batch as usize, length as usize, json)?,
     }
     Ok(exit::OK)
@@ -118,6 +129,18 @@ fn logits(model: &Model, ids: Vec<u32>) -> Result<()> {
     let rows: Vec<&[f32]> = logits.chunks(model.config.vocab_size).collect();
     let text = serde_json::to_string(&serde_json::json!({ "logits": rows })).map_err(Error::request)?;
     output::line(text);
+    Ok(())
+}
+
+fn complete(model: &Model, text: &str, tokens: usize) -> Result<()> {
+    let ids = model.encode(text)?;
+    if ids.is_empty() {
+        return Err(Error::request("the text has no tokens"));
+    }
+    let request = Request::new(Trial::new(&ids[..], [])).generating(tokens);
+    let generated = ModelEvaluator::new(model).observe_alone(&request)?.generated;
+    output::line(format!("{}{}", escape(text), escape(&model.decode(&generated))));
+    output::line(format!("ids {ids:?} {generated:?}"));
     Ok(())
 }
 

@@ -95,6 +95,7 @@ fn wrong_arguments_are_usage_errors() {
         &["model", "bench", "--batch", "0"],
         &["fuzz", "--mutate", "tokns"],
         &["fuzz", "--max-time", "soon"],
+        &["model", "complete", "builtin:dense"],
         &["sweep", "experts"],
         &["sweep", "routers", "--model", "builtin:dense"],
     ] {

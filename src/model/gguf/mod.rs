@@ -1,16 +1,14 @@
 //! A GGUF file: configuration and tokenizer from its metadata, any ggml type dequantised to f32.
 
+mod tokenizer;
+
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _};
 use std::path::Path;
 
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::quantized::tokenizer::TokenizerFromGguf as _;
 use tokenizers::Tokenizer as HfTokenizer;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
 
 use super::config::{Config, RopeScaling};
 use super::safetensors::first_line;
@@ -59,45 +57,8 @@ impl Gguf {
 
     /// The tokenizer in the metadata; `None` where the file has none.
     pub fn tokenizer(&self) -> Result<Option<HfTokenizer>> {
-        if !self.content.metadata.contains_key("tokenizer.ggml.tokens") {
-            return Ok(None);
-        }
-        let mut tokenizer =
-            HfTokenizer::from_gguf(&self.content).map_err(|e| Error::model(&self.path, "tokenizer.ggml", first_line(&e)))?;
-        // candle gives every pre-tokenizer it does not know GPT-2's with a leading space added, which no
-        // model in use does, and does not know SmolLM's single digits.
-        let pre =
-            self.content.metadata.get("tokenizer.ggml.pre").and_then(|v| v.to_string().ok()).map_or("gpt-2", |s| s.as_str());
-        let bytes = ByteLevel::new(false, true, true);
-        match pre {
-            "smollm" => {
-                tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![Digits::new(true).into(), bytes.into()])));
-            }
-            "qwen2" | "smaug-bpe" | "lfm2" | "llama3" => {}
-            "llama-bpe" => {
-                let json = tokenizer.to_string(false).map_err(|e| Error::model(&self.path, "tokenizer.ggml", e))?;
-                tokenizer = llama_bpe(&json).map_err(|e| Error::model(&self.path, "tokenizer.ggml", e))?;
-            }
-            _ => {
-                tokenizer.with_pre_tokenizer(Some(bytes));
-            }
-        }
-        Ok(Some(tokenizer))
+        tokenizer::read(&self.path, &self.content)
     }
-}
-
-/// Llama 3's split and whole-word merges, under the name llama.cpp gives them; candle knows them as
-/// `llama3` only.
-fn llama_bpe(json: &str) -> Result<HfTokenizer, String> {
-    const SPLIT: &str =
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    let mut value: serde_json::Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
-    value["pre_tokenizer"] = serde_json::json!({ "type": "Sequence", "pretokenizers": [
-        { "type": "Split", "pattern": { "Regex": SPLIT }, "behavior": "Isolated", "invert": false },
-        { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
-    ] });
-    value["model"]["ignore_merges"] = true.into();
-    serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
 /// candle divides by `general.alignment`; a file that says 0 would end the program.
@@ -133,13 +94,25 @@ fn config(path: &str, content: &Content) -> Result<Config> {
             map.insert(field.to_owned(), value);
         }
     };
-    put("model_type", Some(architecture.clone().into()));
+    let model_type = if architecture == "gemma3" { "gemma3_text" } else { &architecture };
+    put("model_type", Some(model_type.into()));
     put("hidden_size", number("embedding_length"));
     put("intermediate_size", number("feed_forward_length"));
     put("num_hidden_layers", number("block_count"));
     put("num_attention_heads", number("attention.head_count"));
     put("num_key_value_heads", number("attention.head_count_kv"));
     put("head_dim", number("attention.key_length").or_else(|| number("rope.dimension_count")));
+    // As llama.cpp scales: by the width of a head, but in the largest Gemma 3, which has 62 layers.
+    let count = |key: &str| number(key).and_then(|v| v.as_u64());
+    put(
+        "query_pre_attn_scalar",
+        match count("block_count") {
+            Some(62) => {
+                count("embedding_length").zip(count("attention.head_count")).and_then(|(d, h)| d.checked_div(h)).map(Into::into)
+            }
+            _ => number("attention.key_length"),
+        },
+    );
     put("max_position_embeddings", number("context_length"));
     put("rms_norm_eps", number("attention.layer_norm_rms_epsilon"));
     put("rope_theta", number("rope.freq_base"));
@@ -174,7 +147,7 @@ fn json(value: &Value) -> Option<serde_json::Value> {
 }
 
 /// `model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`.
-fn ggml_name(name: &str) -> Option<String> {
+fn ggml_name(name: &str, model_type: &str) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
         "model.norm.weight" => return Some("output_norm.weight".into()),
@@ -184,6 +157,9 @@ fn ggml_name(name: &str) -> Option<String> {
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (part, kind) = rest.rsplit_once('.')?;
     let part = match part {
+        "post_attention_layernorm" if model_type == "gemma3_text" => "post_attention_norm",
+        "pre_feedforward_layernorm" => "ffn_norm",
+        "post_feedforward_layernorm" => "post_ffw_norm",
         "input_layernorm" => "attn_norm",
         "post_attention_layernorm" => "ffn_norm",
         "self_attn.q_proj" => "attn_q",
@@ -220,12 +196,17 @@ impl Source for Gguf {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        Some(self.content.tensor_infos.get(&ggml_name(name)?)?.shape.dims().to_vec())
+        Some(self.content.tensor_infos.get(&ggml_name(name, &self.config.model_type)?)?.shape.dims().to_vec())
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
-        let ggml = ggml_name(name).ok_or_else(|| Error::model(&self.path, name, "has no name in GGUF"))?;
-        let values = self.raw(&ggml)?;
+        let ggml =
+            ggml_name(name, &self.config.model_type).ok_or_else(|| Error::model(&self.path, name, "has no name in GGUF"))?;
+        let mut values = self.raw(&ggml)?;
+        // llama.cpp adds the 1 to Gemma's norms that Hugging Face's files leave to the model.
+        if self.config.model_type == "gemma3_text" && name.contains("norm") {
+            values.iter_mut().for_each(|v| *v -= 1.0);
+        }
         let heads = match () {
             () if self.config.model_type != "llama" => None,
             () if name.contains(".q_proj.") => Some(self.config.num_attention_heads),
