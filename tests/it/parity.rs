@@ -114,7 +114,7 @@ fn other_spellings_of_the_configuration_agree() {
 
 #[test]
 fn gguf_files_agree_with_transformers() {
-    for name in ["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "k-quants", "llama3-rope", "qwen2", "qwen3"] {
+    for name in ["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "k-quants", "llama3-rope", "qwen2", "qwen3", "gemma3"] {
         let model = load(&format!("gguf/{name}.gguf"));
         check(&model, &expected(&fixtures().join(format!("gguf/{name}.expected.safetensors"))), name);
     }
@@ -124,7 +124,7 @@ fn gguf_files_agree_with_transformers() {
 fn gguf_tokenizers_agree_with_their_json() {
     let text = std::fs::read_to_string(fixtures().join("gguf/expected_encodings.json")).unwrap();
     let all: serde_json::Value = serde_json::from_str(&text).unwrap();
-    for (file, pre) in [("f32", "llama-bpe"), ("k-quants", "smollm"), ("qwen2", "qwen2")] {
+    for (file, pre) in [("f32", "llama-bpe"), ("k-quants", "smollm"), ("qwen2", "qwen2"), ("gemma3", "gemma3")] {
         let model = load(&format!("gguf/{file}.gguf"));
         let tokenizer = model.tokenizer.as_ref().unwrap();
         let cases = all[pre].as_array().unwrap();
