@@ -219,9 +219,10 @@ impl Model {
 
 /// Reads a text file of at most `limit` bytes.
 fn read_text(path: &Path, limit: u64) -> Result<String> {
-    let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+    let unreadable = |e: std::io::Error| Error::model(path.display().to_string(), "file", e);
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > limit {
         return Err(Error::model(path.display().to_string(), "size", format!("{size} bytes, more than {limit}")));
     }
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
+    std::fs::read_to_string(path).map_err(unreadable)
 }

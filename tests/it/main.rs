@@ -5,6 +5,7 @@ mod corpus;
 mod edits;
 mod experts;
 mod gradient;
+mod hostile;
 mod made;
 mod parity;
 mod planted;
