@@ -48,7 +48,7 @@ struct Options {
     /// Write one JSON row each to this file.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Test only this many (vocabulary: the most suspect; weights: the largest products, 256 by default).
+    /// Test only this many (vocabulary: the most suspect, and as many controls; the indicator is of all; weights: the largest products, 256 by default).
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Matched controls: components given noise of their own norm instead of being removed (lesions).
@@ -111,20 +111,22 @@ fn vocabulary(options: &Options) -> Result<u8> {
     if options.json {
         let counts: serde_json::Map<_, _> = verdicts.iter().map(|v| (name(v), count(*v).into())).collect();
         output::line(serde_json::json!({
-            "work": "vocabulary", "tokens_tested": sweep.rows.len(), "seconds": seconds, "tested_per_s": sweep.rows.len() as f64 / seconds,
+            "work": "vocabulary", "tokens": sweep.rows.len(), "tokens_tested": sweep.tested, "seconds": seconds,
+            "tested_per_s": sweep.tested as f64 / seconds,
             "prompt": sweep.prompt.name, "prompt_length": sweep.prompt.trial().base.len(), "median_ordinary": sweep.median_ordinary,
             "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "verdicts": counts,
         }).to_string());
         return Ok(exit::OK);
     }
     output::line(format!(
-        "{} tokens of {} in {seconds:.1} s, prompt `{}`, ordinary tokens are repeated with probability {:.3} (median)",
+        "{} of {} tokens of {} tested in {seconds:.1} s, prompt `{}`, ordinary tokens are repeated with probability {:.3} (median)",
+        sweep.tested,
         sweep.rows.len(),
         escape(&model.name),
         sweep.prompt.name,
         sweep.median_ordinary
     ));
-    if count(TokenVerdict::Untested) > 0 {
+    if sweep.median_ordinary < crate::sweep::LEAST_ECHO {
         output::line("The model cannot repeat ordinary tokens: the echo test is not used, rows are in order of the indicator.");
     }
     output::line(

@@ -30,7 +30,7 @@ impl Mutator for Heads {
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let heads = context.config.num_attention_heads;
-        lesion(parent, context, rng, heads, |layer, head| Component::Head { layer, head })
+        lesion(&action, parent, context, rng, heads, |layer, head| Component::Head { layer, head })
     }
 }
 
@@ -40,7 +40,7 @@ impl Mutator for Mlps {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        lesion(parent, context, rng, 1, |layer, _| Component::Mlp { layer })
+        lesion(&action, parent, context, rng, 1, |layer, _| Component::Mlp { layer })
     }
 }
 
@@ -51,7 +51,7 @@ impl Mutator for Neurons {
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let neurons = context.config.intermediate_size;
-        lesion(parent, context, rng, neurons, |layer, neuron| Component::Neuron { layer, neuron })
+        lesion(&action, parent, context, rng, neurons, |layer, neuron| Component::Neuron { layer, neuron })
     }
 }
 
@@ -67,21 +67,12 @@ impl Mutator for Experts {
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let experts = context.config.experts.as_ref()?.num_experts;
         let action = |rng: &mut Rng| if rng.random_bool(0.5) { Action::Unroute } else { action(rng) };
-        lesion_with(&action, parent, context, rng, experts, |layer, expert| Component::Expert { layer, expert })
+        lesion(&action, parent, context, rng, experts, |layer, expert| Component::Expert { layer, expert })
     }
 }
 
+/// Adds one to three lesions of one action.
 fn lesion(
-    parent: &Trial,
-    context: &Context,
-    rng: &mut Rng,
-    per_layer: usize,
-    component: impl Fn(usize, usize) -> Component,
-) -> Option<Trial> {
-    lesion_with(&action, parent, context, rng, per_layer, component)
-}
-
-fn lesion_with(
     action: &dyn Fn(&mut Rng) -> Action,
     parent: &Trial,
     context: &Context,

@@ -25,7 +25,8 @@ pub enum TokenVerdict {
     Special,
     Unreachable,
     Undecodable,
-    /// The model cannot repeat ordinary tokens, so that not repeating this one says nothing.
+    /// Not asked for, by a limit; or the model cannot repeat ordinary tokens, so that not repeating this one
+    /// says nothing.
     Untested,
 }
 
@@ -57,8 +58,10 @@ impl TokenRow {
 
 /// The whole sweep.
 pub struct VocabularySweep {
-    /// Worst first.
+    /// Every token: those that were tested, worst first, then the others by their indicator.
     pub rows: Vec<TokenRow>,
+    /// How many of them were tested.
+    pub tested: usize,
     pub prompt: EchoPrompt,
     /// Median echo probability of the ordinary tokens.
     pub median_ordinary: f64,
@@ -75,7 +78,7 @@ pub const FALSE_DISCOVERY: f64 = 0.05;
 pub const LEAST_ECHO: f64 = 0.1;
 
 impl VocabularySweep {
-    /// Tests every token, or the `limit` most suspect ones and as many controls.
+    /// The indicator of every token; the echo of every one, or of the `limit` most suspect and as many controls.
     ///
     /// # Errors
     /// What the evaluator refuses.
@@ -87,7 +90,7 @@ impl VocabularySweep {
         prompts.retain(|(_, median)| *median >= LEAST_ECHO);
         let mut ids: Vec<u32> = (0..indicator.len() as u32).collect();
         ids.sort_by(|a, b| indicator[*a as usize].total_cmp(&indicator[*b as usize]).then(a.cmp(b)));
-        ids.truncate(limit.unwrap_or(usize::MAX));
+        let others = ids.split_off(limit.unwrap_or(usize::MAX).min(ids.len()));
         // Controls are ordinary by their rows; with a limit, as many as there are tokens to test.
         let step = limit.map_or(1, |limit| (vocabulary.ordinary.len() / limit.max(64)).max(1));
         let controls: Vec<u32> = vocabulary.ordinary.iter().copied().step_by(step).collect();
@@ -95,7 +98,7 @@ impl VocabularySweep {
         wanted.sort_unstable();
         wanted.dedup();
         let used = median_ordinary >= LEAST_ECHO;
-        let tested = wanted.len() as u64;
+        let planned = wanted.len() as u64;
         let mut echo = vec![f64::NAN; indicator.len()];
         if used {
             for chunk in wanted.chunks(1024) {
@@ -114,7 +117,7 @@ impl VocabularySweep {
                     let best: &mut Option<f64> = &mut repetition[*id as usize];
                     *best = Some(best.map_or(p, |b| b.max(p)));
                 }
-                progress(chunk.len() as u64, tested + (doubtful.len() * prompts.len()) as u64);
+                progress(chunk.len() as u64, planned + (doubtful.len() * prompts.len()) as u64);
             }
         }
         let repeated = |id: u32| echo[id as usize].max(repetition[id as usize].unwrap_or(f64::NEG_INFINITY));
@@ -163,7 +166,23 @@ impl VocabularySweep {
         rows.sort_by(|a, b| key(a).total_cmp(&key(b)).then(a.indicator.total_cmp(&b.indicator)).then(a.id.cmp(&b.id)));
         let controls_flagged =
             controls.iter().filter(|id| used && repeated(**id) <= flagged_from.min(0.5 * median_ordinary)).count();
-        Ok(Self { rows, prompt, median_ordinary, controls: controls.len(), controls_flagged })
+        let tested = rows.len();
+        rows.extend(others.into_iter().map(|id| TokenRow {
+            id,
+            text: model.token(id),
+            indicator: indicator[id as usize],
+            echo_probability: None,
+            repetition_probability: None,
+            verdict: match categories[id as usize] {
+                Category::Special => TokenVerdict::Special,
+                Category::Unreachable => TokenVerdict::Unreachable,
+                Category::Undecodable => TokenVerdict::Undecodable,
+                Category::Reachable => TokenVerdict::Untested,
+            },
+            category: categories[id as usize],
+            q_value: None,
+        }));
+        Ok(Self { rows, tested, prompt, median_ordinary, controls: controls.len(), controls_flagged })
     }
 }
 

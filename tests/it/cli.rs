@@ -121,6 +121,22 @@ fn logits_are_json_for_every_position() {
 }
 
 #[test]
+fn a_limited_sweep_of_the_vocabulary_has_the_indicator_of_every_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("rows.jsonl");
+    let ran = glitch(&["sweep", "vocabulary", "--limit", "64", "--out", out.to_str().unwrap(), "--json"]);
+    let summary: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &summary["tokens_tested"], &summary["tokens"]), (0, &64.into(), &4096.into()));
+    let rows: Vec<Value> = std::fs::read_to_string(out).unwrap().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let tested = |row: &Value| !row["echo_probability"].is_null();
+    assert_eq!((rows.len(), rows.iter().filter(|row| tested(row)).count()), (4096, 64));
+    assert!(rows[..64].iter().all(tested) && rows.iter().all(|row| row["indicator"].is_number()));
+    let largest = rows[..64].iter().map(|row| row["indicator"].as_f64().unwrap()).fold(0.0, f64::max);
+    assert!(rows[64..].iter().all(|row| row["indicator"].as_f64().unwrap() >= largest), "the most suspect are tested");
+    assert!(rows[64..].iter().any(|row| row["verdict"] == "untested"));
+}
+
+#[test]
 fn a_reader_that_has_gone_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = made::case().write(dir.path()).unwrap();
