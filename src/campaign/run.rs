@@ -136,7 +136,7 @@ impl<'a> Campaign<'a> {
             }
             if self.config.max_evals.is_some_and(|most| self.summary.evaluations >= most) {
                 // What was found is followed up whatever it takes: the evaluations of the loop are spent.
-                while !self.pending.is_empty() && self.stopped().is_none() && !self.late(self.slowest.mul_f64(1.5)) {
+                while !self.pending.is_empty() && self.may_follow_up() {
                     self.follow_up(follow, sink)?;
                 }
                 break self.stopped().unwrap_or("max-evals");
@@ -148,7 +148,7 @@ impl<'a> Campaign<'a> {
                 break "exhausted";
             }
             for _ in 0..self.config.follow_ups_per_round {
-                if self.stopped().is_some() || self.late(self.slowest.mul_f64(1.5)) {
+                if !self.may_follow_up() {
                     break;
                 }
                 self.follow_up(follow, sink)?;
@@ -170,6 +170,11 @@ impl<'a> Campaign<'a> {
         } else {
             None
         }
+    }
+
+    /// Whether to begin another follow-up.
+    fn may_follow_up(&self) -> bool {
+        self.stopped().is_none() && !self.late(self.slowest.mul_f64(1.5))
     }
 
     /// Whether less time is left than something takes.

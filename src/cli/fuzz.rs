@@ -240,8 +240,9 @@ impl Sink for Shown<'_> {
                 self.last = progress;
             }
             Event::Case(case) => {
-                let title = crate::text::escape(&case.comment.title);
-                self.bar.println(format!("{}  {}  margin {:.3}  {title}", case.id, case.verdict.oracle, case.verdict.margin));
+                let (oracle, margin) = (case.verdict.oracle, case.verdict.margin);
+                let line = format!("{}  {oracle}  margin {margin:.3}  {}", case.id, case.comment.title);
+                self.bar.println(fit(&line, output::columns()));
             }
             Event::Raw { .. } | Event::Confirmed { .. } | Event::Minimised { .. } => {}
         }
@@ -258,7 +259,10 @@ fn status(progress: &Progress, elapsed: f64, columns: usize) -> String {
         per_second(progress.evaluations + progress.follow_up_evaluations),
         per_second(progress.tokens),
     );
-    let findings = format!("findings: {} raw, {} confirmed, {} minimised", progress.raw, progress.confirmed, progress.minimised);
+    let findings = format!(
+        "queue {}  behaviours {}  findings {} raw, {} confirmed, {} minimised",
+        progress.queue, progress.behaviours, progress.raw, progress.confirmed, progress.minimised
+    );
     let found = progress.yields.iter().filter(|m| m.findings > 0 || m.new_behaviours > 0);
     let yields: Vec<String> = found.map(|m| format!("{} {}+{}", m.mutator, m.findings, m.new_behaviours)).collect();
     let yields = format!("yield (findings+behaviours): {}", yields.join(", "));
@@ -280,6 +284,35 @@ mod tests {
 
     fn config(args: &[&str]) -> Result<CampaignConfig> {
         Cli::parse_from(std::iter::once(&"fuzz").chain(args)).fuzz.config()
+    }
+
+    #[test]
+    fn the_status_has_every_figure_and_fits_the_terminal() {
+        let found = |mutator: &str, findings| crate::campaign::MutatorYield {
+            mutator: mutator.into(),
+            trials: 90,
+            new_behaviours: 12,
+            findings,
+        };
+        let progress = Progress {
+            evaluations: 1000,
+            follow_up_evaluations: 500,
+            tokens: 4000,
+            queue: 77,
+            behaviours: 88,
+            raw: 9,
+            confirmed: 6,
+            minimised: 5,
+            yields: vec![found("echo", 4), found("heads", 3)],
+        };
+        let expect = [
+            "1000 evals (150/s with follow-ups, 400 tok/s)",
+            "queue 77  behaviours 88  findings 9 raw, 6 confirmed, 5 minimised",
+            "yield (findings+behaviours): echo 4+12, heads 3+12",
+        ];
+        assert_eq!(status(&progress, 10.0, 80).lines().map(str::trim_start).collect::<Vec<_>>(), expect);
+        let narrow = status(&progress, 10.0, 40);
+        assert!(narrow.lines().count() == 3 && narrow.lines().all(|line| line.chars().count() < 40), "{narrow}");
     }
 
     #[test]

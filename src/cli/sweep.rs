@@ -48,7 +48,8 @@ struct Options {
     /// Write one JSON row each to this file.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Test only this many (vocabulary: the most suspect, and as many controls; the indicator is of all; weights: the largest products, 256 by default).
+    /// Test only this many (vocabulary: the echo of the most suspect, and of as many controls; weights: the
+    /// largest products, 256 by default).
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Matched controls: components given noise of their own norm instead of being removed (lesions).

@@ -7,7 +7,8 @@
 //! where they lie (nothing but the weight is ever copied).
 //!
 //! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for `k` ascending, begun anew
-//! and added to what there is every [`STRETCH`](tile::STRETCH) inputs, whichever tile, block or thread computes it. So a row's result does not depend, to the bit, on
+//! and added to what there is every [`STRETCH`](tile::STRETCH) inputs, whichever tile, block or thread
+//! computes it. So a row's result does not depend, to the bit, on
 //! the other rows of the batch, on their number, or on the number of threads. It does depend on
 //! whether the CPU has fused multiply-add (`vector.rs`).
 
