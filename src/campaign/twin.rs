@@ -3,7 +3,7 @@
 use crate::edit::{Action, Component, Edit, Matrix, Trial};
 use crate::error::Result;
 use crate::evaluate::{Distributions, Evaluator, Observation, Request};
-use crate::model::{Activation, Config, NormKind, QkNorm, Residual, Rotary};
+use crate::model::{Activation, Config, Mixer, NormKind, QkNorm, Residual, Rotary};
 use crate::mutate::EchoPrompt;
 use crate::mutate::vocabulary::Vocabulary;
 
@@ -15,16 +15,23 @@ pub struct Twin;
 const VOCABULARY: usize = 700;
 
 pub fn config() -> Config {
+    config_of(4)
+}
+
+pub fn config_of(layers: usize) -> Config {
     Config {
         model_type: "llama".into(),
         vocab_size: VOCABULARY,
         hidden_size: 16,
         intermediate_size: 32,
-        num_hidden_layers: 4,
+        num_hidden_layers: layers,
         num_attention_heads: 4,
         num_key_value_heads: 2,
         head_dim: 4,
         max_position_embeddings: 128,
+        mixers: vec![Mixer::Attention; layers],
+        ssm: None,
+        rwkv: None,
         norm: NormKind::Rms,
         norm_eps: 1e-5,
         residual: Residual::PreNorm,
@@ -32,8 +39,8 @@ pub fn config() -> Config {
         activation: Activation::Silu,
         gated_mlp: true,
         attention_scale: 0.5,
-        rope: vec![Rotary { theta: 1e4, dim: 4, scaling: None }; 4],
-        sliding_window: vec![None; 4],
+        rope: vec![Rotary { theta: 1e4, dim: 4, scaling: None }; layers],
+        sliding_window: vec![None; layers],
         embedding_scale: 1.0,
         experts: None,
         tie_word_embeddings: true,

@@ -1,4 +1,4 @@
-//! `glitch sweep vocabulary|heads|mlps|neurons|experts|routers|weights`.
+//! `glitch sweep vocabulary|heads|mlps|neurons|experts|routers|states|weights`.
 
 use std::path::PathBuf;
 
@@ -34,6 +34,8 @@ enum Command {
     Experts(Options),
     /// Zero the logits of every router in turn: it has no preference then.
     Routers(Options),
+    /// Zero the recurrent state of every head or channel in turn, after each position: it has no memory then.
+    States(Options),
     /// Zero the single weights whose product with their largest input is largest ("super weights").
     Weights(Options),
 }
@@ -71,6 +73,7 @@ pub fn run(args: Args) -> Result<u8> {
         Command::Neurons(options) => (options, Target::Neurons),
         Command::Experts(options) => (options, Target::Experts),
         Command::Routers(options) => (options, Target::Routers),
+        Command::States(options) => (options, Target::States),
         Command::Weights(options) => (options, Target::Weights),
     };
     lesions(&options, target)

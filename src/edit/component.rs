@@ -16,10 +16,48 @@ pub enum Matrix {
     Gate,
     Up,
     Down,
+    /// Of a state space: into its channels and gate, ...
+    SsmIn,
+    /// ... from the channels to time step, `B` and `C` (Mamba), ...
+    SsmX,
+    /// ... from there to the time step of each channel (Mamba), ...
+    SsmDt,
+    /// ... and back to the residual stream.
+    SsmOut,
+    /// Of time mixing.
+    Receptance,
+    Key,
+    Value,
+    TimeGate,
+    TimeOut,
+    /// Of channel mixing.
+    ChannelKey,
+    ChannelValue,
+    ChannelReceptance,
 }
 
 impl Matrix {
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 19] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+        Self::SsmIn,
+        Self::SsmX,
+        Self::SsmDt,
+        Self::SsmOut,
+        Self::Receptance,
+        Self::Key,
+        Self::Value,
+        Self::TimeGate,
+        Self::TimeOut,
+        Self::ChannelKey,
+        Self::ChannelValue,
+        Self::ChannelReceptance,
+    ];
 
     /// `attn.q`, `mlp.down`, ...
     pub fn name(self) -> &'static str {
@@ -31,22 +69,35 @@ impl Matrix {
             Self::Gate => "mlp.gate",
             Self::Up => "mlp.up",
             Self::Down => "mlp.down",
+            Self::SsmIn => "ssm.in",
+            Self::SsmX => "ssm.x",
+            Self::SsmDt => "ssm.dt",
+            Self::SsmOut => "ssm.out",
+            Self::Receptance => "time_mix.receptance",
+            Self::Key => "time_mix.key",
+            Self::Value => "time_mix.value",
+            Self::TimeGate => "time_mix.gate",
+            Self::TimeOut => "time_mix.output",
+            Self::ChannelKey => "channel_mix.key",
+            Self::ChannelValue => "channel_mix.value",
+            Self::ChannelReceptance => "channel_mix.receptance",
         }
     }
 }
 
-/// An addressable part of a model. The order (layer first) is the order of the forward pass.
+/// An addressable part of a model. The order is by kind, then layer, then place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Component {
     /// The token embedding of every position.
     Embed,
-    /// The output of one query head, before the output projection (`z`).
+    /// The output of one head before the output projection: of attention (`z`), of Mamba-2 and RWKV with the
+    /// gate.
     Head { layer: usize, head: usize },
     /// The whole output of the attention block.
     Attention { layer: usize },
     /// The whole output of the MLP.
     Mlp { layer: usize },
-    /// One hidden unit of the MLP, after the activation (and the gate).
+    /// One hidden unit of the MLP or the channel mixing, after the activation (and the gate).
     Neuron { layer: usize, neuron: usize },
     /// What one expert of a mixture adds to its output: its own output times the weight that the router gives
     /// it; nothing for a token that is not routed to it.
@@ -55,6 +106,26 @@ pub enum Component {
     Router { layer: usize },
     /// One scalar of a weight matrix: row `out`, column `input`.
     Weight { layer: usize, matrix: Matrix, out: usize, input: usize },
+    /// The whole output of a state space (Mamba).
+    Ssm { layer: usize },
+    /// The whole output of RWKV's time mixing.
+    TimeMix { layer: usize },
+    /// The whole output of RWKV's channel mixing.
+    ChannelMix { layer: usize },
+    /// One channel of a state space (or of RWKV-4's time mixing), gated, before the output projection.
+    Channel { layer: usize, channel: usize },
+    /// What a state space's convolution puts out.
+    Conv { layer: usize },
+    /// What the gate of a state space or of time mixing multiplies with.
+    Gate { layer: usize },
+    /// A state space's time step: how much of a token its state takes.
+    Dt { layer: usize },
+    /// What token shift adds before time mixing.
+    Shift { layer: usize },
+    /// What token shift adds before channel mixing.
+    ChannelShift { layer: usize },
+    /// The recurrent state, all of it or one part: a head's, or a channel's where there are no heads.
+    State { layer: usize, part: Option<usize> },
 }
 
 impl Component {
@@ -68,11 +139,21 @@ impl Component {
             | Self::Neuron { layer, .. }
             | Self::Expert { layer, .. }
             | Self::Router { layer }
-            | Self::Weight { layer, .. } => layer,
+            | Self::Weight { layer, .. }
+            | Self::Ssm { layer }
+            | Self::TimeMix { layer }
+            | Self::ChannelMix { layer }
+            | Self::Channel { layer, .. }
+            | Self::Conv { layer }
+            | Self::Gate { layer }
+            | Self::Dt { layer }
+            | Self::Shift { layer }
+            | Self::ChannelShift { layer }
+            | Self::State { layer, .. } => layer,
         }
     }
 
-    /// `embed`, `head`, `attn`, `mlp`, `neuron`, `expert`, `router` or `weight`: controls are drawn within a kind.
+    /// `embed`, `head`, `attn`, `mlp`, ...: controls are drawn within a kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Embed => "embed",
@@ -83,6 +164,17 @@ impl Component {
             Self::Expert { .. } => "expert",
             Self::Router { .. } => "router",
             Self::Weight { .. } => "weight",
+            Self::Ssm { .. } => "ssm",
+            Self::TimeMix { .. } => "time_mix",
+            Self::ChannelMix { .. } => "channel_mix",
+            Self::Channel { .. } => "channel",
+            Self::Conv { .. } => "conv",
+            Self::Gate { .. } => "gate",
+            Self::Dt { .. } => "dt",
+            Self::Shift { .. } => "time_mix.shift",
+            Self::ChannelShift { .. } => "channel_mix.shift",
+            Self::State { part: None, .. } => "state",
+            Self::State { part: Some(_), .. } => "state part",
         }
     }
 }
@@ -91,13 +183,13 @@ impl fmt::Display for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embed => write!(f, "embed"),
-            Self::Head { layer, head } => write!(f, "L{layer}.head{head}"),
-            Self::Attention { layer } => write!(f, "L{layer}.attn"),
-            Self::Mlp { layer } => write!(f, "L{layer}.mlp"),
-            Self::Neuron { layer, neuron } => write!(f, "L{layer}.neuron{neuron}"),
-            Self::Expert { layer, expert } => write!(f, "L{layer}.expert{expert}"),
-            Self::Router { layer } => write!(f, "L{layer}.router"),
             Self::Weight { layer, matrix, out, input } => write!(f, "L{layer}.{}[{out},{input}]", matrix.name()),
+            Self::Head { layer, head: index }
+            | Self::Neuron { layer, neuron: index }
+            | Self::Expert { layer, expert: index }
+            | Self::Channel { layer, channel: index } => write!(f, "L{layer}.{}{index}", self.kind()),
+            Self::State { layer, part: Some(part) } => write!(f, "L{layer}.state{part}"),
+            whole => write!(f, "L{}.{}", whole.layer(), whole.kind()),
         }
     }
 }
@@ -108,7 +200,7 @@ impl FromStr for Component {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || {
             format!(
-                "`{text}` is no component; examples: embed, L11.head3, L11.attn, L11.mlp, L11.neuron1229, L4.expert5, L4.router, L11.mlp.down[507,1229]"
+                "`{text}` is no component; examples: embed, L11.head3, L11.attn, L11.mlp, L11.neuron1229, L4.expert5, L4.router, L3.ssm, L3.channel17, L3.state5, L2.time_mix, L2.channel_mix, L11.mlp.down[507,1229]"
             )
         };
         if text == "embed" {
@@ -116,23 +208,33 @@ impl FromStr for Component {
         }
         let (layer, part) = text.strip_prefix('L').and_then(|rest| rest.split_once('.')).ok_or_else(bad)?;
         let layer = layer.parse().map_err(|_| bad())?;
-        if part == "attn" {
-            return Ok(Self::Attention { layer });
+        let whole = match part {
+            "attn" => Some(Self::Attention { layer }),
+            "mlp" => Some(Self::Mlp { layer }),
+            "router" => Some(Self::Router { layer }),
+            "ssm" => Some(Self::Ssm { layer }),
+            "time_mix" => Some(Self::TimeMix { layer }),
+            "channel_mix" => Some(Self::ChannelMix { layer }),
+            "conv" => Some(Self::Conv { layer }),
+            "gate" => Some(Self::Gate { layer }),
+            "dt" => Some(Self::Dt { layer }),
+            "time_mix.shift" => Some(Self::Shift { layer }),
+            "channel_mix.shift" => Some(Self::ChannelShift { layer }),
+            "state" => Some(Self::State { layer, part: None }),
+            _ => None,
+        };
+        if let Some(whole) = whole {
+            return Ok(whole);
         }
-        if part == "mlp" {
-            return Ok(Self::Mlp { layer });
-        }
-        if part == "router" {
-            return Ok(Self::Router { layer });
-        }
-        if let Some(expert) = part.strip_prefix("expert") {
-            return Ok(Self::Expert { layer, expert: expert.parse().map_err(|_| bad())? });
-        }
-        if let Some(head) = part.strip_prefix("head") {
-            return Ok(Self::Head { layer, head: head.parse().map_err(|_| bad())? });
-        }
-        if let Some(neuron) = part.strip_prefix("neuron") {
-            return Ok(Self::Neuron { layer, neuron: neuron.parse().map_err(|_| bad())? });
+        let digits = part.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let (name, index) = (&part[..part.len() - digits.len()], digits.parse().ok());
+        match (name, index) {
+            ("head", Some(head)) => return Ok(Self::Head { layer, head }),
+            ("neuron", Some(neuron)) => return Ok(Self::Neuron { layer, neuron }),
+            ("expert", Some(expert)) => return Ok(Self::Expert { layer, expert }),
+            ("channel", Some(channel)) => return Ok(Self::Channel { layer, channel }),
+            ("state", part @ Some(_)) => return Ok(Self::State { layer, part }),
+            _ => {}
         }
         let (name, indices) = part.strip_suffix(']').and_then(|p| p.split_once('[')).ok_or_else(bad)?;
         let matrix = Matrix::ALL.into_iter().find(|m| m.name() == name).ok_or_else(bad)?;
@@ -169,6 +271,19 @@ mod tests {
             "L4.router",
             "L11.mlp.down[507,1229]",
             "L3.attn.q[0,7]",
+            "L3.ssm",
+            "L3.channel17",
+            "L3.conv",
+            "L3.gate",
+            "L3.dt",
+            "L3.state",
+            "L3.state5",
+            "L2.time_mix",
+            "L2.channel_mix",
+            "L2.time_mix.shift",
+            "L2.channel_mix.shift",
+            "L2.time_mix.receptance[1,2]",
+            "L3.ssm.in[500,3]",
         ] {
             assert_eq!(text.parse::<Component>().unwrap().to_string(), text);
         }
@@ -176,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "L", "L1", "L1.", "Lx.mlp", "L1.head", "L1.head-1", "L1.mlp.down[1]", "L1.mlp.side[1,2]", "embed[1]"] {
+        for text in ["", "L", "L1", "L1.", "Lx.mlp", "L1.head", "L1.head-1", "L1.mlp.down[1]", "L1.mlp.side[1,2]", "embed[1]", "L1.state-1", "L1.ssm2", "L1.channel"] {
             let error = text.parse::<Component>().unwrap_err();
             assert!(error.contains("is no component"), "{text}: {error}");
         }

@@ -80,7 +80,9 @@ impl<'m> ModelEvaluator<'m> {
         let place = Place { tokens: 0..layout.ids.len(), position: 0 };
         lower(self.model, &|| self.means(), &trial.edits, &layout, patches, &place, &mut forward.hooks)?;
         let config = &self.model.config;
-        let fits = config.num_hidden_layers * layout.ids.len() * width(Site::Experts, config) <= EXPERT_VALUES;
+        let layers = 0..config.num_hidden_layers;
+        let experts: usize = layers.map(|layer| width(layer, Site::Experts, config)).sum();
+        let fits = layout.ids.len() * experts <= EXPERT_VALUES;
         let sites = COMPONENT_SITES.into_iter().filter(|site| *site != Site::Experts || fits);
         forward.hooks.capture = sites.flat_map(|s| (0..config.num_hidden_layers).map(move |l| (l, s))).collect();
         let output = self.forward(&forward)?;

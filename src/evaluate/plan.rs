@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::activations::place;
 use super::observation::Request;
 use crate::edit::{Component, Edit, Layout};
-use crate::model::batch::{KvStore, Restart, Row, Segment};
+use crate::model::batch::{KvStore, Restart, Row, STATE_STRIDE, Segment};
 use crate::model::{Config, Model};
 
 /// A finished forward of a plain sequence, for others to start from.
@@ -23,8 +23,7 @@ pub struct Run {
 
 impl Run {
     fn bytes(&self) -> usize {
-        let kv: usize = self.kv.layers.iter().map(|(k, v)| k.len() + v.len()).sum();
-        4 * (kv + self.residuals.iter().map(Vec::len).sum::<usize>())
+        self.kv.bytes() + 4 * self.residuals.iter().map(Vec::len).sum::<usize>()
     }
 }
 
@@ -77,7 +76,10 @@ impl Plan {
         let common = source.iter().zip(&layout.ids).take_while(|(a, b)| a == b).count();
         let embedded = trial.edits.iter().filter(|e| matches!(e, Edit::Embedding { .. }));
         let first = embedded.filter_map(|e| layout.moved.get(e.position()?).copied().flatten()).min();
-        let shared = common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));
+        let mut shared = common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));
+        if config.is_recurrent() {
+            shared -= shared % STATE_STRIDE; // a row can start where a state was kept
+        }
         Self { layout, lowest, shared, source }
     }
 

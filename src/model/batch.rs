@@ -3,14 +3,48 @@
 //! Padding is how batches are usually made rectangular, and masks are how its effects are (almost)
 //! undone. Packed rows need neither: a row's arithmetic is its own, whatever stands beside it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Keys and values of a finished forward, for rows that continue it. `[tokens, kv_width]` per layer,
-/// rotated; nothing is copied when a row refers to a part of it.
+/// What a finished forward keeps, for rows that continue it: nothing is copied when a row refers to a part.
 #[derive(Debug)]
 pub struct KvStore {
-    /// `(keys, values)` per layer.
-    pub layers: Vec<(Vec<f32>, Vec<f32>)>,
+    pub layers: Vec<LayerCache>,
+}
+
+/// What one layer keeps.
+#[derive(Debug, Default)]
+pub struct LayerCache {
+    /// Of attention, `[tokens, kv_width]`, rotated; empty for other layers.
+    pub keys: Vec<f32>,
+    pub values: Vec<f32>,
+    /// Of recurrent layers: the state after some tokens (indices into the packed batch), those at every
+    /// [`STATE_STRIDE`]th position of a row and at its end.
+    pub states: BTreeMap<usize, State>,
+}
+
+/// Positions from one kept state to the next. A state is as large as hundreds of keys, so not each is kept.
+pub const STATE_STRIDE: usize = 16;
+
+/// What a recurrent layer carries from one position to the next.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// The last inputs of a Mamba layer's convolution, `[conv_kernel - 1, conv_width]`, oldest first; of time
+    /// mixing the last input, `[d_model]`.
+    pub inputs: Vec<f32>,
+    /// The state of the recurrence ([`Recurrence`](super::scan::Recurrence) has the shapes).
+    pub scan: Vec<f32>,
+    /// The last input of RWKV's channel mixing, `[d_model]`.
+    pub channel_inputs: Vec<f32>,
+}
+
+impl KvStore {
+    /// What it takes, bytes.
+    pub fn bytes(&self) -> usize {
+        let states = self.layers.iter().flat_map(|l| l.states.values());
+        let states: usize = states.map(|s| s.inputs.len() + s.scan.len() + s.channel_inputs.len()).sum();
+        4 * (states + self.layers.iter().map(|l| l.keys.len() + l.values.len()).sum::<usize>())
+    }
 }
 
 /// A stretch of another forward's tokens that stands before a row's own.

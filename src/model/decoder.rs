@@ -8,15 +8,14 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Model;
-use super::batch::{KvStore, Row};
+use super::batch::{KvStore, LayerCache, Row, STATE_STRIDE};
 use super::composed::Composed;
 use super::config::{Config, Residual, Rotary};
 use super::hooks::{Hooks, Site};
-use super::kernels::{AttentionRow, AttentionShape};
-use super::numerics::{Fused, HeadNorms, Mixture, Numerics, Rope, Span};
+use super::numerics::{Fused, Numerics, Rope, Span};
+use super::pass::{Pass, RecurrentRows};
 use super::pool::Pooled;
-use super::weights::{Linear, Mlp, Norm};
-use crate::edit::Matrix;
+use super::weights::{MixerWeights, Mlp, Norm};
 use crate::error::{Error, Result};
 
 /// One forward pass: rows, what is done to them, what is kept.
@@ -26,7 +25,7 @@ pub struct Forward {
     /// packed index of every token is known from the start.
     pub rows: Vec<Row>,
     pub hooks: Hooks,
-    /// Keep keys and values for rows that continue these.
+    /// Keep keys, values and states for rows that continue these.
     pub keep_kv: bool,
 }
 
@@ -116,66 +115,63 @@ impl Model {
         let ropes = ropes(config, longest);
         let spans: Vec<Span> =
             rows.iter().zip(&offsets).map(|(r, o)| Span { tokens: *o..o + r.ids.len(), position: r.prefix_len() }).collect();
-        let mut captured = BTreeMap::new();
-        let mut kv = Vec::new();
-        let at = |layer: usize, site: Site, x: N::Array, captured: &mut BTreeMap<_, _>| -> Result<N::Array> {
-            let x = match hooks.blocks.get(&(layer, site)) {
-                Some(blocks) => mode.edit(x, blocks)?,
-                None => x,
-            };
-            if hooks.capture.contains(&(layer, site)) {
-                captured.insert((layer, site), mode.values(&x)?);
-            }
-            Ok(x)
-        };
-        // A matrix product with the single-weight edits of the matrices stacked in it.
-        let product = |layer: usize, x: &N::Array, linear: &Linear, stacked: &[Matrix]| -> Result<N::Array> {
-            let mut y = mode.linear(x, linear)?;
-            for matrix in stacked {
-                if let Some(edits) = hooks.weights.get(&(layer, *matrix)) {
-                    let located = self.weights.layers[layer].locate(*matrix, config);
-                    let (_, first) = located.ok_or_else(|| Error::request(format!("layer {layer} has no {}", matrix.name())))?;
-                    y = mode.edit_weights(y, x, edits, first)?;
-                }
-            }
-            Ok(y)
-        };
-        let mut x = at(0, Site::Embed, embeddings, &mut captured)?;
+        let keep = if forward.keep_kv && config.is_recurrent() { kept_tokens(&spans) } else { Vec::new() };
+        let mut caches = Vec::new();
+        let pass = Pass::new(mode, self, hooks);
+        let mut x = pass.at(0, Site::Embed, embeddings)?;
+        if let Some(norm) = &self.weights.embed_norm {
+            x = mode.norm(&x, norm)?;
+        }
         if let Some(table) = &self.weights.positions {
             let positions = self.positions(table, rows, &spans)?;
             x = mode.add(x, &mode.array(positions, config.hidden_size)?)?;
         }
         let mut joined = rows.iter().filter(|r| r.restart.is_none()).count();
+        // What the first layer leaves for the others, in RWKV-7.
+        let mut first = None;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             while let Some(row) = rows.get(joined).filter(|r| r.first_layer() == i) {
                 x = mode.append(x, mode.array(resumed(row, i, config.hidden_size)?, config.hidden_size)?)?;
+                if i > 0 && let Some(more) = self.first_values(mode, row)? {
+                    first = Some(match first {
+                        Some(values) => mode.append(values, more)?,
+                        None => more,
+                    });
+                }
                 joined += 1;
             }
             if joined == 0 {
                 continue;
             }
-            let spans = &spans[..joined];
-            x = at(i, Site::ResidPre, x, &mut captured)?;
+            let (spans, rows) = (&spans[..joined], &rows[..joined]);
+            let mut cache = LayerCache::default();
+            x = pass.at(i, Site::ResidPre, x)?;
             let h = normalised(mode, &x, layer.attention_norm.as_ref())?;
-            let qkv = product(i, &h, &layer.qkv, &[Matrix::Q, Matrix::K, Matrix::V])?;
-            drop(h);
-            let norms = HeadNorms { q: layer.q_norm.as_ref(), k: layer.k_norm.as_ref() };
-            let (q, k, v) = mode.heads(&qkv, norms, config, ropes[i].as_deref(), spans)?;
-            let attention_rows: Vec<AttentionRow> =
-                rows[..joined].iter().zip(spans).map(|(r, s)| attention_row(r, s, i, config.kv_width())).collect();
-            let shape = AttentionShape {
-                heads: config.num_attention_heads,
-                kv_heads: config.num_key_value_heads,
-                head_dim: config.head_dim,
-                window: config.sliding_window[i],
-                scale: config.attention_scale as f32,
+            let out = match &layer.mixer {
+                MixerWeights::Attention(attention) => {
+                    let attended = attention.forward(&pass, i, &h, ropes[i].as_deref(), rows, spans)?;
+                    if forward.keep_kv {
+                        cache.keys = mode.values(&attended.keys)?;
+                        cache.values = mode.values(&attended.values)?;
+                    }
+                    attended.out
+                }
+                MixerWeights::Ssm(mamba) => {
+                    let rows = RecurrentRows::new(rows, spans, i, &keep)?;
+                    let ssm = config.ssm.as_ref().ok_or_else(|| Error::request("a state space without its sizes"))?;
+                    let (out, states) = mamba.forward(&pass, i, ssm, &h, &rows)?;
+                    cache.states = rows.keep.iter().copied().zip(states).collect();
+                    out
+                }
+                MixerWeights::TimeMix(time_mix) => {
+                    let rows = RecurrentRows::new(rows, spans, i, &keep)?;
+                    let (out, states) = time_mix.forward(&pass, i, &h, &rows, &mut first)?;
+                    cache.states = rows.keep.iter().copied().zip(states).collect();
+                    out
+                }
             };
-            let z = at(i, Site::Z, mode.attention(&q, &k, &v, &attention_rows, shape)?, &mut captured)?;
-            if forward.keep_kv {
-                kv.push((mode.values(&k)?, mode.values(&v)?));
-            }
-            let out = product(i, &z, &layer.o, &[Matrix::O])?;
-            let out = at(i, Site::AttnOut, post_normalised(mode, out, layer.attention_post_norm.as_ref())?, &mut captured)?;
+            drop(h);
+            let out = pass.at(i, Site::AttnOut, post_normalised(mode, out, layer.attention_post_norm.as_ref())?)?;
             // Side by side, the MLP reads what the attention reads.
             let waiting = if config.residual == Residual::Parallel {
                 Some(out)
@@ -183,45 +179,55 @@ impl Model {
                 x = mode.add(x, &out)?;
                 None
             };
-            let h = normalised(mode, &x, layer.mlp_norm.as_ref())?;
-            let out = match &layer.mlp {
-                Mlp::Dense(mlp) => {
-                    let edited = [Matrix::Gate, Matrix::Up].iter().any(|m| hooks.weights.contains_key(&(i, *m)));
-                    let hidden = match (config.gated_mlp, edited) {
-                        (true, false) => mode.gated(&h, &mlp.up, config.activation)?,
-                        (true, true) => {
-                            let gate_up = product(i, &h, &mlp.up, &[Matrix::Gate, Matrix::Up])?;
-                            mode.gate(&gate_up, config.activation)?
-                        }
-                        (false, _) => mode.activate(product(i, &h, &mlp.up, &[Matrix::Up])?, config.activation)?,
-                    };
-                    let hidden = at(i, Site::Neurons, hidden, &mut captured)?;
-                    product(i, &hidden, &mlp.down, &[Matrix::Down])?
+            if let Some(mlp) = &layer.mlp {
+                let h = normalised(mode, &x, layer.mlp_norm.as_ref())?;
+                let out = match mlp {
+                    Mlp::Dense(dense) => dense.forward(&pass, i, &h)?,
+                    Mlp::Sparse(sparse) => sparse.forward(&pass, i, &h)?,
+                    Mlp::ChannelMix(channel_mix) => {
+                        let rows = RecurrentRows::new(rows, spans, i, &keep)?;
+                        let (out, inputs) = channel_mix.forward(&pass, i, &h, &rows)?;
+                        cache.states.values_mut().zip(inputs).for_each(|(state, inputs)| state.channel_inputs = inputs);
+                        out
+                    }
+                };
+                drop(h);
+                let out = pass.at(i, Site::MlpOut, post_normalised(mode, out, layer.mlp_post_norm.as_ref())?)?;
+                if let Some(attention) = waiting {
+                    x = mode.add(x, &attention)?;
                 }
-                Mlp::Sparse(sparse) => {
-                    let experts = config.experts.as_ref().ok_or_else(|| Error::request("a mixture without experts"))?;
-                    let logits = at(i, Site::RouterLogits, mode.linear(&h, &sparse.router)?, &mut captured)?;
-                    let blocks = hooks.blocks.get(&(i, Site::Experts)).map_or(&[][..], Vec::as_slice);
-                    let mut kept = hooks.capture.contains(&(i, Site::Experts)).then(Vec::new);
-                    let mixture = Mixture { sparse, experts, activation: config.activation };
-                    let out = mode.mixture(&h, &logits, mixture, blocks, kept.as_mut())?;
-                    kept.into_iter().for_each(|kept| drop(captured.insert((i, Site::Experts), kept)));
-                    out
-                }
-            };
-            drop(h);
-            let out = at(i, Site::MlpOut, post_normalised(mode, out, layer.mlp_post_norm.as_ref())?, &mut captured)?;
-            if let Some(attention) = waiting {
-                x = mode.add(x, &attention)?;
+                x = mode.add(x, &out)?;
             }
-            x = at(i, Site::ResidPost, mode.add(x, &out)?, &mut captured)?;
+            x = pass.at(i, Site::ResidPost, x)?;
+            caches.push(cache);
         }
         if joined != rows.len() {
             return Err(Error::request("a row starts beyond the last layer"));
         }
-        let kv = forward.keep_kv.then(|| Arc::new(KvStore { layers: kv }));
-        Ok(Output { residual: x, kv, captured })
+        let kv = forward.keep_kv.then(|| Arc::new(KvStore { layers: caches }));
+        Ok(Output { residual: x, kv, captured: pass.captured() })
     }
+
+    /// What the first layer would have left for a row that starts above it.
+    fn first_values<N: Numerics>(&self, mode: &N, row: &Row) -> Result<Option<N::Array>> {
+        let first = &self.weights.layers[0];
+        let MixerWeights::TimeMix(time_mix) = &first.mixer else { return Ok(None) };
+        let d = self.config.hidden_size;
+        let x = mode.array(resumed(row, 0, d)?, d)?;
+        let x = normalised(mode, &x, first.attention_norm.as_ref())?;
+        let span = [Span { tokens: 0..row.ids.len(), position: row.prefix_len() }];
+        let rows = RecurrentRows::new(std::slice::from_ref(row), &span, 0, &[])?;
+        time_mix.first_values(mode, &x, &rows.carry(|s| &s.inputs))
+    }
+}
+
+/// The tokens after which states are kept: every so-manieth position of a row, and its last.
+fn kept_tokens(spans: &[Span]) -> Vec<usize> {
+    let of = |span: &Span| {
+        let (start, position, last) = (span.tokens.start, span.position, span.tokens.end - 1);
+        span.tokens.clone().filter(move |t| (position + t - start + 1).is_multiple_of(STATE_STRIDE) || *t == last)
+    };
+    spans.iter().flat_map(of).collect()
 }
 
 /// What a block reads: the residual stream, normalised where the model does so before a block.
@@ -259,12 +265,6 @@ fn resumed(row: &Row, i: usize, d: usize) -> Result<Vec<f32>> {
     let restart = row.restart.as_ref().ok_or_else(|| Error::request("a row without a restart must start at layer 0"))?;
     let residual = restart.residuals.get(i).and_then(|r| r.get(restart.start * d..(restart.start + row.ids.len()) * d));
     residual.map(<[f32]>::to_vec).ok_or_else(|| Error::request("the residual stream to resume from is shorter than the row"))
-}
-
-fn attention_row<'a>(row: &'a Row, span: &Span, layer: usize, kv_width: usize) -> AttentionRow<'a> {
-    let part = |x: &'a [f32], s: &super::batch::Segment| &x[s.start * kv_width..(s.start + s.len) * kv_width];
-    let prefix = row.prefix.iter().map(|s| (part(&s.store.layers[layer].0, s), part(&s.store.layers[layer].1, s))).collect();
-    AttentionRow { tokens: span.tokens.clone(), prefix }
 }
 
 /// How embeddings are handed to a mode.

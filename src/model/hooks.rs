@@ -19,9 +19,10 @@ pub enum Site {
     Embed,
     /// Residual stream entering a layer, `[tokens, d_model]`.
     ResidPre,
-    /// Per-head attention output before the output projection, `[tokens, heads * head_dim]`.
+    /// What goes into the output projection: of attention per head, `[tokens, heads * head_dim]`; of Mamba the
+    /// gated channels, of RWKV the gated heads.
     Z,
-    /// What attention adds to the residual stream, `[tokens, d_model]`.
+    /// What attention (or the state space, or time mixing) adds to the residual stream, `[tokens, d_model]`.
     AttnOut,
     /// MLP hidden units after activation and gate (`mlp.hook_post`), `[tokens, d_mlp]`.
     Neurons,
@@ -31,6 +32,19 @@ pub enum Site {
     ResidPost,
     /// Logits of a mixture's router, before the softmax, `[tokens, num_experts]`.
     RouterLogits,
+    /// What a Mamba layer's convolution puts out, after its activation, `[tokens, conv_width]`.
+    Conv,
+    /// Mamba's time step, `[tokens, dt_width]`.
+    Dt,
+    /// What a Mamba layer's gate multiplies with, after its activation, `[tokens, channels]`.
+    Gate,
+    /// What token shift adds to a token before time mixing: its predecessor less itself, `[tokens, d_model]`.
+    Shift,
+    /// The same before channel mixing.
+    ChannelShift,
+    /// The recurrent state after each position, `[tokens, parts * values of each]`
+    /// ([`Config::state_parts`](super::Config::state_parts)).
+    State,
     /// What each expert adds to its mixture, `[tokens, num_experts * d_model]`: zero where a token is not
     /// routed to it.
     Experts,
@@ -107,6 +121,26 @@ impl Block {
                 x.iter_mut().zip(u).for_each(|(v, u)| *v += strength * norm * u);
             }
         }
+    }
+
+    /// Applies the change to those of one token's values that are among the block's columns; `x` holds `columns`
+    /// of the site. Noise is in proportion to what is there, so it takes a block that lies within `columns`.
+    pub fn apply_within(&self, token: usize, columns: Range<usize>, x: &mut [f32]) {
+        let (from, to) = (self.columns.start.max(columns.start), self.columns.end.min(columns.end));
+        if from >= to {
+            return;
+        }
+        let x = &mut x[from - columns.start..to - columns.start];
+        if x.len() == self.columns.len() {
+            return self.apply_to(token, x);
+        }
+        let Change::Affine { scale, shift } = &self.change else { return };
+        let part = shift.as_ref().map(|shift| {
+            let of_token = if shift.len() == self.columns.len() { 0 } else { (token - self.tokens.start) * self.columns.len() };
+            shift[of_token + from - self.columns.start..of_token + to - self.columns.start].into()
+        });
+        let change = Change::Affine { scale: *scale, shift: part };
+        Self { tokens: token..token + 1, columns: from..to, change }.apply_to(token, x);
     }
 
     /// Whether the change makes something of nothing.

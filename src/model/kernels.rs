@@ -158,6 +158,12 @@ pub fn gate_row(y: &mut [f32], gate: &[f32], up: &[f32], activation: Activation)
         Activation::Silu => silu_gate(y, gate, up),
         Activation::Gelu => gelu_gate(y, gate, up),
         Activation::GeluTanh => gelu_tanh_gate(y, gate, up),
+        Activation::ReluSquared => relu_squared_gate(y, gate, up),
+        Activation::Sigmoid => sigmoid_gate(y, gate, up),
+        Activation::Tanh => tanh_gate(y, gate, up),
+        Activation::Softplus => softplus_gate(y, gate, up),
+        Activation::Decay6 => decay6_gate(y, gate, up),
+        Activation::Decay7 => decay7_gate(y, gate, up),
     }
 }
 
@@ -167,6 +173,12 @@ pub fn activate(x: &mut [f32], activation: Activation) {
         Activation::Silu => silu_all(x),
         Activation::Gelu => gelu_all(x),
         Activation::GeluTanh => gelu_tanh_all(x),
+        Activation::ReluSquared => relu_squared_all(x),
+        Activation::Sigmoid => sigmoid_all(x),
+        Activation::Tanh => tanh_all(x),
+        Activation::Softplus => softplus_all(x),
+        Activation::Decay6 => decay6_all(x),
+        Activation::Decay7 => decay7_all(x),
     });
 }
 
@@ -191,6 +203,44 @@ activations! {
     silu, silu_gate, silu_all;
     gelu, gelu_gate, gelu_all;
     gelu_tanh, gelu_tanh_gate, gelu_tanh_all;
+    relu_squared, relu_squared_gate, relu_squared_all;
+    sigmoid, sigmoid_gate, sigmoid_all;
+    tanh, tanh_gate, tanh_all;
+    softplus, softplus_gate, softplus_all;
+    decay6, decay6_gate, decay6_all;
+    decay7, decay7_gate, decay7_all;
+}
+
+#[inline(always)]
+fn relu_squared(x: f32) -> f32 {
+    // Not `max`, which would make 0 of a NaN.
+    if x < 0.0 { 0.0 } else { x * x }
+}
+
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let t = exp(-2.0 * x.abs());
+    ((1.0 - t) / (1.0 + t)).copysign(x)
+}
+
+/// `ln(1 + e^x)` without overflow on one side or cancellation on the other: the logarithm of `1 + t` times
+/// what of `t` the sum has lost (Kahan).
+#[inline(always)]
+fn softplus(x: f32) -> f32 {
+    let t = exp(-x.abs());
+    let sum = 1.0 + t;
+    let log = if sum == 1.0 { t } else { ln(sum) * (t / (sum - 1.0)) };
+    (if x < 0.0 { 0.0 } else { x }) + log
+}
+
+#[inline(always)]
+fn decay6(x: f32) -> f32 {
+    exp(-exp(x))
+}
+
+#[inline(always)]
+fn decay7(x: f32) -> f32 {
+    exp(-0.606_531 * sigmoid(x))
 }
 
 #[inline(always)]
@@ -391,6 +441,12 @@ mod tests {
             close(silu(x as f32), x / (1.0 + (-x).exp()));
             close(gelu(x as f32), x * normal(x));
             close(gelu_tanh(x as f32), 0.5 * x * (1.0 + u.tanh()));
+            close(sigmoid(x as f32), 1.0 / (1.0 + (-x).exp()));
+            close(tanh(x as f32), x.tanh());
+            close(decay6(x as f32), (-x.exp()).exp());
+            close(decay7(x as f32), (-0.606_531 / (1.0 + (-x).exp())).exp());
+            let close_relatively = |got: f32, want: f64| assert!((f64::from(got) / want - 1.0).abs() < 1e-6, "{x}: {got}, not {want}");
+            close_relatively(softplus(2.0 * x as f32), (2.0 * x).exp().ln_1p());
         }
     }
 

@@ -2,21 +2,28 @@
 //!
 //! Nothing here knows of trials, oracles or campaigns; `evaluate` turns those into batches.
 
+mod attention;
 pub mod batch;
 mod composed;
 mod config;
 mod decoder;
+mod elementwise;
 mod gguf;
 pub mod hooks;
 mod kernels;
 mod linear;
 pub use linear::PackedMatrix;
 mod locate;
+mod mamba;
+mod mlp;
 mod names;
 mod numerics;
+mod pass;
 mod pool;
 pub mod readout;
+mod rwkv;
 mod safetensors;
+mod scan;
 mod tokenizer;
 mod weights;
 
@@ -24,7 +31,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-pub use config::{Activation, Config, Experts, FAMILIES, NormKind, QkNorm, Residual, RopeScaling, Rotary};
+pub use config::{Activation, Config, Experts, FAMILIES, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, Rwkv, Ssm};
 pub use decoder::{Forward, Output};
 pub use pool::Pooled;
 pub use readout::{Read, Readout};
@@ -113,7 +120,8 @@ impl Model {
         }
     }
 
-    fn assemble(name: &str, config: Config, source: &mut dyn Source, tokenizer: Option<Tokenizer>) -> Result<Self> {
+    fn assemble(name: &str, mut config: Config, source: &mut dyn Source, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        config.complete(source)?;
         let mut source = Fingerprinting { source, hash: Sha256::new() };
         source.hash.update(config.identity().as_bytes());
         let weights = Weights::load(&config, &mut source)?;
@@ -166,20 +174,11 @@ impl Model {
     /// # Errors
     /// [`Error::Request`] for a component this model does not have.
     pub fn check_component(&self, component: &Component) -> Result<()> {
-        let c = &self.config;
-        let within = match *component {
-            Component::Embed => true,
-            Component::Head { layer, head } => layer < c.num_hidden_layers && head < c.num_attention_heads,
-            Component::Attention { layer } | Component::Mlp { layer } => layer < c.num_hidden_layers,
-            Component::Neuron { layer, neuron } => layer < c.num_hidden_layers && neuron < c.neurons(layer),
-            Component::Expert { layer, expert } => layer < c.num_hidden_layers && expert < c.num_experts(layer),
-            Component::Router { layer } => layer < c.num_hidden_layers && c.is_sparse(layer),
-            Component::Weight { layer, matrix, out, input } => {
-                layer < c.num_hidden_layers
-                    && c.matrix_shape(layer, matrix).is_some_and(|(rows, columns)| out < rows && input < columns)
-            }
-        };
-        if within { Ok(()) } else { Err(Error::request(format!("{} has no component {component}", self.name))) }
+        if self.config.has(component) {
+            Ok(())
+        } else {
+            Err(Error::request(format!("{} has no component {component}", self.name)))
+        }
     }
 
     /// One scalar weight; 0 where the layer has no such matrix.

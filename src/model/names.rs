@@ -5,6 +5,8 @@ pub struct Names {
     pub embed: &'static str,
     /// Learned positions, `[max_position_embeddings, d_model]`.
     pub positions: Option<&'static str>,
+    /// Of the embeddings, among the layers.
+    pub embed_norm: &'static str,
     pub norm: &'static str,
     pub head: &'static str,
     pub layers: &'static str,
@@ -12,6 +14,8 @@ pub struct Names {
     pub attention_post_norm: &'static str,
     pub qkv: Qkv,
     pub o: &'static str,
+    /// A state space.
+    pub ssm: &'static str,
     pub mlp_norm: &'static str,
     pub mlp_post_norm: &'static str,
     /// Gate (where the MLP is gated) and up, one after the other, or in one tensor.
@@ -39,6 +43,7 @@ pub enum Qkv {
 const LLAMA: Names = Names {
     embed: "model.embed_tokens",
     positions: None,
+    embed_norm: "",
     norm: "model.norm",
     head: "lm_head",
     layers: "model.layers",
@@ -46,6 +51,7 @@ const LLAMA: Names = Names {
     attention_post_norm: "",
     qkv: Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
     o: "self_attn.o_proj",
+    ssm: "mixer",
     mlp_norm: "post_attention_layernorm",
     mlp_post_norm: "",
     up: &["mlp.gate_proj", "mlp.up_proj"],
@@ -99,6 +105,43 @@ pub fn names(model_type: &str) -> Names {
         "mixtral" => {
             Names { router: "block_sparse_moe.gate", experts: "block_sparse_moe.experts", expert: ["w1", "w3", "w2"], ..LLAMA }
         }
+        "mamba" | "mamba2" | "falcon_mamba" => Names {
+            embed: "backbone.embeddings",
+            norm: "backbone.norm_f",
+            layers: "backbone.layers",
+            attention_norm: "norm",
+            ..LLAMA
+        },
+        "jamba" => Names {
+            norm: "model.final_layernorm",
+            ssm: "mamba",
+            mlp_norm: "pre_ff_layernorm",
+            up: &["feed_forward.gate_proj", "feed_forward.up_proj"],
+            down: "feed_forward.down_proj",
+            router: "feed_forward.router",
+            experts: "feed_forward.experts",
+            ..LLAMA
+        },
+        "rwkv" => Names {
+            embed: "rwkv.embeddings",
+            embed_norm: "0.pre_ln",
+            norm: "rwkv.ln_out",
+            head: "head",
+            layers: "rwkv.blocks",
+            attention_norm: "ln1",
+            mlp_norm: "ln2",
+            ..LLAMA
+        },
+        "rwkv6" | "rwkv7" => Names {
+            embed: "emb",
+            embed_norm: "0.ln0",
+            norm: "ln_out",
+            head: "head",
+            layers: "blocks",
+            attention_norm: "ln1",
+            mlp_norm: "ln2",
+            ..LLAMA
+        },
         _ => LLAMA,
     }
 }

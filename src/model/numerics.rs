@@ -9,10 +9,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::config::{Activation, Config, Experts, Rotary};
+use super::elementwise::{self, Convolution};
 use super::hooks::{Block, Change, WeightEdit};
 use super::kernels::{self, AttentionRow, AttentionShape};
 use super::linear::GATED_MULTIPLE;
 use super::pool::Pooled;
+use super::scan::{Carry, Recurrence, View};
 use super::weights::{Dense, Linear, Norm, Sparse};
 use crate::error::Result;
 
@@ -36,6 +38,7 @@ pub trait Numerics {
     /// More tokens at the end.
     fn append(&self, x: Self::Array, more: Self::Array) -> Result<Self::Array>;
     fn add(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
+    /// Normalises each stretch of the norm's width by itself: a token, or one of its heads.
     fn norm(&self, x: &Self::Array, norm: &Norm) -> Result<Self::Array>;
     fn linear(&self, x: &Self::Array, linear: &Linear) -> Result<Self::Array>;
     /// `y[t, first + out] += delta * x[t, input]` for every edit.
@@ -60,6 +63,40 @@ pub trait Numerics {
         shape: AttentionShape,
     ) -> Result<Self::Array>;
     fn activate(&self, x: Self::Array, activation: Activation) -> Result<Self::Array>;
+    /// Columns `widths[0]`, then `widths[1]`, ... of `x`.
+    fn split(&self, x: &Self::Array, widths: &[usize]) -> Result<Vec<Self::Array>>;
+    fn mul(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
+    /// `scale x + shift`, both by column.
+    fn affine(&self, x: Self::Array, scale: &[f32], shift: Option<&[f32]>) -> Result<Self::Array>;
+    /// `x + mix by`, `mix` by column.
+    fn blend(&self, x: &Self::Array, by: &Self::Array, mix: &[f32]) -> Result<Self::Array>;
+    /// `x + (y - x) t`.
+    fn interpolate(&self, x: Self::Array, y: &Self::Array, t: &Self::Array) -> Result<Self::Array>;
+    fn clamp(&self, x: Self::Array, low: f32, high: f32) -> Result<Self::Array>;
+    /// What each token's predecessor in its row has more: `x[t - 1] - x[t]`.
+    fn shift(&self, x: &Self::Array, rows: &[Carry]) -> Result<Self::Array>;
+    /// A causal convolution of each column; `initial` of a row is the `kernel - 1` inputs before it.
+    fn convolve(&self, x: &Self::Array, convolution: &Convolution, rows: &[Carry]) -> Result<Self::Array>;
+    /// Each head over its Euclidean norm, or over 1e-12 where that is more.
+    fn unit_heads(&self, x: Self::Array, head_dim: usize) -> Result<Self::Array>;
+    /// `v` times the sum of `r k weight` over its head.
+    fn bonus(
+        &self,
+        r: &Self::Array,
+        k: &Self::Array,
+        v: &Self::Array,
+        weight: &[f32],
+        head_dim: usize,
+    ) -> Result<Self::Array>;
+    /// A recurrence over every row. `blocks` change the state after a token; the states after the tokens of
+    /// `keep` (ascending) are returned, one after the other.
+    fn scan(
+        &self,
+        scan: &Recurrence<&Self::Array>,
+        rows: &[Carry],
+        blocks: &[Block],
+        keep: &[usize],
+    ) -> Result<(Self::Array, Vec<f32>)>;
     /// `activation(gate) * up` of `[gate | up]`.
     fn gate(&self, gate_up: &Self::Array, activation: Activation) -> Result<Self::Array>;
     /// [`gate`](Self::gate) of [`linear`](Self::linear), with the same result.
@@ -230,6 +267,62 @@ impl Numerics for Fused {
     fn activate(&self, mut x: Buffer, activation: Activation) -> Result<Buffer> {
         kernels::activate(&mut x.data, activation);
         Ok(x)
+    }
+
+    fn split(&self, x: &Buffer, widths: &[usize]) -> Result<Vec<Buffer>> {
+        let starts = widths.iter().scan(0, |at, width| {
+            *at += width;
+            Some(*at - width)
+        });
+        let parts = starts.zip(widths);
+        Ok(parts.map(|(at, &width)| Buffer { data: elementwise::columns(&x.data, x.width, at..at + width), width }).collect())
+    }
+
+    fn mul(&self, mut x: Buffer, y: &Buffer) -> Result<Buffer> {
+        elementwise::mul(&mut x.data, &y.data);
+        Ok(x)
+    }
+
+    fn affine(&self, mut x: Buffer, scale: &[f32], shift: Option<&[f32]>) -> Result<Buffer> {
+        elementwise::affine(&mut x.data, scale, shift);
+        Ok(x)
+    }
+
+    fn blend(&self, x: &Buffer, by: &Buffer, mix: &[f32]) -> Result<Buffer> {
+        Ok(Buffer { data: elementwise::blend(&x.data, &by.data, mix), width: x.width })
+    }
+
+    fn interpolate(&self, mut x: Buffer, y: &Buffer, t: &Buffer) -> Result<Buffer> {
+        elementwise::interpolate(&mut x.data, &y.data, &t.data);
+        Ok(x)
+    }
+
+    fn clamp(&self, mut x: Buffer, low: f32, high: f32) -> Result<Buffer> {
+        x.data.iter_mut().for_each(|x| *x = x.clamp(low, high));
+        Ok(x)
+    }
+
+    fn shift(&self, x: &Buffer, rows: &[Carry]) -> Result<Buffer> {
+        Ok(Buffer { data: elementwise::shift(&x.data, x.width, rows), width: x.width })
+    }
+
+    fn convolve(&self, x: &Buffer, convolution: &Convolution, rows: &[Carry]) -> Result<Buffer> {
+        Ok(Buffer { data: convolution.apply(&x.data, rows), width: x.width })
+    }
+
+    fn unit_heads(&self, mut x: Buffer, head_dim: usize) -> Result<Buffer> {
+        elementwise::unit_heads(&mut x.data, head_dim);
+        Ok(x)
+    }
+
+    fn bonus(&self, r: &Buffer, k: &Buffer, v: &Buffer, weight: &[f32], head_dim: usize) -> Result<Buffer> {
+        Ok(Buffer { data: elementwise::bonus(&r.data, &k.data, &v.data, weight, head_dim), width: v.width })
+    }
+
+    fn scan(&self, scan: &Recurrence<&Buffer>, rows: &[Carry], blocks: &[Block], keep: &[usize]) -> Result<(Buffer, Vec<f32>)> {
+        let scan = scan.map(|x| View { data: &x.data, width: x.width });
+        let (data, kept) = scan.scan(rows, blocks, keep);
+        Ok((Buffer { data, width: scan.width() }, kept))
     }
 
     fn gate(&self, gate_up: &Buffer, activation: Activation) -> Result<Buffer> {

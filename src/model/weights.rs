@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::config::{Config, NormKind, QkNorm};
+use super::config::{Config, Mixer, NormKind, QkNorm};
 use super::linear::PackedMatrix;
+use super::mamba::Mamba;
 use super::names::{Names, Qkv, names};
+use super::rwkv::{ChannelMix, TimeMix};
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
 
@@ -37,24 +39,39 @@ pub struct Norm {
     pub eps: f64,
 }
 
-/// One layer. Query, key and value share a matrix (rows in this order): fewer, wider products.
+/// One layer.
 pub struct Layer {
+    /// Before the mixer.
     pub attention_norm: Option<Norm>,
+    pub mixer: MixerWeights,
+    pub attention_post_norm: Option<Norm>,
+    pub mlp_norm: Option<Norm>,
+    /// Mamba has none.
+    pub mlp: Option<Mlp>,
+    pub mlp_post_norm: Option<Norm>,
+}
+
+/// What mixes the positions in a layer.
+pub enum MixerWeights {
+    Attention(Attention),
+    Ssm(Mamba),
+    TimeMix(TimeMix),
+}
+
+/// Query, key and value share a matrix (rows in this order): fewer, wider products.
+pub struct Attention {
     pub qkv: Linear,
     /// `[head_dim]`, or the width of all heads.
     pub q_norm: Option<Norm>,
     pub k_norm: Option<Norm>,
     pub o: Linear,
-    pub attention_post_norm: Option<Norm>,
-    pub mlp_norm: Option<Norm>,
-    pub mlp: Mlp,
-    pub mlp_post_norm: Option<Norm>,
 }
 
-/// What a layer has besides its attention.
+/// What a layer has besides its mixer.
 pub enum Mlp {
     Dense(Dense),
     Sparse(Sparse),
+    ChannelMix(ChannelMix),
 }
 
 /// An MLP. Where it is gated, gate and up share a matrix, gate first.
@@ -83,6 +100,8 @@ pub struct Weights {
     pub embed: Arc<PackedMatrix>,
     /// `[max_position_embeddings, d_model]`, where positions are learned.
     pub positions: Option<Vec<f32>>,
+    /// Of the embeddings: RWKV's `ln0`.
+    pub embed_norm: Option<Norm>,
     pub layers: Vec<Layer>,
     pub norm: Norm,
     pub head: Linear,
@@ -95,7 +114,12 @@ impl Dense {
 }
 
 impl Linear {
-    fn parameters(&self) -> usize {
+    /// Of a matrix `[in, out]`.
+    pub(super) fn turned(values: &[f32], out: usize, input: usize, bias: Option<Vec<f32>>) -> Self {
+        Self { matrix: Arc::new(PackedMatrix::new(&transposed(values, out), out, input)), bias }
+    }
+
+    pub(super) fn parameters(&self) -> usize {
         self.matrix.out() * self.matrix.in_() + self.bias.as_ref().map_or(0, Vec::len)
     }
 }
@@ -111,38 +135,70 @@ impl Layer {
     /// such matrix.
     pub fn locate(&self, matrix: Matrix, config: &Config) -> Option<(&Linear, usize)> {
         let (q, kv) = (config.q_width(), config.kv_width());
-        let dense = match &self.mlp {
-            Mlp::Dense(dense) => Some(dense),
-            Mlp::Sparse(_) => None,
-        };
-        match matrix {
-            Matrix::Q => Some((&self.qkv, 0)),
-            Matrix::K => Some((&self.qkv, q)),
-            Matrix::V => Some((&self.qkv, q + kv)),
-            Matrix::O => Some((&self.o, 0)),
-            Matrix::Gate => dense.filter(|_| config.gated_mlp).map(|d| (&d.up, 0)),
-            Matrix::Up => dense.map(|d| (&d.up, if config.gated_mlp { config.intermediate_size } else { 0 })),
-            Matrix::Down => dense.map(|d| (&d.down, 0)),
+        match (&self.mixer, matrix) {
+            (MixerWeights::Attention(a), Matrix::Q) => return Some((&a.qkv, 0)),
+            (MixerWeights::Attention(a), Matrix::K) => return Some((&a.qkv, q)),
+            (MixerWeights::Attention(a), Matrix::V) => return Some((&a.qkv, q + kv)),
+            (MixerWeights::Attention(a), Matrix::O) => return Some((&a.o, 0)),
+            (MixerWeights::Ssm(m), Matrix::SsmIn) => return Some((&m.in_proj, 0)),
+            (MixerWeights::Ssm(m), Matrix::SsmX) => return m.x_proj.as_ref().map(|x| (x, 0)),
+            (MixerWeights::Ssm(m), Matrix::SsmDt) => return m.dt_proj.as_ref().map(|dt| (dt, 0)),
+            (MixerWeights::Ssm(m), Matrix::SsmOut) => return Some((&m.out_proj, 0)),
+            (MixerWeights::TimeMix(t), Matrix::Receptance) => return Some((&t.receptance, 0)),
+            (MixerWeights::TimeMix(t), Matrix::Key) => return Some((&t.key, 0)),
+            (MixerWeights::TimeMix(t), Matrix::Value) => return Some((&t.value, 0)),
+            (MixerWeights::TimeMix(t), Matrix::TimeGate) => return t.gate.as_ref().map(|g| (g, 0)),
+            (MixerWeights::TimeMix(t), Matrix::TimeOut) => return Some((&t.output, 0)),
+            _ => {}
+        }
+        match (self.mlp.as_ref()?, matrix) {
+            (Mlp::Dense(d), Matrix::Gate) => config.gated_mlp.then_some((&d.up, 0)),
+            (Mlp::Dense(d), Matrix::Up) => Some((&d.up, if config.gated_mlp { config.intermediate_size } else { 0 })),
+            (Mlp::Dense(d), Matrix::Down) => Some((&d.down, 0)),
+            (Mlp::ChannelMix(c), Matrix::ChannelKey) => Some((&c.key, 0)),
+            (Mlp::ChannelMix(c), Matrix::ChannelValue) => Some((&c.value, 0)),
+            (Mlp::ChannelMix(c), Matrix::ChannelReceptance) => c.receptance.as_ref().map(|r| (r, 0)),
+            _ => None,
         }
     }
 
     fn parameters(&self) -> usize {
-        let norms =
-            [&self.attention_norm, &self.q_norm, &self.k_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
+        let norms = [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
+        let mixer = match &self.mixer {
+            MixerWeights::Attention(a) => {
+                let norms = [&a.q_norm, &a.k_norm].into_iter().flatten().map(Norm::parameters).sum::<usize>();
+                a.qkv.parameters() + a.o.parameters() + norms
+            }
+            MixerWeights::Ssm(mamba) => mamba.parameters(),
+            MixerWeights::TimeMix(time_mix) => time_mix.parameters(),
+        };
         let mlp = match &self.mlp {
-            Mlp::Dense(dense) => dense.parameters(),
-            Mlp::Sparse(sparse) => {
+            None => 0,
+            Some(Mlp::Dense(dense)) => dense.parameters(),
+            Some(Mlp::Sparse(sparse)) => {
                 let shared = sparse.shared.as_ref().map_or(0, |s| s.mlp.parameters() + s.gate.parameters());
                 sparse.router.parameters() + sparse.experts.iter().map(Dense::parameters).sum::<usize>() + shared
             }
+            Some(Mlp::ChannelMix(channel_mix)) => channel_mix.parameters(),
         };
-        norms.into_iter().flatten().map(Norm::parameters).sum::<usize>() + self.qkv.parameters() + self.o.parameters() + mlp
+        norms.into_iter().flatten().map(Norm::parameters).sum::<usize>() + mixer + mlp
     }
 }
 
-struct Loader<'a> {
+/// Columns as rows: `[n, out]` to `[out, n]`.
+fn transposed(values: &[f32], out: usize) -> Vec<f32> {
+    let n = values.len() / out.max(1);
+    let mut rows = vec![0f32; values.len()];
+    for (i, column) in values.chunks_exact(out.max(1)).enumerate() {
+        column.iter().enumerate().for_each(|(o, v)| rows[o * n + i] = *v);
+    }
+    rows
+}
+
+/// Takes tensors from a source by the names of a family.
+pub(super) struct Loader<'a> {
     source: &'a mut dyn Source,
-    config: &'a Config,
+    pub config: &'a Config,
     names: Names,
 }
 
@@ -155,7 +211,7 @@ impl Loader<'_> {
         [Some(name.to_owned()), bare, Some(inside)].into_iter().flatten().find(|name| self.source.shape(name).is_some())
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = self.resolve(name).ok_or_else(|| Error::model(self.source.path(), name, "tensor is missing"))?;
         let got = self.source.shape(&name).unwrap_or_default();
         if got != shape {
@@ -175,7 +231,7 @@ impl Loader<'_> {
         Ok(values)
     }
 
-    fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+    pub(super) fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
         self.resolve(name).is_some().then(|| self.take(name, shape)).transpose()
     }
 
@@ -185,12 +241,28 @@ impl Loader<'_> {
         if !self.names.transposed {
             return self.take(&name, &[out, input]);
         }
-        let kept = self.take(&name, &[input, out])?;
-        let mut rows = vec![0f32; kept.len()];
-        for (i, column) in kept.chunks_exact(out).enumerate() {
-            column.iter().enumerate().for_each(|(o, v)| rows[o * input + i] = *v);
+        Ok(transposed(&self.take(&name, &[input, out])?, out))
+    }
+
+    /// A vector, which some checkpoints keep as `[1, 1, width]`.
+    pub(super) fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        let kept = self.resolve(name).and_then(|name| self.source.shape(&name));
+        let shape: &[usize] = if kept.is_some_and(|s| s.len() == 3) { &[1, 1, width] } else { &[width] };
+        self.take(name, shape)
+    }
+
+    /// How many columns a matrix has.
+    pub(super) fn columns(&mut self, name: &str) -> Result<usize> {
+        match self.resolve(name).and_then(|name| self.source.shape(&name)).as_deref() {
+            Some(&[_, columns]) if columns > 0 => Ok(columns),
+            Some(other) => Err(Error::model(self.source.path(), name, format!("expected a matrix, got shape {other:?}"))),
+            None => Err(Error::model(self.source.path(), name, "tensor is missing")),
         }
-        Ok(rows)
+    }
+
+    /// A matrix that is kept as `[in, out]`.
+    pub(super) fn turned(&mut self, name: &str, out: usize, input: usize, bias: Option<Vec<f32>>) -> Result<Linear> {
+        Ok(Linear::turned(&self.take(name, &[input, out])?, out, input, bias))
     }
 
     /// Stacks `NAME.weight` `[out, input]` of every part, and their biases if the first has one.
@@ -209,12 +281,12 @@ impl Loader<'_> {
         Ok(Linear { matrix: Arc::new(PackedMatrix::new(&weight, out, input)), bias: (!bias.is_empty()).then_some(bias) })
     }
 
-    fn linear(&mut self, name: String, out: usize, input: usize) -> Result<Linear> {
+    pub(super) fn linear(&mut self, name: String, out: usize, input: usize) -> Result<Linear> {
         self.stacked(&[(name, out)], input)
     }
 
     /// A normalisation of the family's kind.
-    fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
+    pub(super) fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
         let weight = self.take(&format!("{name}.weight"), &[width])?;
         let bias = match self.config.norm {
             NormKind::Layer => self.take(&format!("{name}.bias"), &[width])?,
@@ -265,6 +337,9 @@ impl Loader<'_> {
 
     fn mlp(&mut self, prefix: &str, layer: usize) -> Result<Mlp> {
         let (config, d) = (self.config, self.config.hidden_size);
+        if let Some(rwkv) = &config.rwkv {
+            return ChannelMix::load(self, prefix, config.intermediate_size, rwkv).map(Mlp::ChannelMix);
+        }
         let Some(experts) = config.experts.as_ref().filter(|_| config.is_sparse(layer)) else {
             let width = config.intermediate_size;
             let names = self.names.up;
@@ -294,22 +369,48 @@ impl Loader<'_> {
         let prefix = format!("{}.{i}", self.names.layers);
         let Names { attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, o, .. } = self.names;
         let (before, after) = (config.residual.before(), config.residual.after());
+        let mut layer = Layer {
+            attention_norm: self.norm_if(before, &prefix, attention_norm, d)?,
+            mixer: self.mixer(&prefix, i, o)?,
+            attention_post_norm: self.norm_if(after, &prefix, attention_post_norm, d)?,
+            mlp_norm: self.norm_if(before && config.has_mlp(), &prefix, mlp_norm, d)?,
+            mlp: if config.has_mlp() { Some(self.mlp(&prefix, i)?) } else { None },
+            mlp_post_norm: self.norm_if(after && config.has_mlp(), &prefix, mlp_post_norm, d)?,
+        };
+        for norm in [&mut layer.attention_norm, &mut layer.mlp_norm].into_iter().flatten() {
+            norm.eps *= self.rescaling(i);
+        }
+        Ok(layer)
+    }
+
+    fn mixer(&mut self, prefix: &str, i: usize, o: &str) -> Result<MixerWeights> {
+        let (config, d) = (self.config, self.config.hidden_size);
+        match (config.mixers[i], &config.ssm, &config.rwkv) {
+            (Mixer::Ssm, Some(ssm), _) => {
+                let prefix = format!("{prefix}.{}", self.names.ssm);
+                return Mamba::load(self, &prefix, ssm).map(MixerWeights::Ssm);
+            }
+            (Mixer::TimeMix, _, Some(rwkv)) => return TimeMix::load(self, prefix, i, rwkv).map(MixerWeights::TimeMix),
+            _ => {}
+        }
         let (q, k) = match config.qk_norm {
             QkNorm::Off => (0, 0),
             QkNorm::Head => (config.head_dim, config.head_dim),
             QkNorm::Full => (config.q_width(), config.kv_width()),
         };
-        Ok(Layer {
-            attention_norm: self.norm_if(before, &prefix, attention_norm, d)?,
-            qkv: self.qkv(&prefix)?,
-            q_norm: self.norm_if(q > 0, &prefix, "self_attn.q_norm", q)?,
-            k_norm: self.norm_if(k > 0, &prefix, "self_attn.k_norm", k)?,
+        Ok(MixerWeights::Attention(Attention {
+            qkv: self.qkv(prefix)?,
+            q_norm: self.norm_if(q > 0, prefix, "self_attn.q_norm", q)?,
+            k_norm: self.norm_if(k > 0, prefix, "self_attn.k_norm", k)?,
             o: self.linear(format!("{prefix}.{o}"), d, config.q_width())?,
-            attention_post_norm: self.norm_if(after, &prefix, attention_post_norm, d)?,
-            mlp_norm: self.norm_if(before, &prefix, mlp_norm, d)?,
-            mlp: self.mlp(&prefix, i)?,
-            mlp_post_norm: self.norm_if(after, &prefix, mlp_post_norm, d)?,
-        })
+        }))
+    }
+
+    /// RWKV-4 halves the residual stream after every so-manieth layer, and divides what is added to it from
+    /// then on: the same as larger epsilons of the normalisations that read it, by the square.
+    fn rescaling(&self, layer: usize) -> f64 {
+        let every = self.config.rwkv.as_ref().map_or(0, |r| r.rescale_every);
+        4f64.powi(layer.checked_div(every).unwrap_or(0) as i32)
     }
 }
 
@@ -328,15 +429,19 @@ impl Weights {
             Some(name) => Some(loader.take(&format!("{name}.weight"), &[config.max_position_embeddings, d])?),
             None => None,
         };
+        let embed_norm = loader.norm_if(!loader.names.embed_norm.is_empty(), loader.names.layers, loader.names.embed_norm, d)?;
         let layers = (0..config.num_hidden_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
-        let norm = loader.norm(loader.names.norm, d)?;
+        let mut norm = loader.norm(loader.names.norm, d)?;
+        if config.model_type == "rwkv" {
+            norm.eps = 1e-5 * loader.rescaling(config.num_hidden_layers); // whatever layer_norm_epsilon says
+        }
         let head = if config.tie_word_embeddings {
             Linear { matrix: embed.clone(), bias: None }
         } else {
             let weight = loader.take(&format!("{}.weight", loader.names.head), &[vocabulary, d])?;
             Linear { matrix: Arc::new(PackedMatrix::new(&weight, vocabulary, d)), bias: None }
         };
-        Ok(Self { embed, positions, layers, norm, head })
+        Ok(Self { embed, positions, embed_norm, layers, norm, head })
     }
 
     /// Number of parameters, tied embeddings counted once.
@@ -344,6 +449,7 @@ impl Weights {
         let head = if config.tie_word_embeddings { 0 } else { self.head.parameters() };
         let positions = self.positions.as_ref().map_or(0, Vec::len);
         let layers: usize = self.layers.iter().map(Layer::parameters).sum();
+        let positions = positions + self.embed_norm.as_ref().map_or(0, Norm::parameters);
         config.vocab_size * config.hidden_size + positions + layers + self.norm.parameters() + head
     }
 }

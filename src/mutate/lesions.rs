@@ -28,9 +28,12 @@ impl Mutator for Heads {
         "heads"
     }
 
+    fn applies(&self, config: &Config) -> bool {
+        has(HEAD, config)
+    }
+
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let heads = context.config.num_attention_heads;
-        lesion(&action, parent, context, rng, heads, |layer, head| Component::Head { layer, head })
+        lesion(&action, parent, context, rng, HEAD)
     }
 }
 
@@ -39,8 +42,12 @@ impl Mutator for Mlps {
         "mlps"
     }
 
+    fn applies(&self, config: &Config) -> bool {
+        config.has_mlp()
+    }
+
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        lesion(&action, parent, context, rng, 1, |layer, _| Component::Mlp { layer })
+        lesion(&action, parent, context, rng, context.config.mlp(0)?)
     }
 }
 
@@ -49,9 +56,12 @@ impl Mutator for Neurons {
         "neurons"
     }
 
+    fn applies(&self, config: &Config) -> bool {
+        has(NEURON, config)
+    }
+
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let neurons = context.config.intermediate_size;
-        lesion(&action, parent, context, rng, neurons, |layer, neuron| Component::Neuron { layer, neuron })
+        lesion(&action, parent, context, rng, NEURON)
     }
 }
 
@@ -61,35 +71,42 @@ impl Mutator for Experts {
     }
 
     fn applies(&self, config: &Config) -> bool {
-        config.experts.is_some()
+        has(EXPERT, config)
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let experts = context.config.experts.as_ref()?.num_experts;
         let action = |rng: &mut Rng| if rng.random_bool(0.5) { Action::Unroute } else { action(rng) };
-        lesion(&action, parent, context, rng, experts, |layer, expert| Component::Expert { layer, expert })
+        lesion(&action, parent, context, rng, EXPERT)
     }
 }
 
-/// Adds one to three lesions of one action.
+const HEAD: Component = Component::Head { layer: 0, head: 0 };
+const NEURON: Component = Component::Neuron { layer: 0, neuron: 0 };
+const EXPERT: Component = Component::Expert { layer: 0, expert: 0 };
+
+fn has(like: Component, config: &Config) -> bool {
+    config.all_like(like).next().is_some()
+}
+
+/// Adds one to three lesions of one action, of components of the kind of `like`.
 fn lesion(
     action: &dyn Fn(&mut Rng) -> Action,
     parent: &Trial,
     context: &Context,
     rng: &mut Rng,
-    per_layer: usize,
-    component: impl Fn(usize, usize) -> Component,
+    like: Component,
 ) -> Option<Trial> {
-    let layers = layers_with(component(0, 0), context.config);
     // A lesion that has nothing to be compared with would be judged in vain.
-    let first = *layers.first()?;
-    if per_layer == 0 || !has_controls(component(first, 0), context.config) {
+    if !has_controls(like, context.config) {
         return None;
     }
+    let layers = layers_with(like, context.config);
     let action = action(rng);
     let mut set: Vec<Component> = Vec::new();
     for _ in 0..rng.random_range(1..=3) {
-        let drawn = component(layers[rng.random_range(0..layers.len())], rng.random_range(0..per_layer));
+        let layer = layers[rng.random_range(0..layers.len())];
+        let index = rng.random_range(0..context.config.count_in(layer, like));
+        let drawn = context.config.nth_in(layer, like, index);
         if !set.contains(&drawn) {
             set.push(drawn);
         }

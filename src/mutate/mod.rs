@@ -142,18 +142,6 @@ mod tests {
     use proptest::prelude::*;
 
     fn valid(trial: &Trial, config: &Config) -> bool {
-        let component = |c: &Component| {
-            c.layer() < config.num_hidden_layers
-                && match *c {
-                    Component::Head { head, .. } => head < config.num_attention_heads,
-                    Component::Neuron { layer, neuron } => neuron < config.neurons(layer),
-                    Component::Expert { layer, expert } => expert < config.num_experts(layer),
-                    Component::Weight { layer, matrix, out, input } => {
-                        config.matrix_shape(layer, matrix).is_some_and(|(rows, columns)| out < rows && input < columns)
-                    }
-                    _ => true,
-                }
-        };
         !trial.edits.is_empty()
             && trial.layout().prompt_len > 0
             && trial.edits.iter().all(|edit| match *edit {
@@ -161,7 +149,7 @@ mod tests {
                 Edit::Replace { position, id } => position < trial.len() && (id as usize) < config.vocab_size,
                 Edit::Delete { position } => position < trial.base.len(),
                 Edit::Embedding { position, change } => position < trial.base.len() && change.strength().is_finite(),
-                Edit::Lesion { component: c, .. } => component(&c),
+                Edit::Lesion { component, .. } => config.has(&component),
             })
     }
 

@@ -50,15 +50,7 @@ pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary:
 
 /// Whether the model has enough components of a kind for lesions of one to be read against the others.
 pub fn has_controls(component: Component, config: &Config) -> bool {
-    let per_layer = match component {
-        Component::Embed => return false,
-        Component::Attention { .. } | Component::Mlp { .. } | Component::Router { .. } => 1,
-        Component::Expert { layer, .. } => config.num_experts(layer),
-        Component::Head { .. } => config.num_attention_heads,
-        Component::Neuron { .. } => config.intermediate_size,
-        Component::Weight { layer, matrix, .. } => config.matrix_shape(layer, matrix).map_or(0, |(rows, columns)| rows * columns),
-    };
-    layers_with(component, config).len() * per_layer > LEAST_CONTROLS
+    component != Component::Embed && config.all_like(component).nth(LEAST_CONTROLS).is_some()
 }
 
 /// One control of `trial`; the trial itself when nothing else is possible.
@@ -179,26 +171,13 @@ fn other_component(
 }
 
 fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Component {
-    let per_layer = match component {
-        Component::Head { .. } => config.num_attention_heads,
-        Component::Neuron { .. } => config.intermediate_size,
-        Component::Expert { layer, .. } => config.num_experts(layer),
-        _ => 1,
+    let layer = match component {
+        // Another weight of the same matrix.
+        Component::Weight { layer, .. } => layer,
+        _ => random_layer(component, config, rng),
     };
-    let layer = random_layer(component, per_layer, config, rng);
-    match component {
-        Component::Embed => Component::Embed,
-        Component::Attention { .. } => Component::Attention { layer },
-        Component::Mlp { .. } => Component::Mlp { layer },
-        Component::Router { .. } => Component::Router { layer },
-        Component::Expert { .. } => Component::Expert { layer, expert: index(config.num_experts(layer), rng) },
-        Component::Head { .. } => Component::Head { layer, head: index(config.num_attention_heads, rng) },
-        Component::Neuron { .. } => Component::Neuron { layer, neuron: index(config.intermediate_size, rng) },
-        Component::Weight { layer, matrix, .. } => {
-            let (rows, columns) = config.matrix_shape(layer, matrix).unwrap_or((1, 1));
-            Component::Weight { layer, matrix, out: index(rows, rng), input: index(columns, rng) }
-        }
-    }
+    let index = index(config.count_in(layer, component), rng);
+    config.nth_in(layer, component, index)
 }
 
 fn index(count: usize, rng: &mut Rng) -> usize {
@@ -207,21 +186,16 @@ fn index(count: usize, rng: &mut Rng) -> usize {
 
 /// Layers that have a component of this kind.
 pub fn layers_with(component: Component, config: &Config) -> Vec<usize> {
-    let has = |layer: &usize| match component {
-        Component::Neuron { .. } => config.neurons(*layer) > 0,
-        Component::Expert { .. } | Component::Router { .. } => config.is_sparse(*layer),
-        Component::Weight { matrix, .. } => config.matrix_shape(*layer, matrix).is_some(),
-        _ => true,
-    };
-    (0..config.num_hidden_layers).filter(has).collect()
+    (0..config.num_hidden_layers).filter(|layer| config.count_in(*layer, component) > 0).collect()
 }
 
-fn random_layer(component: Component, per_layer: usize, config: &Config, rng: &mut Rng) -> usize {
+fn random_layer(component: Component, config: &Config, rng: &mut Rng) -> usize {
     let all = layers_with(component, config);
     let third = |l: usize| l * 3 / config.num_hidden_layers.max(1);
     let same: Vec<usize> = all.iter().copied().filter(|l| third(*l) == third(component.layer())).collect();
     // A handful of alternatives would be drawn again and again and pass for many controls.
-    let pool = if same.len() * per_layer > LEAST_CONTROLS { same } else { all };
+    let alternatives: usize = same.iter().map(|layer| config.count_in(*layer, component)).sum();
+    let pool = if alternatives > LEAST_CONTROLS { same } else { all };
     pool.get(index(pool.len(), rng)).copied().unwrap_or(component.layer())
 }
 
@@ -235,7 +209,7 @@ mod tests {
     fn check(edits: Vec<Edit>, expect: impl Fn(&[Edit]) -> bool) {
         let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
         // Deep enough for lesions of whole MLPs to have controls.
-        let (config, vocabulary) = (Config { num_hidden_layers: 12, ..twin::config() }, twin::vocabulary());
+        let (config, vocabulary) = (twin::config_of(12), twin::vocabulary());
         let controls = draw(&trial, 16, 7, &config, &vocabulary);
         assert!(controls.len() >= 3, "{} controls of {:?}", controls.len(), trial.edits);
         assert_eq!(controls, draw(&trial, 16, 7, &config, &vocabulary));

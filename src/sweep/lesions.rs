@@ -1,4 +1,4 @@
-//! `sweep heads|mlps|neurons|weights`: what the loss on a text becomes without each component.
+//! `sweep heads|mlps|neurons|experts|routers|states|weights`: what the loss on a text becomes without each component.
 
 use serde::Serialize;
 
@@ -18,6 +18,7 @@ pub enum Target {
     Neurons,
     Experts,
     Routers,
+    States,
     Weights,
 }
 
@@ -58,32 +59,34 @@ const CHUNK: usize = 256;
 /// Every component of a kind, in model order.
 fn components(model: &Model, target: Target) -> Vec<Component> {
     let c = &model.config;
-    let layers = 0..c.num_hidden_layers;
-    match target {
-        Target::Heads => {
-            layers.flat_map(|layer| (0..c.num_attention_heads).map(move |head| Component::Head { layer, head })).collect()
-        }
-        Target::Mlps => layers.map(|layer| Component::Mlp { layer }).collect(),
-        Target::Neurons => {
-            layers.flat_map(|layer| (0..c.neurons(layer)).map(move |neuron| Component::Neuron { layer, neuron })).collect()
-        }
-        Target::Experts => {
-            layers.flat_map(|layer| (0..c.num_experts(layer)).map(move |expert| Component::Expert { layer, expert })).collect()
-        }
-        Target::Routers => layers.filter(|layer| c.is_sparse(*layer)).map(|layer| Component::Router { layer }).collect(),
-        Target::Weights => Vec::new(),
-    }
+    let like = match target {
+        Target::Heads => Component::Head { layer: 0, head: 0 },
+        Target::Mlps => return (0..c.num_hidden_layers).filter_map(|layer| c.mlp(layer)).collect(),
+        Target::Neurons => Component::Neuron { layer: 0, neuron: 0 },
+        Target::Experts => Component::Expert { layer: 0, expert: 0 },
+        Target::Routers => Component::Router { layer: 0 },
+        Target::States => Component::State { layer: 0, part: Some(0) },
+        Target::Weights => return Vec::new(),
+    };
+    c.all_like(like).collect()
 }
 
 /// Single weights that could matter: a weight times the largest input it meets on the text, as "super
-/// weights" are found (Yu et al. 2024), over the two matrices that write to the residual stream. The
+/// weights" are found (Yu et al. 2024), over the matrices that write to the residual stream. The
 /// `limit` largest, worst first.
 pub fn propose_weights(evaluator: &ModelEvaluator, trial: &Trial, limit: usize) -> Result<Vec<Component>> {
     let model = evaluator.model;
     let run = evaluator.activations(trial, &[])?;
     let mut best: Vec<(f32, Component)> = Vec::new();
     for layer in 0..model.config.num_hidden_layers {
-        for (matrix, site) in [(Matrix::Down, Site::Neurons), (Matrix::O, Site::Z)] {
+        let writers = [
+            (Matrix::Down, Site::Neurons),
+            (Matrix::O, Site::Z),
+            (Matrix::SsmOut, Site::Z),
+            (Matrix::TimeOut, Site::Z),
+            (Matrix::ChannelValue, Site::Neurons),
+        ];
+        for (matrix, site) in writers {
             let Some((rows, width)) = model.config.matrix_shape(layer, matrix) else { continue };
             let values = run.sites.get(&(layer, site)).ok_or_else(|| Error::request("a site was not captured"))?;
             let mut largest = vec![0f32; width];

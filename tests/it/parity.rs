@@ -82,6 +82,15 @@ fn folders_agree_with_transformers() {
         "olmoe",
         "qwen2-moe",
         "qwen3-moe",
+        "mamba",
+        "mamba-bias",
+        "mamba2",
+        "falcon-mamba",
+        "jamba",
+        "rwkv4",
+        "rwkv4-rescale",
+        "rwkv6",
+        "rwkv7",
     ] {
         check(&load(name), &expected(&fixtures().join(name).join("expected.safetensors")), name);
     }
@@ -172,6 +181,52 @@ fn caches_and_restarts_change_nothing() {
             assert_eq!(&got[at..at + len * v], &whole[whole.len() - len * v..], "{name}: row {i}");
             at += len * v;
         }
+    }
+}
+
+/// A recurrent model's state handed on after every token, after every so-many, or not at all: the same to the
+/// bit. And rows that enter above the first layer, in the middle of a sequence.
+#[test]
+fn stepwise_and_whole_agree() {
+    for name in ["mamba", "mamba2", "falcon-mamba", "jamba", "rwkv4", "rwkv4-rescale", "rwkv6", "rwkv7"] {
+        let model = load(name);
+        let rows = ids(&expected(&fixtures().join(name).join("expected.safetensors")), "ids");
+        let row: Vec<u32> = rows[0].iter().chain(&rows[1]).copied().collect();
+        let whole = logits(&model, vec![Row::new(row.clone())]);
+        let v = model.config.vocab_size;
+        for step in [1, 5] {
+            let mut prefix: Vec<Segment> = Vec::new();
+            let mut stepped = Vec::new();
+            for part in row.chunks(step) {
+                let next = Row { prefix: prefix.clone(), ids: part.to_vec(), restart: None };
+                // Not alone in its batch, so that its tokens are not the first.
+                let forward =
+                    Forward { rows: vec![Row::new(vec![3, 1, 4]), next], keep_kv: true, ..Forward::default() };
+                let output = model.forward(&forward).unwrap();
+                stepped.extend_from_slice(&model.logits(&output.residual)[3 * v..]);
+                prefix.push(Segment { store: output.kv.unwrap(), start: 3, len: part.len() });
+            }
+            assert_eq!(stepped, whole, "{name}: {step} at a time");
+        }
+
+        let mut forward = Forward { rows: vec![Row::new(row.clone())], keep_kv: true, ..Forward::default() };
+        forward.hooks.capture = (0..model.config.num_hidden_layers).map(|l| (l, Site::ResidPre)).collect();
+        let output = model.forward(&forward).unwrap();
+        let (store, residuals) = (output.kv.unwrap(), Arc::new(output.captured.into_values().collect::<Vec<_>>()));
+        let prefix = vec![Segment { store: store.clone(), start: 0, len: 32 }];
+        let restart = |layer, start| Some(Restart { layer, residuals: residuals.clone(), start });
+        let batch = vec![
+            Row { prefix: prefix.clone(), ids: row[32..].to_vec(), restart: None },
+            Row { prefix: vec![], ids: row.clone(), restart: restart(1, 0) },
+            Row { prefix, ids: row[32..].to_vec(), restart: restart(1, 32) },
+        ];
+        let got = logits(&model, batch);
+        let rest = &whole[32 * v..];
+        assert_eq!(got, [rest, &whole, rest].concat(), "{name}: from a kept state");
+
+        let nowhere = Row { prefix: vec![Segment { store, start: 0, len: 17 }], ids: vec![1], restart: None };
+        let error = model.forward(&Forward { rows: vec![nowhere], ..Forward::default() }).err().unwrap();
+        assert!(error.to_string().contains("no state was kept"), "{name}: {error}");
     }
 }
 

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::fields::{Fields, short};
-use super::{Activation, Config, Experts, NormKind, QkNorm, Residual, RopeScaling, Rotary};
+use super::{Activation, Config, Experts, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, recurrent};
 use crate::error::Result;
 
 /// Families with a decoder here, by `model_type`.
-pub const FAMILIES: [&str; 13] = [
+pub const FAMILIES: [&str; 20] = [
     "llama",
     "mistral",
     "qwen2",
@@ -21,6 +21,13 @@ pub const FAMILIES: [&str; 13] = [
     "olmoe",
     "qwen2_moe",
     "qwen3_moe",
+    "mamba",
+    "mamba2",
+    "falcon_mamba",
+    "jamba",
+    "rwkv",
+    "rwkv6",
+    "rwkv7",
 ];
 
 /// What a family fixes, where its configuration need not say.
@@ -56,6 +63,7 @@ fn family(model_type: &str) -> Option<Family> {
         "qwen2_moe" => LLAMA,
         "qwen3" | "qwen3_moe" => Family { qk_norm: QkNorm::Head, ..LLAMA },
         "olmo2" => Family { norm_eps: 1e-5, residual: Residual::PostNorm, qk_norm: QkNorm::Full, ..LLAMA },
+        "jamba" => Family { rotated: None, ..LLAMA },
         "olmoe" => Family { norm_eps: 1e-5, qk_norm: QkNorm::Full, ..LLAMA },
         "gemma3_text" => Family {
             residual: Residual::Sandwich,
@@ -95,6 +103,11 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
     if let ("gemma3", Some(text)) = (named.as_str(), fields.object("text_config")) {
         return read(&text);
     }
+    match named.as_str() {
+        "mamba" | "mamba2" | "falcon_mamba" => return recurrent::mamba(fields, &named),
+        "rwkv" | "rwkv6" | "rwkv7" => return recurrent::rwkv(fields, &named),
+        _ => {}
+    }
     let Some(family) = family(&named) else {
         let (got, known) = (short(&Value::String(named)), FAMILIES.join(", "));
         return Err(fields.error("model_type", format!("{got} is not known here; known: {known}")));
@@ -132,6 +145,8 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
     let mut max_position_embeddings = fields.count(positions, 1 << 26)?.unwrap_or(2048);
     let (rope, context) = rotary(fields, &named, &family, head_dim, num_hidden_layers)?;
     max_position_embeddings = max_position_embeddings.min(context.unwrap_or(usize::MAX));
+    let mixers = mixers(fields, &named, num_hidden_layers)?;
+    let ssm = if mixers.contains(&Mixer::Ssm) { Some(recurrent::ssm(fields, &named, hidden_size)?) } else { None };
     let attention_scale = match fields.positive("query_pre_attn_scalar")? {
         Some(scalar) if named == "gemma3_text" => scalar.powf(-0.5),
         None if named == "gemma3_text" => 256f64.powf(-0.5),
@@ -146,6 +161,9 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
         num_key_value_heads,
         head_dim,
         max_position_embeddings,
+        mixers,
+        ssm,
+        rwkv: None,
         norm: family.norm,
         norm_eps: fields.positive(eps)?.unwrap_or(family.norm_eps),
         residual,
@@ -194,7 +212,10 @@ fn activation(fields: &Fields, default: &str) -> Result<Activation> {
 }
 
 fn experts(fields: &Fields, model_type: &str, layers: usize) -> Result<Option<Experts>> {
-    if !["mixtral", "olmoe", "qwen2_moe", "qwen3_moe"].contains(&model_type) {
+    if !["mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "jamba"].contains(&model_type) {
+        return Ok(None);
+    }
+    if model_type == "jamba" && fields.count("num_experts", 1 << 12)? == Some(1) {
         return Ok(None);
     }
     let num_experts = fields.required(fields.spelled(&["num_experts", "num_local_experts"]), 1 << 12)?;
@@ -219,8 +240,32 @@ fn experts(fields: &Fields, model_type: &str, layers: usize) -> Result<Option<Ex
         moe_intermediate_size: fields.required(width, 1 << 20)?,
         norm_topk_prob: model_type == "mixtral" || fields.flag("norm_topk_prob")?.unwrap_or(false),
         shared_intermediate_size,
-        sparse: (0..layers).map(|layer| !dense.contains(&(layer as u64)) && (layer + 1) % step == 0).collect(),
+        sparse: match model_type {
+            "jamba" => periodic(fields, "expert_layer", (2, 1), layers)?,
+            _ => (0..layers).map(|layer| !dense.contains(&(layer as u64)) && (layer + 1) % step == 0).collect(),
+        },
     }))
+}
+
+/// Attention, but in Jamba, where it is every so-manieth layer's and a state space the others'.
+fn mixers(fields: &Fields, model_type: &str, layers: usize) -> Result<Vec<Mixer>> {
+    if model_type != "jamba" {
+        return Ok(vec![Mixer::Attention; layers]);
+    }
+    let attention = periodic(fields, "attn_layer", (8, 4), layers)?;
+    Ok(attention.into_iter().map(|a| if a { Mixer::Attention } else { Mixer::Ssm }).collect())
+}
+
+/// The layers that `NAME_period` and `NAME_offset` choose.
+fn periodic(fields: &Fields, name: &str, default: (usize, usize), layers: usize) -> Result<Vec<bool>> {
+    let period = fields.count(&format!("{name}_period"), 1 << 10)?.unwrap_or(default.0);
+    let field = format!("{name}_offset");
+    let offset = match fields.get(&field).map(|v| (v, v.as_u64())) {
+        None => default.1,
+        Some((_, Some(n))) if (n as usize) < period => n as usize,
+        Some((v, _)) => return Err(fields.error(&field, format!("expected a whole number below {period}, got {}", short(v)))),
+    };
+    Ok((0..layers).map(|layer| layer % period == offset).collect())
 }
 
 /// The rotary embedding of every layer, and the longest context it is good for where that is not what

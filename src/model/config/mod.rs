@@ -1,7 +1,9 @@
 //! What a model's files say of its shape.
 
+mod components;
 mod families;
 mod fields;
+mod recurrent;
 
 use serde_json::Value;
 
@@ -11,6 +13,7 @@ use crate::edit::Matrix;
 use crate::error::{Error, Result};
 
 pub use families::FAMILIES;
+pub use recurrent::{Rwkv, Ssm, SsmNorms};
 
 /// Shape and constants of a decoder; the names are Hugging Face's where it has one for all families.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,10 +24,17 @@ pub struct Config {
     /// Width of the MLPs (of those that are no mixture of experts).
     pub intermediate_size: usize,
     pub num_hidden_layers: usize,
+    /// Of the layers with attention; 0 where there is none.
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
     pub max_position_embeddings: usize,
+    /// What mixes positions, per layer.
+    pub mixers: Vec<Mixer>,
+    /// Of the layers that are [`Mixer::Ssm`].
+    pub ssm: Option<Ssm>,
+    /// Of the layers that are [`Mixer::TimeMix`].
+    pub rwkv: Option<Rwkv>,
     pub norm: NormKind,
     pub norm_eps: f64,
     pub residual: Residual,
@@ -44,6 +54,16 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
+}
+
+/// What mixes the positions of a sequence in a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mixer {
+    Attention,
+    /// A selective state space: Mamba (Gu and Dao 2023), Mamba-2 (Dao and Gu 2024).
+    Ssm,
+    /// RWKV's time mixing (Peng et al. 2023, 2024, 2025).
+    TimeMix,
 }
 
 /// How a vector is normalised.
@@ -88,6 +108,7 @@ pub enum QkNorm {
     Full,
 }
 
+/// A function of each value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     Silu,
@@ -95,6 +116,16 @@ pub enum Activation {
     Gelu,
     /// With the hyperbolic tangent (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
+    /// `max(x, 0)^2`: RWKV's channel mixing.
+    ReluSquared,
+    Sigmoid,
+    Tanh,
+    /// `ln(1 + e^x)`: Mamba's time step.
+    Softplus,
+    /// `exp(-exp(x))`: RWKV-6's decay.
+    Decay6,
+    /// `exp(-exp(-1/2) sigmoid(x))`: RWKV-7's decay, which stays above 0.545.
+    Decay7,
 }
 
 /// The rotary embedding of a layer.
@@ -139,9 +170,39 @@ impl Config {
     /// [`Error::Model`] naming the field, for one that is missing, out of range or of another type, and
     /// for a `model_type` that has no decoder here (the message lists those that do).
     pub fn from_json(path: &str, text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::model(path, "config", e))?;
+        // Python writes an infinite bound as a bare word that JSON does not have.
+        let value: Value = serde_json::from_str(text)
+            .or_else(|e| serde_json::from_str(&without_infinity(text)).map_err(|_| e))
+            .map_err(|e| Error::model(path, "config", e))?;
         let root = value.as_object().ok_or_else(|| Error::model(path, "config", "expected a JSON object"))?;
         families::read(&Fields { path, root })
+    }
+
+    /// Fills in what the tensors of a checkpoint say and its configuration need not: of RWKV-6 and 7, the heads
+    /// and the width of the channel mixing.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a tensor that is missing or of another shape.
+    pub fn complete(&mut self, source: &dyn super::weights::Source) -> Result<()> {
+        let Some(rwkv) = self.rwkv.as_mut().filter(|r| r.version != 4) else { return Ok(()) };
+        let matrix = |name: &str| match source.shape(name).as_deref() {
+            Some(&[rows, columns]) => Ok((rows, columns)),
+            Some(other) => Err(Error::model(source.path(), name, format!("expected a matrix, got shape {other:?}"))),
+            None => Err(Error::model(source.path(), name, "tensor is missing")),
+        };
+        let by_head = if rwkv.version == 6 { "blocks.0.att.time_faaaa" } else { "blocks.0.att.r_k" };
+        let (heads, dim) = matrix(by_head)?;
+        let (attention, _) = matrix("blocks.0.att.receptance.weight")?;
+        if heads.checked_mul(dim) != Some(attention) || attention == 0 {
+            return Err(Error::model(source.path(), by_head, format!("{heads} heads of {dim} are not {attention} channels")));
+        }
+        (rwkv.num_heads, rwkv.attention_size) = (heads, attention);
+        let key = "blocks.0.ffn.key.weight";
+        self.intermediate_size = matrix(key)?.0;
+        if self.intermediate_size == 0 {
+            return Err(Error::model(source.path(), key, "has no rows"));
+        }
+        Ok(())
     }
 
     /// Adds the end tokens that a `generation_config.json` names; what is malformed in it is left out,
@@ -170,32 +231,56 @@ impl Config {
         self.num_key_value_heads * self.head_dim
     }
 
+    /// Whether some layer carries a state from position to position.
+    pub fn is_recurrent(&self) -> bool {
+        self.mixers.iter().any(|m| *m != Mixer::Attention)
+    }
+
+    /// Whether layers have an MLP, a channel mixing or a mixture of experts after their mixer.
+    pub fn has_mlp(&self) -> bool {
+        self.intermediate_size > 0
+    }
+
     /// Whether a layer's MLP is a mixture of experts.
     pub fn is_sparse(&self, layer: usize) -> bool {
         self.experts.as_ref().is_some_and(|e| e.sparse[layer])
     }
 
-    /// MLP neurons of a layer: none where it is a mixture of experts.
-    pub fn neurons(&self, layer: usize) -> usize {
-        if self.is_sparse(layer) { 0 } else { self.intermediate_size }
-    }
-
-    /// Experts of a layer: none where it has an MLP.
-    pub fn num_experts(&self, layer: usize) -> usize {
-        self.experts.as_ref().filter(|e| e.sparse[layer]).map_or(0, |e| e.num_experts)
-    }
-
     /// `(out, in)` of a weight matrix of a layer; `None` where it has none of this name.
     pub fn matrix_shape(&self, layer: usize, matrix: Matrix) -> Option<(usize, usize)> {
-        let (d, q, kv, ff) = (self.hidden_size, self.q_width(), self.kv_width(), self.neurons(layer));
+        let (d, q, kv, z) = (self.hidden_size, self.q_width(), self.kv_width(), self.z_width(layer));
+        let attention = self.mixers[layer] == Mixer::Attention;
+        let (ssm, rwkv) = (self.ssm_of(layer), self.rwkv_of(layer));
+        let ff = self.neurons(layer);
+        let dense = if rwkv.is_some() { 0 } else { ff };
         match matrix {
-            Matrix::Q => Some((q, d)),
-            Matrix::K | Matrix::V => Some((kv, d)),
-            Matrix::O => Some((d, q)),
+            Matrix::Q => attention.then_some((q, d)),
+            Matrix::K | Matrix::V => attention.then_some((kv, d)),
+            Matrix::O => attention.then_some((d, q)),
             Matrix::Gate if !self.gated_mlp => None,
-            Matrix::Gate | Matrix::Up => (ff > 0).then_some((ff, d)),
-            Matrix::Down => (ff > 0).then_some((d, ff)),
+            Matrix::Gate | Matrix::Up => (dense > 0).then_some((ff, d)),
+            Matrix::Down => (dense > 0).then_some((d, ff)),
+            Matrix::SsmIn => ssm.map(|s| (s.in_width(), d)),
+            Matrix::SsmX => ssm.filter(|s| s.version == 1).map(|s| (s.time_step_rank + 2 * s.state_size, z)),
+            Matrix::SsmDt => ssm.filter(|s| s.version == 1).map(|s| (z, s.time_step_rank)),
+            Matrix::SsmOut => ssm.map(|_| (d, z)),
+            Matrix::Receptance | Matrix::Key | Matrix::Value => rwkv.map(|_| (z, d)),
+            Matrix::TimeGate => rwkv.filter(|r| r.version == 6).map(|_| (z, d)),
+            Matrix::TimeOut => rwkv.map(|_| (d, z)),
+            Matrix::ChannelKey => rwkv.map(|_| (ff, d)),
+            Matrix::ChannelValue => rwkv.map(|_| (d, ff)),
+            Matrix::ChannelReceptance => rwkv.filter(|r| r.version != 7).map(|_| (d, d)),
         }
+    }
+
+    /// The state space of a layer.
+    pub fn ssm_of(&self, layer: usize) -> Option<&Ssm> {
+        self.ssm.as_ref().filter(|_| self.mixers[layer] == Mixer::Ssm)
+    }
+
+    /// The time mixing of a layer.
+    pub fn rwkv_of(&self, layer: usize) -> Option<&Rwkv> {
+        self.rwkv.as_ref().filter(|_| self.mixers[layer] == Mixer::TimeMix)
     }
 
     /// What a model's fingerprint is taken over, besides its tensors. Stored cases depend on it, so the text
@@ -259,6 +344,15 @@ impl Config {
         };
         format!("{old:?}")
     }
+}
+
+/// JSON with `null` for the bare word `Infinity`, strings left alone.
+fn without_infinity(text: &str) -> String {
+    let parts = text.split('"').enumerate();
+    // Every other part is inside of quotes; an escaped quote only moves the seams within a string, and a file
+    // that has one beside a bare Infinity is refused as it was.
+    let outside = parts.map(|(i, part)| if i % 2 == 0 { part.replace("Infinity", "null") } else { part.to_owned() });
+    outside.collect::<Vec<_>>().join("\"")
 }
 
 impl Rotary {

@@ -3,16 +3,20 @@
 //! candle's fused softmax, normalisation and rotation drop gradients silently, so none of them is used
 //! here; tests check every hooked variable for a gradient and its values against finite differences.
 
+mod scan;
+
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
 
-use super::config::{Activation, Config, NormKind};
-use super::hooks::{Block, WeightEdit};
-use super::kernels::{AttentionRow, AttentionShape};
-use super::linear::PackedMatrix;
-use super::numerics::{HeadNorms, Mixture, Numerics, Rope, Routing, Span, dense_tables};
-use super::weights::{Linear, Norm};
+use crate::model::config::{Activation, Config, NormKind};
+use crate::model::elementwise::Convolution;
+use crate::model::hooks::{Block, WeightEdit};
+use crate::model::kernels::{AttentionRow, AttentionShape};
+use crate::model::linear::PackedMatrix;
+use crate::model::numerics::{HeadNorms, Mixture, Numerics, Rope, Routing, Span, dense_tables};
+use crate::model::scan::{Carry, Recurrence};
+use crate::model::weights::{Linear, Norm};
 use crate::error::{Error, Result};
 
 /// Gradient mode on CPU. `Array` is a tensor `[tokens, width]`.
@@ -81,6 +85,28 @@ fn normalise(x: &Tensor, norm: &Norm) -> Result<Tensor> {
     Ok(if norm.bias.is_empty() { y } else { y.broadcast_add(&vector(&norm.bias)?)? })
 }
 
+impl Composed {
+    /// Of every token the one `n` before it in its row; rows begin with what they carry, or with zeros.
+    fn before(&self, x: &Tensor, rows: &[Carry], n: usize) -> Result<Tensor> {
+        let width = x.dim(1)?;
+        let mut parts = Vec::new();
+        for row in rows {
+            let len = row.tokens.len();
+            let from_carry = n.min(len);
+            if from_carry > 0 {
+                // The last `n` of what is carried, of which a short row takes the first.
+                let zeros = vec![0f32; n * width];
+                let carried = if row.initial.is_empty() { &zeros } else { &row.initial[row.initial.len() - n * width..] };
+                parts.push(constant(&carried[..from_carry * width], from_carry)?);
+            }
+            if len > from_carry {
+                parts.push(x.narrow(0, row.tokens.start, len - from_carry)?);
+            }
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+}
+
 impl Numerics for Composed {
     type Array = Tensor;
 
@@ -102,7 +128,9 @@ impl Numerics for Composed {
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        normalise(x, norm)
+        let (tokens, width) = x.dims2()?;
+        let stretch = norm.weight.len();
+        Ok(normalise(&x.reshape((tokens, width / stretch, stretch))?, norm)?.reshape((tokens, width))?)
     }
 
     fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
@@ -222,7 +250,76 @@ impl Numerics for Composed {
             Activation::Silu => x.silu()?,
             Activation::Gelu => x.gelu_erf()?,
             Activation::GeluTanh => x.gelu()?,
+            Activation::ReluSquared => x.relu()?.sqr()?,
+            Activation::Sigmoid => candle_nn::ops::sigmoid(&x)?,
+            Activation::Tanh => x.tanh()?,
+            Activation::Softplus => (x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?,
+            Activation::Decay6 => x.exp()?.neg()?.exp()?,
+            Activation::Decay7 => (candle_nn::ops::sigmoid(&x)? * -0.606_531)?.exp()?,
         })
+    }
+
+    fn split(&self, x: &Tensor, widths: &[usize]) -> Result<Vec<Tensor>> {
+        let starts = widths.iter().scan(0, |at, width| {
+            *at += width;
+            Some(*at - width)
+        });
+        starts.zip(widths).map(|(at, width)| Ok(x.narrow(1, at, *width)?.contiguous()?)).collect()
+    }
+
+    fn mul(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
+        Ok((x * y)?)
+    }
+
+    fn affine(&self, x: Tensor, scale: &[f32], shift: Option<&[f32]>) -> Result<Tensor> {
+        let y = x.broadcast_mul(&vector(scale)?)?;
+        Ok(match shift {
+            Some(shift) => y.broadcast_add(&vector(shift)?)?,
+            None => y,
+        })
+    }
+
+    fn blend(&self, x: &Tensor, by: &Tensor, mix: &[f32]) -> Result<Tensor> {
+        Ok((x + by.broadcast_mul(&vector(mix)?)?)?)
+    }
+
+    fn interpolate(&self, x: Tensor, y: &Tensor, t: &Tensor) -> Result<Tensor> {
+        Ok((&x + ((y - &x)? * t)?)?)
+    }
+
+    fn clamp(&self, x: Tensor, low: f32, high: f32) -> Result<Tensor> {
+        Ok(x.clamp(low, high)?)
+    }
+
+    fn shift(&self, x: &Tensor, rows: &[Carry]) -> Result<Tensor> {
+        Ok((self.before(x, rows, 1)? - x)?)
+    }
+
+    fn convolve(&self, x: &Tensor, convolution: &Convolution, rows: &[Carry]) -> Result<Tensor> {
+        let kernel = convolution.kernel();
+        let taps = convolution.weight.chunks_exact(convolution.bias.len()).enumerate();
+        let bias = vector(&convolution.bias)?.broadcast_as(x.shape())?;
+        taps.map(|(k, weight)| Ok(self.before(x, rows, kernel - 1 - k)?.broadcast_mul(&vector(weight)?)?))
+            .try_fold(bias, |sum, tap: Result<Tensor>| Ok((sum + tap?)?))
+    }
+
+    fn unit_heads(&self, x: Tensor, head_dim: usize) -> Result<Tensor> {
+        let (tokens, width) = x.dims2()?;
+        let heads = x.reshape((tokens, width / head_dim, head_dim))?;
+        // Not the largest of norm and 1e-12: the root has no derivative at zero.
+        let norm = (heads.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
+        Ok(heads.broadcast_div(&norm)?.reshape((tokens, width))?)
+    }
+
+    fn bonus(&self, r: &Tensor, k: &Tensor, v: &Tensor, weight: &[f32], head_dim: usize) -> Result<Tensor> {
+        let (tokens, width) = v.dims2()?;
+        let heads = |x: &Tensor| x.reshape((tokens, width / head_dim, head_dim));
+        let sum = heads(&(r * k)?.broadcast_mul(&vector(weight)?)?)?.sum_keepdim(D::Minus1)?;
+        Ok(heads(v)?.broadcast_mul(&sum)?.reshape((tokens, width))?)
+    }
+
+    fn scan(&self, scan: &Recurrence<&Tensor>, rows: &[Carry], blocks: &[Block], keep: &[usize]) -> Result<(Tensor, Vec<f32>)> {
+        scan::run(scan, rows, blocks, keep)
     }
 
     fn gate(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {

@@ -1,0 +1,357 @@
+//! RWKV, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025), by the names of their author's code.
+//!
+//! Token shift is kept as what a token's predecessor has more, `s = x[t-1] - x[t]`: every input of a block is
+//! then `x + s mix`, and a lesion of the shift sets `s` to zero, which leaves a token with itself.
+
+use super::batch::State;
+use super::config::{Activation, NormKind, Rwkv};
+use super::hooks::Site;
+use super::mamba::scanned;
+use super::numerics::Numerics;
+use super::pass::{Pass, RecurrentRows};
+use super::scan::{Carry, Recurrence};
+use super::weights::{Linear, Loader, Norm};
+use crate::edit::Matrix;
+use crate::error::{Error, Result};
+
+/// The weights of one layer's time mixing.
+pub struct TimeMix {
+    pub receptance: Linear,
+    pub key: Linear,
+    pub value: Linear,
+    /// Version 6.
+    pub gate: Option<Linear>,
+    pub output: Linear,
+    version: Version,
+}
+
+enum Version {
+    V4 {
+        /// How much of the shift key, value and receptance take, `[d_model]` each.
+        mix: [Vec<f32>; 3],
+        /// `-exp(time_decay)`.
+        decay: Vec<f32>,
+        first: Vec<f32>,
+    },
+    V6 {
+        mix: Vec<f32>,
+        mix_down: Linear,
+        /// For decay, key, value, receptance and gate: from a stretch of what `mix_down` gives, `time_maa_*`
+        /// being the bias.
+        mix_up: [Linear; 5],
+        decay: LowRank,
+        first: Vec<f32>,
+        norm: GroupNorm,
+    },
+    V7(Box<V7>),
+}
+
+struct V7 {
+    /// For receptance, decay, key, value, learning rate and gate.
+    mix: [Vec<f32>; 6],
+    decay: LowRank,
+    rate: LowRank,
+    /// Of every layer but the first.
+    value: Option<LowRank>,
+    gate: LowRank,
+    removal: Vec<f32>,
+    /// How much of the key waits for the learning rate, and the rest.
+    replacement: [Vec<f32>; 2],
+    bonus: Vec<f32>,
+    norm: GroupNorm,
+}
+
+/// Two matrices in place of a large one.
+struct LowRank {
+    down: Linear,
+    up: Linear,
+}
+
+/// A layer normalisation of each head by itself.
+struct GroupNorm {
+    head: Norm,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// The weights of one layer's channel mixing.
+pub struct ChannelMix {
+    pub key: Linear,
+    pub value: Linear,
+    /// Not in version 7.
+    pub receptance: Option<Linear>,
+    mix_key: Vec<f32>,
+    mix_receptance: Vec<f32>,
+}
+
+impl TimeMix {
+    pub(super) fn load(loader: &mut Loader, prefix: &str, layer: usize, rwkv: &Rwkv) -> Result<Self> {
+        let (d, width) = (loader.config.hidden_size, rwkv.attention_size);
+        let part = if rwkv.version == 4 { "attention" } else { "att" };
+        let name = |tensor: &str| format!("{prefix}.{part}.{tensor}");
+        let mut square = |tensor: &str| loader.linear(name(tensor), width, d);
+        let (receptance, key, value) = (square("receptance")?, square("key")?, square("value")?);
+        let gate = if rwkv.version == 6 { Some(square("gate")?) } else { None };
+        let output = loader.linear(name("output"), d, width)?;
+        let low_rank = |loader: &mut Loader, bias: &str, down: &str, up: &str| -> Result<LowRank> {
+            let rank = loader.columns(&name(down))?;
+            let bias = if bias.is_empty() { None } else { Some(loader.vector(&name(bias), width)?) };
+            Ok(LowRank { down: loader.turned(&name(down), rank, d, None)?, up: loader.turned(&name(up), width, rank, bias)? })
+        };
+        let group_norm = |loader: &mut Loader| -> Result<GroupNorm> {
+            let dim = rwkv.head_dim();
+            let head = Norm { kind: NormKind::Layer, weight: vec![1.0; dim], bias: vec![0.0; dim], eps: 64e-5 };
+            let (weight, bias) = (loader.vector(&name("ln_x.weight"), width)?, loader.vector(&name("ln_x.bias"), width)?);
+            Ok(GroupNorm { head, weight, bias })
+        };
+        let version = match rwkv.version {
+            4 => {
+                let mut mix = |tensor: &str| -> Result<Vec<f32>> {
+                    // Stored is how much of the token itself is taken.
+                    Ok(loader.vector(&name(tensor), d)?.into_iter().map(|own| 1.0 - own).collect())
+                };
+                let mix = [mix("time_mix_key")?, mix("time_mix_value")?, mix("time_mix_receptance")?];
+                let decay = loader.vector(&name("time_decay"), width)?.into_iter().map(|w| -w.exp()).collect();
+                Version::V4 { mix, decay, first: loader.vector(&name("time_first"), width)? }
+            }
+            6 => {
+                let mut mix_up = Vec::with_capacity(5);
+                let rank = loader.columns(&name("time_maa_w1"))? / 5;
+                let all = loader.take(&name("time_maa_w2"), &[5, rank, d])?;
+                for (of, up) in ["w", "k", "v", "r", "g"].iter().zip(all.chunks_exact((rank * d).max(1))) {
+                    let bias = loader.vector(&name(&format!("time_maa_{of}")), d)?;
+                    mix_up.push(Linear::turned(up, d, rank, Some(bias)));
+                }
+                let mix_up = <[Linear; 5]>::try_from(mix_up).map_err(|_| Error::request("token shift without a rank"))?;
+                Version::V6 {
+                    mix: loader.vector(&name("time_maa_x"), d)?,
+                    mix_down: loader.turned(&name("time_maa_w1"), 5 * rank, d, None)?,
+                    mix_up,
+                    decay: low_rank(loader, "time_decay", "time_decay_w1", "time_decay_w2")?,
+                    first: loader.take(&name("time_faaaa"), &[rwkv.num_heads, rwkv.head_dim()])?,
+                    norm: group_norm(loader)?,
+                }
+            }
+            _ => {
+                let mut mix = |tensor: &str| loader.vector(&name(tensor), d);
+                let mix = [mix("x_r")?, mix("x_w")?, mix("x_k")?, mix("x_v")?, mix("x_a")?, mix("x_g")?];
+                let waiting = loader.vector(&name("k_a"), width)?;
+                let rest = waiting.iter().map(|k| 1.0 - k).collect();
+                Version::V7(Box::new(V7 {
+                    mix,
+                    decay: low_rank(loader, "w0", "w1", "w2")?,
+                    rate: low_rank(loader, "a0", "a1", "a2")?,
+                    value: if layer == 0 { None } else { Some(low_rank(loader, "v0", "v1", "v2")?) },
+                    gate: low_rank(loader, "", "g1", "g2")?,
+                    removal: loader.vector(&name("k_k"), width)?,
+                    replacement: [waiting, rest],
+                    bonus: loader.take(&name("r_k"), &[rwkv.num_heads, rwkv.head_dim()])?,
+                    norm: group_norm(loader)?,
+                }))
+            }
+        };
+        Ok(Self { receptance, key, value, gate, output, version })
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        let square = [Some(&self.receptance), Some(&self.key), Some(&self.value), self.gate.as_ref(), Some(&self.output)];
+        let low_rank = |l: &LowRank| l.down.parameters() + l.up.parameters();
+        let group_norm = |n: &GroupNorm| n.weight.len() + n.bias.len();
+        square.into_iter().flatten().map(Linear::parameters).sum::<usize>()
+            + match &self.version {
+                Version::V4 { mix, decay, first } => mix.iter().map(Vec::len).sum::<usize>() + decay.len() + first.len(),
+                Version::V6 { mix, mix_down, mix_up, decay, first, norm } => {
+                    mix.len()
+                        + mix_down.parameters()
+                        + mix_up.iter().map(Linear::parameters).sum::<usize>()
+                        + low_rank(decay)
+                        + first.len()
+                        + group_norm(norm)
+                }
+                Version::V7(v) => {
+                    v.mix.iter().map(Vec::len).sum::<usize>()
+                        + [Some(&v.decay), Some(&v.rate), v.value.as_ref(), Some(&v.gate)].into_iter().flatten().map(low_rank).sum::<usize>()
+                        + v.removal.len()
+                        + v.replacement[0].len()
+                        + v.bonus.len()
+                        + group_norm(&v.norm)
+                }
+            }
+    }
+
+    /// What the layer adds to the residual stream, given its normalised input `x` `[tokens, d_model]`; and the
+    /// states after the tokens that `rows` keeps. `first` holds the values of the first layer, which version 7
+    /// mixes into those of the others.
+    pub(super) fn forward<N: Numerics>(
+        &self,
+        pass: &Pass<N>,
+        layer: usize,
+        x: &N::Array,
+        rows: &RecurrentRows,
+        first: &mut Option<N::Array>,
+    ) -> Result<(N::Array, Vec<State>)> {
+        let mode = pass.mode;
+        let (s, history) = shifted(pass, layer, Site::Shift, x, rows, |s| &s.inputs)?;
+        let projected = |x: &N::Array, linear: &Linear, matrix: Matrix| pass.product(layer, x, linear, &[matrix]);
+        let (z, states) = match &self.version {
+            Version::V4 { mix: [key, value, receptance], decay, first } => {
+                let k = projected(&mode.blend(x, &s, key)?, &self.key, Matrix::Key)?;
+                let v = projected(&mode.blend(x, &s, value)?, &self.value, Matrix::Value)?;
+                let r = projected(&mode.blend(x, &s, receptance)?, &self.receptance, Matrix::Receptance)?;
+                let (y, states) = scanned(pass, layer, &Recurrence::Wkv4 { k: &k, v: &v, decay, first }, rows)?;
+                (mode.mul(y, &mode.activate(r, Activation::Sigmoid)?)?, states)
+            }
+            Version::V6 { mix, mix_down, mix_up, decay, first, norm } => {
+                let mixed = mode.activate(mode.linear(&mode.blend(x, &s, mix)?, mix_down)?, Activation::Tanh)?;
+                let rank = mix_down.matrix.out() / 5;
+                let parts = mode.split(&mixed, &[rank; 5])?;
+                let input = |i: usize| -> Result<N::Array> { mode.add(mode.mul(mode.linear(&parts[i], &mix_up[i])?, &s)?, x) };
+                let w = decay.apply(mode, &input(0)?, Some(Activation::Tanh))?;
+                let w = mode.activate(w, Activation::Decay6)?;
+                let k = projected(&input(1)?, &self.key, Matrix::Key)?;
+                let v = projected(&input(2)?, &self.value, Matrix::Value)?;
+                let r = projected(&input(3)?, &self.receptance, Matrix::Receptance)?;
+                let gate = self.gate.as_ref().ok_or_else(|| Error::request("time mixing without its gate"))?;
+                let gate = mode.activate(projected(&input(4)?, gate, Matrix::TimeGate)?, Activation::Silu)?;
+                let gate = pass.at(layer, Site::Gate, gate)?;
+                let scan = Recurrence::Wkv6 { r: &r, w: &w, k: &k, v: &v, first, head_dim: norm.head.weight.len() };
+                let (y, states) = scanned(pass, layer, &scan, rows)?;
+                (mode.mul(norm.apply(mode, &y)?, &gate)?, states)
+            }
+            Version::V7(v7) => self.version7(v7, pass, layer, x, &s, rows, first)?,
+        };
+        let z = pass.at(layer, Site::Z, z)?;
+        let out = pass.product(layer, &z, &self.output, &[Matrix::TimeOut])?;
+        let states = history.into_iter().zip(states);
+        Ok((out, states.map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() }).collect()))
+    }
+
+    #[allow(clippy::too_many_arguments)] // those of `forward`, and what it has unpacked
+    fn version7<N: Numerics>(
+        &self,
+        v7: &V7,
+        pass: &Pass<N>,
+        layer: usize,
+        x: &N::Array,
+        s: &N::Array,
+        rows: &RecurrentRows,
+        first: &mut Option<N::Array>,
+    ) -> Result<(N::Array, Vec<Vec<f32>>)> {
+        let mode = pass.mode;
+        let input = |i: usize| mode.blend(x, s, &v7.mix[i]);
+        let r = pass.product(layer, &input(0)?, &self.receptance, &[Matrix::Receptance])?;
+        let w = mode.activate(v7.decay.apply(mode, &input(1)?, Some(Activation::Tanh))?, Activation::Decay7)?;
+        let k = pass.product(layer, &input(2)?, &self.key, &[Matrix::Key])?;
+        let of_value = input(3)?;
+        let mut v = pass.product(layer, &of_value, &self.value, &[Matrix::Value])?;
+        match (&v7.value, &first) {
+            (Some(low_rank), Some(first)) => {
+                let t = mode.activate(low_rank.apply(mode, &of_value, None)?, Activation::Sigmoid)?;
+                v = mode.interpolate(v, first, &t)?;
+            }
+            (Some(_), None) => return Err(Error::request("the values of the first layer are missing")),
+            (None, _) => *first = Some(v.clone()),
+        }
+        let rate = mode.activate(v7.rate.apply(mode, &input(4)?, None)?, Activation::Sigmoid)?;
+        let gate = v7.gate.down_then(mode, &input(5)?, Activation::Sigmoid)?;
+        let gate = pass.at(layer, Site::Gate, gate)?;
+        let dim = v7.norm.head.weight.len();
+        let kk = mode.unit_heads(mode.affine(k.clone(), &v7.removal, None)?, dim)?;
+        let [waiting, rest] = &v7.replacement;
+        let k = mode.mul(k, &mode.affine(rate.clone(), waiting, Some(rest))?)?;
+        let b = mode.mul(rate, &kk)?;
+        let scan = Recurrence::Wkv7 { r: &r, w: &w, k: &k, v: &v, kk: &kk, b: &b, head_dim: dim };
+        let (y, states) = scanned(pass, layer, &scan, rows)?;
+        let y = mode.add(v7.norm.apply(mode, &y)?, &mode.bonus(&r, &k, &v, &v7.bonus, dim)?)?;
+        Ok((mode.mul(y, &gate)?, states))
+    }
+
+    /// The values of the first layer for rows that enter the stack above it, from the normalised input
+    /// `[tokens, d_model]` they had there; `None` where no later layer reads them.
+    pub(super) fn first_values<N: Numerics>(&self, mode: &N, x: &N::Array, rows: &[Carry]) -> Result<Option<N::Array>> {
+        let Version::V7(v7) = &self.version else { return Ok(None) };
+        let s = mode.shift(x, rows)?;
+        mode.linear(&mode.blend(x, &s, &v7.mix[3])?, &self.value).map(Some)
+    }
+}
+
+impl LowRank {
+    fn apply<N: Numerics>(&self, mode: &N, x: &N::Array, between: Option<Activation>) -> Result<N::Array> {
+        match between {
+            Some(activation) => self.down_then(mode, x, activation),
+            None => mode.linear(&mode.linear(x, &self.down)?, &self.up),
+        }
+    }
+
+    fn down_then<N: Numerics>(&self, mode: &N, x: &N::Array, activation: Activation) -> Result<N::Array> {
+        mode.linear(&mode.activate(mode.linear(x, &self.down)?, activation)?, &self.up)
+    }
+}
+
+impl GroupNorm {
+    fn apply<N: Numerics>(&self, mode: &N, x: &N::Array) -> Result<N::Array> {
+        mode.affine(mode.norm(x, &self.head)?, &self.weight, Some(&self.bias))
+    }
+}
+
+impl ChannelMix {
+    pub(super) fn load(loader: &mut Loader, prefix: &str, width: usize, rwkv: &Rwkv) -> Result<Self> {
+        let d = loader.config.hidden_size;
+        let part = if rwkv.version == 4 { "feed_forward" } else { "ffn" };
+        let name = |tensor: &str| format!("{prefix}.{part}.{tensor}");
+        let (mix_key, mix_receptance) = match rwkv.version {
+            4 => ("time_mix_key", "time_mix_receptance"),
+            6 => ("time_maa_k", "time_maa_r"),
+            _ => ("x_k", ""),
+        };
+        let has_receptance = !mix_receptance.is_empty();
+        let own = |mix: Vec<f32>| if rwkv.version == 4 { mix.into_iter().map(|m| 1.0 - m).collect() } else { mix };
+        Ok(Self {
+            key: loader.linear(name("key"), width, d)?,
+            value: loader.linear(name("value"), d, width)?,
+            receptance: if has_receptance { Some(loader.linear(name("receptance"), d, d)?) } else { None },
+            mix_key: own(loader.vector(&name(mix_key), d)?),
+            mix_receptance: if has_receptance { own(loader.vector(&name(mix_receptance), d)?) } else { Vec::new() },
+        })
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        let receptance = self.receptance.as_ref().map_or(0, Linear::parameters);
+        self.key.parameters() + self.value.parameters() + receptance + self.mix_key.len() + self.mix_receptance.len()
+    }
+
+    /// As [`TimeMix::forward`]; of the states only [`State::channel_inputs`], one for each kept token.
+    pub(super) fn forward<N: Numerics>(
+        &self,
+        pass: &Pass<N>,
+        layer: usize,
+        x: &N::Array,
+        rows: &RecurrentRows,
+    ) -> Result<(N::Array, Vec<Vec<f32>>)> {
+        let mode = pass.mode;
+        let (s, history) = shifted(pass, layer, Site::ChannelShift, x, rows, |s| &s.channel_inputs)?;
+        let hidden = pass.product(layer, &mode.blend(x, &s, &self.mix_key)?, &self.key, &[Matrix::ChannelKey])?;
+        let hidden = pass.at(layer, Site::Neurons, mode.activate(hidden, Activation::ReluSquared)?)?;
+        let out = pass.product(layer, &hidden, &self.value, &[Matrix::ChannelValue])?;
+        let Some(receptance) = &self.receptance else { return Ok((out, history)) };
+        let r = pass.product(layer, &mode.blend(x, &s, &self.mix_receptance)?, receptance, &[Matrix::ChannelReceptance])?;
+        Ok((mode.mul(out, &mode.activate(r, Activation::Sigmoid)?)?, history))
+    }
+}
+
+/// The shift of `x` `[tokens, d_model]`, and what the kept tokens leave for it.
+fn shifted<N: Numerics>(
+    pass: &Pass<N>,
+    layer: usize,
+    site: Site,
+    x: &N::Array,
+    rows: &RecurrentRows,
+    part: fn(&State) -> &[f32],
+) -> Result<(N::Array, Vec<Vec<f32>>)> {
+    let carry = rows.carry(part);
+    let history = match rows.keep {
+        [] => Vec::new(),
+        _ => rows.last_inputs(&pass.mode.values(x)?, pass.model.config.hidden_size, 1, &carry),
+    };
+    Ok((pass.at(layer, site, pass.mode.shift(x, &carry)?)?, history))
+}
