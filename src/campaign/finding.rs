@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::case::{Lineage, Minimisation};
-use crate::edit::{Action, Edit, EmbeddingChange, Trial};
+use crate::edit::{Edit, EmbeddingChange, Trial};
 use crate::oracle::Verdict;
 
 /// A confirmed and minimised trial, for [`super::Follow`] to explain.
@@ -33,16 +33,9 @@ pub fn signature(trial: &Trial) -> BTreeSet<String> {
             EmbeddingChange::Direction { from, to, .. } => format!("direction {from} {to}"),
             EmbeddingChange::Towards { id, .. } => format!("towards {id}"),
         },
-        Edit::Lesion { component, action } => {
-            let action = match action {
-                Action::Zero => "zero",
-                Action::Unroute => "unroute",
-                Action::Mean => "mean",
-                Action::Scale { .. } => "scale",
-                Action::Noise { .. } => "noise",
-            };
-            format!("{action} {component}")
-        }
+        Edit::Lesion { component, action, .. } => format!("{} {component}", action.name()),
+        Edit::CarryState { component, .. } => format!("carry {component}"),
+        Edit::FreezeRouting => "freeze routing".to_owned(),
     };
     trial.edits.iter().map(describe).collect()
 }

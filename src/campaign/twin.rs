@@ -76,7 +76,7 @@ fn observe(request: &Request) -> Observation {
     let lesioned = trial
         .edits
         .iter()
-        .any(|e| matches!(e, Edit::Lesion { component, action } if *component == head && *action != Action::Mean));
+        .any(|e| matches!(e, Edit::Lesion { component, action, .. } if *component == head && *action != Action::Mean));
     let broken = prompt.contains(&666) || lesioned;
     let stuck = prompt.contains(&669);
     // Ordinary edits move the distribution a little.

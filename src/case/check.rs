@@ -112,9 +112,14 @@ fn check_edit(edit: &Edit, total: usize) -> Result<(), Fault> {
                 | EmbeddingChange::Towards { strength, .. },
             ..
         } => finite("change.strength", f64::from(strength)),
-        Edit::Lesion { action: Action::Unroute, component } if !matches!(component, Component::Expert { .. }) => {
-            fault("action", format!("unroute, but {component} is no expert"))
+        Edit::Lesion { action, component, .. } if action.is_of_experts() && !matches!(component, Component::Expert { .. }) => {
+            fault("action", format!("{}, but {component} is no expert", action.name()))
         }
+        Edit::CarryState { component, .. } if !matches!(component, Component::State { .. }) => {
+            fault("component", format!("{component} is no state to carry over"))
+        }
+        Edit::CarryState { ref from, .. } if from.is_empty() => fault("from", "empty; a state comes from at least one token"),
+        Edit::CarryState { ref from, .. } => bounded("from", from.len(), MAX_IDS),
         Edit::Lesion { action: Action::Scale { factor }, .. } => finite("action.factor", f64::from(factor)),
         Edit::Lesion { action: Action::Noise { strength, .. }, .. } => finite("action.strength", f64::from(strength)),
         _ => Ok(()),

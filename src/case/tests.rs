@@ -15,7 +15,7 @@ pub(crate) fn example() -> Case {
             Edit::Replace { position: 1, id: 9 },
             Edit::Insert { position: 5, id: 7 },
             Edit::Embedding { position: 2, change: EmbeddingChange::Noise { seed: 3, strength: 0.1 } },
-            Edit::Lesion { component: Component::Head { layer: 1, head: 2 }, action: Action::Scale { factor: 2.0 } },
+            Edit::lesion(Component::Head { layer: 1, head: 2 }, Action::Scale { factor: 2.0 }),
         ],
         verdict: Verdict {
             oracle: OracleKind::Divergence,
@@ -189,7 +189,7 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
         (0..=total, any::<u32>()).prop_map(|(position, id)| Edit::Insert { position, id }),
         (0..total).prop_map(|position| Edit::Delete { position }),
         (0..total, change).prop_map(|(position, change)| Edit::Embedding { position, change }),
-        (component, action).prop_map(|(component, action)| Edit::Lesion { component, action }),
+        (component, action).prop_map(|(component, action)| Edit::lesion(component, action)),
     ];
     prop::collection::vec(edit, 0..8)
 }

@@ -5,11 +5,11 @@ use std::time::Instant;
 use clap::Subcommand;
 
 use super::{exit, output};
-use crate::edit::Trial;
+use crate::edit::{Component, Matrix, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::model::batch::Row;
-use crate::model::{Forward, Model, Read};
+use crate::model::{Config, Forward, Mixer, Model, Read};
 use crate::text::escape;
 
 /// Look at a model: its parts, its logits, its speed.
@@ -83,13 +83,13 @@ fn show(model: &Model, json: bool) -> Result<()> {
             "name": model.name, "model_type": c.model_type, "parameters": model.parameters(), "vocab_size": c.vocab_size,
             "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size, "num_hidden_layers": c.num_hidden_layers,
             "num_attention_heads": c.num_attention_heads, "num_key_value_heads": c.num_key_value_heads, "head_dim": c.head_dim,
+            "mixers": c.mixers.iter().map(|m| format!("{m:?}").to_lowercase()).collect::<Vec<_>>(),
             "tie_word_embeddings": c.tie_word_embeddings, "bos_token_id": c.bos_token_id, "eos_token_ids": c.eos_token_ids,
             "fingerprint": model.fingerprint, "tokenizer_fingerprint": model.tokenizer_fingerprint, "noise_floor": noise,
         });
         output::line(value.to_string());
         return Ok(());
     }
-    let last = c.num_hidden_layers - 1;
     let window = match c.sliding_window.iter().flatten().next() {
         Some(w) => format!(", window {w} in {} layers", c.sliding_window.iter().flatten().count()),
         None => String::new(),
@@ -97,30 +97,77 @@ fn show(model: &Model, json: bool) -> Result<()> {
     let rows = [
         ("model", escape(&model.name)),
         ("family", format!("{}, {:.1}M parameters", c.model_type, model.parameters() as f64 / 1e6)),
-        (
-            "layers",
-            format!(
-                "{} of d_model {}, {} heads ({} for keys and values) of {}, d_mlp {}{window}",
-                c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.intermediate_size
-            ),
-        ),
+        ("layers", format!("{} of d_model {}: {}{window}", c.num_hidden_layers, c.hidden_size, blocks(c).join("; "))),
         ("vocabulary", format!("{} tokens, {} head", c.vocab_size, if c.tie_word_embeddings { "tied" } else { "separate" })),
         ("bos, eos", format!("{}, {:?}", c.bos_token_id.map_or("none".into(), |b| b.to_string()), c.eos_token_ids)),
-        (
-            "components",
-            format!(
-                "embed; L0..L{last}: .attn .head0..head{} .mlp .neuron0..neuron{}",
-                c.num_attention_heads - 1,
-                c.intermediate_size - 1
-            ),
-        ),
-        ("weights", "L0.attn.q[out,in], .k .v .o; L0.mlp.gate[out,in], .up .down".into()),
+        ("components", components(c)),
+        ("weights", weights(c)),
         ("fingerprint", model.fingerprint.clone()),
         ("tokenizer", model.tokenizer_fingerprint.clone().unwrap_or_else(|| "none (token ids only)".into())),
         ("noise floor", format!("{noise:.2e} (largest change when only the batch shape changes, nats or bits)")),
     ];
     rows.iter().for_each(|(name, value)| output::line(format!("{name:<12} {value}")));
     Ok(())
+}
+
+/// What the layers consist of.
+fn blocks(c: &Config) -> Vec<String> {
+    let mut blocks = Vec::new();
+    if c.mixers.contains(&Mixer::Attention) {
+        let (heads, kv) = (c.num_attention_heads, c.num_key_value_heads);
+        blocks.push(format!("attention with {heads} heads ({kv} for keys and values) of {}", c.head_dim));
+    }
+    if let Some(ssm) = &c.ssm {
+        let heads = if ssm.num_heads > 0 { format!(" in {} heads", ssm.num_heads) } else { String::new() };
+        blocks.push(format!("state space with {} channels{heads}, states of {}", ssm.intermediate_size, ssm.state_size));
+    }
+    match &c.rwkv {
+        Some(rwkv) if rwkv.num_heads > 0 => {
+            blocks.push(format!("time mixing with {} heads of {}", rwkv.num_heads, rwkv.head_dim()))
+        }
+        Some(rwkv) => blocks.push(format!("time mixing with {} channels", rwkv.attention_size)),
+        None => {}
+    }
+    let sparse = (0..c.num_hidden_layers).filter(|layer| c.is_sparse(*layer)).count();
+    if let Some(experts) = c.experts.as_ref().filter(|_| sparse > 0) {
+        let (n, k, width) = (experts.num_experts, experts.num_experts_per_tok, experts.moe_intermediate_size);
+        blocks.push(format!("{k} of {n} experts of {width} in {sparse} layers"));
+    }
+    if c.has_mlp() && sparse < c.num_hidden_layers {
+        blocks.push(format!("d_mlp {}", c.intermediate_size));
+    }
+    blocks
+}
+
+/// The addresses of the first layer that has each kind of component, with the last of each kind.
+fn components(c: &Config) -> String {
+    let kinds = [
+        Component::Head { layer: 0, head: 0 },
+        Component::Channel { layer: 0, channel: 0 },
+        Component::Neuron { layer: 0, neuron: 0 },
+        Component::Expert { layer: 0, expert: 0 },
+        Component::State { layer: 0, part: Some(0) },
+    ];
+    let mut names = vec!["embed".to_owned(), format!("L0..L{}:", c.num_hidden_layers - 1)];
+    let wholes = ["attn", "ssm", "time_mix", "mlp", "channel_mix", "router", "conv", "gate", "dt"];
+    let shifts = ["time_mix.shift", "channel_mix.shift", "state"];
+    let exists = |name: &&str| format!("L0.{name}").parse::<Component>().is_ok_and(|like| c.all_like(like).next().is_some());
+    names.extend(wholes.iter().chain(&shifts).filter(|name| exists(name)).map(|name| format!(".{name}")));
+    for like in kinds {
+        let most = (0..c.num_hidden_layers).map(|layer| c.count_in(layer, like)).max().unwrap_or(0);
+        if most > 0 {
+            let name = like.to_string().replace("L0.", ".");
+            names.push(format!("{name}..{}", most - 1));
+        }
+    }
+    names.join(" ")
+}
+
+/// The single-weight addresses there are.
+fn weights(c: &Config) -> String {
+    let exists = |m: &Matrix| (0..c.num_hidden_layers).any(|layer| c.matrix_shape(layer, *m).is_some());
+    let names: Vec<&str> = Matrix::ALL.into_iter().filter(exists).map(Matrix::name).collect();
+    format!("L0.NAME[out,in] with NAME of {}", names.join(" "))
 }
 
 fn logits(model: &Model, ids: Vec<u32>) -> Result<()> {

@@ -59,7 +59,10 @@ impl Subject {
             let checked = match edit {
                 Edit::Replace { id, .. } | Edit::Insert { id, .. } => self.model.check_ids(&[*id]),
                 Edit::Lesion { component, .. } => self.model.check_component(component),
-                Edit::Delete { .. } | Edit::Embedding { .. } => Ok(()),
+                Edit::CarryState { component, from, .. } => {
+                    self.model.check_component(component).and_then(|()| self.model.check_ids(from))
+                }
+                Edit::Delete { .. } | Edit::Embedding { .. } | Edit::FreezeRouting => Ok(()),
             };
             checked.map_err(|e| bad(format!("edits[{index}]"), e))?;
         }

@@ -291,7 +291,21 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "L", "L1", "L1.", "Lx.mlp", "L1.head", "L1.head-1", "L1.mlp.down[1]", "L1.mlp.side[1,2]", "embed[1]", "L1.state-1", "L1.ssm2", "L1.channel"] {
+        for text in [
+            "",
+            "L",
+            "L1",
+            "L1.",
+            "Lx.mlp",
+            "L1.head",
+            "L1.head-1",
+            "L1.mlp.down[1]",
+            "L1.mlp.side[1,2]",
+            "embed[1]",
+            "L1.state-1",
+            "L1.ssm2",
+            "L1.channel",
+        ] {
             let error = text.parse::<Component>().unwrap_err();
             assert!(error.contains("is no component"), "{text}: {error}");
         }

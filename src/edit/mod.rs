@@ -25,11 +25,27 @@ pub enum Edit {
     Delete { position: usize },
     /// Change the embedding of the token at `position`.
     Embedding { position: usize, change: EmbeddingChange },
-    /// Change what a component puts out, at every position of the row.
-    Lesion { component: Component, action: Action },
+    /// Change what a component puts out: at every position of the row, or at one. A recurrent state changes
+    /// after the position, before the next token meets it.
+    Lesion {
+        component: Component,
+        action: Action,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        position: Option<usize>,
+    },
+    /// Put the recurrent state that reading `from` leaves in the place of the one after `position`.
+    CarryState { component: Component, position: usize, from: Vec<u32> },
+    /// Route every token as it is without the other edits: what they do through values is left, what they do
+    /// by sending tokens to other experts is not.
+    FreezeRouting,
 }
 
 impl Edit {
+    /// A lesion at every position.
+    pub fn lesion(component: Component, action: Action) -> Self {
+        Self::Lesion { component, action, position: None }
+    }
+
     /// Whether the edit changes token ids (and not activations or weights).
     pub fn is_token_edit(&self) -> bool {
         matches!(self, Self::Replace { .. } | Self::Insert { .. } | Self::Delete { .. })
@@ -41,8 +57,10 @@ impl Edit {
             Self::Replace { position, .. }
             | Self::Insert { position, .. }
             | Self::Delete { position }
-            | Self::Embedding { position, .. } => Some(position),
-            Self::Lesion { .. } => None,
+            | Self::Embedding { position, .. }
+            | Self::CarryState { position, .. } => Some(position),
+            Self::Lesion { position, .. } => position,
+            Self::FreezeRouting => None,
         }
     }
 
@@ -105,9 +123,30 @@ pub enum Action {
     /// Keep the router from choosing an expert: its logit is minus infinity before the choice, and the others
     /// share what it would have got as the model has it.
     Unroute,
+    /// Send a token to one expert alone.
+    Route,
     /// Multiply the output by `factor`.
     Scale { factor: f32 },
     /// Add Gaussian noise of `strength` times the output's own norm, drawn from `seed` (one draw per
     /// position).
     Noise { seed: u64, strength: f32 },
+}
+
+impl Action {
+    /// As it is called in files and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Zero => "zero",
+            Self::Mean => "mean",
+            Self::Unroute => "unroute",
+            Self::Route => "route",
+            Self::Scale { .. } => "scale",
+            Self::Noise { .. } => "noise",
+        }
+    }
+
+    /// Whether only a router's choice of an expert can be changed so.
+    pub fn is_of_experts(&self) -> bool {
+        matches!(self, Self::Unroute | Self::Route)
+    }
 }

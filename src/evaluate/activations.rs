@@ -40,9 +40,8 @@ pub fn place(component: &Component, config: &Config) -> Option<(usize, Site, std
     })
 }
 
-/// The sites that hold the output of some component. [`Site::State`] is not among them: at every position it
-/// would take as much as all others together.
-pub const COMPONENT_SITES: [Site; 12] = [
+/// The sites that hold the output of some component.
+pub const COMPONENT_SITES: [Site; 13] = [
     Site::Embed,
     Site::Z,
     Site::AttnOut,
@@ -55,6 +54,7 @@ pub const COMPONENT_SITES: [Site; 12] = [
     Site::Dt,
     Site::Shift,
     Site::ChannelShift,
+    Site::State,
 ];
 
 /// Width of a site in a layer.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rand::Rng as _;
 
 use super::activations::{Activations, COMPONENT_SITES, Means, width};
-use super::lower::{Place, lower};
+use super::lower::{Lowering, Place};
 use super::plan::{Plan, Run, Runs, check};
 use super::{Distributions, Evaluator, Observation, Request};
 use crate::edit::Trial;
@@ -25,9 +25,9 @@ const TOKENS_PER_FORWARD: usize = 2048;
 /// a row, so the more rows the better; keys and values of SmolLM2 take 46 kB a token.
 const TOKENS_GENERATING: usize = 8192;
 
-/// Most values that [`ModelEvaluator::activations`] keeps of what experts add (256 MB); where there would be
-/// more, experts have no activations to patch with and no means.
-const EXPERT_VALUES: usize = 64 << 20;
+/// Most values that [`ModelEvaluator::activations`] keeps of what experts add, and of recurrent states (256 MB
+/// each); where there would be more, these have no activations to patch with and no means.
+const LARGE_SITE_VALUES: usize = 64 << 20;
 
 /// The plain English over which mean ablation takes its means.
 pub const REFERENCE_TEXT: &str = include_str!("../../corpus/seeds/reference.txt");
@@ -37,9 +37,16 @@ pub struct ModelEvaluator<'m> {
     pub model: &'m Model,
     runs: Mutex<Runs>,
     means: OnceLock<Arc<Means>>,
+    routing: Mutex<Vec<(Trial, Arc<Routing>)>>,
     sketch: Vec<f32>,
     tokens: AtomicU64,
 }
+
+/// Logits of every router, `[positions, num_experts]` by layer.
+pub type Routing = BTreeMap<usize, Vec<f32>>;
+
+/// Baselines whose routing is remembered.
+const ROUTINGS: usize = 8;
 
 /// Bits of [`Observation::sketch`].
 const SKETCH_BITS: usize = 64;
@@ -48,7 +55,14 @@ impl<'m> ModelEvaluator<'m> {
     pub fn new(model: &'m Model) -> Self {
         let mut rng = rng::stream(0, "sketch");
         let sketch = (0..SKETCH_BITS * model.config.hidden_size).map(|_| rng.random_range(-1.0..1.0)).collect();
-        Self { model, runs: Mutex::default(), means: OnceLock::new(), sketch, tokens: AtomicU64::new(0) }
+        Self {
+            model,
+            runs: Mutex::default(),
+            means: OnceLock::new(),
+            routing: Mutex::default(),
+            sketch,
+            tokens: AtomicU64::new(0),
+        }
     }
 
     /// Tokens that went through layers so far.
@@ -78,15 +92,33 @@ impl<'m> ModelEvaluator<'m> {
         self.model.check_ids(&layout.ids)?;
         let mut forward = Forward { rows: vec![Row::new(layout.ids.clone())], ..Forward::default() };
         let place = Place { tokens: 0..layout.ids.len(), position: 0 };
-        lower(self.model, &|| self.means(), &trial.edits, &layout, patches, &place, &mut forward.hooks)?;
+        Lowering { evaluator: self, trial, layout: &layout, place, hooks: &mut forward.hooks }.run(patches)?;
         let config = &self.model.config;
-        let layers = 0..config.num_hidden_layers;
-        let experts: usize = layers.map(|layer| width(layer, Site::Experts, config)).sum();
-        let fits = layout.ids.len() * experts <= EXPERT_VALUES;
-        let sites = COMPONENT_SITES.into_iter().filter(|site| *site != Site::Experts || fits);
-        forward.hooks.capture = sites.flat_map(|s| (0..config.num_hidden_layers).map(move |l| (l, s))).collect();
+        let all = |site: Site| (0..config.num_hidden_layers).map(move |layer| (layer, site));
+        let values = |site: Site| layout.ids.len() * all(site).map(|(layer, site)| width(layer, site, config)).sum::<usize>();
+        let fits = |site: &Site| !matches!(site, Site::Experts | Site::State) || values(*site) <= LARGE_SITE_VALUES;
+        let sites = COMPONENT_SITES.into_iter().filter(fits);
+        forward.hooks.capture = sites.flat_map(all).filter(|(layer, site)| width(*layer, *site, config) > 0).collect();
         let output = self.forward(&forward)?;
         Ok(Activations { positions: layout.ids.len(), sites: output.captured })
+    }
+
+    /// How a trial without edits is routed; the last few are remembered.
+    pub(super) fn routing(&self, baseline: &Trial) -> Result<Arc<Routing>> {
+        let mut known = self.routing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, routing)) = known.iter().find(|(trial, _)| trial == baseline) {
+            return Ok(routing.clone());
+        }
+        let ids = baseline.layout().ids;
+        self.model.check_ids(&ids)?;
+        let mut forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
+        let sparse = (0..self.model.config.num_hidden_layers).filter(|layer| self.model.config.is_sparse(*layer));
+        forward.hooks.capture = sparse.map(|layer| (layer, Site::RouterLogits)).collect();
+        let captured = self.forward(&forward)?.captured;
+        let routing = Arc::new(captured.into_iter().map(|((layer, _), logits)| (layer, logits)).collect());
+        known.truncate(ROUTINGS - 1);
+        known.insert(0, (baseline.clone(), Arc::clone(&routing)));
+        Ok(routing)
     }
 
     /// How far log-probabilities and divergences move when only the batch changes: the largest
@@ -123,7 +155,8 @@ impl<'m> ModelEvaluator<'m> {
     }
 
     /// The run of a plain sequence, from the cache or computed.
-    fn run(&self, ids: &[u32]) -> Result<Arc<Run>> {
+    pub(super) fn run(&self, ids: &[u32]) -> Result<Arc<Run>> {
+        self.model.check_ids(ids)?;
         let mut runs = self.runs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(run) = runs.get(ids) {
             return Ok(run);
@@ -162,7 +195,8 @@ impl<'m> ModelEvaluator<'m> {
         for (i, (request, plan)) in requests.iter().zip(plans).enumerate() {
             let position = forward.rows[i].prefix_len();
             let place = Place { tokens: offsets[i]..offsets[i + 1], position };
-            lower(self.model, &|| self.means(), &request.trial.edits, &plan.layout, &request.patches, &place, &mut hooks)?;
+            let trial = &request.trial;
+            Lowering { evaluator: self, trial, layout: &plan.layout, place, hooks: &mut hooks }.run(&request.patches)?;
             let (ids, prompt) = (&plan.layout.ids, plan.layout.prompt_len);
             for n in 0..(ids.len() - prompt).max(1) {
                 reads.push(Read {
@@ -237,7 +271,8 @@ impl<'m> ModelEvaluator<'m> {
             for (i, l) in live.iter().enumerate() {
                 let place = Place { tokens: offsets[i]..offsets[i + 1], position: forward.rows[i].prefix_len() };
                 let (request, plan) = rows[l.index];
-                lower(self.model, &|| self.means(), &request.trial.edits, &plan.layout, &[], &place, &mut hooks)?;
+                let trial = &request.trial;
+                Lowering { evaluator: self, trial, layout: &plan.layout, place, hooks: &mut hooks }.run(&[])?;
             }
             forward.hooks = hooks;
             let output = self.forward(&forward)?;

@@ -1,16 +1,16 @@
 //! From edits as data to the hooks of a forward pass.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use rand::Rng as _;
 
-use super::activations::{Means, place};
+use super::activations::place;
+use super::engine::ModelEvaluator;
 use super::observation::Patch;
-use crate::edit::{Action, Component, Edit, EmbeddingChange, Layout};
+use crate::edit::{Action, Component, Edit, EmbeddingChange, Layout, Trial};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::hooks::{Block, Change, Hooks, WeightEdit};
+use crate::model::hooks::{Block, Change, Hooks, Site, WeightEdit};
 use crate::rng;
 
 /// Where a row's computed tokens are: packed indices, and the position of the first in the sequence.
@@ -26,34 +26,24 @@ impl Place {
         let token = self.tokens.start + position.checked_sub(self.position)?;
         self.tokens.contains(&token).then_some(token)
     }
+
+    /// Position in the sequence of a packed index.
+    fn position_of(&self, token: usize) -> usize {
+        self.position + token - self.tokens.start
+    }
 }
 
-/// Adds the activation edits of one row (and then its patches) to the hooks.
-pub fn lower(
-    model: &Model,
-    means: &dyn Fn() -> Result<Arc<Means>>,
-    edits: &[Edit],
-    layout: &Layout,
-    patches: &[Patch],
-    place: &Place,
-    hooks: &mut Hooks,
-) -> Result<()> {
-    for edit in edits {
-        match edit {
-            Edit::Embedding { position, change } => {
-                let Some(at) = layout.moved.get(*position).copied().flatten() else { continue };
-                let Some(token) = place.token(at) else { continue };
-                embedding(model, layout.ids[at], change, token, hooks)?;
-            }
-            Edit::Lesion { component, action } => lesion(model, means, component, action, place, hooks)?,
-            Edit::Replace { .. } | Edit::Insert { .. } | Edit::Delete { .. } => {}
-        }
-    }
-    for patch in patches {
-        apply_patch(model, patch, layout, place, hooks)?;
-    }
-    Ok(())
+/// One row under way from its edits to hooks.
+pub struct Lowering<'a, 'm> {
+    pub evaluator: &'a ModelEvaluator<'m>,
+    pub trial: &'a Trial,
+    pub layout: &'a Layout,
+    pub place: Place,
+    pub hooks: &'a mut Hooks,
 }
+
+/// A logit beside which no other counts, and with which a softmax is still a number.
+const CERTAIN: f32 = 1e30;
 
 /// A unit vector drawn from a seed.
 fn unit(rng: &mut rng::Rng, width: usize) -> Vec<f32> {
@@ -68,102 +58,176 @@ fn norm(v: &[f32]) -> f32 {
     v.iter().map(|x| x * x).sum::<f32>().sqrt()
 }
 
-fn embedding(model: &Model, id: u32, change: &EmbeddingChange, token: usize, hooks: &mut Hooks) -> Result<()> {
-    let e = model.embedding(id);
-    let shift: Vec<f32> = match *change {
-        EmbeddingChange::Noise { seed, strength } => {
-            let length = strength * norm(&e);
-            unit(&mut rng::stream(seed, "embedding noise"), e.len()).into_iter().map(|u| u * length).collect()
-        }
-        EmbeddingChange::Direction { from, to, strength } => {
-            model.check_ids(&[from, to])?;
-            let difference: Vec<f32> = model.embedding(to).iter().zip(model.embedding(from)).map(|(b, a)| b - a).collect();
-            let length = strength * norm(&e) / norm(&difference).max(f32::MIN_POSITIVE);
-            difference.into_iter().map(|x| x * length).collect()
-        }
-        EmbeddingChange::Towards { id, strength } => {
-            model.check_ids(&[id])?;
-            model.embedding(id).iter().zip(&e).map(|(other, e)| strength * (other - e)).collect()
-        }
-    };
-    let (layer, site, columns) = (0, crate::model::hooks::Site::Embed, 0..e.len());
-    hooks.push(
-        layer,
-        site,
-        Block { tokens: token..token + 1, columns, change: Change::Affine { scale: 1.0, shift: Some(shift.into()) } },
-    );
-    Ok(())
+/// Puts values in the place of whatever is there.
+fn put(values: impl Into<std::sync::Arc<[f32]>>) -> Change {
+    Change::Affine { scale: 0.0, shift: Some(values.into()) }
 }
 
-fn lesion(
-    model: &Model,
-    means: &dyn Fn() -> Result<Arc<Means>>,
-    component: &Component,
-    action: &Action,
-    at: &Place,
-    hooks: &mut Hooks,
-) -> Result<()> {
-    model.check_component(component)?;
-    if let Component::Weight { layer, matrix, out, input } = *component {
-        let weight = model.weight(layer, matrix, out, input);
-        let new = match *action {
-            Action::Unroute => return Err(Error::request(format!("{component} is no expert: nothing routes to it"))),
-            Action::Zero => 0.0,
-            Action::Mean => {
-                let row = model.weight_row(layer, matrix, out);
-                row.iter().sum::<f32>() / row.len() as f32
+impl Lowering<'_, '_> {
+    /// Adds the activation edits of the row, and then its patches, to the hooks.
+    pub fn run(mut self, patches: &[Patch]) -> Result<()> {
+        // Before anything else is done to a router: an expert that is unrouted stays so.
+        if self.trial.edits.contains(&Edit::FreezeRouting) {
+            self.freeze_routing()?;
+        }
+        for edit in &self.trial.edits {
+            match edit {
+                Edit::Embedding { position, change } => self.embedding(*position, change)?,
+                Edit::Lesion { component, action, position } => {
+                    let Some(tokens) = self.tokens(*position) else { continue };
+                    self.lesion(component, action, tokens)?;
+                }
+                Edit::CarryState { component, position, from } => self.carry_state(component, *position, from)?,
+                Edit::Replace { .. } | Edit::Insert { .. } | Edit::Delete { .. } | Edit::FreezeRouting => {}
             }
-            Action::Scale { factor } => factor * weight,
-            Action::Noise { seed, strength } => {
-                weight * (1.0 + strength * rng::stream(seed, "weight noise").random_range(-1.0..1.0))
+        }
+        patches.iter().try_for_each(|patch| self.patch(patch))
+    }
+
+    fn model(&self) -> &Model {
+        self.evaluator.model
+    }
+
+    /// Packed index of a token by its position before the edits; `None` where it is gone or not computed.
+    fn token(&self, position: usize) -> Option<usize> {
+        self.place.token(self.layout.moved.get(position).copied().flatten()?)
+    }
+
+    /// The tokens an edit is about.
+    fn tokens(&self, position: Option<usize>) -> Option<Range<usize>> {
+        match position {
+            None => Some(self.place.tokens.clone()),
+            Some(position) => self.token(position).map(|token| token..token + 1),
+        }
+    }
+
+    fn embedding(&mut self, position: usize, change: &EmbeddingChange) -> Result<()> {
+        let Some(token) = self.token(position) else { return Ok(()) };
+        let model = self.evaluator.model;
+        let e = model.embedding(self.layout.ids[self.place.position_of(token)]);
+        let shift: Vec<f32> = match *change {
+            EmbeddingChange::Noise { seed, strength } => {
+                let length = strength * norm(&e);
+                unit(&mut rng::stream(seed, "embedding noise"), e.len()).into_iter().map(|u| u * length).collect()
+            }
+            EmbeddingChange::Direction { from, to, strength } => {
+                model.check_ids(&[from, to])?;
+                let difference: Vec<f32> = model.embedding(to).iter().zip(model.embedding(from)).map(|(b, a)| b - a).collect();
+                let length = strength * norm(&e) / norm(&difference).max(f32::MIN_POSITIVE);
+                difference.into_iter().map(|x| x * length).collect()
+            }
+            EmbeddingChange::Towards { id, strength } => {
+                model.check_ids(&[id])?;
+                model.embedding(id).iter().zip(&e).map(|(other, e)| strength * (other - e)).collect()
             }
         };
-        hooks.push_weight(layer, matrix, WeightEdit { tokens: at.tokens.clone(), out, input, delta: new - weight });
-        return Ok(());
+        let change = Change::Affine { scale: 1.0, shift: Some(shift.into()) };
+        self.hooks.push(0, Site::Embed, Block { tokens: token..token + 1, columns: 0..e.len(), change });
+        Ok(())
     }
-    if let (Action::Unroute, Component::Expert { layer, expert }) = (action, *component) {
-        let change = Change::Affine { scale: 0.0, shift: Some([f32::NEG_INFINITY].into()) };
-        let block = Block { tokens: at.tokens.clone(), columns: expert..expert + 1, change };
-        hooks.push(layer, crate::model::hooks::Site::RouterLogits, block);
-        return Ok(());
-    }
-    let Some((layer, site, columns)) = place(component, &model.config) else { return Ok(()) };
-    let change = match *action {
-        Action::Unroute => return Err(Error::request(format!("{component} is no expert: nothing routes to it"))),
-        Action::Zero => Change::Affine { scale: 0.0, shift: None },
-        Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
-        Action::Mean => {
-            let means = means()?;
-            let mean = means.of(component, &model.config).ok_or_else(|| Error::request(format!("{component} has no mean")))?;
-            Change::Affine { scale: 0.0, shift: Some(mean.into()) }
-        }
-        Action::Noise { seed, strength } => {
-            // Drawn per position of the sequence, so that a row with a cached prefix gets the same noise.
-            let mut rng = rng::stream(seed, "lesion noise");
-            let all: Vec<Vec<f32>> = (0..at.position + at.tokens.len()).map(|_| unit(&mut rng, columns.len())).collect();
-            Change::Noise { strength, directions: all[at.position..].concat().into() }
-        }
-    };
-    hooks.push(layer, site, Block { tokens: at.tokens.clone(), columns, change });
-    Ok(())
-}
 
-fn apply_patch(model: &Model, patch: &Patch, layout: &Layout, at: &Place, hooks: &mut Hooks) -> Result<()> {
-    let bad = || Error::request(format!("a patch of {} does not fit its row", patch.component));
-    let (layer, site, columns) = place(&patch.component, &model.config).ok_or_else(bad)?;
-    let positions = patch.values.len() / columns.len();
-    if positions == 0 || patch.values.len() != positions * columns.len() || patch.first + positions > layout.ids.len() {
-        return Err(bad());
+    fn lesion(&mut self, component: &Component, action: &Action, tokens: Range<usize>) -> Result<()> {
+        self.model().check_component(component)?;
+        if action.is_of_experts() {
+            let Component::Expert { layer, expert } = *component else {
+                return Err(Error::request(format!("{component} is no expert: nothing routes to it")));
+            };
+            let logit = if *action == Action::Route { CERTAIN } else { f32::NEG_INFINITY };
+            self.hooks.push(layer, Site::RouterLogits, Block { tokens, columns: expert..expert + 1, change: put([logit]) });
+            return Ok(());
+        }
+        if let Component::Weight { layer, matrix, out, input } = *component {
+            let weight = self.model().weight(layer, matrix, out, input);
+            let new = match *action {
+                Action::Zero | Action::Unroute | Action::Route => 0.0,
+                Action::Mean => {
+                    let row = self.model().weight_row(layer, matrix, out);
+                    row.iter().sum::<f32>() / row.len() as f32
+                }
+                Action::Scale { factor } => factor * weight,
+                Action::Noise { seed, strength } => {
+                    weight * (1.0 + strength * rng::stream(seed, "weight noise").random_range(-1.0..1.0))
+                }
+            };
+            self.hooks.push_weight(layer, matrix, WeightEdit { tokens, out, input, delta: new - weight });
+            return Ok(());
+        }
+        if let (Action::Noise { .. }, Component::State { layer, part: None }) = (action, *component) {
+            // In proportion to each part's own norm: parts are computed apart from each other.
+            let parts = self.model().config.state_parts(layer).0;
+            let mut parts = (0..parts).map(|part| Component::State { layer, part: Some(part) });
+            return parts.try_for_each(|part| self.lesion(&part, action, tokens.clone()));
+        }
+        let Some((layer, site, columns)) = place(component, &self.model().config) else { return Ok(()) };
+        let change = match *action {
+            Action::Zero | Action::Unroute | Action::Route => Change::Affine { scale: 0.0, shift: None },
+            Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
+            Action::Mean => {
+                let means = self.evaluator.means()?;
+                let mean = means.of(component, &self.model().config);
+                put(mean.ok_or_else(|| Error::request(format!("{component} has no mean")))?)
+            }
+            Action::Noise { seed, strength } => {
+                // Drawn per position of the sequence, so that a row with a cached prefix gets the same noise.
+                let mut rng = rng::stream(seed, "lesion noise");
+                let end = self.place.position_of(tokens.end);
+                let all: Vec<Vec<f32>> = (0..end).map(|_| unit(&mut rng, columns.len())).collect();
+                let directions = all[self.place.position_of(tokens.start)..].concat().into();
+                Change::Noise { strength, directions }
+            }
+        };
+        self.hooks.push(layer, site, Block { tokens, columns, change });
+        Ok(())
     }
-    // The planner shares no prefix that a patch reaches into; what it leaves out at the end is not read.
-    let start = at.tokens.start + patch.first.checked_sub(at.position).ok_or_else(bad)?;
-    let computed = positions.min(at.tokens.end.saturating_sub(start));
-    if computed == 0 {
-        return Ok(());
+
+    fn carry_state(&mut self, component: &Component, position: usize, from: &[u32]) -> Result<()> {
+        self.model().check_component(component)?;
+        self.model().check_ids(from)?;
+        let Some((layer, Site::State, columns)) = place(component, &self.model().config) else {
+            return Err(Error::request(format!("{component} is no state to carry over")));
+        };
+        let Some(token) = self.token(position) else { return Ok(()) };
+        let run = self.evaluator.run(from)?;
+        let state = from.len().checked_sub(1).and_then(|last| run.kv.layers[layer].states.get(&last));
+        let state = state.ok_or_else(|| Error::request("a state to carry over comes from at least one token"))?;
+        self.hooks.push(
+            layer,
+            Site::State,
+            Block { tokens: token..token + 1, change: put(&state.scan[columns.clone()]), columns },
+        );
+        Ok(())
     }
-    let shift = if computed == positions { patch.values.clone() } else { patch.values[..computed * columns.len()].into() };
-    // One token whose shift has as many values as columns is the same thing either way round.
-    let change = Change::Affine { scale: 0.0, shift: Some(shift) };
-    hooks.push(layer, site, Block { tokens: start..start + computed, columns, change });
-    Ok(())
+
+    fn freeze_routing(&mut self) -> Result<()> {
+        let routing = self.evaluator.routing(&self.trial.baseline())?;
+        for (&layer, logits) in routing.iter() {
+            let experts = self.model().config.num_experts(layer);
+            for (position, logits) in logits.chunks_exact(experts).enumerate() {
+                let Some(token) = self.token(position) else { continue };
+                let block = Block { tokens: token..token + 1, columns: 0..experts, change: put(logits) };
+                self.hooks.push(layer, Site::RouterLogits, block);
+            }
+        }
+        Ok(())
+    }
+
+    fn patch(&mut self, patch: &Patch) -> Result<()> {
+        let bad = || Error::request(format!("a patch of {} does not fit its row", patch.component));
+        let (layer, site, columns) = place(&patch.component, &self.model().config).ok_or_else(bad)?;
+        let positions = patch.values.len() / columns.len().max(1);
+        if positions == 0 || patch.values.len() != positions * columns.len() || patch.first + positions > self.layout.ids.len() {
+            return Err(bad());
+        }
+        // The planner shares no prefix that a patch reaches into; what it leaves out at the end is not read.
+        let at = &self.place;
+        let start = at.tokens.start + patch.first.checked_sub(at.position).ok_or_else(bad)?;
+        let computed = positions.min(at.tokens.end.saturating_sub(start));
+        if computed == 0 {
+            return Ok(());
+        }
+        let shift = if computed == positions { patch.values.clone() } else { patch.values[..computed * columns.len()].into() };
+        // One token whose shift has as many values as columns is the same thing either way round.
+        self.hooks.push(layer, site, Block { tokens: start..start + computed, columns, change: put(shift) });
+        Ok(())
+    }
 }

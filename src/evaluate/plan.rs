@@ -113,11 +113,13 @@ impl Plan {
 }
 
 fn lowest_layer<'a>(edits: &'a [Edit], patched: impl Iterator<Item = &'a Component>, config: &Config) -> Option<usize> {
-    let lesioned = edits.iter().filter_map(|e| match e {
-        Edit::Lesion { component, .. } => Some(component),
+    let place_of = |c: &Component| place(c, config).map_or(c.layer(), |(layer, _, _)| layer);
+    let lesioned = edits.iter().filter_map(|edit| match edit {
+        Edit::Lesion { component, .. } | Edit::CarryState { component, .. } => Some(place_of(component)),
+        Edit::FreezeRouting => (0..config.num_hidden_layers).find(|layer| config.is_sparse(*layer)),
         _ => None,
     });
-    lesioned.chain(patched).map(|c| place(c, config).map_or(c.layer(), |(layer, _, _)| layer)).min()
+    lesioned.chain(patched.map(place_of)).min()
 }
 
 /// Checks a request against the model before anything is computed.

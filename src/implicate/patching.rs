@@ -14,6 +14,7 @@ use super::{Effect, Implication, PositionEffect};
 use crate::edit::{Component, Matrix, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Activations, Evaluator as _, ModelEvaluator, Patch, Request};
+use crate::model::Config;
 use crate::model::hooks::Site;
 use crate::rng;
 
@@ -76,11 +77,7 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
         return Ok(Implication { calls: patching.calls, ..Implication::default() });
     }
     let c = &evaluator.model.config;
-    let coarse: Vec<Component> = (0..c.num_hidden_layers)
-        .flat_map(|layer| {
-            (0..c.num_attention_heads).map(move |head| Component::Head { layer, head }).chain([Component::Mlp { layer }])
-        })
-        .collect();
+    let coarse: Vec<Component> = (0..c.num_hidden_layers).flat_map(|layer| coarse(c, layer)).collect();
     let mut effects = patching.effects(&coarse)?;
     let parts = patching.parts(&effects, options);
     effects.extend(patching.effects(&parts)?);
@@ -102,6 +99,35 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
     })
 }
 
+/// What of a layer is tried first: the heads of its mixer, with their states where they have some (or the whole
+/// mixer, where it has no heads), and its MLP.
+fn coarse(config: &Config, layer: usize) -> Vec<Component> {
+    let heads = config.heads(layer);
+    let states = if heads > 0 { config.state_parts(layer).0 } else { 0 };
+    let mut all: Vec<Component> = (0..heads).map(|head| Component::Head { layer, head }).collect();
+    all.extend((0..states).map(|part| Component::State { layer, part: Some(part) }));
+    if heads == 0 {
+        all.push(config.mixer(layer));
+    }
+    all.extend(config.mlp(layer));
+    all
+}
+
+/// Whether two components have a part in common, so that a set of both would count it twice.
+fn overlap(a: &Component, b: &Component) -> bool {
+    // The block of a component (mixer or MLP), and the part of it: `None` is the whole.
+    let place = |c: &Component| match *c {
+        Component::Head { head: part, .. } | Component::Channel { channel: part, .. } => Some((0, Some(part))),
+        Component::State { part, .. } => Some((0, part)),
+        Component::Attention { .. } | Component::Ssm { .. } | Component::TimeMix { .. } => Some((0, None)),
+        Component::Neuron { neuron: part, .. } | Component::Expert { expert: part, .. } => Some((1, Some(part))),
+        Component::Mlp { .. } | Component::ChannelMix { .. } => Some((1, None)),
+        _ => None,
+    };
+    let (Some((block_a, part_a)), Some((block_b, part_b))) = (place(a), place(b)) else { return false };
+    a.layer() == b.layer() && block_a == block_b && (part_a == part_b || part_a.is_none() || part_b.is_none())
+}
+
 /// Whether the runs with and without the edits predict equally many tokens, so that each position of one
 /// can be held against the same of the other.
 pub fn comparable(trial: &Trial) -> bool {
@@ -110,12 +136,13 @@ pub fn comparable(trial: &Trial) -> bool {
 }
 
 /// Strongest first by the mean of both directions (what exceeds the whole counts as the whole). Of equals
-/// the finer component comes first: an MLP whose one neuron does everything does so by that neuron.
+/// the finer component comes first: an MLP whose one neuron does everything does so by that neuron, and a head
+/// of RWKV whose state does everything by its state.
 fn rank(effects: &[Effect]) -> Vec<Component> {
     let strength = |e: &Effect| 0.5 * (e.necessity.min(1.0) + e.sufficiency.min(1.0));
     let fineness = |c: &Component| match c {
-        Component::Neuron { .. } | Component::Expert { .. } => 0,
-        Component::Head { .. } => 1,
+        Component::Neuron { .. } | Component::Expert { .. } | Component::State { part: Some(_), .. } => 0,
+        Component::Head { .. } | Component::Channel { .. } => 1,
         _ => 2,
     };
     let mut order: Vec<&Effect> = effects.iter().collect();
@@ -200,54 +227,66 @@ impl<'a, 'm> Patching<'a, 'm> {
             .collect())
     }
 
-    /// What the strongest MLPs are made of: the neurons that change most between the runs, weighed by what they
-    /// write; of a mixture, its experts.
+    /// What the strongest blocks are made of: the neurons (of a state space the channels, with their states) that
+    /// change most between the runs, weighed by what they write; of a mixture, its experts.
     fn parts(&self, effects: &[Effect], options: &Options) -> Vec<Component> {
-        let model = self.evaluator.model;
-        let (d, ff) = (model.config.hidden_size, model.config.intermediate_size);
-        let mlps: Vec<Component> =
-            rank(effects).into_iter().filter(|c| matches!(c, Component::Mlp { .. })).take(options.mlps).collect();
+        let config = &self.evaluator.model.config;
+        let ranked = rank(effects);
+        let mlps = ranked.iter().filter(|c| config.mlp(c.layer()) == Some(**c)).take(options.mlps);
+        let mixers = ranked.iter().filter(|c| config.mixer(c.layer()) == **c).take(options.mlps);
         let mut chosen = Vec::new();
-        for layer in mlps.iter().map(Component::layer) {
+        for layer in mlps.map(Component::layer) {
             if self.clean.1.sites.contains_key(&(layer, Site::Experts)) {
-                chosen.extend((0..model.config.num_experts(layer)).map(|expert| Component::Expert { layer, expert }));
+                chosen.extend((0..config.num_experts(layer)).map(|expert| Component::Expert { layer, expert }));
             }
-            let site = (layer, Site::Neurons);
-            let (Some(clean), Some(glitched)) = (self.clean.1.sites.get(&site), self.glitched.1.sites.get(&site)) else {
-                continue;
-            };
-            let mut change = vec![0f32; ff];
-            for &(c, g, len) in &self.aligned {
-                for i in 0..len {
-                    let (a, b) = (&clean[(c + i) * ff..][..ff], &glitched[(g + i) * ff..][..ff]);
-                    change.iter_mut().zip(a.iter().zip(b)).for_each(|(m, (a, b))| *m = m.max((a - b).abs()));
-                }
+            let down = if config.rwkv_of(layer).is_some() { Matrix::ChannelValue } else { Matrix::Down };
+            let neurons = self.most_changed(layer, Site::Neurons, down, options.neurons);
+            chosen.extend(neurons.into_iter().map(|neuron| Component::Neuron { layer, neuron }));
+        }
+        for layer in mixers.map(Component::layer) {
+            let out = if config.ssm_of(layer).is_some() { Matrix::SsmOut } else { Matrix::TimeOut };
+            let channels = self.most_changed(layer, Site::Z, out, options.neurons);
+            chosen.extend(channels.iter().map(|channel| Component::Channel { layer, channel: *channel }));
+            if self.clean.1.sites.contains_key(&(layer, Site::State)) {
+                chosen.extend(channels.into_iter().map(|channel| Component::State { layer, part: Some(channel) }));
             }
-            let mut norms = vec![0f32; ff];
-            for out in 0..d {
-                norms.iter_mut().zip(model.weight_row(layer, Matrix::Down, out)).for_each(|(n, w)| *n += w * w);
-            }
-            let mut order: Vec<usize> = (0..ff).collect();
-            let score = |n: usize| change[n] * norms[n].sqrt();
-            order.sort_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
-            chosen.extend(order.into_iter().take(options.neurons).map(|neuron| Component::Neuron { layer, neuron }));
         }
         chosen
     }
 
+    /// The columns of a site that change most between the runs, weighed by what `matrix` writes of them.
+    fn most_changed(&self, layer: usize, site: Site, matrix: Matrix, count: usize) -> Vec<usize> {
+        let model = self.evaluator.model;
+        let (Some(clean), Some(glitched), Some((rows, width))) = (
+            self.clean.1.sites.get(&(layer, site)),
+            self.glitched.1.sites.get(&(layer, site)),
+            model.config.matrix_shape(layer, matrix),
+        ) else {
+            return Vec::new();
+        };
+        let mut change = vec![0f32; width];
+        for &(c, g, len) in &self.aligned {
+            for i in 0..len {
+                let (a, b) = (&clean[(c + i) * width..][..width], &glitched[(g + i) * width..][..width]);
+                change.iter_mut().zip(a.iter().zip(b)).for_each(|(m, (a, b))| *m = m.max((a - b).abs()));
+            }
+        }
+        let mut norms = vec![0f32; width];
+        for out in 0..rows {
+            norms.iter_mut().zip(model.weight_row(layer, matrix, out)).for_each(|(n, w)| *n += w * w);
+        }
+        let mut order: Vec<usize> = (0..width).collect();
+        let score = |n: usize| change[n] * norms[n].sqrt();
+        order.sort_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
+        order.truncate(count);
+        order
+    }
+
     /// The shortest head of the ranking that does nearly what the longest tried does.
     fn smallest_set(&mut self, ranked: &[Component], options: &Options) -> Result<(Vec<Component>, (f64, f64))> {
-        // A neuron or an expert and its own MLP in one set would be counted twice.
         let mut members: Vec<Component> = Vec::new();
         for component in ranked {
-            let overlaps = members.iter().any(|m| match (m, component) {
-                (Component::Neuron { layer: a, .. } | Component::Expert { layer: a, .. }, Component::Mlp { layer: b })
-                | (Component::Mlp { layer: a }, Component::Neuron { layer: b, .. } | Component::Expert { layer: b, .. }) => {
-                    a == b
-                }
-                _ => false,
-            });
-            if !overlaps {
+            if !members.iter().any(|member| overlap(member, component)) {
                 members.push(*component);
             }
             if members.len() == options.set {

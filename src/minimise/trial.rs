@@ -344,13 +344,17 @@ fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
     for edit in &mut edits {
         match edit {
             Edit::Insert { position, .. } => *position = moved(*position),
-            Edit::Replace { position, .. } | Edit::Delete { position } | Edit::Embedding { position, .. } => {
+            Edit::Replace { position, .. }
+            | Edit::Delete { position }
+            | Edit::Embedding { position, .. }
+            | Edit::CarryState { position, .. }
+            | Edit::Lesion { position: Some(position), .. } => {
                 if keep.get(*position) == Some(&false) {
                     return None;
                 }
                 *position = moved(*position);
             }
-            Edit::Lesion { .. } => {}
+            Edit::Lesion { position: None, .. } | Edit::FreezeRouting => {}
         }
     }
     let base: Arc<[u32]> = trial.base.iter().zip(keep).filter(|(_, kept)| **kept).map(|(&id, _)| id).collect();

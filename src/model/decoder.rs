@@ -132,7 +132,9 @@ impl Model {
         for (i, layer) in self.weights.layers.iter().enumerate() {
             while let Some(row) = rows.get(joined).filter(|r| r.first_layer() == i) {
                 x = mode.append(x, mode.array(resumed(row, i, config.hidden_size)?, config.hidden_size)?)?;
-                if i > 0 && let Some(more) = self.first_values(mode, row)? {
+                if i > 0
+                    && let Some(more) = self.first_values(mode, row)?
+                {
                     first = Some(match first {
                         Some(values) => mode.append(values, more)?,
                         None => more,

@@ -445,7 +445,8 @@ mod tests {
             close(tanh(x as f32), x.tanh());
             close(decay6(x as f32), (-x.exp()).exp());
             close(decay7(x as f32), (-0.606_531 / (1.0 + (-x).exp())).exp());
-            let close_relatively = |got: f32, want: f64| assert!((f64::from(got) / want - 1.0).abs() < 1e-6, "{x}: {got}, not {want}");
+            let close_relatively =
+                |got: f32, want: f64| assert!((f64::from(got) / want - 1.0).abs() < 1e-6, "{x}: {got}, not {want}");
             close_relatively(softplus(2.0 * x as f32), (2.0 * x).exp().ln_1p());
         }
     }

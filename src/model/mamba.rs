@@ -64,7 +64,11 @@ impl Mamba {
                 loader.norm(&name("c_layernorm"), n)?,
             ]),
         };
-        let a_log = if version == 1 { loader.take(&name("A_log"), &[inner, n])? } else { loader.take(&name("A_log"), &[ssm.num_heads])? };
+        let a_log = if version == 1 {
+            loader.take(&name("A_log"), &[inner, n])?
+        } else {
+            loader.take(&name("A_log"), &[ssm.num_heads])?
+        };
         let out_d = if version == 1 { inner } else { ssm.num_heads };
         Ok(Self {
             in_proj,

@@ -80,14 +80,7 @@ pub trait Numerics {
     /// Each head over its Euclidean norm, or over 1e-12 where that is more.
     fn unit_heads(&self, x: Self::Array, head_dim: usize) -> Result<Self::Array>;
     /// `v` times the sum of `r k weight` over its head.
-    fn bonus(
-        &self,
-        r: &Self::Array,
-        k: &Self::Array,
-        v: &Self::Array,
-        weight: &[f32],
-        head_dim: usize,
-    ) -> Result<Self::Array>;
+    fn bonus(&self, r: &Self::Array, k: &Self::Array, v: &Self::Array, weight: &[f32], head_dim: usize) -> Result<Self::Array>;
     /// A recurrence over every row. `blocks` change the state after a token; the states after the tokens of
     /// `keep` (ascending) are returned, one after the other.
     fn scan(

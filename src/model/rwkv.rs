@@ -170,7 +170,11 @@ impl TimeMix {
                 }
                 Version::V7(v) => {
                     v.mix.iter().map(Vec::len).sum::<usize>()
-                        + [Some(&v.decay), Some(&v.rate), v.value.as_ref(), Some(&v.gate)].into_iter().flatten().map(low_rank).sum::<usize>()
+                        + [Some(&v.decay), Some(&v.rate), v.value.as_ref(), Some(&v.gate)]
+                            .into_iter()
+                            .flatten()
+                            .map(low_rank)
+                            .sum::<usize>()
                         + v.removal.len()
                         + v.replacement[0].len()
                         + v.bonus.len()

@@ -111,7 +111,7 @@ fn lesion(
             set.push(drawn);
         }
     }
-    extend(parent, set.into_iter().map(|component| Edit::Lesion { component, action }).collect())
+    extend(parent, set.into_iter().map(|component| Edit::lesion(component, action)).collect())
 }
 
 /// Zero, mean, or a factor from -2 to 4.

@@ -124,7 +124,7 @@ fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
     let replaces = |edit: &Edit| matches!(edit, Edit::Replace { .. } | Edit::Delete { .. } | Edit::Embedding { .. });
     let superseded = |old: &Edit| {
         new.iter().any(|n| match (old, n) {
-            (Edit::Lesion { component: a, .. }, Edit::Lesion { component: b, .. }) => a == b,
+            (Edit::Lesion { component: a, position: p, .. }, Edit::Lesion { component: b, position: q, .. }) => (a, p) == (b, q),
             _ => replaces(old) && replaces(n) && old.position() == n.position(),
         })
     };
@@ -150,6 +150,10 @@ mod tests {
                 Edit::Delete { position } => position < trial.base.len(),
                 Edit::Embedding { position, change } => position < trial.base.len() && change.strength().is_finite(),
                 Edit::Lesion { component, .. } => config.has(&component),
+                Edit::CarryState { component, position, ref from } => {
+                    config.has(&component) && position < trial.len() && !from.is_empty()
+                }
+                Edit::FreezeRouting => config.experts.is_some(),
             })
     }
 

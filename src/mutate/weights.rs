@@ -23,6 +23,6 @@ impl Mutator for Weights {
             1 => Action::Scale { factor: 2.0 },
             _ => Action::Zero,
         };
-        extend(parent, vec![Edit::Lesion { component, action }])
+        extend(parent, vec![Edit::lesion(component, action)])
     }
 }

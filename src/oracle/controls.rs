@@ -60,6 +60,12 @@ pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mu
     let lesioned: Vec<Component> = trial.edits.iter().filter_map(lesioned).collect();
     let mut deleted: Vec<usize> = Vec::new();
     let edits = trial.edits.iter().map(|edit| match *edit {
+        Edit::FreezeRouting => Edit::FreezeRouting,
+        // The state that as many ordinary tokens leave.
+        Edit::CarryState { component, position, ref from } => {
+            let from = from.iter().map(|id| tokens.of(*id, trial, vocabulary, rng)).collect();
+            Edit::CarryState { component, position, from }
+        }
         Edit::Replace { position, id } => Edit::Replace { position, id: tokens.of(id, trial, vocabulary, rng) },
         Edit::Insert { position, id } => Edit::Insert { position, id: tokens.of(id, trial, vocabulary, rng) },
         Edit::Delete { position } => {
@@ -78,7 +84,7 @@ pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mu
             };
             Edit::Embedding { position, change }
         }
-        Edit::Lesion { component, action } => {
+        Edit::Lesion { component, action, position } => {
             let stand_in = match components.get(&component) {
                 Some(&known) => known,
                 None => {
@@ -88,7 +94,7 @@ pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mu
                     drawn
                 }
             };
-            Edit::Lesion { component: stand_in, action }
+            Edit::Lesion { component: stand_in, action, position }
         }
     });
     let edits = edits.collect();
@@ -239,17 +245,17 @@ mod tests {
             |edits| matches!(edits, [Embedding { position: 2, change: EmbeddingChange::Towards { id, strength } }] if *strength == 0.5 && ordinary(*id)),
         );
         let head = Component::Head { layer: 1, head: 2 };
-        check(vec![Lesion { component: head, action: Action::Zero }], |edits| match edits {
-            [Lesion { component, action: Action::Zero }] => component.kind() == "head" && *component != head,
+        check(vec![Edit::lesion(head, Action::Zero)], |edits| match edits {
+            [Lesion { component, action: Action::Zero, .. }] => component.kind() == "head" && *component != head,
             _ => false,
         });
         let mlp = Component::Mlp { layer: 0 };
-        check(vec![Lesion { component: mlp, action: Action::Mean }], |edits| match edits {
-            [Lesion { component, action: Action::Mean }] => component.kind() == "mlp" && *component != mlp,
+        check(vec![Edit::lesion(mlp, Action::Mean)], |edits| match edits {
+            [Lesion { component, action: Action::Mean, .. }] => component.kind() == "mlp" && *component != mlp,
             _ => false,
         });
         let weight = Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 };
-        check(vec![Lesion { component: weight, action: Action::Zero }], |edits| match edits {
+        check(vec![Edit::lesion(weight, Action::Zero)], |edits| match edits {
             [Lesion { component: Component::Weight { layer: 1, matrix: Matrix::Down, out, input }, .. }] => {
                 (*out, *input) != (3, 4) && *out < twin::config().hidden_size && *input < twin::config().intermediate_size
             }
@@ -260,9 +266,9 @@ mod tests {
     #[test]
     fn what_has_no_alternative_has_no_controls() {
         let trial = Trial::new([1, 2], [3]);
-        let embed = trial.with_edits(vec![Edit::Lesion { component: Component::Embed, action: Action::Zero }]);
+        let embed = trial.with_edits(vec![Edit::lesion(Component::Embed, Action::Zero)]);
         // Three other MLPs are too few, and an edit beside the lesion does not make them more.
-        let mlp = Edit::Lesion { component: Component::Mlp { layer: 1 }, action: Action::Zero };
+        let mlp = Edit::lesion(Component::Mlp { layer: 1 }, Action::Zero);
         let few = trial.with_edits(vec![mlp.clone()]);
         let beside = trial.with_edits(vec![Edit::Replace { position: 0, id: 9 }, mlp]);
         for trial in [trial, embed, few, beside] {

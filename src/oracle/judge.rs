@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn planted_glitches_fail_and_ordinary_edits_do_not() {
         use OracleKind::*;
-        let head = |head| Edit::Lesion { component: Component::Head { layer: 1, head }, action: Action::Zero };
+        let head = |head| Edit::lesion(Component::Head { layer: 1, head }, Action::Zero);
         check(Divergence, &trial(vec![Edit::Replace { position: 4, id: 666 }]), true);
         check(Divergence, &trial(vec![Edit::Replace { position: 4, id: 55 }]), false);
         check(Divergence, &trial(vec![head(2)]), true);

@@ -158,10 +158,8 @@ pub fn campaign() -> (Summary, Vec<Case>) {
     hostile.implication = Some(implication(4, 4, &[Component::Head { layer: 1, head: 2 }], None));
 
     let mut large = case(0xa3, OracleKind::LossBlowup, 6.1, 900);
-    large.edits = vec![Edit::Lesion {
-        component: Component::Weight { layer: 11, matrix: Matrix::Down, out: 507, input: 1229 },
-        action: Action::Zero,
-    }];
+    let weight = Component::Weight { layer: 11, matrix: Matrix::Down, out: 507, input: 1229 };
+    large.edits = vec![Edit::lesion(weight, Action::Zero)];
     large.comment.prompt = "Fellow citizens of the Senate and of the House of Representatives, ".repeat(14);
     large.comment.edited_prompt = large.comment.prompt.clone();
     large.comment.generated_after = "Supercalifragilistic".repeat(30);
@@ -184,7 +182,7 @@ pub fn campaign() -> (Summary, Vec<Case>) {
     (empty.top_before, empty.top_after) = (vec![], vec![]);
     empty.edits = vec![
         Edit::Delete { position: 0 },
-        Edit::Lesion { component: Component::Mlp { layer: 3 }, action: Action::Scale { factor: 1e6 } },
+        Edit::lesion(Component::Mlp { layer: 3 }, Action::Scale { factor: 1e6 }),
         Edit::Embedding { position: 2, change: EmbeddingChange::Direction { from: 5, to: 6, strength: 4.0 } },
     ];
     (summary(), vec![embedding, king, empty, large, hostile])

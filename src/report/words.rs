@@ -72,15 +72,27 @@ pub fn edit(case: &Case, edit: &Edit) -> String {
                 format!("move the embedding at {position} towards {} by {} of the way", token(id), percent(strength.into()))
             }
         },
-        Edit::Lesion { component, action } => match *action {
-            Action::Zero => format!("set {component} to zero"),
-            Action::Unroute => format!("keep the router from {component}"),
-            Action::Mean => format!("replace {component} by its average"),
-            Action::Scale { factor } => format!("multiply {component} by {}", number(factor.into())),
-            Action::Noise { seed, strength } => {
-                format!("add noise of {} times its size to {component} (noise seed {seed})", number(strength.into()))
+        Edit::Lesion { component, action, position } => {
+            let what = match *action {
+                Action::Zero => format!("set {component} to zero"),
+                Action::Unroute => format!("keep the router from {component}"),
+                Action::Route => format!("send tokens to {component} alone"),
+                Action::Mean => format!("replace {component} by its average"),
+                Action::Scale { factor } => format!("multiply {component} by {}", number(factor.into())),
+                Action::Noise { seed, strength } => {
+                    format!("add noise of {} times its size to {component} (noise seed {seed})", number(strength.into()))
+                }
+            };
+            match position {
+                Some(position) => format!("{what}, at {position} alone"),
+                None => what,
             }
-        },
+        }
+        Edit::CarryState { component, position, from } => {
+            let text: Vec<String> = from.iter().map(|id| token(*id)).collect();
+            format!("carry {component} over from reading {} into {position}", text.join(", "))
+        }
+        Edit::FreezeRouting => "route every token as without the other edits".to_owned(),
     }
 }
 
@@ -114,6 +126,9 @@ pub fn doing(case: &Case) -> String {
                 "move" => "Moving",
                 "set" => "Setting",
                 "keep" => "Keeping",
+                "send" => "Sending",
+                "carry" => "Carrying",
+                "route" => "Routing",
                 _ => "Multiplying",
             };
             format!("{verb} {rest}")

@@ -144,7 +144,7 @@ impl LesionSweep {
         let baseline_loss = baseline.loss();
         let control_components = spread(&swept, controls);
         let lesion = |component: &Component, action: Action| {
-            let edit = Edit::Lesion { component: *component, action };
+            let edit = Edit::lesion(*component, action);
             Request::new(trial.with_edits(vec![edit])).with_reference(reference.clone())
         };
         let removed = swept.iter().map(|c| lesion(c, Action::Zero));

@@ -174,7 +174,7 @@ fn a_hostile_case_is_named_and_set_aside() {
     let whole = changed(|_| {});
     let deep = "[".repeat(100_000).into_bytes();
     let nan = String::from_utf8(whole.clone()).unwrap().replacen("\"score\":", "\"score\":NaN,\"x\":", 1).into_bytes();
-    let lesion = |component| Edit::Lesion { component, action: Action::Zero };
+    let lesion = |component| Edit::lesion(component, Action::Zero);
     let hostile: Vec<(&str, Vec<u8>)> = vec![
         ("empty", vec![]),
         ("truncated", whole[..whole.len() / 2].to_vec()),

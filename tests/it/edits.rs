@@ -43,7 +43,7 @@ fn edits() -> Vec<Edit> {
     ];
     for component in components() {
         for action in [Action::Zero, Action::Mean, Action::Scale { factor: 3.0 }, Action::Noise { seed: 1, strength: 1.0 }] {
-            edits.push(Edit::Lesion { component, action });
+            edits.push(Edit::lesion(component, action));
         }
     }
     edits
@@ -102,7 +102,7 @@ fn edits_of_no_size_are_exact() {
     let baseline = evaluator.observe_alone(&Request::new(trial.clone())).unwrap();
     let run = evaluator.activations(&trial, &[]).unwrap();
     for component in components() {
-        let edit = Edit::Lesion { component, action: Action::Scale { factor: 1.0 } };
+        let edit = Edit::lesion(component, Action::Scale { factor: 1.0 });
         let observed = evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit]))).unwrap();
         same(&observed, &baseline, &format!("{component} scaled by 1"));
         if let Some(values) = run.of(&component, 0..run.positions, &model.config) {
@@ -122,7 +122,7 @@ fn what_the_model_does_not_have_is_refused() {
         let error = evaluator.observe(&[Request::new(trial.with_edits(vec![edit]))]).unwrap_err().to_string();
         assert!(error.contains(expect), "{error}");
     };
-    let zero = |component| Edit::Lesion { component, action: Action::Zero };
+    let zero = |component| Edit::lesion(component, Action::Zero);
     check(zero(Component::Head { layer: 1, head: 99 }), "no component L1.head99");
     check(zero(Component::Mlp { layer: 4 }), "no component L4.mlp");
     check(zero(Component::Weight { layer: 0, matrix: Matrix::Down, out: 128, input: 0 }), "no component L0.mlp.down[128,0]");

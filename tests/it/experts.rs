@@ -31,9 +31,9 @@ fn used(model: &Model) -> Vec<usize> {
 
 fn lesions(model: &Model) -> Vec<Edit> {
     let actions = [Action::Zero, Action::Mean, Action::Scale { factor: 3.0 }, Action::Noise { seed: 1, strength: 1.0 }];
-    let edits = |component| actions.into_iter().map(move |action| Edit::Lesion { component, action });
+    let edits = |component| actions.into_iter().map(move |action| Edit::lesion(component, action));
     let experts = used(model).into_iter().map(|expert| Component::Expert { layer: 0, expert });
-    let unrouted = experts.clone().map(|component| Edit::Lesion { component, action: Action::Unroute });
+    let unrouted = experts.clone().map(|component| Edit::lesion(component, Action::Unroute));
     experts.flat_map(edits).chain(unrouted).chain(edits(Component::Router { layer: 0 })).collect()
 }
 
@@ -88,7 +88,7 @@ fn zeroing_an_expert_is_zeroing_its_weights() {
         assert!(tensors.insert(weight, zeros).is_some());
         candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
         let cut = Model::load(dir.path().to_str().unwrap()).unwrap();
-        let edit = Edit::Lesion { component: Component::Expert { layer: 0, expert }, action: Action::Zero };
+        let edit = Edit::lesion(Component::Expert { layer: 0, expert }, Action::Zero);
         let lesioned = ModelEvaluator::new(&model).observe_alone(&Request::new(trial().with_edits(vec![edit]))).unwrap();
         let without = ModelEvaluator::new(&cut).observe_alone(&Request::new(trial())).unwrap();
         assert_eq!(lesioned.log_probs, without.log_probs, "{name}");
@@ -109,7 +109,7 @@ fn unrouting_an_expert_gives_its_tokens_to_the_next() {
             let run = ModelEvaluator::new(&model).activations(&trial().with_edits(edits), &[]).unwrap();
             (run.sites[&(0, Site::RouterLogits)].clone(), run.sites[&(0, Site::Experts)].clone())
         };
-        let lesion = Edit::Lesion { component: Component::Expert { layer: 0, expert: gone }, action: Action::Unroute };
+        let lesion = Edit::lesion(Component::Expert { layer: 0, expert: gone }, Action::Unroute);
         let ((logits, before), (_, after)) = (run(vec![]), run(vec![lesion]));
         for token in 0..ids().len() {
             let logits = &logits[token * n..][..n];
@@ -135,6 +135,56 @@ fn unrouting_an_expert_gives_its_tokens_to_the_next() {
                 }
             }
         }
+    }
+}
+
+/// A token sent to one expert gets that expert with all the weight, and nothing of another.
+#[test]
+fn a_routed_token_goes_to_one_expert_alone() {
+    for name in FAMILIES {
+        let model = load(name);
+        let (d, n) = (model.config.hidden_size, model.config.num_experts(0));
+        let expert = (0..n).find(|e| !used(&model).contains(e)).unwrap_or(0);
+        let component = Component::Expert { layer: 0, expert };
+        let edit = Edit::Lesion { component, action: Action::Route, position: Some(4) };
+        let evaluator = ModelEvaluator::new(&model);
+        let run = evaluator.activations(&trial().with_edits(vec![edit]), &[]).unwrap();
+        let before = evaluator.activations(&trial(), &[]).unwrap();
+        let added =
+            |run: &glitch::evaluate::Activations, token: usize| run.sites[&(0, Site::Experts)][token * n * d..][..n * d].to_vec();
+        for (e, of_expert) in added(&run, 4).chunks(d).enumerate() {
+            assert_eq!(of_expert.iter().any(|x| *x != 0.0), e == expert, "{name}: expert {e}");
+        }
+        for token in (0..ids().len()).filter(|token| *token != 4) {
+            assert_eq!(added(&run, token), added(&before, token), "{name}: token {token}");
+        }
+    }
+}
+
+/// With its routing frozen a lesion cannot send tokens elsewhere; what it does to their values is left.
+#[test]
+fn frozen_routing_is_that_of_the_baseline() {
+    for name in FAMILIES {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let last = model.config.num_hidden_layers - 1;
+        let logits = |edits: Vec<Edit>| {
+            let run = evaluator.activations(&trial().with_edits(edits), &[]).unwrap();
+            run.sites[&(last, Site::RouterLogits)].clone()
+        };
+        let lesion = Edit::lesion(Component::Attention { layer: 0 }, Action::Scale { factor: 3.0 });
+        let token = Edit::Replace { position: 3, id: 9 };
+        let baseline = logits(vec![]);
+        for edit in [lesion, token] {
+            assert_ne!(logits(vec![edit.clone()]), baseline, "{name}");
+            assert_eq!(logits(vec![edit.clone(), Edit::FreezeRouting]), baseline, "{name}");
+            let observe = |edits| evaluator.observe_alone(&Request::new(trial().with_edits(edits))).unwrap().log_probs;
+            let (plain, free, frozen) = (observe(vec![]), observe(vec![edit.clone()]), observe(vec![edit, Edit::FreezeRouting]));
+            assert!(plain != free && plain != frozen && free != frozen, "{name}: the three are different things");
+        }
+        let alone = evaluator.observe_alone(&Request::new(trial().with_edits(vec![Edit::FreezeRouting]))).unwrap();
+        let plain = evaluator.observe_alone(&Request::new(trial())).unwrap();
+        assert_eq!(alone.log_probs, plain.log_probs, "{name}: freezing alone changes nothing");
     }
 }
 

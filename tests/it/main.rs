@@ -9,3 +9,4 @@ mod hostile;
 mod made;
 mod parity;
 mod planted;
+mod recurrent;

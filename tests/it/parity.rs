@@ -200,8 +200,7 @@ fn stepwise_and_whole_agree() {
             for part in row.chunks(step) {
                 let next = Row { prefix: prefix.clone(), ids: part.to_vec(), restart: None };
                 // Not alone in its batch, so that its tokens are not the first.
-                let forward =
-                    Forward { rows: vec![Row::new(vec![3, 1, 4]), next], keep_kv: true, ..Forward::default() };
+                let forward = Forward { rows: vec![Row::new(vec![3, 1, 4]), next], keep_kv: true, ..Forward::default() };
                 let output = model.forward(&forward).unwrap();
                 stepped.extend_from_slice(&model.logits(&output.residual)[3 * v..]);
                 prefix.push(Segment { store: output.kv.unwrap(), start: 3, len: part.len() });

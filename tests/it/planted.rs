@@ -38,7 +38,7 @@ fn the_planted_component_comes_first_in_19_of_20() {
         };
         let ids = model.encode(prompts[n as usize % 3]).unwrap();
         let (base, continuation) = ids.split_at(ids.len() - 4);
-        let trial = Trial::new(base, continuation).with_edits(vec![Edit::Lesion { component, action }]);
+        let trial = Trial::new(base, continuation).with_edits(vec![Edit::lesion(component, action)]);
         let implication = implicate(&evaluator, &trial, &Options { neurons: 384, ..Options::default() }).unwrap();
         // A neuron that is silent on this text is no fault there: nothing differs between the runs, and
         // another is drawn.

@@ -91,7 +91,7 @@ fn tokens_that_matter_only_by_being_there_become_neutral() {
 
 #[test]
 fn lesion_sets_shrink_to_the_pair_that_acts_jointly() {
-    let lesion = |neuron| Edit::Lesion { component: Component::Neuron { layer: 1, neuron }, action: Action::Zero };
+    let lesion = |neuron| Edit::lesion(Component::Neuron { layer: 1, neuron }, Action::Zero);
     let trial = prompt().with_edits((0..50).map(lesion).collect());
     let has = |trial: &Trial, neuron| trial.edits.contains(&lesion(neuron));
     let found = run(&trial, &options(), |trial| (has(trial, 13) && has(trial, 37)).then_some(0.5));
@@ -105,7 +105,7 @@ fn strengths_become_as_small_as_the_margin_allows() {
     for (initial, needed) in [(4.0f32, 1.3f32), (-4.0, 0.2)] {
         let edits = vec![
             Edit::Embedding { position: 3, change: EmbeddingChange::Noise { seed: 1, strength: initial } },
-            Edit::Lesion { component: Component::Mlp { layer: 2 }, action: Action::Scale { factor: 1.0 + initial } },
+            Edit::lesion(Component::Mlp { layer: 2 }, Action::Scale { factor: 1.0 + initial }),
         ];
         let found = run(&prompt().with_edits(edits), &options(), |trial| {
             let strengths: Vec<f32> = trial.edits.iter().filter_map(Edit::strength).collect();

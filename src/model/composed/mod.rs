@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
 
+use crate::error::{Error, Result};
 use crate::model::config::{Activation, Config, NormKind};
 use crate::model::elementwise::Convolution;
 use crate::model::hooks::{Block, WeightEdit};
@@ -17,7 +18,6 @@ use crate::model::linear::PackedMatrix;
 use crate::model::numerics::{HeadNorms, Mixture, Numerics, Rope, Routing, Span, dense_tables};
 use crate::model::scan::{Carry, Recurrence};
 use crate::model::weights::{Linear, Norm};
-use crate::error::{Error, Result};
 
 /// Gradient mode on CPU. `Array` is a tensor `[tokens, width]`.
 pub struct Composed;

@@ -170,9 +170,7 @@ impl Step<'_> {
                 let passed = self.at(x)?.reshape((heads, dim))?.broadcast_mul(&vector(d)?.unsqueeze(1)?)?;
                 (read + passed)?.flatten_all()?
             }
-            Recurrence::Wkv7 { r, head_dim, .. } => {
-                state.broadcast_mul(&self.column(r, *head_dim)?)?.sum(1)?.flatten_all()?
-            }
+            Recurrence::Wkv7 { r, head_dim, .. } => state.broadcast_mul(&self.column(r, *head_dim)?)?.sum(1)?.flatten_all()?,
             Recurrence::Wkv4 { .. } | Recurrence::Wkv6 { .. } => {
                 return Err(Error::request("this recurrence reads the state before it changes"));
             }

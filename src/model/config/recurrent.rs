@@ -104,7 +104,8 @@ pub(super) fn ssm(fields: &Fields, model_type: &str, hidden_size: usize) -> Resu
     let version = if model_type == "mamba2" { 2 } else { 1 };
     let name = |plain: &'static str, jamba: &'static str| if model_type == "jamba" { jamba } else { plain };
     let expand = fields.count(name("expand", "mamba_expand"), 1 << 8)?.unwrap_or(2);
-    let given = if model_type == "mamba" || model_type == "falcon_mamba" { fields.count("intermediate_size", 1 << 20)? } else { None };
+    let given =
+        if model_type == "mamba" || model_type == "falcon_mamba" { fields.count("intermediate_size", 1 << 20)? } else { None };
     let intermediate_size = given.unwrap_or(expand * hidden_size);
     let rank = name("time_step_rank", "mamba_dt_rank");
     let time_step_rank = match fields.text(rank) {

@@ -231,7 +231,8 @@ impl Recurrence<'_, View<'_>> {
         let (width, state_width, pieces, zero) = (self.width(), self.state_width(), self.pieces(), self.zero());
         let first = rows.first().map_or(0, |r| r.tokens.start);
         let total: usize = rows.iter().map(|r| r.tokens.len()).sum();
-        let kept_of = |row: &Carry| keep.partition_point(|t| *t < row.tokens.start)..keep.partition_point(|t| *t < row.tokens.end);
+        let kept_of =
+            |row: &Carry| keep.partition_point(|t| *t < row.tokens.start)..keep.partition_point(|t| *t < row.tokens.end);
         let jobs: Vec<(&Carry, &Piece)> = rows.iter().flat_map(|row| pieces.iter().map(move |piece| (row, piece))).collect();
         let done: Vec<(Vec<f32>, Vec<f32>)> = jobs
             .par_iter()

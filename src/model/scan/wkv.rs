@@ -15,7 +15,16 @@ pub const NOTHING: f32 = -1e38;
 /// `[tokens, channels]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 #[allow(clippy::too_many_arguments)] // a kernel: its inputs, what it changes and who watches
-pub fn scan4(k: View, v: View, decay: &[f32], first: &[f32], tokens: Range<usize>, state: &mut [f32], y: &mut [f32], watch: &mut Watch) {
+pub fn scan4(
+    k: View,
+    v: View,
+    decay: &[f32],
+    first: &[f32],
+    tokens: Range<usize>,
+    state: &mut [f32],
+    y: &mut [f32],
+    watch: &mut Watch,
+) {
     let width = k.width;
     for (token, y) in tokens.zip(y.chunks_exact_mut(width)) {
         let (sums, largest) = state.split_at_mut(2 * width);
@@ -48,7 +57,15 @@ pub struct Inputs<'a> {
 /// One head of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel. `state` is `[key, value]`, `y`
 /// `[tokens, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn scan6(inputs: &Inputs, first: &[f32], head: Range<usize>, tokens: Range<usize>, state: &mut [f32], y: &mut [f32], watch: &mut Watch) {
+pub fn scan6(
+    inputs: &Inputs,
+    first: &[f32],
+    head: Range<usize>,
+    tokens: Range<usize>,
+    state: &mut [f32],
+    y: &mut [f32],
+    watch: &mut Watch,
+) {
     let dim = head.len();
     for (token, y) in tokens.zip(y.chunks_exact_mut(dim)) {
         let [r, w, k, v] = [inputs.r, inputs.w, inputs.k, inputs.v].map(|x| &x.data[token * x.width..][head.clone()]);
@@ -70,7 +87,16 @@ pub fn scan6(inputs: &Inputs, first: &[f32], head: Range<usize>, tokens: Range<u
 /// over rows. `y` is `[tokens, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 #[allow(clippy::too_many_arguments)]
-pub fn scan7(inputs: &Inputs, kk: View, b: View, head: Range<usize>, tokens: Range<usize>, state: &mut [f32], y: &mut [f32], watch: &mut Watch) {
+pub fn scan7(
+    inputs: &Inputs,
+    kk: View,
+    b: View,
+    head: Range<usize>,
+    tokens: Range<usize>,
+    state: &mut [f32],
+    y: &mut [f32],
+    watch: &mut Watch,
+) {
     let dim = head.len();
     let mut removed = vec![0f32; dim];
     for (token, y) in tokens.zip(y.chunks_exact_mut(dim)) {
