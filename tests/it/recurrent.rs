@@ -43,8 +43,8 @@ fn lesions(model: &Model) -> Vec<Edit> {
     let at = |component| Edit::Lesion { component, action: Action::Scale { factor: 3.0 }, position: Some(20) };
     let state = components(model).into_iter().filter(|c| matches!(c, Component::State { .. }));
     let carry = state.map(|component| Edit::CarryState { component, position: 20, from: vec![7, 8, 9] });
-    // Of a neuron that is silent at the position, a weight changes nothing there.
-    let silent = |c: &Component| matches!(c, Component::Weight { matrix: glitch::edit::Matrix::ChannelValue, .. });
+    // One weight may well do nothing at one position: that of a silent neuron, say.
+    let silent = |c: &Component| matches!(c, Component::Weight { .. });
     let placed = components(model).into_iter().filter(|c| !silent(c)).map(at);
     components(model).into_iter().flat_map(edits).chain(placed).chain(carry).collect()
 }
