@@ -20,6 +20,7 @@ mod names;
 mod numerics;
 mod pass;
 mod pool;
+mod pth;
 pub mod readout;
 mod rwkv;
 mod safetensors;
@@ -87,8 +88,8 @@ fn hex(hash: Sha256) -> String {
 }
 
 impl Model {
-    /// Loads a model: a Hugging Face folder, a GGUF file, `builtin:NAME`, or `hf:org/name` out of the
-    /// local Hugging Face cache.
+    /// Loads a model: a Hugging Face folder, a GGUF file, a `.pth` file of RWKV, `builtin:NAME`, or `hf:org/name`
+    /// out of the local Hugging Face cache.
     ///
     /// # Errors
     /// [`Error::Model`] naming the file and field at fault.
@@ -110,6 +111,12 @@ impl Model {
             let tokenizer_path = path.join("tokenizer.json");
             let tokenizer = tokenizer_path.is_file().then(|| Tokenizer::from_file(&tokenizer_path)).transpose()?;
             Self::assemble(spec, config, &mut safetensors::Folder::open(&path)?, tokenizer)
+        } else if path.is_file() && path.extension().is_some_and(|extension| extension == "pth") {
+            let mut file = pth::Pth::open(&path)?;
+            let beside = path.with_file_name("tokenizer.json");
+            let tokenizer = beside.is_file().then(|| Tokenizer::from_file(&beside)).transpose()?;
+            let config = file.config.clone();
+            Self::assemble(spec, config, &mut file, tokenizer)
         } else if path.is_file() {
             let mut file = gguf::Gguf::open(&path)?;
             let tokenizer = file.tokenizer()?.map(Tokenizer::new);

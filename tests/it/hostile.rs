@@ -22,6 +22,7 @@ fn check(name: &str, fixture: &str, change: impl FnOnce(&Path), expect: &str) {
 }
 
 fn refused(name: &str, path: &Path, expect: &str) {
+    keep(name, path);
     let Err(error) = Model::load(path.to_str().unwrap()) else { panic!("{name}: was loaded") };
     assert_eq!(glitch::cli::exit::of(&error), 3, "{name}: {error}");
     let error = error.to_string();
@@ -30,12 +31,29 @@ fn refused(name: &str, path: &Path, expect: &str) {
     assert!(error.contains(expect), "{name}: {error:?} does not say {expect:?}");
 }
 
+/// For benches/hostile_memory.sh, which measures what the program takes on each of these: a copy.
+fn keep(name: &str, path: &Path) {
+    let Some(kept) = std::env::var_os("GLITCH_KEEP_HOSTILE") else { return };
+    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let to = Path::new(&kept).join(name);
+    if path.is_file() {
+        std::fs::create_dir_all(&to).unwrap();
+        std::fs::copy(path, to.join(path.file_name().unwrap())).unwrap();
+        return;
+    }
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in std::fs::read_dir(path).unwrap().flatten().filter(|e| e.path().is_file()) {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
 #[test]
 fn configurations() {
     let set = |fixture: &str, field: &str, value: Value, expect: &str| {
         let change = |dir: &Path| {
             let path = dir.join("config.json");
-            let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            let mut config: Value =
+                serde_json::from_str(&std::fs::read_to_string(&path).unwrap().replace("Infinity", "null")).unwrap();
             match value.is_null() {
                 true => drop(config.as_object_mut().unwrap().remove(field)),
                 false => config[field] = value.clone(),
@@ -44,6 +62,26 @@ fn configurations() {
         };
         check(&format!("{fixture}: {field} = {value}"), fixture, change, expect);
     };
+    for fixture in ["mamba", "mamba2", "rwkv4", "rwkv6", "rwkv7"] {
+        for field in ["hidden_size", "num_hidden_layers", "vocab_size"] {
+            set(fixture, field, Value::Null, field);
+            set(fixture, field, json!(0), field);
+            set(fixture, field, json!(1u64 << 60), field);
+        }
+        set(fixture, "hidden_size", json!(64), "");
+        set(fixture, "num_hidden_layers", json!(900), "tensor is missing");
+    }
+    set("mamba", "state_size", json!(1u64 << 40), "state_size");
+    set("mamba", "conv_kernel", json!(0), "conv_kernel");
+    set("mamba", "conv_kernel", json!(5), "conv1d.weight");
+    set("mamba", "time_step_rank", json!("many"), "time_step_rank");
+    set("mamba2", "num_heads", json!(3), "num_heads");
+    set("mamba2", "n_groups", json!(3), "n_groups");
+    set("mamba2", "time_step_limit", json!([1.0]), "time_step_limit");
+    set("mamba2", "time_step_limit", json!([1.0, 0.5]), "time_step_limit");
+    set("jamba", "attn_layer_offset", json!(9), "attn_layer_offset");
+    set("jamba", "expert_layer_period", json!(0), "expert_layer_period");
+    set("rwkv4", "rescale_every", json!(-1), "rescale_every");
     for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"] {
         set("llama", field, Value::Null, field);
         set("llama", field, json!(0), field);
@@ -186,4 +224,46 @@ fn gguf_files() {
     aligned.extend(0u32.to_le_bytes());
     aligned.extend(&whole[24..]);
     check("alignment 0", aligned, "general.alignment");
+}
+
+#[test]
+fn pth_files() {
+    let whole = std::fs::read(fixtures().join("rwkv7/model.pth")).unwrap();
+    let check = |what: &str, bytes: Vec<u8>, expect: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.pth");
+        std::fs::write(&path, bytes).unwrap();
+        refused(what, &path, expect);
+    };
+    for length in [0, 4, 100, whole.len() / 2, whole.len() - 30] {
+        check(&format!("pth cut to {length}"), whole[..length].to_vec(), "archive");
+    }
+    // The pickle is somewhere in the archive, not compressed: damage at many places of it must not end in a panic.
+    let key = b"blocks.0.att.r_k";
+    let at = whole.windows(key.len()).position(|w| w == key).unwrap();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut damaged = whole.clone();
+        damaged[at..at + bytes.len()].copy_from_slice(bytes);
+        damaged
+    };
+    check("another name for a tensor", with(at, b"blocks.0.att.r_q"), "");
+    check("no RWKV", with(at, b"blocks.0.xtt.x_x"), "");
+    let class = b"Storage";
+    let storage = whole.windows(class.len()).position(|w| w == class).unwrap();
+    check("storage of another kind", with(storage, b"Storags"), "");
+    // Damage byte by byte: much of it is an error, some of it (another number in the memo) changes nothing.
+    let mut errors = 0;
+    for offset in 0..48 {
+        for bytes in [&b"."[..], b"))", b"\x8a\xff"] {
+            let damaged = with(at + key.len() + offset, bytes);
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("model.pth");
+            std::fs::write(&path, damaged).unwrap();
+            if Model::load(path.to_str().unwrap()).is_err() {
+                refused(&format!("pickle damaged at {offset} by {bytes:?}"), &path, "");
+                errors += 1;
+            }
+        }
+    }
+    assert!(errors > 48, "{errors}");
 }

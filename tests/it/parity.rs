@@ -122,6 +122,13 @@ fn other_spellings_of_the_configuration_agree() {
 }
 
 #[test]
+fn a_pth_file_agrees_with_the_rwkv_package() {
+    let folder = fixtures().join("rwkv7");
+    let model = Model::load(folder.join("model.pth").to_str().unwrap()).unwrap();
+    check(&model, &expected(&folder.join("expected.safetensors")), "rwkv7/model.pth");
+}
+
+#[test]
 fn gguf_files_agree_with_transformers() {
     for name in ["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "k-quants", "llama3-rope", "qwen2", "qwen3", "gemma3"] {
         let model = load(&format!("gguf/{name}.gguf"));

@@ -1,0 +1,132 @@
+//! A PyTorch file (`.pth`) of RWKV, as its author publishes them: tensors alone, whose names and shapes say the
+//! rest. Read by candle, which does not run what a pickle asks for.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use candle_core::pickle::{Object, Stack, TensorInfo};
+use candle_core::{DType, Device, Tensor};
+use zip::ZipArchive;
+
+use super::config::Config;
+use super::safetensors::first_line;
+use super::weights::Source;
+use crate::error::{Error, Result};
+
+/// An opened file.
+pub struct Pth {
+    path: String,
+    archive: ZipArchive<BufReader<File>>,
+    tensors: BTreeMap<String, TensorInfo>,
+    pub config: Config,
+}
+
+/// Largest pickle that is read: names and shapes of tens of thousands of tensors.
+const PICKLE_BYTES: u64 = 64 << 20;
+
+impl Pth {
+    pub fn open(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let bad = |field: &str, message: String| Error::model(&name, field, crate::text::escape(&message));
+        let file = File::open(path).map_err(|e| bad("file", e.to_string()))?;
+        let size = file.metadata().map_err(|e| bad("file", e.to_string()))?.len();
+        let mut archive = quietly(|| ZipArchive::new(BufReader::new(file)))
+            .ok_or_else(|| bad("archive", "is malformed".into()))?
+            .map_err(|e| bad("archive", e.to_string()))?;
+        let entry = (0..archive.len()).find_map(|i| {
+            let name = archive.by_index(i).ok()?.name().ok()?.into_owned();
+            name.ends_with("data.pkl").then_some(name)
+        });
+        let entry = entry.ok_or_else(|| bad("archive", "has no data.pkl: not saved by PyTorch 1.6 or later".into()))?;
+        let folder = entry.trim_end_matches(".pkl").to_owned();
+        let pickle = archive.by_name(&entry).map_err(|e| bad("data.pkl", e.to_string()))?;
+        let tensors = quietly(|| tensors(pickle.take(PICKLE_BYTES), Path::new(&folder)))
+            .ok_or_else(|| bad("data.pkl", "is malformed".into()))?
+            .map_err(|e| Error::model(&name, "data.pkl", first_line(&e)))?;
+        for (tensor, info) in &tensors {
+            // Nothing in an archive of tensors is compressed: what they hold is in the file.
+            let bytes = info.layout.dims().iter().try_fold(info.dtype.size_in_bytes(), |n, dim| n.checked_mul(*dim));
+            if bytes.is_none_or(|bytes| bytes as u64 > size) || !info.layout.is_contiguous() {
+                let shape = format!("shape {:?} is not laid out in what the file holds", info.layout.dims());
+                return Err(bad(&crate::text::escape(tensor), shape));
+            }
+        }
+        let config = config(&name, &tensors)?;
+        Ok(Self { path: name, archive, tensors, config })
+    }
+}
+
+/// The tensors that a pickle names; the entries of the archive that hold them are in `folder`.
+fn tensors(pickle: impl std::io::Read, folder: &Path) -> candle_core::Result<BTreeMap<String, TensorInfo>> {
+    let mut stack = Stack::empty();
+    stack.read_loop(&mut BufReader::new(pickle))?;
+    let Object::Dict(entries) = stack.finalize()? else { candle_core::bail!("expected a dictionary of tensors") };
+    let mut tensors = BTreeMap::new();
+    for (name, value) in entries {
+        if let Some(info) = value.into_tensor_info(name, folder)? {
+            tensors.insert(info.name.clone(), info);
+        }
+    }
+    Ok(tensors)
+}
+
+/// Runs candle's reader, which takes some malformed files for impossible. What it says of them then is not for
+/// the terminal; models are loaded before any other thread has work.
+fn quietly<T>(read: impl FnOnce() -> T) -> Option<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(read));
+    std::panic::set_hook(hook);
+    result.ok()
+}
+
+/// The configuration that the tensors imply.
+fn config(path: &str, tensors: &BTreeMap<String, TensorInfo>) -> Result<Config> {
+    let has = |name: &str| tensors.contains_key(name);
+    let model_type = if has("blocks.0.att.r_k") {
+        "rwkv7"
+    } else if has("blocks.0.att.time_maa_x") {
+        "rwkv6"
+    } else {
+        return Err(Error::model(path, "tensors", "neither RWKV-6 nor RWKV-7: no blocks.0.att.r_k or time_maa_x"));
+    };
+    let Some([vocab_size, hidden_size]) = tensors.get("emb.weight").map(|info| info.layout.dims()) else {
+        return Err(Error::model(path, "emb.weight", "expected a matrix"));
+    };
+    let layers = (0..).take_while(|i| has(&format!("blocks.{i}.ln1.weight"))).count();
+    let text = serde_json::json!({
+        "model_type": model_type, "hidden_size": hidden_size, "num_hidden_layers": layers, "vocab_size": vocab_size,
+    });
+    Config::from_json(path, &text.to_string())
+}
+
+impl Source for Pth {
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|info| info.layout.dims().to_vec())
+    }
+
+    fn load(&mut self, name: &str) -> Result<Vec<f32>> {
+        let info = self.tensors.get(name).ok_or_else(|| Error::model(&self.path, name, "tensor is missing"))?;
+        let archive = &mut self.archive;
+        let read = || -> candle_core::Result<Vec<f32>> {
+            let mut entry = archive.by_name(&info.path).map_err(candle_core::Error::wrap)?;
+            // candle counts the start of a tensor in its storage in bytes.
+            std::io::copy(&mut entry.by_ref().take(info.layout.start_offset() as u64), &mut std::io::sink())?;
+            let mut bytes = vec![0u8; info.layout.shape().elem_count() * info.dtype.size_in_bytes()];
+            entry.read_exact(&mut bytes)?;
+            let tensor = Tensor::from_raw_buffer(&bytes, info.dtype, info.layout.dims(), &Device::Cpu)?;
+            tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
+        };
+        match quietly(read) {
+            Some(values) => values.map_err(|e| Error::model(&self.path, name, first_line(&e))),
+            None => Err(Error::model(&self.path, name, "is malformed")),
+        }
+    }
+}
