@@ -29,6 +29,7 @@ pub fn config_of(layers: usize) -> Config {
         num_key_value_heads: 2,
         head_dim: 4,
         max_position_embeddings: 128,
+        latent: None,
         mixers: vec![Mixer::Attention; layers],
         ssm: None,
         rwkv: None,

@@ -17,6 +17,7 @@ pub struct KvStore {
 pub struct LayerCache {
     /// Of attention, `[tokens, kv_width]`, rotated; empty for other layers.
     pub keys: Vec<f32>,
+    /// `[tokens, v_width]`.
     pub values: Vec<f32>,
     /// Of recurrent layers: the state after some tokens (indices into the packed batch), those at every
     /// [`STATE_STRIDE`]th position of a row and at its end.

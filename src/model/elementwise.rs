@@ -71,6 +71,20 @@ pub fn columns(x: &[f32], width: usize, columns: std::ops::Range<usize>) -> Pool
     y
 }
 
+/// Columns of several arrays side by side.
+pub fn join(parts: &[(&[f32], usize)]) -> Pooled {
+    let width: usize = parts.iter().map(|part| part.1).sum();
+    let mut y = Pooled::take(parts.iter().map(|part| part.0.len()).sum());
+    y.par_chunks_exact_mut(width).enumerate().for_each(|(row, y)| {
+        let mut at = 0;
+        for (x, width) in parts {
+            y[at..at + width].copy_from_slice(&x[row * width..][..*width]);
+            at += width;
+        }
+    });
+    y
+}
+
 /// What each token's predecessor has more: `x[t - 1] - x[t]`, with nothing before the first.
 pub fn shift(x: &[f32], width: usize, rows: &[Carry]) -> Pooled {
     let mut y = Pooled::take(x.len());

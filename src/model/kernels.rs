@@ -304,7 +304,9 @@ pub struct AttentionRow<'a> {
 pub struct AttentionShape {
     pub heads: usize,
     pub kv_heads: usize,
+    /// Of queries and keys.
     pub head_dim: usize,
+    pub value_dim: usize,
     pub window: Option<usize>,
     /// What the product of query and key is multiplied with.
     pub scale: f32,
@@ -315,10 +317,12 @@ pub struct AttentionShape {
 const QUERIES: usize = 65;
 
 /// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k` and
-/// `v` `[tokens, kv_heads * head_dim]`; returns `z` `[tokens, heads * head_dim]`.
+/// `v` `[tokens, kv_heads * value_dim]`; returns `z` `[tokens, heads * value_dim]`.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: AttentionShape) -> Pooled {
-    let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let mut z = Pooled::take(q.len());
+    let (width, kv_width) = (shape.heads * shape.value_dim, shape.kv_heads * shape.head_dim);
+    let v_width = shape.kv_heads * shape.value_dim;
+    let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+    let mut z = Pooled::take(tokens * width);
     let mut parts = Vec::with_capacity(rows.len());
     let mut rest = &mut z[..];
     for row in rows {
@@ -330,7 +334,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
         let heads: Vec<Vec<f32>> = (0..shape.kv_heads)
             .into_par_iter()
             .map(|kv_head| {
-                head_group(q, &k[row.tokens.start * kv_width..], &v[row.tokens.start * kv_width..], row, shape, kv_head)
+                head_group(q, &k[row.tokens.start * kv_width..], &v[row.tokens.start * v_width..], row, shape, kv_head)
             })
             .collect();
         let span = width / shape.kv_heads;
@@ -343,31 +347,32 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
     z
 }
 
-/// The query heads of one key/value head over one row: `[len, group * head_dim]`.
+/// The query heads of one key/value head over one row: `[len, group * value_dim]`.
 ///
 /// Two products with the packed matrix of the linear layers, whose outputs do not depend on how many
 /// rows go through together; a masked position adds `0 * v` to a sum, which leaves it as it was. Unless `v` is
 /// no number: then every query has a product of its own, that ends where it may look.
 fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: AttentionShape, kv_head: usize) -> Vec<f32> {
     let (dim, kv_width, width) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
+    let (v_dim, v_width) = (shape.value_dim, shape.kv_heads * shape.value_dim);
     let group = shape.heads / shape.kv_heads;
     let before: usize = row.prefix.iter().map(|(k, _)| k.len() / kv_width).sum();
     let (len, total) = (row.tokens.len(), before + row.tokens.len());
-    let own = (&k[..len * kv_width], &v[..len * kv_width]);
-    let (mut keys, mut values) = (Vec::with_capacity(total * dim), Vec::with_capacity(total * dim));
+    let own = (&k[..len * kv_width], &v[..len * v_width]);
+    let (mut keys, mut values) = (Vec::with_capacity(total * dim), Vec::with_capacity(total * v_dim));
     for (k, v) in row.prefix.iter().copied().chain([own]) {
         k.chunks_exact(kv_width).for_each(|k| keys.extend_from_slice(&k[kv_head * dim..][..dim]));
-        v.chunks_exact(kv_width).for_each(|v| values.extend_from_slice(&v[kv_head * dim..][..dim]));
+        v.chunks_exact(v_width).for_each(|v| values.extend_from_slice(&v[kv_head * v_dim..][..v_dim]));
     }
     let finite = lanes_sum(&values, |v| v * 0.0) == 0.0;
     let keys = PackedMatrix::new_serial(&keys, total, dim);
-    let values = PackedMatrix::from_columns(&values, total, dim);
+    let values = PackedMatrix::from_columns(&values, total, v_dim);
     let scale = shape.scale;
-    let mut out = vec![0f32; len * group * dim];
+    let mut out = vec![0f32; len * group * v_dim];
     let mut gathered = Vec::with_capacity(QUERIES * dim);
     let mut scores = Pooled::take(QUERIES.min(len * group) * total);
-    for (block, out) in out.chunks_mut(QUERIES * dim).enumerate() {
-        let (first, n) = (block * QUERIES, out.len() / dim); // query i is token i / group, head i % group
+    for (block, out) in out.chunks_mut(QUERIES * v_dim).enumerate() {
+        let (first, n) = (block * QUERIES, out.len() / v_dim); // query i is token i / group, head i % group
         gathered.clear();
         for i in first..first + n {
             let at = (row.tokens.start + i / group) * width + (kv_head * group + i % group) * dim;
@@ -381,10 +386,10 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
             softmax(scores, lo, end(i), scale);
         }
         if finite {
-            values.matmul_serial(scores, n, out, dim, end(n - 1));
+            values.matmul_serial(scores, n, out, v_dim, end(n - 1));
         } else {
-            let rows = scores.chunks_exact(total).zip(out.chunks_exact_mut(dim));
-            rows.enumerate().for_each(|(i, (scores, out))| values.matmul_serial(scores, 1, out, dim, end(i)));
+            let rows = scores.chunks_exact(total).zip(out.chunks_exact_mut(v_dim));
+            rows.enumerate().for_each(|(i, (scores, out))| values.matmul_serial(scores, 1, out, v_dim, end(i)));
         }
     }
     out
@@ -480,7 +485,14 @@ mod tests {
         for (len, heads, kv_heads, head_dim, window) in
             [(1, 2, 1, 6, None), (37, 4, 2, 8, None), (70, 9, 3, 64, Some(6)), (33, 3, 3, 40, None)]
         {
-            let shape = AttentionShape { heads, kv_heads, head_dim, window, scale: (head_dim as f32).sqrt().recip() };
+            let shape = AttentionShape {
+                heads,
+                kv_heads,
+                head_dim,
+                value_dim: head_dim,
+                window,
+                scale: (head_dim as f32).sqrt().recip(),
+            };
             let mut random = |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
             let (w, kw) = (heads * head_dim, kv_heads * head_dim);
             let (q, k, v) = (random(len * w), random(len * kw), random(len * kw));

@@ -11,6 +11,7 @@ mod elementwise;
 mod gguf;
 pub mod hooks;
 mod kernels;
+mod latent;
 mod linear;
 pub use linear::PackedMatrix;
 mod locate;
@@ -32,7 +33,9 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-pub use config::{Activation, Config, Experts, FAMILIES, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, Rwkv, Ssm};
+pub use config::{
+    Activation, Config, Experts, FAMILIES, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, Rwkv, Ssm,
+};
 pub use decoder::{Forward, Output};
 pub use pool::Pooled;
 pub use readout::{Read, Readout};

@@ -23,6 +23,7 @@ pub struct Names {
     pub down: &'static str,
     pub router: &'static str,
     pub experts: &'static str,
+    pub shared: &'static str,
     /// Gate, up and down of an expert.
     pub expert: [&'static str; 3],
     /// GPT-2's `Conv1D` keeps its weights as `[in, out]`.
@@ -58,6 +59,7 @@ const LLAMA: Names = Names {
     down: "mlp.down_proj",
     router: "mlp.gate",
     experts: "mlp.experts",
+    shared: "mlp.shared_expert",
     expert: ["gate_proj", "up_proj", "down_proj"],
     transposed: false,
     norm_offset: 0.0,
@@ -105,6 +107,7 @@ pub fn names(model_type: &str) -> Names {
         "mixtral" => {
             Names { router: "block_sparse_moe.gate", experts: "block_sparse_moe.experts", expert: ["w1", "w3", "w2"], ..LLAMA }
         }
+        "deepseek_v2" => Names { shared: "mlp.shared_experts", ..LLAMA },
         "mamba" | "mamba2" | "falcon_mamba" => Names {
             embed: "backbone.embeddings",
             norm: "backbone.norm_f",

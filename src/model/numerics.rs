@@ -65,6 +65,8 @@ pub trait Numerics {
     fn activate(&self, x: Self::Array, activation: Activation) -> Result<Self::Array>;
     /// Columns `widths[0]`, then `widths[1]`, ... of `x`.
     fn split(&self, x: &Self::Array, widths: &[usize]) -> Result<Vec<Self::Array>>;
+    /// The columns of all, one after the other.
+    fn join(&self, parts: &[&Self::Array]) -> Result<Self::Array>;
     fn mul(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
     /// `scale x + shift`, both by column.
     fn affine(&self, x: Self::Array, scale: &[f32], shift: Option<&[f32]>) -> Result<Self::Array>;
@@ -225,9 +227,9 @@ impl Numerics for Fused {
         rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Buffer, Buffer, Buffer)> {
-        let (qw, kw) = (config.q_width(), config.kv_width());
+        let (qw, kw, vw) = (config.q_width(), config.kv_width(), config.v_width());
         let positions: Vec<usize> = spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i)).collect();
-        let [mut q, mut k, mut v] = [qw, kw, kw].map(|width| Buffer::taken(positions.len(), width));
+        let [mut q, mut k, mut v] = [qw, kw, vw].map(|width| Buffer::taken(positions.len(), width));
         let qkv_width = qkv.width;
         let rotated = |to: &mut [f32], from: &[f32], norm: Option<&Norm>, position: usize| {
             match norm {
@@ -240,10 +242,10 @@ impl Numerics for Fused {
         };
         let to = (q.data.par_chunks_mut(HEAD_TOKENS * qw))
             .zip(k.data.par_chunks_mut(HEAD_TOKENS * kw))
-            .zip(v.data.par_chunks_mut(HEAD_TOKENS * kw));
+            .zip(v.data.par_chunks_mut(HEAD_TOKENS * vw));
         let from = qkv.data.par_chunks(HEAD_TOKENS * qkv.width).zip(positions.par_chunks(HEAD_TOKENS));
         to.zip(from).for_each(|(((q, k), v), (qkv, positions))| {
-            let to = q.chunks_exact_mut(qw).zip(k.chunks_exact_mut(kw)).zip(v.chunks_exact_mut(kw));
+            let to = q.chunks_exact_mut(qw).zip(k.chunks_exact_mut(kw)).zip(v.chunks_exact_mut(vw));
             for ((((q, k), v), row), position) in to.zip(qkv.chunks_exact(qkv_width)).zip(positions) {
                 rotated(q, &row[..qw], norms.q, *position);
                 rotated(k, &row[qw..qw + kw], norms.k, *position);
@@ -254,7 +256,7 @@ impl Numerics for Fused {
     }
 
     fn attention(&self, q: &Buffer, k: &Buffer, v: &Buffer, rows: &[AttentionRow], shape: AttentionShape) -> Result<Buffer> {
-        Ok(Buffer { data: kernels::attention(&q.data, &k.data, &v.data, rows, shape), width: q.width })
+        Ok(Buffer { data: kernels::attention(&q.data, &k.data, &v.data, rows, shape), width: shape.heads * shape.value_dim })
     }
 
     fn activate(&self, mut x: Buffer, activation: Activation) -> Result<Buffer> {
@@ -269,6 +271,11 @@ impl Numerics for Fused {
         });
         let parts = starts.zip(widths);
         Ok(parts.map(|(at, &width)| Buffer { data: elementwise::columns(&x.data, x.width, at..at + width), width }).collect())
+    }
+
+    fn join(&self, parts: &[&Buffer]) -> Result<Buffer> {
+        let parts: Vec<(&[f32], usize)> = parts.iter().map(|part| (&part.data[..], part.width)).collect();
+        Ok(Buffer { width: parts.iter().map(|part| part.1).sum(), data: elementwise::join(&parts) })
     }
 
     fn mul(&self, mut x: Buffer, y: &Buffer) -> Result<Buffer> {
@@ -350,13 +357,18 @@ impl Numerics for Fused {
         let mut out = Buffer::taken(x.data.len() / d, d);
         match &sparse.shared {
             Some(shared) => {
-                let gates = self.linear(x, &shared.gate)?;
                 let y = self.expert(x, &shared.mlp, activation)?;
-                let rows = out.data.par_chunks_exact_mut(d).zip(y.data.par_chunks_exact(d)).zip(&gates.data[..]);
-                rows.for_each(|((out, y), gate)| {
-                    let gate = kernels::sigmoid(*gate);
-                    out.iter_mut().zip(y).for_each(|(out, y)| *out = gate * y);
-                });
+                match &shared.gate {
+                    None => out = y,
+                    Some(gate) => {
+                        let gates = self.linear(x, gate)?;
+                        let rows = out.data.par_chunks_exact_mut(d).zip(y.data.par_chunks_exact(d)).zip(&gates.data[..]);
+                        rows.for_each(|((out, y), gate)| {
+                            let gate = kernels::sigmoid(*gate);
+                            out.iter_mut().zip(y).for_each(|(out, y)| *out = gate * y);
+                        });
+                    }
+                }
             }
             None => out.data.fill(0.0),
         }
@@ -405,7 +417,8 @@ pub struct Routing {
 
 impl Routing {
     /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the largest
-    /// count, as they are or divided by their sum. Equals go by their number.
+    /// count (of those groups whose best are largest, where there are groups), as they are or divided by their sum.
+    /// Equals go by their number.
     pub fn new(logits: &[f32], experts: &Experts) -> Self {
         let per_token = experts.num_experts_per_tok;
         let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);
@@ -413,11 +426,19 @@ impl Routing {
             let max = kernels::largest(logits);
             let sum: f32 = logits.iter().map(|l| kernels::exp(l - max)).sum();
             let mut order: Vec<usize> = (0..logits.len()).collect();
+            if let Some((groups, most)) = experts.groups {
+                let size = logits.len() / groups;
+                let best = |group: usize| kernels::largest(&logits[group * size..][..size]);
+                let mut ranked: Vec<usize> = (0..groups).collect();
+                ranked.sort_by(|a, b| best(*b).total_cmp(&best(*a)).then(a.cmp(b)));
+                order.retain(|e| ranked[..most].contains(&(e / size)));
+            }
             order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
             order.truncate(per_token);
             let probability = |e: usize| kernels::exp(logits[e] - max) / sum;
             let kept: f32 = if experts.norm_topk_prob { order.iter().map(|e| probability(*e)).sum() } else { 1.0 };
-            chosen.extend(order.into_iter().map(|e| (e, probability(e) / kept)));
+            let scale = experts.routed_scaling_factor as f32;
+            chosen.extend(order.into_iter().map(|e| (e, probability(e) / kept * scale)));
         }
         Self { experts: experts.num_experts, chosen, per_token }
     }

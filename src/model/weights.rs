@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::config::{Config, Mixer, NormKind, QkNorm};
+use super::latent::LatentProjection;
 use super::linear::PackedMatrix;
 use super::mamba::Mamba;
 use super::names::{Names, Qkv, names};
@@ -58,13 +59,20 @@ pub enum MixerWeights {
     TimeMix(TimeMix),
 }
 
-/// Query, key and value share a matrix (rows in this order): fewer, wider products.
+/// An attention block.
 pub struct Attention {
-    pub qkv: Linear,
+    pub qkv: Projection,
     /// `[head_dim]`, or the width of all heads.
     pub q_norm: Option<Norm>,
     pub k_norm: Option<Norm>,
     pub o: Linear,
+}
+
+/// How queries, keys and values are made.
+pub enum Projection {
+    /// By one matrix (rows in this order): fewer, wider products.
+    Stacked(Linear),
+    Latent(Box<LatentProjection>),
 }
 
 /// What a layer has besides its mixer.
@@ -88,11 +96,11 @@ pub struct Sparse {
     pub shared: Option<Shared>,
 }
 
-/// An expert that every token goes through, times the sigmoid of its own gate.
+/// An expert that every token goes through, times the sigmoid of its gate where it has one.
 pub struct Shared {
     pub mlp: Dense,
     /// `[1, d_model]`.
-    pub gate: Linear,
+    pub gate: Option<Linear>,
 }
 
 pub struct Weights {
@@ -135,10 +143,18 @@ impl Layer {
     /// such matrix.
     pub fn locate(&self, matrix: Matrix, config: &Config) -> Option<(&Linear, usize)> {
         let (q, kv) = (config.q_width(), config.kv_width());
+        if let (MixerWeights::Attention(Attention { qkv: Projection::Stacked(qkv), .. }), Some(first)) = (
+            &self.mixer,
+            match matrix {
+                Matrix::Q => Some(0),
+                Matrix::K => Some(q),
+                Matrix::V => Some(q + kv),
+                _ => None,
+            },
+        ) {
+            return Some((qkv, first));
+        }
         match (&self.mixer, matrix) {
-            (MixerWeights::Attention(a), Matrix::Q) => return Some((&a.qkv, 0)),
-            (MixerWeights::Attention(a), Matrix::K) => return Some((&a.qkv, q)),
-            (MixerWeights::Attention(a), Matrix::V) => return Some((&a.qkv, q + kv)),
             (MixerWeights::Attention(a), Matrix::O) => return Some((&a.o, 0)),
             (MixerWeights::Ssm(m), Matrix::SsmIn) => return Some((&m.in_proj, 0)),
             (MixerWeights::Ssm(m), Matrix::SsmX) => return m.x_proj.as_ref().map(|x| (x, 0)),
@@ -162,12 +178,16 @@ impl Layer {
         }
     }
 
-    fn parameters(&self) -> usize {
+    fn parameters(&self, config: &Config) -> usize {
         let norms = [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
         let mixer = match &self.mixer {
             MixerWeights::Attention(a) => {
                 let norms = [&a.q_norm, &a.k_norm].into_iter().flatten().map(Norm::parameters).sum::<usize>();
-                a.qkv.parameters() + a.o.parameters() + norms
+                let qkv = match &a.qkv {
+                    Projection::Stacked(qkv) => qkv.parameters(),
+                    Projection::Latent(latent) => latent.parameters(config),
+                };
+                qkv + a.o.parameters() + norms
             }
             MixerWeights::Ssm(mamba) => mamba.parameters(),
             MixerWeights::TimeMix(time_mix) => time_mix.parameters(),
@@ -176,7 +196,8 @@ impl Layer {
             None => 0,
             Some(Mlp::Dense(dense)) => dense.parameters(),
             Some(Mlp::Sparse(sparse)) => {
-                let shared = sparse.shared.as_ref().map_or(0, |s| s.mlp.parameters() + s.gate.parameters());
+                let shared =
+                    sparse.shared.as_ref().map_or(0, |s| s.mlp.parameters() + s.gate.as_ref().map_or(0, Linear::parameters));
                 sparse.router.parameters() + sparse.experts.iter().map(Dense::parameters).sum::<usize>() + shared
             }
             Some(Mlp::ChannelMix(channel_mix)) => channel_mix.parameters(),
@@ -357,8 +378,11 @@ impl Loader<'_> {
         let shared = match experts.shared_intermediate_size {
             0 => None,
             width => Some(Shared {
-                mlp: self.expert(&format!("{prefix}.mlp.shared_expert"), names, width)?,
-                gate: self.linear(format!("{prefix}.mlp.shared_expert_gate"), 1, d)?,
+                mlp: self.expert(&format!("{prefix}.{}", self.names.shared), names, width)?,
+                gate: match experts.shared_gate {
+                    true => Some(self.linear(format!("{prefix}.mlp.shared_expert_gate"), 1, d)?),
+                    false => None,
+                },
             }),
         };
         Ok(Mlp::Sparse(Sparse { router, experts: all, shared }))
@@ -399,10 +423,13 @@ impl Loader<'_> {
             QkNorm::Full => (config.q_width(), config.kv_width()),
         };
         Ok(MixerWeights::Attention(Attention {
-            qkv: self.qkv(prefix)?,
+            qkv: match &config.latent {
+                Some(latent) => Projection::Latent(Box::new(LatentProjection::load(self, prefix, latent)?)),
+                None => Projection::Stacked(self.qkv(prefix)?),
+            },
             q_norm: self.norm_if(q > 0, prefix, "self_attn.q_norm", q)?,
             k_norm: self.norm_if(k > 0, prefix, "self_attn.k_norm", k)?,
-            o: self.linear(format!("{prefix}.{o}"), d, config.q_width())?,
+            o: self.linear(format!("{prefix}.{o}"), d, config.z_width(i))?,
         }))
     }
 
@@ -448,7 +475,7 @@ impl Weights {
     pub fn parameters(&self, config: &Config) -> usize {
         let head = if config.tie_word_embeddings { 0 } else { self.head.parameters() };
         let positions = self.positions.as_ref().map_or(0, Vec::len);
-        let layers: usize = self.layers.iter().map(Layer::parameters).sum();
+        let layers: usize = self.layers.iter().map(|layer| layer.parameters(config)).sum();
         let positions = positions + self.embed_norm.as_ref().map_or(0, Norm::parameters);
         config.vocab_size * config.hidden_size + positions + layers + self.norm.parameters() + head
     }

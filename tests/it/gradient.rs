@@ -99,6 +99,8 @@ fn gradients_agree_with_finite_differences() {
         "olmoe",
         "qwen2-moe",
         "qwen3-moe",
+        "deepseek-v2",
+        "deepseek-v2-lite",
         "mamba",
         "mamba-bias",
         "mamba2",

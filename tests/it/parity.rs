@@ -82,6 +82,8 @@ fn folders_agree_with_transformers() {
         "olmoe",
         "qwen2-moe",
         "qwen3-moe",
+        "deepseek-v2",
+        "deepseek-v2-lite",
         "mamba",
         "mamba-bias",
         "mamba2",
@@ -156,7 +158,7 @@ fn gguf_tokenizers_agree_with_their_json() {
 /// to the bit, not merely close.
 #[test]
 fn caches_and_restarts_change_nothing() {
-    for name in ["llama", "mistral", "qwen3", "gpt2", "gpt-neox", "gemma3", "olmo2", "qwen2-moe"] {
+    for name in ["llama", "mistral", "qwen3", "gpt2", "gpt-neox", "gemma3", "olmo2", "qwen2-moe", "deepseek-v2"] {
         let model = load(name);
         let rows = ids(&expected(&fixtures().join(name).join("expected.safetensors")), "ids");
         let row = &rows[0];

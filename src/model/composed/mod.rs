@@ -168,7 +168,7 @@ impl Numerics for Composed {
         rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        let (qw, kw, dim) = (config.q_width(), config.kv_width(), config.head_dim);
+        let (qw, kw, vw, dim) = (config.q_width(), config.kv_width(), config.v_width(), config.head_dim);
         let tokens = qkv.dim(0)?;
         let tables = rope
             .map(|rope| {
@@ -200,7 +200,7 @@ impl Numerics for Composed {
         Ok((
             rotated(qkv.narrow(1, 0, qw)?, norms.q, qw)?,
             rotated(qkv.narrow(1, qw, kw)?, norms.k, kw)?,
-            qkv.narrow(1, qw + kw, kw)?.contiguous()?,
+            qkv.narrow(1, qw + kw, vw)?.contiguous()?,
         ))
     }
 
@@ -214,7 +214,7 @@ impl Numerics for Composed {
             offsets.push(offset);
             for (k, v) in &row.prefix {
                 keys.push(constant(k, k.len() / kv_width)?);
-                values.push(constant(v, v.len() / kv_width)?);
+                values.push(constant(v, k.len() / kv_width)?);
                 offset += k.len() / kv_width;
             }
         }
@@ -231,18 +231,18 @@ impl Numerics for Composed {
             }
         }
         let mask = constant(&mask, tokens)?;
-        let split = |x: Vec<Tensor>| -> Result<Tensor> {
+        let split = |x: Vec<Tensor>, dim: usize| -> Result<Tensor> {
             let x = Tensor::cat(&x, 0)?;
             let n = x.dim(0)?;
             let x =
                 x.reshape((n, shape.kv_heads, 1, dim))?.broadcast_as((n, shape.kv_heads, shape.heads / shape.kv_heads, dim))?;
             Ok(x.reshape((n, shape.heads, dim))?.transpose(0, 1)?.contiguous()?)
         };
-        let (keys, values) = (split(keys)?, split(values)?);
+        let (keys, values) = (split(keys, dim)?, split(values, shape.value_dim)?);
         let q = q.reshape((tokens, shape.heads, dim))?.transpose(0, 1)?.contiguous()?;
         let scores = (q.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?.broadcast_add(&mask)?;
         let z = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&values)?;
-        Ok(z.transpose(0, 1)?.reshape((tokens, shape.heads * dim))?.to_dtype(DType::F32)?)
+        Ok(z.transpose(0, 1)?.reshape((tokens, shape.heads * shape.value_dim))?.to_dtype(DType::F32)?)
     }
 
     fn activate(&self, x: Tensor, activation: Activation) -> Result<Tensor> {
@@ -265,6 +265,10 @@ impl Numerics for Composed {
             Some(*at - width)
         });
         starts.zip(widths).map(|(at, width)| Ok(x.narrow(1, at, *width)?.contiguous()?)).collect()
+    }
+
+    fn join(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        Ok(Tensor::cat(parts, 1)?)
     }
 
     fn mul(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
@@ -350,10 +354,14 @@ impl Numerics for Composed {
         if experts.norm_topk_prob {
             weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
         }
+        weights = (weights * experts.routed_scaling_factor)?;
         let mut out = match &sparse.shared {
             Some(shared) => {
-                let gate = candle_nn::ops::sigmoid(&self.linear(x, &shared.gate)?)?;
-                self.expert(x, &shared.mlp, activation)?.broadcast_mul(&gate)?
+                let y = self.expert(x, &shared.mlp, activation)?;
+                match &shared.gate {
+                    Some(gate) => y.broadcast_mul(&candle_nn::ops::sigmoid(&self.linear(x, gate)?)?)?,
+                    None => y,
+                }
             }
             None => x.zeros_like()?,
         };

@@ -17,7 +17,7 @@ impl Config {
     /// Width of what goes into the output projection of a layer's mixer.
     pub fn z_width(&self, layer: usize) -> usize {
         match self.mixers[layer] {
-            Mixer::Attention => self.q_width(),
+            Mixer::Attention => self.num_attention_heads * self.v_head_dim(),
             Mixer::Ssm => self.ssm.as_ref().map_or(0, |s| s.intermediate_size),
             Mixer::TimeMix => self.rwkv.as_ref().map_or(0, |r| r.attention_size),
         }

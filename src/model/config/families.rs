@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::fields::{Fields, short};
-use super::{Activation, Config, Experts, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, recurrent};
+use super::{Activation, Config, Experts, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, recurrent};
 use crate::error::Result;
 
 /// Families with a decoder here, by `model_type`.
-pub const FAMILIES: [&str; 20] = [
+pub const FAMILIES: [&str; 21] = [
     "llama",
     "mistral",
     "qwen2",
@@ -21,6 +21,7 @@ pub const FAMILIES: [&str; 20] = [
     "olmoe",
     "qwen2_moe",
     "qwen3_moe",
+    "deepseek_v2",
     "mamba",
     "mamba2",
     "falcon_mamba",
@@ -60,7 +61,7 @@ fn family(model_type: &str) -> Option<Family> {
     let family = match model_type {
         "llama" | "mistral" | "qwen2" => LLAMA,
         "mixtral" | "phi3" => Family { norm_eps: 1e-5, ..LLAMA },
-        "qwen2_moe" => LLAMA,
+        "qwen2_moe" | "deepseek_v2" => LLAMA,
         "qwen3" | "qwen3_moe" => Family { qk_norm: QkNorm::Head, ..LLAMA },
         "olmo2" => Family { norm_eps: 1e-5, residual: Residual::PostNorm, qk_norm: QkNorm::Full, ..LLAMA },
         "jamba" => Family { rotated: None, ..LLAMA },
@@ -122,7 +123,9 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
             fields.error("num_key_value_heads", format!("{num_key_value_heads} does not divide {num_attention_heads} heads"))
         );
     }
+    let latent = latent(fields, &named)?;
     let head_dim = match fields.count("head_dim", 1 << 12)? {
+        _ if latent.is_some() => latent.as_ref().map_or(0, |l| l.qk_nope_head_dim + l.qk_rope_head_dim),
         Some(dim) => dim,
         None if named == "gemma3_text" => 256,
         None => hidden_size / num_attention_heads,
@@ -143,7 +146,10 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
     };
     let positions = fields.spelled(&["max_position_embeddings", "n_positions"]);
     let mut max_position_embeddings = fields.count(positions, 1 << 26)?.unwrap_or(2048);
-    let (rope, context) = rotary(fields, &named, &family, head_dim, num_hidden_layers)?;
+    let (rope, context) = {
+        let rotated = latent.as_ref().map_or(head_dim, |l| l.qk_rope_head_dim);
+        rotary(fields, &named, &family, rotated, num_hidden_layers)?
+    };
     max_position_embeddings = max_position_embeddings.min(context.unwrap_or(usize::MAX));
     let mixers = mixers(fields, &named, num_hidden_layers)?;
     let ssm = if mixers.contains(&Mixer::Ssm) { Some(recurrent::ssm(fields, &named, hidden_size)?) } else { None };
@@ -161,6 +167,7 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
         num_key_value_heads,
         head_dim,
         max_position_embeddings,
+        latent,
         mixers,
         ssm,
         rwkv: None,
@@ -212,13 +219,13 @@ fn activation(fields: &Fields, default: &str) -> Result<Activation> {
 }
 
 fn experts(fields: &Fields, model_type: &str, layers: usize) -> Result<Option<Experts>> {
-    if !["mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "jamba"].contains(&model_type) {
+    if !["mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "jamba", "deepseek_v2"].contains(&model_type) {
         return Ok(None);
     }
     if model_type == "jamba" && fields.count("num_experts", 1 << 12)? == Some(1) {
         return Ok(None);
     }
-    let num_experts = fields.required(fields.spelled(&["num_experts", "num_local_experts"]), 1 << 12)?;
+    let num_experts = fields.required(fields.spelled(&["num_experts", "num_local_experts", "n_routed_experts"]), 1 << 12)?;
     let num_experts_per_tok = fields.required("num_experts_per_tok", 1 << 12)?;
     if num_experts_per_tok > num_experts {
         return Err(fields.error("num_experts_per_tok", format!("{num_experts_per_tok} of {num_experts} experts")));
@@ -230,20 +237,62 @@ fn experts(fields: &Fields, model_type: &str, layers: usize) -> Result<Option<Ex
         Some(other) => return Err(fields.error("mlp_only_layers", format!("expected a list of layers, got {}", short(other)))),
         None => Vec::new(),
     };
+    let moe_intermediate_size = fields.required(width, 1 << 20)?;
+    let groups = match fields.text("topk_method") {
+        Some("group_limited_greedy") => {
+            let (all, chosen) = (fields.required("n_group", 1 << 12)?, fields.required("topk_group", 1 << 12)?);
+            if num_experts % all != 0 || chosen > all || num_experts_per_tok > chosen * (num_experts / all) {
+                return Err(fields.error("n_group", format!("{chosen} of {all} groups of {num_experts} experts")));
+            }
+            Some((all, chosen))
+        }
+        Some("greedy") | None => None,
+        Some(other) => {
+            let got = crate::text::escape(other);
+            return Err(fields.error("topk_method", format!("known: greedy, group_limited_greedy; got {got}")));
+        }
+    };
     let shared_intermediate_size = match model_type {
+        "deepseek_v2" => fields.count("n_shared_experts", 1 << 8)?.unwrap_or(0) * moe_intermediate_size,
         "qwen2_moe" => fields.required("shared_expert_intermediate_size", 1 << 20)?,
         _ => 0,
     };
     Ok(Some(Experts {
         num_experts,
         num_experts_per_tok,
-        moe_intermediate_size: fields.required(width, 1 << 20)?,
-        norm_topk_prob: model_type == "mixtral" || fields.flag("norm_topk_prob")?.unwrap_or(false),
+        moe_intermediate_size,
+        // transformers does not do what DeepSeek-V2's configuration says here, and no released model says it.
+        norm_topk_prob: model_type == "mixtral" || model_type != "deepseek_v2" && fields.flag("norm_topk_prob")?.unwrap_or(false),
+        routed_scaling_factor: match model_type {
+            "deepseek_v2" => fields.positive("routed_scaling_factor")?.unwrap_or(1.0),
+            _ => 1.0,
+        },
+        groups,
         shared_intermediate_size,
+        shared_gate: model_type == "qwen2_moe",
         sparse: match model_type {
             "jamba" => periodic(fields, "expert_layer", (2, 1), layers)?,
+            "deepseek_v2" => {
+                let first = fields.get("first_k_dense_replace").and_then(Value::as_u64).unwrap_or(0) as usize;
+                let every = fields.count("moe_layer_freq", 1 << 10)?.unwrap_or(1);
+                (0..layers).map(|layer| layer >= first && layer % every == 0).collect()
+            }
             _ => (0..layers).map(|layer| !dense.contains(&(layer as u64)) && (layer + 1) % step == 0).collect(),
         },
+    }))
+}
+
+/// The widths of latent attention.
+fn latent(fields: &Fields, model_type: &str) -> Result<Option<Latent>> {
+    if model_type != "deepseek_v2" {
+        return Ok(None);
+    }
+    Ok(Some(Latent {
+        q_lora_rank: fields.count("q_lora_rank", 1 << 17)?,
+        kv_lora_rank: fields.required("kv_lora_rank", 1 << 17)?,
+        qk_nope_head_dim: fields.required("qk_nope_head_dim", 1 << 12)?,
+        qk_rope_head_dim: fields.required("qk_rope_head_dim", 1 << 12)?,
+        v_head_dim: fields.required("v_head_dim", 1 << 12)?,
     }))
 }
 

@@ -29,6 +29,8 @@ pub struct Config {
     pub num_key_value_heads: usize,
     pub head_dim: usize,
     pub max_position_embeddings: usize,
+    /// Of attention whose keys and values come from a latent vector (DeepSeek-V2).
+    pub latent: Option<Latent>,
     /// What mixes positions, per layer.
     pub mixers: Vec<Mixer>,
     /// Of the layers that are [`Mixer::Ssm`].
@@ -149,6 +151,16 @@ pub enum RopeScaling {
     Divisors { divisors: Vec<f32>, attention_factor: f64 },
 }
 
+/// Multi-head latent attention (DeepSeek-V2); `head_dim` is `qk_nope_head_dim + qk_rope_head_dim`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latent {
+    pub q_lora_rank: Option<usize>,
+    pub kv_lora_rank: usize,
+    pub qk_nope_head_dim: usize,
+    pub qk_rope_head_dim: usize,
+    pub v_head_dim: usize,
+}
+
 /// The mixture of experts of a model's sparse layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Experts {
@@ -157,8 +169,14 @@ pub struct Experts {
     pub moe_intermediate_size: usize,
     /// Whether the weights of the chosen experts are divided by their sum.
     pub norm_topk_prob: bool,
+    /// What the weights of the chosen experts are multiplied with.
+    pub routed_scaling_factor: f64,
+    /// Groups of experts, and how many of them (those of the most probable experts) a token chooses from.
+    pub groups: Option<(usize, usize)>,
     /// Width of an expert that every token goes through; 0: there is none.
     pub shared_intermediate_size: usize,
+    /// Whether that expert has a gate of its own.
+    pub shared_gate: bool,
     /// Which layers are sparse; the others have an MLP of `intermediate_size`.
     pub sparse: Vec<bool>,
 }
@@ -226,9 +244,19 @@ impl Config {
         self.num_attention_heads * self.head_dim
     }
 
-    /// Width of all key (or value) heads together.
+    /// Width of all key heads together.
     pub fn kv_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim
+    }
+
+    /// Width of one head's values.
+    pub fn v_head_dim(&self) -> usize {
+        self.latent.as_ref().map_or(self.head_dim, |l| l.v_head_dim)
+    }
+
+    /// Width of all value heads together.
+    pub fn v_width(&self) -> usize {
+        self.num_key_value_heads * self.v_head_dim()
     }
 
     /// Whether some layer carries a state from position to position.
@@ -254,9 +282,11 @@ impl Config {
         let ff = self.neurons(layer);
         let dense = if rwkv.is_some() { 0 } else { ff };
         match matrix {
+            // Of latent attention these are products of two.
+            Matrix::Q | Matrix::K | Matrix::V if self.latent.is_some() => None,
             Matrix::Q => attention.then_some((q, d)),
             Matrix::K | Matrix::V => attention.then_some((kv, d)),
-            Matrix::O => attention.then_some((d, q)),
+            Matrix::O => attention.then_some((d, z)),
             Matrix::Gate if !self.gated_mlp => None,
             Matrix::Gate | Matrix::Up => (dense > 0).then_some((ff, d)),
             Matrix::Down => (dense > 0).then_some((d, ff)),

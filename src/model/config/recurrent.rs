@@ -224,6 +224,7 @@ fn bare(fields: &Fields, model_type: &str, hidden_size: usize, num_hidden_layers
         num_key_value_heads: 0,
         head_dim: 0,
         max_position_embeddings: ENDLESS,
+        latent: None,
         mixers: Vec::new(),
         ssm: None,
         rwkv: None,
