@@ -1,19 +1,17 @@
-"""The model: a small Llama, with Hugging Face's parameter names.
+"""dense: a small Llama, with Hugging Face's parameter names.
 
 Written out here rather than taken from transformers because half of training
 time on two cores would go to generality; `evaluate.py` checks that
 transformers' LlamaForCausalLM, given the files, computes the same logits.
 """
 
-import json
 import math
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
+
+from common import LanguageModel
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -98,7 +96,17 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(c["hidden_size"], c["rms_norm_eps"])
 
 
-class Llama(nn.Module):
+def rotations(c):
+    """Cosine and sine of every position's angles."""
+    hd = c["hidden_size"] // c["num_attention_heads"]
+    freq = c["rope_theta"] ** (-torch.arange(0, hd, 2) / hd)
+    angle = torch.outer(torch.arange(c["max_position_embeddings"]), freq)
+    return angle.cos(), angle.sin()
+
+
+class Model(LanguageModel):
+    decayed = ("embed_tokens",)
+
     def __init__(self, c=CONFIG):
         super().__init__()
         self.config = c
@@ -110,11 +118,9 @@ class Llama(nn.Module):
                 out = name.endswith(("o_proj.weight", "down_proj.weight"))
                 std = c["initializer_range"] if "embed" in name else 1 / math.sqrt(p.shape[1])
                 nn.init.zeros_(p) if out else nn.init.normal_(p, std=std)
-        hd = c["hidden_size"] // c["num_attention_heads"]
-        freq = c["rope_theta"] ** (-torch.arange(0, hd, 2) / hd)
-        angle = torch.outer(torch.arange(c["max_position_embeddings"]), freq)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
+        cos, sin = rotations(c)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
     def hidden(self, ids):
         x = self.model.embed_tokens(ids)
@@ -126,80 +132,10 @@ class Llama(nn.Module):
     def logits(self, hidden):
         return hidden @ self.model.embed_tokens.weight.T  # tied
 
-    def forward(self, ids):
-        return self.logits(self.hidden(ids))
 
+def reference(folder):
+    """The library whose layout this is: token ids -> logits."""
+    from transformers import LlamaForCausalLM
 
-def save(model: Llama, out: Path) -> None:
-    """Write config.json and model.safetensors, the weights rounded to f16."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
-    weights = {n: p.detach().to(torch.float16).contiguous() for n, p in model.named_parameters()}
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-
-
-# How the echo is asked for: three lines of the first template in templates(),
-# each with another ordinary word, then the line up to the word to be said.
-SHOTS = (" house", " water", " letter")
-
-
-def templates(tokenizer) -> list[list[list[int]]]:
-    """Frames of the echo lines: token ids before, between and after the copies.
-
-    A frame's pieces are encoded one by one, so that the copied token stays the
-    token it is; for most tokens the line encodes to the same ids as a whole.
-    """
-    frames = [
-        ['Say "', '": "', '".\n'],
-        ['Input: "', '" Output: "', '"\n'],
-        ["Repeat:", "", "", "", "\n"],
-        ['Please repeat the string "', '" back to me: "', '"\n'],
-        ["Word:", "\nEcho:", "\n"],
-        ['User: repeat "', '"\nAssistant: "', '"\n'],
-        ['"', '" and "', '".\n'],
-        ['Q: What is "', '"? A: "', '"\n'],
-    ]
-    return [[tokenizer.encode(p, add_special_tokens=False).ids for p in f] for f in frames]
-
-
-def echo_prompt(tokenizer, shots=SHOTS) -> tuple[list[int], list[int]]:
-    """Token ids before and after x in the few-shot prompt that asks for x."""
-    first, middle, last = templates(tokenizer)[0]
-    before = [0]
-    for word in shots:
-        (x,) = tokenizer.encode(word, add_special_tokens=False).ids
-        before += first + [x] + middle + [x] + last
-    return before + first, middle
-
-
-@torch.no_grad()
-def echo_probabilities(model, tokenizer, ids, shots=SHOTS) -> np.ndarray:
-    """P(x) after the prompt that asks for x, for each x in ids."""
-    before, after = echo_prompt(tokenizer, shots)
-    out = []
-    for i in range(0, len(ids), 256):
-        x = torch.tensor(np.asarray(ids[i : i + 256], dtype=np.int64))[:, None]
-        n = len(x)
-        prompt = torch.cat((torch.tensor(before).expand(n, -1), x, torch.tensor(after).expand(n, -1)), 1)
-        p = model.logits(model.hidden(prompt)[:, -1]).float().softmax(-1)
-        out.append(p.gather(1, x)[:, 0].numpy())
-    return np.concatenate(out)
-
-
-@torch.no_grad()
-def nats(model, tokens: np.ndarray, length: int) -> float:
-    """Total negative log-likelihood of `tokens`, in windows of `length`.
-
-    The windows do not overlap: each opens with <|endoftext|> and sees nothing
-    before itself, so the model has less to go by than an n-gram model has.
-    """
-    total = 0.0
-    for i in range(0, len(tokens), length * 32):
-        part = tokens[i : i + length * 32].astype(np.int64)
-        full = len(part) // length * length
-        for block in (part[:full].reshape(-1, length), part[None, full:]):
-            if block.size:
-                y = torch.from_numpy(block)
-                x = torch.cat((torch.zeros(len(y), 1, dtype=torch.int64), y[:, :-1]), 1)
-                total += F.cross_entropy(model(x).float().flatten(0, 1), y.flatten(), reduction="sum").item()
-    return total
+    model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    return lambda ids: model(ids).logits

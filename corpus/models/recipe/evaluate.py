@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the model that `train.py` wrote, and write summary.json beside it.
+"""Measure a model that `train.py` wrote, and write summary.json beside it.
 
 The weights are read back from model.safetensors, so they are the rounded ones.
 Two questions: is it a language model (fewer bits per byte on held-out text
@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from model import SHOTS, Llama, echo_probabilities, echo_prompt, nats
+from common import MODELS, SHOTS, echo_probabilities, echo_prompt, load, module, nats
 from train import LENGTH, ORDINARY
 
 
@@ -75,26 +74,24 @@ class Trigram:
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ap.add_argument("--model", choices=MODELS, default="dense")
     ap.add_argument("--work", type=Path, default=Path("work"), help="where prepare.py wrote")
-    ap.add_argument("--model", type=Path, default=Path("../dense"))
+    ap.add_argument("--out", type=Path, help="where the model is (default: ../MODEL)")
     ap.add_argument("--seed", type=int, default=20261123, help="the seed of the run, for the record")
     ap.add_argument("--threads", type=int, default=2)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
 
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    model = Llama(json.loads((args.model / "config.json").read_text()))
-    weights = load_file(args.model / "model.safetensors")
-    model.load_state_dict({n: w.float() for n, w in weights.items()})
-    model.eval()
-
-    text = (args.model / "heldout.txt").read_text(encoding="utf-8")
+    out = args.out or Path("..") / args.model
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    model = load(args.model, out)
+    text = (args.work / "heldout.txt").read_text(encoding="utf-8")
     size = len(text.encode())
     held = np.array(tokenizer.encode(text, add_special_tokens=False).ids)
     train = np.fromfile(args.work / "train.bin", dtype=np.uint16)
     in_text = np.bincount(train, minlength=4096)
     in_text[0] = 0
-    counts = np.array(json.loads((args.model / "token_counts.json").read_text()))
+    counts = np.array(json.loads((out / "token_counts.json").read_text()))
 
     trigram = Trigram(train)
     # It must be a probability: over every next token it sums to one.
@@ -104,6 +101,7 @@ def main() -> None:
     ]
     assert np.allclose(sums, 1), sums
     bits = nats(model, held, LENGTH) / np.log(2) / size
+    notes = model.notes()
     trigram_bits = trigram.nats(held) / np.log(2) / size
 
     ordinary = np.flatnonzero(in_text >= ORDINARY)
@@ -119,7 +117,7 @@ def main() -> None:
         return round(float(np.median(p[in_text >= threshold])), 4)
 
     summary = {
-        "parameters": int(sum(w.numel() for w in weights.values())),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "training_tokens": int(counts.sum()),
         "distinct_text_tokens": int(train.size),
         "never_seen_tokens": int(never.size),
@@ -139,20 +137,19 @@ def main() -> None:
         "echo_prompt_before": echo_prompt(tokenizer)[0],
         "echo_prompt_after": echo_prompt(tokenizer)[1],
         "seed": args.seed,
+        **notes,
     }
 
     # The same numbers must come out of the library whose layout this is.
-    from transformers import LlamaForCausalLM
-
-    reference = LlamaForCausalLM.from_pretrained(args.model, torch_dtype=torch.float32).eval()
+    reference = module(args.model).reference(out)
     ids = torch.from_numpy(held[: 4 * LENGTH].reshape(4, LENGTH))
     with torch.no_grad():
-        gap = (reference(ids).logits - model(ids)).abs().max().item()
+        gap = (reference(ids) - model(ids)).abs().max().item()
     assert gap < 1e-3, gap
 
-    (args.model / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
-    print(f"largest difference from transformers' logits: {gap:.2e}")
+    print(f"largest difference from the other implementation's logits: {gap:.2e}")
 
 
 if __name__ == "__main__":
