@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let ids: Vec<u32> = (0..64).map(|i| (i * 7919 + 3) as u32 % model.config.vocab_size as u32).collect();
     let trial = Trial::new(&ids[..1], &ids[1..]);
     let lesion = |expert| {
-        let edit = Edit::Lesion { component: Component::Expert { layer, expert }, action: Action::Zero };
+        let edit = Edit::lesion(Component::Expert { layer, expert }, Action::Zero);
         Request::new(trial.with_edits(vec![edit]))
     };
     let requests: Vec<Request> = (0..model.config.num_experts(layer)).map(lesion).collect();

@@ -33,17 +33,19 @@ enum Version {
         decay: Vec<f32>,
         first: Vec<f32>,
     },
-    V6 {
-        mix: Vec<f32>,
-        mix_down: Linear,
-        /// For decay, key, value, receptance and gate: from a stretch of what `mix_down` gives, `time_maa_*`
-        /// being the bias.
-        mix_up: [Linear; 5],
-        decay: LowRank,
-        first: Vec<f32>,
-        norm: GroupNorm,
-    },
+    V6(Box<V6>),
     V7(Box<V7>),
+}
+
+struct V6 {
+    mix: Vec<f32>,
+    mix_down: Linear,
+    /// For decay, key, value, receptance and gate: from a stretch of what `mix_down` gives, `time_maa_*`
+    /// being the bias.
+    mix_up: [Linear; 5],
+    decay: LowRank,
+    first: Vec<f32>,
+    norm: GroupNorm,
 }
 
 struct V7 {
@@ -123,14 +125,14 @@ impl TimeMix {
                     mix_up.push(Linear::turned(up, d, rank, Some(bias)));
                 }
                 let mix_up = <[Linear; 5]>::try_from(mix_up).map_err(|_| Error::request("token shift without a rank"))?;
-                Version::V6 {
+                Version::V6(Box::new(V6 {
                     mix: loader.vector(&name("time_maa_x"), d)?,
                     mix_down: loader.turned(&name("time_maa_w1"), 5 * rank, d, None)?,
                     mix_up,
                     decay: low_rank(loader, "time_decay", "time_decay_w1", "time_decay_w2")?,
                     first: loader.take(&name("time_faaaa"), &[rwkv.num_heads, rwkv.head_dim()])?,
                     norm: group_norm(loader)?,
-                }
+                }))
             }
             _ => {
                 let mut mix = |tensor: &str| loader.vector(&name(tensor), d);
@@ -160,13 +162,13 @@ impl TimeMix {
         square.into_iter().flatten().map(Linear::parameters).sum::<usize>()
             + match &self.version {
                 Version::V4 { mix, decay, first } => mix.iter().map(Vec::len).sum::<usize>() + decay.len() + first.len(),
-                Version::V6 { mix, mix_down, mix_up, decay, first, norm } => {
-                    mix.len()
-                        + mix_down.parameters()
-                        + mix_up.iter().map(Linear::parameters).sum::<usize>()
-                        + low_rank(decay)
-                        + first.len()
-                        + group_norm(norm)
+                Version::V6(v) => {
+                    v.mix.len()
+                        + v.mix_down.parameters()
+                        + v.mix_up.iter().map(Linear::parameters).sum::<usize>()
+                        + low_rank(&v.decay)
+                        + v.first.len()
+                        + group_norm(&v.norm)
                 }
                 Version::V7(v) => {
                     v.mix.iter().map(Vec::len).sum::<usize>()
@@ -205,7 +207,8 @@ impl TimeMix {
                 let (y, states) = scanned(pass, layer, &Recurrence::Wkv4 { k: &k, v: &v, decay, first }, rows)?;
                 (mode.mul(y, &mode.activate(r, Activation::Sigmoid)?)?, states)
             }
-            Version::V6 { mix, mix_down, mix_up, decay, first, norm } => {
+            Version::V6(v6) => {
+                let V6 { mix, mix_down, mix_up, decay, first, norm } = &**v6;
                 let mixed = mode.activate(mode.linear(&mode.blend(x, &s, mix)?, mix_down)?, Activation::Tanh)?;
                 let rank = mix_down.matrix.out() / 5;
                 let parts = mode.split(&mixed, &[rank; 5])?;

@@ -55,8 +55,8 @@ pub struct Layer {
 /// What mixes the positions in a layer.
 pub enum MixerWeights {
     Attention(Attention),
-    Ssm(Mamba),
-    TimeMix(TimeMix),
+    Ssm(Box<Mamba>),
+    TimeMix(Box<TimeMix>),
 }
 
 /// An attention block.
@@ -412,9 +412,9 @@ impl Loader<'_> {
         match (config.mixers[i], &config.ssm, &config.rwkv) {
             (Mixer::Ssm, Some(ssm), _) => {
                 let prefix = format!("{prefix}.{}", self.names.ssm);
-                return Mamba::load(self, &prefix, ssm).map(MixerWeights::Ssm);
+                return Ok(MixerWeights::Ssm(Box::new(Mamba::load(self, &prefix, ssm)?)));
             }
-            (Mixer::TimeMix, _, Some(rwkv)) => return TimeMix::load(self, prefix, i, rwkv).map(MixerWeights::TimeMix),
+            (Mixer::TimeMix, _, Some(rwkv)) => return Ok(MixerWeights::TimeMix(Box::new(TimeMix::load(self, prefix, i, rwkv)?))),
             _ => {}
         }
         let (q, k) = match config.qk_norm {

@@ -136,7 +136,7 @@ pub(super) fn ssm(fields: &Fields, model_type: &str, hidden_size: usize) -> Resu
             let message = format!("{} heads of {head_dim} are not {intermediate_size} channels", ssm.num_heads);
             return Err(fields.error("num_heads", message));
         }
-        if ssm.num_heads % ssm.n_groups != 0 {
+        if !ssm.num_heads.is_multiple_of(ssm.n_groups) {
             return Err(fields.error("n_groups", format!("{} does not divide {} heads", ssm.n_groups, ssm.num_heads)));
         }
     }

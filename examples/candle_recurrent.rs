@@ -1,0 +1,134 @@
+//! Mamba and RWKV-7 here and in candle-transformers, on the same weights: the logits after 16 sequences of 128
+//! tokens, and the time both take, in turn.
+//!
+//!     cargo run --release --example candle_recurrent -- DIR
+//!
+//! DIR is a Hugging Face folder of Mamba (tied embeddings), or one of RWKV-7 as `glitch` reads it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::{mamba, rwkv_v7};
+use glitch::model::batch::Row;
+use glitch::model::{Forward, Model, Read};
+
+const BATCH: usize = 16;
+const LENGTH: usize = 128;
+const TURNS: usize = 5;
+
+/// candle-transformers' model of one kind or the other.
+enum Theirs {
+    Mamba(mamba::Model, mamba::Config),
+    Rwkv(rwkv_v7::Model, rwkv_v7::Config),
+}
+
+impl Theirs {
+    fn load(dir: &Path, ours: &Model) -> Result<Self> {
+        let c = &ours.config;
+        let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu)?;
+        let widened = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?)));
+        let mut tensors: HashMap<String, Tensor> = widened.collect::<Result<_>>()?;
+        match c.model_type.as_str() {
+            "mamba" => {
+                // candle-transformers has the names of the authors' own code.
+                let renamed = |name: String| name.replace("backbone.embeddings", "embedding").replace("backbone.", "");
+                tensors = tensors.into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect();
+                let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+                let (d_model, n_layer, vocab_size) = (c.hidden_size, c.num_hidden_layers, c.vocab_size);
+                let config = mamba::Config { d_model, n_layer, vocab_size, pad_vocab_size_multiple: 1 };
+                Ok(Self::Mamba(mamba::Model::new(&config, vars)?, config))
+            }
+            "rwkv7" => {
+                // It asks for the sizes of the first layer's value mixing, which that layer has no use for.
+                for name in ["v0", "v1", "v2"] {
+                    let first = format!("blocks.0.att.{name}");
+                    if !tensors.contains_key(&first) {
+                        let other = tensors.get(&format!("blocks.1.att.{name}")).context("a model of one layer")?.clone();
+                        tensors.insert(first, other);
+                    }
+                }
+                let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+                let config = rwkv_v7::Config {
+                    version: rwkv_v7::ModelVersion::V7,
+                    vocab_size: c.vocab_size,
+                    hidden_size: c.hidden_size,
+                    num_hidden_layers: c.num_hidden_layers,
+                    head_size: c.rwkv.as_ref().context("no heads")?.head_dim(),
+                    intermediate_size: Some(c.intermediate_size),
+                    rescale_every: 0,
+                };
+                Ok(Self::Rwkv(rwkv_v7::Model::new(&config, vars)?, config))
+            }
+            other => bail!("{other} is neither mamba nor rwkv7"),
+        }
+    }
+
+    /// Logits after the last token of every sequence, `[batch, vocab]`.
+    fn logits(&self, ids: &[Vec<u32>]) -> Result<Vec<f32>> {
+        match self {
+            Self::Mamba(model, config) => {
+                // One sequence at a time: with more its broadcasts do not fit (0.11).
+                let mut all = Vec::new();
+                for row in ids {
+                    let mut state = mamba::State::new(1, config, DType::F32, &Device::Cpu)?;
+                    let mut logits = None;
+                    for id in row {
+                        logits = Some(model.forward(&Tensor::new(&[*id], &Device::Cpu)?, &mut state)?);
+                    }
+                    all.extend(logits.context("no tokens")?.flatten_all()?.to_vec1::<f32>()?);
+                }
+                Ok(all)
+            }
+            Self::Rwkv(model, config) => {
+                let mut all = Vec::new();
+                for row in ids {
+                    let mut state = rwkv_v7::State::new(config, &Device::Cpu)?;
+                    all.extend(model.forward_seq(row, &mut state)?.flatten_all()?.to_vec1::<f32>()?);
+                }
+                Ok(all)
+            }
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let dir = std::env::args().nth(1).context("usage: candle_recurrent DIR")?;
+    let ours = Model::load(&dir)?;
+    let theirs = Theirs::load(Path::new(&dir), &ours)?;
+    let vocabulary = ours.config.vocab_size;
+    let ids: Vec<Vec<u32>> =
+        (0..BATCH).map(|b| (0..LENGTH).map(|i| (((b * LENGTH + i) * 7919) % vocabulary) as u32).collect()).collect();
+    let reads: Vec<Read> =
+        (1..=BATCH).map(|b| Read { token: b * LENGTH - 1, target: None, reference: None, keep: true }).collect();
+    let forward = Forward { rows: ids.iter().map(|ids| Row::new(ids.clone())).collect(), ..Forward::default() };
+    let (mut times, mut worst) = ([Vec::new(), Vec::new()], 0f32);
+    for turn in 0..TURNS {
+        let start = Instant::now();
+        let want = theirs.logits(&ids)?;
+        times[0].push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        let readouts = ours.read(&ours.forward(&forward)?.residual, &reads);
+        times[1].push(start.elapsed().as_secs_f64());
+        for (readout, want) in readouts.iter().zip(want.chunks_exact(vocabulary)) {
+            let sum: f64 = want.iter().map(|w| f64::from(*w).exp()).sum();
+            let got = readout.distribution.as_ref().context("no distribution")?;
+            let off = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - (f64::from(*want) - sum.ln())).abs());
+            worst = off.fold(f64::from(worst), f64::max) as f32;
+        }
+        println!("turn {turn}: theirs {:.3} s, ours {:.4} s", times[0][turn], times[1][turn]);
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let [theirs, ours] = &mut times;
+    let (theirs, ours) = (median(theirs), median(ours));
+    println!("{BATCH} x {LENGTH} tokens: theirs {theirs:.3} s, ours {ours:.4} s (medians): {:.1} times as fast", theirs / ours);
+    println!("largest difference of a log-probability after the last token: {worst:.1e}");
+    ensure!(worst <= 1e-4, "the two disagree");
+    Ok(())
+}
