@@ -46,20 +46,33 @@ impl Behaviour {
 
 /// The behaviours seen so far.
 #[derive(Debug, Clone, Default)]
-pub struct Map(BTreeSet<Behaviour>);
+pub struct Map {
+    seen: BTreeSet<Behaviour>,
+    /// Layers and the two experts that some token is most routed to there: of all that are chosen, a mixture of
+    /// many has too many sets for any to be seen twice.
+    routes: BTreeSet<(usize, u32, u32)>,
+}
 
 impl Map {
     /// Whether the behaviour is new; it no longer is afterwards.
     pub fn insert(&mut self, trial: &Observation, baseline: &Observation, score: f64, scale: f64) -> bool {
-        self.0.insert(Behaviour::new(trial, baseline, score, scale))
+        let positions = trial.entropy.len().max(1);
+        let mut new_route = false;
+        for layer in &trial.routing {
+            for chosen in layer.chosen.chunks((layer.chosen.len() / positions).max(1)) {
+                let (first, second) = (chosen[0], chosen.get(1).copied().unwrap_or(chosen[0]));
+                new_route |= self.routes.insert((layer.layer, first.min(second), first.max(second)));
+            }
+        }
+        self.seen.insert(Behaviour::new(trial, baseline, score, scale)) || new_route
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.seen.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.seen.is_empty()
     }
 }
 
@@ -89,5 +102,12 @@ mod tests {
         check(observe(1, 1.0, 3), 0.01, true);
         check(observe(1, 1.0, 0), 0.9, true);
         check(observe(1, f32::NAN, 0), f64::NAN, true);
+        let routed = |chosen: [u32; 2]| {
+            let routing = vec![crate::evaluate::LayerRouting { layer: 3, num_experts: 8, chosen: chosen.to_vec() }];
+            Observation { routing, ..observe(1, 1.0, 0) }
+        };
+        check(routed([2, 5]), 0.01, true);
+        check(routed([5, 2]), 0.01, false);
+        check(routed([5, 3]), 0.01, true);
     }
 }

@@ -79,7 +79,10 @@ pub fn run(
         config,
         subject,
         control,
-        kinds: config.oracles.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
+        kinds: {
+            let kinds: BTreeSet<OracleKind> = config.oracles.iter().copied().collect();
+            kinds.into_iter().filter(|kind| kind.applies(subject.config)).collect()
+        },
         splices: subject.seeds.iter().map(|seed| seed.trial.base.clone()).collect(),
         queue: Queue::new(subject.seeds.iter().map(entry)),
         bandit: Bandit::new(mutators.len()),
@@ -192,11 +195,10 @@ impl<'a> Campaign<'a> {
         let proposals = self.propose(rng);
         let trials: Vec<&Trial> = proposals.iter().map(|proposal| &proposal.trial).collect();
         self.summary.follow_up_evaluations += self.baselines.prepare(&trials, &self.kinds, self.subject)?;
-        // Generation costs many forwards: only now and then.
+        // Some oracles cost many forwards: only now and then.
         let generates = self.rounds.is_multiple_of(self.config.generate_every);
         self.rounds += 1;
-        let kinds: Vec<OracleKind> =
-            self.kinds.iter().copied().filter(|kind| generates || kind.oracle().generate() == 0).collect();
+        let kinds: Vec<OracleKind> = self.kinds.iter().copied().filter(|kind| generates || !kind.oracle().is_costly()).collect();
         let reference = |trial: &Trial| self.baselines.of(trial).and_then(|baseline| baseline.distributions.as_ref());
         let requests: Vec<_> = trials.iter().map(|trial| oracle::request(&kinds, trial, reference(trial))).collect();
         let observations = self.subject.evaluator.observe(&requests)?;

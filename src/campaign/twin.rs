@@ -119,6 +119,9 @@ fn observe(request: &Request) -> Observation {
         finite: !prompt.contains(&667),
         generated: (0..request.generate as u32).map(generated).collect(),
         sketch: u64::from(broken) * 5 + (hash(sum) * 4.0) as u64,
+        routing: Vec::new(),
+        state_norms: Vec::new(),
+        memory: None,
         distributions: request
             .keep_distributions
             .then(|| Distributions { vocabulary: VOCABULARY, log_probs: rows.concat() }.into()),

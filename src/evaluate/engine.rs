@@ -9,10 +9,10 @@ use rand::Rng as _;
 use super::activations::{Activations, COMPONENT_SITES, Means, width};
 use super::lower::{Lowering, Place};
 use super::plan::{Plan, Run, Runs, check};
-use super::{Distributions, Evaluator, Observation, Request};
+use super::{Distributions, Evaluator, LayerRouting, Observation, Request};
 use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::model::batch::{Row, Segment};
+use crate::model::batch::{KvStore, Row, Segment};
 use crate::model::hooks::{Hooks, Site};
 use crate::model::{Forward, Model, Pooled, Read};
 use crate::rng;
@@ -207,18 +207,22 @@ impl<'m> ModelEvaluator<'m> {
                 });
             }
         }
+        let config = &self.model.config;
+        hooks.capture = (0..config.num_hidden_layers).filter(|l| config.is_sparse(*l)).map(|l| (l, Site::RouterLogits)).collect();
+        forward.keep_ends = config.is_recurrent();
         forward.hooks = hooks;
         let output = self.forward(&forward)?;
         let mut readouts = self.model.read(&output.residual, &reads).into_iter();
         let d = self.model.config.hidden_size;
-        let mut first_read = 0;
+        let (mut first_read, ends) = (0, &offsets[1..]);
         Ok(requests
             .iter()
             .zip(plans)
-            .map(|(request, plan)| {
+            .enumerate()
+            .map(|(row, (request, plan))| {
                 let continuation = plan.layout.ids.len() - plan.layout.prompt_len;
                 let mine: Vec<_> = readouts.by_ref().take(continuation.max(1)).collect();
-                let token = reads[first_read].token;
+                let tokens: Vec<usize> = reads[first_read..first_read + mine.len()].iter().map(|read| read.token).collect();
                 first_read += mine.len();
                 let log_probs = mine.iter().take(continuation).map(|r| r.log_prob).collect();
                 let kept: Option<Vec<f32>> =
@@ -230,13 +234,74 @@ impl<'m> ModelEvaluator<'m> {
                     finite: mine.iter().all(|r| r.finite),
                     top: mine.into_iter().map(|r| r.top).collect(),
                     generated: Vec::new(),
-                    sketch: self.sketch(&output.residual[token * d..][..d]),
+                    routing: self.routing_at(&output, &tokens),
+                    state_norms: self.state_norms(&output, ends[row] - 1),
+                    memory: None,
+                    sketch: self.sketch(&output.residual[tokens[0] * d..][..d]),
                     distributions: kept
                         .filter(|_| request.keep_distributions)
                         .map(|log_probs| Arc::new(Distributions { vocabulary: self.model.config.vocab_size, log_probs })),
                 }
             })
             .collect())
+    }
+
+    /// The experts chosen for some tokens, in the layers that were computed for them.
+    fn routing_at(&self, output: &crate::model::Output<Pooled>, tokens: &[usize]) -> Vec<LayerRouting> {
+        let Some(experts) = &self.model.config.experts else { return Vec::new() };
+        let n = experts.num_experts;
+        let layers = output.captured.iter().filter(|((_, site), _)| *site == Site::RouterLogits);
+        // Rows that joined later than a layer have no logits there.
+        let computed = layers.filter(|(_, logits)| tokens.iter().all(|token| (token + 1) * n <= logits.len()));
+        computed
+            .map(|(&(layer, _), logits)| {
+                let picked: Vec<f32> = tokens.iter().flat_map(|token| logits[token * n..][..n].iter().copied()).collect();
+                LayerRouting { layer, num_experts: n, chosen: crate::model::chosen_experts(&picked, experts) }
+            })
+            .collect()
+    }
+
+    /// The states after a token, by layer; what lies behind their parts is left out.
+    fn states_after<'s>(&'s self, store: &'s KvStore, token: usize) -> impl Iterator<Item = (usize, &'s [f32])> {
+        store.layers.iter().enumerate().filter_map(move |(layer, cache)| {
+            let (parts, size) = self.model.config.state_parts(layer);
+            Some((layer, &cache.states.get(&token)?.scan[..parts * size]))
+        })
+    }
+
+    /// [`Observation::state_norms`] at a token.
+    fn state_norms(&self, output: &crate::model::Output<Pooled>, token: usize) -> Vec<(usize, f32)> {
+        let Some(store) = &output.kv else { return Vec::new() };
+        let norm = |state: &[f32]| {
+            let square: f64 = state.iter().map(|s| f64::from(*s).powi(2)).sum();
+            (0.5 * square.max(f64::MIN_POSITIVE).ln()) as f32
+        };
+        self.states_after(store, token).map(|(layer, state)| (layer, norm(state))).collect()
+    }
+
+    /// [`Observation::memory`] of a request.
+    fn memory(&self, request: &Request) -> Result<f32> {
+        let plan = Plan::new(request, &self.model.config);
+        let bos = usize::from(self.model.config.bos_token_id.is_some_and(|bos| plan.layout.ids.first() == Some(&bos)));
+        // The beginning ends before the first place that is edited, lest the edit be turned round with it.
+        let edited = request.trial.edits.iter().filter_map(|e| plan.layout.moved.get(e.position()?).copied().flatten()).min();
+        let half = (plan.layout.prompt_len / 2).min(edited.unwrap_or(usize::MAX)).max(bos);
+        let mut other = plan.layout.ids.clone();
+        other[bos..half].reverse();
+        let mut states = Vec::new();
+        for ids in [&plan.layout.ids, &other] {
+            let mut forward = Forward { rows: vec![Row::new(ids.clone())], keep_ends: true, ..Forward::default() };
+            let place = Place { tokens: 0..ids.len(), position: 0 };
+            let layout = &crate::edit::Layout { ids: ids.clone(), ..plan.layout.clone() };
+            Lowering { evaluator: self, trial: &request.trial, layout, place, hooks: &mut forward.hooks }.run(&[])?;
+            let store = self.forward(&forward)?.kv.ok_or_else(|| Error::request("states were not kept"))?;
+            states.push(self.states_after(&store, ids.len() - 1).map(|(_, state)| state.to_vec()).collect::<Vec<_>>());
+        }
+        let distances = states[0].iter().zip(&states[1]).map(|(a, b)| {
+            let difference: f32 = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum();
+            (difference / a.iter().map(|a| a * a).sum::<f32>().max(f32::MIN_POSITIVE)).sqrt()
+        });
+        Ok(distances.sum::<f32>() / states[0].len().max(1) as f32)
     }
 
     fn sketch(&self, residual: &[f32]) -> u64 {
@@ -335,6 +400,9 @@ impl Evaluator for ModelEvaluator<'_> {
             now.iter().zip(self.generate(&rows)?).for_each(|(i, generated)| observations[*i].generated = generated);
             rest = later;
         }
+        for (request, observation) in requests.iter().zip(&mut observations).filter(|(request, _)| request.memory) {
+            observation.memory = Some(self.memory(request)?);
+        }
         Ok(observations)
     }
 
@@ -345,6 +413,7 @@ impl Evaluator for ModelEvaluator<'_> {
         let mut observations = self.observe_rows(&[request], &[&plan], vec![row])?;
         let mut observation = observations.pop().ok_or_else(|| Error::request("no observation"))?;
         observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();
+        observation.memory = request.memory.then(|| self.memory(request)).transpose()?;
         Ok(observation)
     }
 }

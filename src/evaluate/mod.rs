@@ -8,7 +8,7 @@ mod plan;
 
 pub use activations::{Activations, Means};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
-pub use observation::{Distributions, Observation, Patch, Request};
+pub use observation::{Distributions, LayerRouting, Observation, Patch, Request};
 
 use crate::error::Result;
 

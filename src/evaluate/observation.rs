@@ -20,6 +20,8 @@ pub struct Request {
     pub generate: usize,
     /// Activations put in from another run, after the trial's own edits.
     pub patches: Vec<Patch>,
+    /// Measure how much of the beginning is left in the recurrent state at the end.
+    pub memory: bool,
 }
 
 /// The output of a component replaced by values from another run.
@@ -34,7 +36,7 @@ pub struct Patch {
 
 impl Request {
     pub fn new(trial: Trial) -> Self {
-        Self { trial, reference: None, keep_distributions: false, generate: 0, patches: Vec::new() }
+        Self { trial, reference: None, keep_distributions: false, generate: 0, patches: Vec::new(), memory: false }
     }
 
     pub fn with_reference(mut self, reference: Arc<Distributions>) -> Self {
@@ -75,6 +77,15 @@ impl Distributions {
     }
 }
 
+/// The choices of one router.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerRouting {
+    pub layer: usize,
+    pub num_experts: usize,
+    /// `[read positions, num_experts_per_tok]`, the most weighted first.
+    pub chosen: Vec<u32>,
+}
+
 /// What was measured on one trial.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observation {
@@ -96,6 +107,16 @@ pub struct Observation {
     /// A sketch of the residual stream at the last prompt token: signs of random projections of the
     /// final normalised residual, one bit each.
     pub sketch: u64,
+    /// The experts that each read position is routed to, by the sparse layers that were computed for this row
+    /// (a row that resumes above a layer is routed there as without its edits).
+    pub routing: Vec<LayerRouting>,
+    /// Natural logarithm of the norm of the recurrent state at the end, by the recurrent layers that were
+    /// computed.
+    pub state_norms: Vec<(usize, f32)>,
+    /// How much of the beginning is left in the state at the end, when asked for: the distance between the
+    /// states with the first half of the prompt as it is and backwards, over the norm, mean over the recurrent
+    /// layers.
+    pub memory: Option<f32>,
     /// Full distributions, when asked for.
     pub distributions: Option<Arc<Distributions>>,
 }

@@ -27,6 +27,8 @@ pub struct Forward {
     pub hooks: Hooks,
     /// Keep keys, values and states for rows that continue these.
     pub keep_kv: bool,
+    /// Keep the states at the ends of rows, without keys and values.
+    pub keep_ends: bool,
 }
 
 /// What a forward pass leaves.
@@ -115,7 +117,11 @@ impl Model {
         let ropes = ropes(config, longest);
         let spans: Vec<Span> =
             rows.iter().zip(&offsets).map(|(r, o)| Span { tokens: *o..o + r.ids.len(), position: r.prefix_len() }).collect();
-        let keep = if forward.keep_kv && config.is_recurrent() { kept_tokens(&spans) } else { Vec::new() };
+        let keep = match config.is_recurrent() {
+            true if forward.keep_kv => kept_tokens(&spans),
+            true if forward.keep_ends => spans.iter().map(|span| span.tokens.end - 1).collect(),
+            _ => Vec::new(),
+        };
         let mut caches = Vec::new();
         let pass = Pass::new(mode, self, hooks);
         let mut x = pass.at(0, Site::Embed, embeddings)?;
@@ -143,6 +149,7 @@ impl Model {
                 joined += 1;
             }
             if joined == 0 {
+                caches.push(LayerCache::default());
                 continue;
             }
             let (spans, rows) = (&spans[..joined], &rows[..joined]);
@@ -206,7 +213,7 @@ impl Model {
         if joined != rows.len() {
             return Err(Error::request("a row starts beyond the last layer"));
         }
-        let kv = forward.keep_kv.then(|| Arc::new(KvStore { layers: caches }));
+        let kv = (forward.keep_kv || forward.keep_ends).then(|| Arc::new(KvStore { layers: caches }));
         Ok(Output { residual: x, kv, captured: pass.captured() })
     }
 

@@ -407,6 +407,12 @@ impl Numerics for Fused {
     }
 }
 
+/// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the most weighted
+/// first.
+pub fn chosen_experts(logits: &[f32], experts: &Experts) -> Vec<u32> {
+    Routing::new(logits, experts).chosen.into_iter().map(|(expert, _)| expert as u32).collect()
+}
+
 /// Which experts each token goes to, and with what weight.
 pub struct Routing {
     experts: usize,

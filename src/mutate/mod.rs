@@ -23,7 +23,15 @@ use vocabulary::Vocabulary;
 pub const MAX_EDITS: usize = 12;
 
 /// Oracles for trials that keep the continuation as it is.
-const BEHAVIOUR: &[OracleKind] = &[OracleKind::Divergence, OracleKind::Collapse, OracleKind::NonFinite, OracleKind::LossBlowup];
+const BEHAVIOUR: &[OracleKind] = &[
+    OracleKind::Divergence,
+    OracleKind::Collapse,
+    OracleKind::NonFinite,
+    OracleKind::LossBlowup,
+    OracleKind::RoutingCollapse,
+    OracleKind::StateBlowup,
+    OracleKind::StateMemory,
+];
 
 /// What proposals are made of.
 #[derive(Debug, Clone, Copy)]

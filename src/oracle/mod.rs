@@ -10,6 +10,8 @@ pub mod echo;
 pub mod judge;
 pub mod loss;
 pub mod nonfinite;
+pub mod routing;
+pub mod state;
 
 pub use judge::ModelJudge;
 
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::Trial;
 use crate::evaluate::{Distributions, Observation, Request};
+use crate::model::Config;
 use crate::stats;
 
 /// Which detector made a verdict.
@@ -36,10 +39,25 @@ pub enum OracleKind {
     NonFinite,
     /// Loss on the continuation rises over the baseline's (nats per token).
     LossBlowup,
+    /// A mixture's tokens fall onto few experts, or go to others.
+    RoutingCollapse,
+    /// A recurrent state grows.
+    StateBlowup,
+    /// A recurrent state forgets, or never does.
+    StateMemory,
 }
 
 impl OracleKind {
-    pub const ALL: [Self; 5] = [Self::Divergence, Self::Echo, Self::Collapse, Self::NonFinite, Self::LossBlowup];
+    pub const ALL: [Self; 8] = [
+        Self::Divergence,
+        Self::Echo,
+        Self::Collapse,
+        Self::NonFinite,
+        Self::LossBlowup,
+        Self::RoutingCollapse,
+        Self::StateBlowup,
+        Self::StateMemory,
+    ];
 
     /// As in files: `divergence`, `non_finite`.
     pub fn name(self) -> &'static str {
@@ -49,6 +67,18 @@ impl OracleKind {
             Self::Collapse => "collapse",
             Self::NonFinite => "non_finite",
             Self::LossBlowup => "loss_blowup",
+            Self::RoutingCollapse => "routing_collapse",
+            Self::StateBlowup => "state_blowup",
+            Self::StateMemory => "state_memory",
+        }
+    }
+
+    /// Whether a model has what it looks at.
+    pub fn applies(self, config: &Config) -> bool {
+        match self {
+            Self::RoutingCollapse => config.experts.is_some(),
+            Self::StateBlowup | Self::StateMemory => config.is_recurrent(),
+            _ => true,
         }
     }
 
@@ -60,6 +90,9 @@ impl OracleKind {
             Self::Collapse => &collapse::Collapse,
             Self::NonFinite => &nonfinite::NonFinite,
             Self::LossBlowup => &loss::LossBlowup,
+            Self::RoutingCollapse => &routing::RoutingCollapse,
+            Self::StateBlowup => &state::StateBlowup,
+            Self::StateMemory => &state::StateMemory,
         }
     }
 }
@@ -77,6 +110,16 @@ pub trait Oracle: Sync {
     /// Whether it reads the divergence from the baseline's distributions.
     fn needs_reference(&self) -> bool {
         false
+    }
+
+    /// Whether it wants to know what is left of the beginning in the recurrent state.
+    fn needs_memory(&self) -> bool {
+        false
+    }
+
+    /// Whether it costs many forwards a trial.
+    fn is_costly(&self) -> bool {
+        self.generate() > 0 || self.needs_memory()
     }
 
     /// How many tokens it wants generated.
@@ -101,6 +144,7 @@ pub fn request(kinds: &[OracleKind], trial: &Trial, baseline: Option<&Arc<Distri
     let mut request = Request::new(trial.clone());
     for oracle in kinds.iter().map(|kind| kind.oracle()) {
         request.generate = request.generate.max(oracle.generate());
+        request.memory |= oracle.needs_memory();
         if oracle.needs_reference() {
             request.reference = baseline.cloned();
         }

@@ -17,6 +17,9 @@ pub fn oracle_name(oracle: OracleKind) -> &'static str {
         OracleKind::Collapse => "collapse",
         OracleKind::NonFinite => "non-finite",
         OracleKind::LossBlowup => "loss blow-up",
+        OracleKind::RoutingCollapse => "routing collapse",
+        OracleKind::StateBlowup => "state blow-up",
+        OracleKind::StateMemory => "state memory",
     }
 }
 
@@ -25,7 +28,8 @@ pub fn unit(oracle: OracleKind) -> &'static str {
     match oracle {
         OracleKind::Divergence | OracleKind::Echo => " bits",
         OracleKind::LossBlowup => " nats per token",
-        OracleKind::Collapse | OracleKind::NonFinite => "",
+        OracleKind::StateBlowup | OracleKind::StateMemory => " nats",
+        OracleKind::Collapse | OracleKind::NonFinite | OracleKind::RoutingCollapse => "",
     }
 }
 
@@ -41,6 +45,15 @@ pub fn oracle_meaning(oracle: OracleKind) -> &'static str {
         OracleKind::Collapse => "Left to write on its own, the model falls into a loop or stops at once.",
         OracleKind::NonFinite => "Somewhere the model computed infinity or not-a-number.",
         OracleKind::LossBlowup => "The model predicts an ordinary text much worse than before, in nats per token.",
+        OracleKind::RoutingCollapse => {
+            "The routers send tokens to other experts than before, or to few of them; the score is the share of choices changed, or of their variety lost."
+        }
+        OracleKind::StateBlowup => {
+            "A recurrent state grows beyond what it does otherwise; the score is the logarithm of how many times."
+        }
+        OracleKind::StateMemory => {
+            "The recurrent state forgets the beginning of the text that it would remember, or keeps what it would forget; the score is the logarithm of by how much."
+        }
     }
 }
 
@@ -150,6 +163,17 @@ pub fn what(case: &Case) -> String {
         }
         OracleKind::NonFinite => format!("{does} makes the model compute values that are not finite numbers."),
         OracleKind::LossBlowup => format!("{does} raises the loss on the text that follows by {score} nats per token."),
+        OracleKind::RoutingCollapse => {
+            let share = percent(case.verdict.score);
+            format!("{does} changes {share} of the choices of experts, or takes as much of their variety.")
+        }
+        OracleKind::StateBlowup => {
+            format!("{does} makes a recurrent state {} times as large.", number(case.verdict.score.min(30.0).exp()))
+        }
+        OracleKind::StateMemory => {
+            let factor = number(case.verdict.score.min(30.0).exp());
+            format!("{does} changes how much of the beginning is left in the recurrent state by a factor of {factor}.")
+        }
     }
 }
 

@@ -217,3 +217,37 @@ fn experts_add_up_to_the_mixture() {
         }
     }
 }
+
+/// Routing is observed as it is, whether a row resumes above some layers or not; and sending everything to one
+/// expert is a collapse.
+#[test]
+fn routing_is_observed_and_its_collapse_scored() {
+    use glitch::oracle::OracleKind;
+    for name in FAMILIES {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let last = (0..model.config.num_hidden_layers).rev().find(|l| model.config.is_sparse(*l)).unwrap();
+        let route = |layer| Edit::lesion(Component::Expert { layer, expert: 1 }, Action::Route);
+        let request = |edits| Request::new(trial().with_edits(edits));
+        let baseline = evaluator.observe_alone(&request(vec![])).unwrap();
+        let sparse = (0..model.config.num_hidden_layers).filter(|l| model.config.is_sparse(*l)).count();
+        assert_eq!(baseline.routing.len(), sparse, "{name}");
+        let all: Vec<Edit> = (0..=last).filter(|l| model.config.is_sparse(*l)).map(route).collect();
+        let requests = [request(vec![route(last)]), request(vec![route(last)]), request(all)];
+        let batch = evaluator.observe(&requests).unwrap();
+        let score = |o: &glitch::evaluate::Observation| OracleKind::RoutingCollapse.oracle().score(o, &baseline);
+        for (request, batched) in requests.iter().zip(&batch) {
+            let alone = evaluator.observe_alone(request).unwrap();
+            assert_eq!(score(batched), score(&alone), "{name}");
+        }
+        assert_eq!(score(&baseline), 0.0, "{name}");
+        let first = |o: &glitch::evaluate::Observation| o.routing.iter().find(|r| r.layer == last).unwrap().chosen[0];
+        assert_eq!(first(&batch[0]), 1, "{name}");
+        assert!(
+            score(&batch[2]) > score(&batch[0]) && score(&batch[2]) > 0.3,
+            "{name}: {} {}",
+            score(&batch[2]),
+            score(&batch[0])
+        );
+    }
+}

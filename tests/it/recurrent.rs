@@ -210,3 +210,35 @@ fn states_are_captured_with_the_rest() {
     let (parts, size) = model.config.state_parts(0);
     assert_eq!(run.sites[&(0, Site::State)].len(), run.positions * parts * size);
 }
+
+/// A state that is scaled up grows, one without memory forgets; observed alike alone and in a batch.
+#[test]
+fn growth_and_forgetting_are_observed() {
+    use glitch::oracle::OracleKind;
+    for name in ["mamba", "mamba2", "rwkv6", "rwkv7"] {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let lesion = |action, position| {
+            let layers = 0..model.config.num_hidden_layers;
+            let state = |layer| Edit::Lesion { component: Component::State { layer, part: None }, action, position };
+            layers.map(state).collect::<Vec<_>>()
+        };
+        let request = |edits: Vec<Edit>| {
+            let mut request = Request::new(trial().with_edits(edits));
+            request.memory = true;
+            request
+        };
+        let requests =
+            [request(vec![]), request(lesion(Action::Scale { factor: 1e3 }, Some(38))), request(lesion(Action::Zero, Some(36)))];
+        let batch = evaluator.observe(&requests).unwrap();
+        for (request, batched) in requests.iter().zip(&batch) {
+            let alone = evaluator.observe_alone(request).unwrap();
+            assert_eq!((&alone.state_norms, alone.memory), (&batched.state_norms, batched.memory), "{name}");
+        }
+        let score = |kind: OracleKind, o: &glitch::evaluate::Observation| kind.oracle().score(o, &batch[0]);
+        assert_eq!((score(OracleKind::StateBlowup, &batch[0]), score(OracleKind::StateMemory, &batch[0])), (0.0, 0.0), "{name}");
+        let growth = score(OracleKind::StateBlowup, &batch[1]);
+        assert!((growth - 1e3f64.ln()).abs() < 0.5, "{name}: grown by {growth}");
+        assert!(batch[2].memory < batch[0].memory, "{name}: {:?} after forgetting, {:?}", batch[2].memory, batch[0].memory);
+    }
+}
