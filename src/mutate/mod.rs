@@ -133,6 +133,9 @@ fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
     let superseded = |old: &Edit| {
         new.iter().any(|n| match (old, n) {
             (Edit::Lesion { component: a, position: p, .. }, Edit::Lesion { component: b, position: q, .. }) => (a, p) == (b, q),
+            (Edit::CarryState { component: a, position: p, .. }, Edit::CarryState { component: b, position: q, .. }) => {
+                (a, p) == (b, q)
+            }
             _ => replaces(old) && replaces(n) && old.position() == n.position(),
         })
     };
