@@ -136,6 +136,7 @@ fn check_implication(implication: &Implication) -> Result<(), Fault> {
     finite("implication.necessity", i.necessity)?;
     finite("implication.sufficiency", i.sufficiency)?;
     finite("implication.emergence", i.emergence.unwrap_or(0.0))?;
+    finite("implication.routing", i.routing.unwrap_or(0.0))?;
     for (index, &control) in i.controls.iter().enumerate() {
         finite(&format!("implication.controls[{index}]"), control)?;
     }

@@ -58,7 +58,8 @@ pub fn in_words(found: &Implication) -> String {
     }
     let set: Vec<String> = found.set.iter().map(ToString::to_string).collect();
     let emergence = found.emergence.map(|e| format!(", emergence {e:.2}")).unwrap_or_default();
-    format!("{}: necessity {:.2}, sufficiency {:.2}{emergence}", set.join(" "), found.necessity, found.sufficiency)
+    let routing = found.routing.map(|r| format!(", {:.0}% through routing", 100.0 * r)).unwrap_or_default();
+    format!("{}: necessity {:.2}, sufficiency {:.2}{emergence}{routing}", set.join(" "), found.necessity, found.sufficiency)
 }
 
 fn print(case: &Case, found: &Implication, top: usize) {

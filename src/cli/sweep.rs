@@ -184,6 +184,7 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
         output::line(serde_json::json!({
             "work": format!("{target:?}").to_lowercase(), "tokens": sweep.tokens, "lesions": sweep.rows.len(), "seconds": seconds,
             "baseline_loss": sweep.baseline_loss, "flagged": flagged, "controls": sweep.controls, "controls_flagged": sweep.controls_flagged,
+            "routing_correlation": sweep.routing_correlation,
             "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
         }).to_string());
         return Ok(exit::OK);
@@ -199,6 +200,11 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
         "{flagged} stand out at a false discovery rate of 5%; of {} matched controls (noise of the same norm) {} diverge as much",
         sweep.controls, sweep.controls_flagged
     ));
+    if let Some(correlation) = sweep.routing_correlation {
+        output::line(format!(
+            "how often an expert is chosen and how far its loss moves the output: rank correlation {correlation:.2}"
+        ));
+    }
     output::line(format!("\n{:<26} {:>9} {:>11} {:>11} {:>9}", "component", "loss", "perplexity", "divergence", "q"));
     for row in sweep.rows.iter().take(SHOWN) {
         output::line(format!(

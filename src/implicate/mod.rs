@@ -45,6 +45,10 @@ pub struct Implication {
     /// sufficiency side; 0 when the parts add up, near 1 when the effect exists only jointly, negative
     /// when the members are redundant. `None` for a set of one or when the joint effect is nil.
     pub emergence: Option<f64>,
+    /// Of a mixture of experts: the share of the glitch that goes when every token is routed as without the
+    /// edits. The rest acts through what is computed, not through which expert computes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<f64>,
     /// Necessity of the set's size-matched random sets of components of the same kinds, ascending.
     pub controls: Vec<f64>,
     /// Every head and MLP tried, in model order (the heat map), then neurons of the strongest MLPs.

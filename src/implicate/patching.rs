@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rand::seq::SliceRandom as _;
 
 use super::{Effect, Implication, PositionEffect};
-use crate::edit::{Component, Matrix, Trial};
+use crate::edit::{Component, Edit, Matrix, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Activations, Evaluator as _, ModelEvaluator, Patch, Request};
 use crate::model::Config;
@@ -87,11 +87,13 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
     let emergence = (set.len() > 1 && joint.1 > 0.01).then(|| (joint.1 - single) / joint.1);
     let controls = patching.controls(&set, &coarse, &parts, options)?;
     let positions = patching.positions(&set, options)?;
+    let routing = patching.routing()?;
     Ok(Implication {
         set,
         necessity: joint.0.clamp(0.0, 1.0),
         sufficiency: joint.1.clamp(0.0, 1.0),
         emergence,
+        routing,
         controls,
         effects,
         positions,
@@ -121,6 +123,8 @@ fn overlap(a: &Component, b: &Component) -> bool {
         Component::State { part, .. } => Some((0, part)),
         Component::Attention { .. } | Component::Ssm { .. } | Component::TimeMix { .. } => Some((0, None)),
         Component::Neuron { neuron: part, .. } | Component::Expert { expert: part, .. } => Some((1, Some(part))),
+        // A router decides over all experts, and is a part beside them.
+        Component::Router { .. } => Some((1, Some(usize::MAX))),
         Component::Mlp { .. } | Component::ChannelMix { .. } => Some((1, None)),
         _ => None,
     };
@@ -141,7 +145,10 @@ pub fn comparable(trial: &Trial) -> bool {
 fn rank(effects: &[Effect]) -> Vec<Component> {
     let strength = |e: &Effect| 0.5 * (e.necessity.min(1.0) + e.sufficiency.min(1.0));
     let fineness = |c: &Component| match c {
-        Component::Neuron { .. } | Component::Expert { .. } | Component::State { part: Some(_), .. } => 0,
+        Component::Neuron { .. }
+        | Component::Expert { .. }
+        | Component::Router { .. }
+        | Component::State { part: Some(_), .. } => 0,
         Component::Head { .. } | Component::Channel { .. } => 1,
         _ => 2,
     };
@@ -197,6 +204,18 @@ impl<'a, 'm> Patching<'a, 'm> {
         Ok(Request::new(into.clone()).with_reference(self.reference.clone()).patched(patches))
     }
 
+    /// The share of the divergence that goes with the routing frozen; `None` where nothing is routed.
+    fn routing(&mut self) -> Result<Option<f64>> {
+        let trial = &self.glitched.0;
+        if self.evaluator.model.config.experts.is_none() || trial.edits.contains(&Edit::FreezeRouting) {
+            return Ok(None);
+        }
+        let frozen = trial.with_edits(trial.edits.iter().cloned().chain([Edit::FreezeRouting]).collect());
+        let observed = self.evaluator.observe(&[Request::new(frozen).with_reference(self.reference.clone())])?;
+        self.calls += 1;
+        Ok(observed.first().map(|o| 1.0 - o.mean_divergence_bits() / self.total))
+    }
+
     /// Necessity and sufficiency of each set, at all positions that both runs have.
     fn measure(&mut self, sets: &[Vec<Component>]) -> Result<Vec<(f64, f64)>> {
         let aligned = self.aligned.clone();
@@ -228,7 +247,8 @@ impl<'a, 'm> Patching<'a, 'm> {
     }
 
     /// What the strongest blocks are made of: the neurons (of a state space the channels, with their states) that
-    /// change most between the runs, weighed by what they write; of a mixture, its experts.
+    /// change most between the runs, weighed by what they write; of a mixture, its
+    /// experts and their router.
     fn parts(&self, effects: &[Effect], options: &Options) -> Vec<Component> {
         let config = &self.evaluator.model.config;
         let ranked = rank(effects);
@@ -237,6 +257,7 @@ impl<'a, 'm> Patching<'a, 'm> {
         let mut chosen = Vec::new();
         for layer in mlps.map(Component::layer) {
             if self.clean.1.sites.contains_key(&(layer, Site::Experts)) {
+                chosen.push(Component::Router { layer });
                 chosen.extend((0..config.num_experts(layer)).map(|expert| Component::Expert { layer, expert }));
             }
             let down = if config.rwkv_of(layer).is_some() { Matrix::ChannelValue } else { Matrix::Down };

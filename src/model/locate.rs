@@ -5,14 +5,21 @@ use std::path::PathBuf;
 use super::{Config, Model, Tokenizer, safetensors};
 use crate::error::{Error, Result};
 
+/// The files of one of them.
+macro_rules! files {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../corpus/models/", $name, "/config.json")),
+            include_bytes!(concat!("../../corpus/models/", $name, "/model.safetensors")),
+            include_bytes!(concat!("../../corpus/models/", $name, "/tokenizer.json")),
+        )
+    };
+}
+
 /// The built-in models: name, config.json, model.safetensors, tokenizer.json. They are part of the
 /// program, so that its first command works from any directory.
-const BUILTIN: [(&str, &str, &[u8], &[u8]); 1] = [(
-    "dense",
-    include_str!("../../corpus/models/dense/config.json"),
-    include_bytes!("../../corpus/models/dense/model.safetensors"),
-    include_bytes!("../../corpus/models/dense/tokenizer.json"),
-)];
+const BUILTIN: [(&str, &str, &[u8], &[u8]); 2] = [files!("dense"), files!("moe")];
 
 pub fn builtin(spec: &str, name: &str) -> Result<Model> {
     let Some((_, config, weights, tokenizer)) = BUILTIN.iter().find(|b| b.0 == name) else {

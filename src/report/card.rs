@@ -161,10 +161,11 @@ fn implicated(out: &mut String, implication: &Implication) {
         let names: Vec<String> = implication.set.iter().map(ToString::to_string).collect();
         let _ = write!(
             out,
-            "<p><b>{}</b>. {} {}</p>",
+            "<p><b>{}</b>. {} {} {}</p>",
             text::html(&list(&names, 40)),
             text::html(&words::necessity_and_sufficiency(implication)),
-            text::html(&words::emergence(implication))
+            text::html(&words::emergence(implication)),
+            text::html(&words::routing(implication).unwrap_or_default())
         );
     }
     let map = |label, value| svg::heat_map(label, &implication.effects, value, &implication.set);

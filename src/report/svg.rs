@@ -168,7 +168,9 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
     for effect in effects {
         let key = match effect.component {
             Component::Head { layer, head } => (layer, Some(head)),
-            Component::Mlp { layer } => (layer, None),
+            // A mixer without heads stands where its one head would.
+            Component::Attention { layer } | Component::Ssm { layer } | Component::TimeMix { layer } => (layer, Some(0)),
+            Component::Mlp { layer } | Component::ChannelMix { layer } => (layer, None),
             _ => continue,
         };
         cells.insert(key, (value(effect), effect.component));

@@ -222,6 +222,14 @@ pub fn necessity_and_sufficiency(implication: &Implication) -> String {
 }
 
 /// Whether the parts add up.
+/// How much of a mixture's glitch is a matter of who computes it; `None` where nothing is routed.
+pub fn routing(implication: &Implication) -> Option<String> {
+    let share = percent(implication.routing?.clamp(0.0, 1.0));
+    Some(format!(
+        "With every token routed as without the edits, {share} of the glitch is gone: so much of it acts through routing."
+    ))
+}
+
 pub fn emergence(implication: &Implication) -> String {
     match implication.emergence {
         None if implication.set.len() <= 1 => "One component: there is nothing to add up.".into(),

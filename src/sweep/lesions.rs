@@ -1,11 +1,13 @@
 //! `sweep heads|mlps|neurons|experts|routers|states|weights`: what the loss on a text becomes without each component.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::Progress;
 use crate::edit::{Action, Component, Edit, Matrix, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator, ModelEvaluator, Request};
+use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
 use crate::model::Model;
 use crate::model::hooks::Site;
 use crate::stats;
@@ -37,6 +39,9 @@ pub struct LesionRow {
     /// Benjamini-Hochberg. The null is empirical (Efron 2004): the log-divergences of the lesions of the
     /// same kind in the same third of the layers, by their median and MAD, since most do little.
     pub q_value: f64,
+    /// Of an expert: the share of its router's choices on the text that fell on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routed_share: Option<f64>,
 }
 
 /// The whole sweep.
@@ -45,6 +50,9 @@ pub struct LesionSweep {
     pub rows: Vec<LesionRow>,
     pub baseline_loss: f64,
     pub tokens: usize,
+    /// Of experts: Spearman's correlation of how often each is chosen with how far its loss moves the output.
+    /// How often says little of how much (a rank by use is no rank by effect).
+    pub routing_correlation: Option<f64>,
     /// Matched controls: components of the sweep given noise of the norm of their own output instead of
     /// being removed; and how many of them exceed the smallest divergence flagged at 5%.
     pub controls: usize,
@@ -143,6 +151,7 @@ impl LesionSweep {
         let reference = baseline.distributions.clone().ok_or_else(|| Error::request("distributions were not kept"))?;
         let baseline_loss = baseline.loss();
         let control_components = spread(&swept, controls);
+        let routed = if target == Target::Experts { routed_shares(&baseline) } else { BTreeMap::new() };
         let lesion = |component: &Component, action: Action| {
             let edit = Edit::lesion(*component, action);
             Request::new(trial.with_edits(vec![edit])).with_reference(reference.clone())
@@ -169,14 +178,32 @@ impl LesionSweep {
                 perplexity_ratio: (observation.loss() - baseline_loss).exp(),
                 divergence_bits: observation.mean_divergence_bits(),
                 q_value,
+                routed_share: routed.get(component).copied(),
             })
             .collect();
+        let shares: Vec<f64> = rows.iter().filter_map(|row| row.routed_share).collect();
+        let effects: Vec<f64> = rows.iter().filter(|row| row.routed_share.is_some()).map(|row| row.divergence_bits).collect();
+        let routing_correlation = stats::spearman(&shares, &effects);
         let flagged =
             rows.iter().filter(|r| r.q_value <= FALSE_DISCOVERY).map(|r| r.divergence_bits).fold(f64::INFINITY, f64::min);
         let controls_flagged = divergences[swept.len()..].iter().filter(|d| **d >= flagged).count();
         rows.sort_by(|a, b| b.loss.total_cmp(&a.loss).then(a.component.cmp(&b.component)));
-        Ok(Self { rows, baseline_loss, tokens: text.len(), controls: control_components.len(), controls_flagged })
+        let tokens = text.len();
+        Ok(Self { rows, baseline_loss, tokens, routing_correlation, controls: control_components.len(), controls_flagged })
     }
+}
+
+/// How the choices of each router fall on its experts.
+fn routed_shares(baseline: &Observation) -> BTreeMap<Component, f64> {
+    let mut shares = BTreeMap::new();
+    for routing in &baseline.routing {
+        let (layer, all) = (routing.layer, routing.chosen.len() as f64);
+        for expert in 0..routing.num_experts {
+            let chosen = routing.chosen.iter().filter(|e| **e as usize == expert).count();
+            shares.insert(Component::Expert { layer, expert }, chosen as f64 / all);
+        }
+    }
+    shares
 }
 
 /// `n` members, evenly spread.
