@@ -12,21 +12,6 @@
 #define K 4      /* taps of the convolution */
 #define CHUNK 16 /* steps from one kept state to the next */
 
-/* e^x where x < 87, and 0 below -87: 2^n times a polynomial for the rest. */
-static inline v exp_(v x) {
-    vi some = x > -87.0f;
-    v y = x * 1.44269504f;
-    v n = y + 12582912.0f; /* the sum's last bits are the nearest integer */
-    v f = y - (n - 12582912.0f);
-    v p = 0.00015403530f * f + 0.0013333558f;
-    p = p * f + 0.0096181291f;
-    p = p * f + 0.055504109f;
-    p = p * f + 0.24022651f;
-    p = p * f + 0.69314718f;
-    p = p * f + 1.0f;
-    return (v)(((vi)p + ((vi)n << 23)) & some);
-}
-
 static inline v sigmoid(v x) {
     vi some = x > -80.0f;
     v y = 1.0f / (1.0f + exp_((v)((vi)-x & some)));

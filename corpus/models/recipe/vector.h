@@ -9,6 +9,21 @@ typedef float anywhere __attribute__((vector_size(4 * V), aligned(4), may_alias)
 static inline v load(const float *p) { return *(const anywhere *)p; }
 static inline void store(float *p, v x) { *(anywhere *)p = x; }
 
+/* e^x where x < 87, and 0 below -87: 2^n times a polynomial for the rest. */
+static inline v exp_(v x) {
+    vi some = x > -87.0f;
+    v y = x * 1.44269504f;
+    v n = y + 12582912.0f; /* the sum's last bits are the nearest integer */
+    v f = y - (n - 12582912.0f);
+    v p = 0.00015403530f * f + 0.0013333558f;
+    p = p * f + 0.0096181291f;
+    p = p * f + 0.055504109f;
+    p = p * f + 0.24022651f;
+    p = p * f + 0.69314718f;
+    p = p * f + 1.0f;
+    return (v)(((vi)p + ((vi)n << 23)) & some);
+}
+
 /* Lane i of the result is the sum of x[i]'s lanes. */
 static inline v sums(const v *x) {
     v y[8], z[4], w[2];
