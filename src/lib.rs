@@ -8,6 +8,7 @@ pub mod behaviour;
 pub mod campaign;
 pub mod case;
 pub mod cli;
+pub mod compare;
 pub mod corpus;
 pub mod edit;
 pub mod error;

@@ -71,6 +71,20 @@ pub fn wilson(successes: u64, trials: u64, z: f64) -> (f64, f64) {
     ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
+/// Half the width of the 95% interval of a mean by Student's t; 0 for a single value.
+pub fn t_half_width(values: &[f64]) -> f64 {
+    /// 97.5% quantiles by degrees of freedom, from 1 on.
+    const QUANTILES: [f64; 12] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179];
+    let n = values.len();
+    if n < 2 {
+        return 0.0;
+    }
+    let mean = values.iter().sum::<f64>() / n as f64;
+    let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1) as f64;
+    // Beyond the table the last entry is a little too wide, which is the safe side.
+    QUANTILES[(n - 2).min(QUANTILES.len() - 1)] * (variance / n as f64).sqrt()
+}
+
 /// Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer than two
 /// pairs, unequal lengths, or a side that is constant).
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {

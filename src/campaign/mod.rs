@@ -8,6 +8,7 @@ mod finding;
 mod run;
 pub mod scheduler;
 pub mod seeds;
+pub mod setup;
 mod subject;
 mod summary;
 #[cfg(test)]

@@ -9,16 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{exit, output};
 use crate::campaign::config::parse_duration;
-use crate::campaign::seeds::prompts;
-use crate::campaign::{CampaignConfig, Control, Event, Explain, Follow, Progress, Seed, Sink, Subject, Summary, Timing, run};
-use crate::case::ModelRef;
+use crate::campaign::{CampaignConfig, Control, Event, Explain, Follow, Progress, Sink, Subject, Summary, Timing, run, setup};
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::mutate::vocabulary::Vocabulary;
-use crate::oracle::OracleKind;
+use crate::storage;
 use crate::text::fit;
-use crate::{mutate, storage, sweep};
 
 /// What runs without arguments.
 const QUICK: &str = include_str!("../../fuzz/quick.toml");
@@ -87,7 +84,7 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let evaluator = ModelEvaluator::new(&model);
     let vocabulary = Vocabulary::of(&model);
     let model_ref = model.reference();
-    let subject = subject(&config, &model, &evaluator, &vocabulary, model_ref.clone())?;
+    let subject = setup::subject(&config, &model, &evaluator, &vocabulary)?;
     let explain = Explain { evaluator: &evaluator, model: &model_ref };
     let cases_dir = out.join("cases");
     storage::create_dir(&cases_dir)?;
@@ -132,39 +129,6 @@ fn clear(out: &Path) -> Result<()> {
     }
     ["journal.log", "summary.json", "report.html"].iter().try_for_each(|name| remove(&out.join(name)))
 }
-
-fn subject<'a>(
-    config: &CampaignConfig,
-    model: &'a Model,
-    evaluator: &'a ModelEvaluator,
-    vocabulary: &'a Vocabulary,
-    model_ref: ModelRef,
-) -> Result<Subject<'a>> {
-    let mut seeds = Vec::new();
-    for (name, text) in prompts(&config.seeds)? {
-        let mut ids = model.encode(&text)?;
-        ids.truncate(model.config.max_position_embeddings);
-        seeds.extend(Seed::new(name, &ids, config.continuation));
-    }
-    let (echo, median) = sweep::EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
-    let echo = if median >= sweep::LEAST_ECHO {
-        let trial = echo.trial();
-        vec![mutate::EchoPrompt { slots: vec![echo.before.len()], token: echo.stand_in, base: trial.base }]
-    } else {
-        Vec::new()
-    };
-    let weights = match seeds.first() {
-        Some(seed) => sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS)?,
-        None => Vec::new(),
-    };
-    // What is measured is small against 1e-6 on CPU; that much is granted to rounding in a score.
-    let floor = evaluator.noise_floor()?.max(1e-6);
-    let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
-    Ok(Subject { evaluator, model: model_ref, config: &model.config, vocabulary, seeds, echo, weights, noise_floors })
-}
-
-/// Single weights that the `weights` mutator draws from.
-const PROPOSED_WEIGHTS: usize = 64;
 
 impl FuzzArgs {
     /// The definition with what the command line changes.

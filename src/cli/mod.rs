@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand; the only place that prints.
 
+mod compare;
 mod corpus;
 pub mod exit;
 mod fuzz;
@@ -37,6 +38,7 @@ enum Command {
     Corpus(corpus::Args),
     Model(model::Args),
     Sweep(sweep::Args),
+    Compare(compare::Args),
     Report(report::Args),
 }
 
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Corpus(args) => corpus::run(args),
         Command::Model(args) => model::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Report(args) => report::run(args),
     };
     ExitCode::from(result.unwrap_or_else(|error| {

@@ -41,6 +41,10 @@ pub struct Implication {
     pub necessity: f64,
     /// Share of the glitch made when the whole set alone is patched glitched, between 0 and 1.
     pub sufficiency: f64,
+    /// How many of the strongest components together remove 80% of the glitch when they are patched clean;
+    /// `None` where those that were tried together do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<usize>,
     /// (joint effect of the set - sum of its members' single effects) / joint effect, on the
     /// sufficiency side; 0 when the parts add up, near 1 when the effect exists only jointly, negative
     /// when the members are redundant. `None` for a set of one or when the joint effect is nil.

@@ -64,6 +64,9 @@ enum Direction {
     Sufficiency,
 }
 
+/// The share of a glitch that counts as most of it.
+const MOST: f64 = 0.8;
+
 /// Below this many bits there is nothing to share out.
 const NOTHING: f64 = 1e-6;
 
@@ -82,7 +85,7 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
     let parts = patching.parts(&effects, options);
     effects.extend(patching.effects(&parts)?);
     let ranked = rank(&effects);
-    let (set, joint) = patching.smallest_set(&ranked, options)?;
+    let (set, joint, most) = patching.smallest_set(&ranked, options)?;
     let single: f64 = set.iter().filter_map(|c| effects.iter().find(|e| e.component == *c)).map(|e| e.sufficiency).sum();
     let emergence = (set.len() > 1 && joint.1 > 0.01).then(|| (joint.1 - single) / joint.1);
     let controls = patching.controls(&set, &coarse, &parts, options)?;
@@ -92,6 +95,7 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
         set,
         necessity: joint.0.clamp(0.0, 1.0),
         sufficiency: joint.1.clamp(0.0, 1.0),
+        most,
         emergence,
         routing,
         controls,
@@ -303,8 +307,9 @@ impl<'a, 'm> Patching<'a, 'm> {
         order
     }
 
-    /// The shortest head of the ranking that does nearly what the longest tried does.
-    fn smallest_set(&mut self, ranked: &[Component], options: &Options) -> Result<(Vec<Component>, (f64, f64))> {
+    /// The shortest head of the ranking that does nearly what the longest tried does, its necessity and
+    /// sufficiency, and [`Implication::most`].
+    fn smallest_set(&mut self, ranked: &[Component], options: &Options) -> Result<(Vec<Component>, (f64, f64), Option<usize>)> {
         let mut members: Vec<Component> = Vec::new();
         for component in ranked {
             if !members.iter().any(|member| overlap(member, component)) {
@@ -318,8 +323,9 @@ impl<'a, 'm> Patching<'a, 'm> {
         let measured = self.measure(&heads)?;
         let best = measured.iter().map(|m| m.0).fold(f64::NEG_INFINITY, f64::max);
         let at = measured.iter().position(|m| m.0 >= options.enough * best).unwrap_or(0);
+        let most = measured.iter().position(|m| m.0 >= MOST).map(|at| at + 1);
         match (heads.into_iter().nth(at), measured.get(at)) {
-            (Some(set), Some(joint)) => Ok((set, *joint)),
+            (Some(set), Some(joint)) => Ok((set, *joint, most)),
             _ => Err(Error::request("the model has no components to implicate")),
         }
     }

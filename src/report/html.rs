@@ -9,7 +9,7 @@ use crate::campaign::Summary;
 use crate::case::Case;
 use crate::text;
 
-const STYLE: &str = include_str!("style.css");
+pub(super) const STYLE: &str = include_str!("style.css");
 
 /// Findings beyond this many become rows of a table: a browser has to hold the page.
 const MOST_CARDS: usize = 200;

@@ -4,6 +4,7 @@
 //! text of a model or a file is data and goes through [`crate::text`].
 
 mod card;
+pub mod comparison;
 mod diff;
 mod format;
 mod html;

@@ -95,7 +95,18 @@ fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option
         sufficiency: 0.4 / (i + 1) as f64,
     };
     let positions = if set.is_empty() { Vec::new() } else { [4, 2, 7].into_iter().enumerate().map(place).collect() };
-    Implication { set: set.to_vec(), necessity: 0.88, sufficiency: 0.74, emergence, controls, effects, positions, calls: 412 }
+    Implication {
+        set: set.to_vec(),
+        necessity: 0.88,
+        sufficiency: 0.74,
+        most: Some(1),
+        emergence,
+        routing: None,
+        controls,
+        effects,
+        positions,
+        calls: 412,
+    }
 }
 
 fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {

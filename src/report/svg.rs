@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::format::{count, number, percent};
+use crate::compare::Estimate;
 use crate::edit::Component;
 use crate::implicate::Effect;
 use crate::text;
@@ -83,6 +84,36 @@ pub fn curves(title: &str, lines: &[Line]) -> String {
         if !path.is_empty() {
             let _ = write!(svg, r#"<path class="line line{}" d="{path}"><title>{}</title></path>"#, i % 3, text::html(line.name));
         }
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+/// Means and their intervals, a row each, from zero.
+pub fn intervals(label: &str, rows: &[(&str, &Estimate)]) -> String {
+    let (left, right, pitch) = (118.0, WIDTH - 44.0, 24.0);
+    let most = round_up(rows.iter().map(|(_, e)| e.high).filter(|v| v.is_finite()).fold(0.0, f64::max));
+    let (x, bottom) = (Axis::new(0.0, most, left, right), 6.0 + pitch * rows.len() as f64);
+    let mut svg = format!(r#"<svg viewBox="0 0 {WIDTH} {:.0}" role="img" aria-label="{}">"#, bottom + 20.0, text::html(label));
+    for share in [0.0, 0.5, 1.0] {
+        let at = x.at(most * share);
+        let _ = write!(svg, r#"<path class="grid" d="M{at:.1} 4V{bottom:.1}"/>"#);
+        let _ = write!(svg, r#"<text x="{at:.1}" y="{:.1}" class="mid">{}</text>"#, bottom + 15.0, number(most * share));
+    }
+    for (i, (name, estimate)) in rows.iter().enumerate() {
+        let y = 6.0 + pitch * (i as f64 + 0.5);
+        let (low, mean, high) = (x.at(estimate.low), x.at(estimate.mean), x.at(estimate.high));
+        let short: String =
+            if name.chars().count() > 16 { name.chars().take(15).chain(['…']).collect() } else { (*name).into() };
+        let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" class="end">{}</text>"#, left - 8.0, y + 4.0, text::html(&short));
+        let _ = write!(svg, r#"<path class="axis" d="M{low:.1} {y:.1}H{high:.1}"/>"#);
+        let title = format!("{name}: {} ({} to {})", number(estimate.mean), number(estimate.low), number(estimate.high));
+        let _ = write!(
+            svg,
+            r#"<circle class="score" cx="{mean:.1}" cy="{y:.1}" r="4.5"><title>{}</title></circle>"#,
+            text::html(&title)
+        );
+        let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}">{}</text>"#, high.max(mean) + 8.0, y + 4.0, number(estimate.mean));
     }
     svg.push_str("</svg>");
     svg

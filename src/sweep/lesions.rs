@@ -120,6 +120,24 @@ fn keep(best: &mut Vec<(f32, Component)>, limit: usize) {
 }
 
 impl LesionSweep {
+    /// [`LesionSweep::run`], or `None` for a model without such components.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub fn if_any(
+        evaluator: &ModelEvaluator,
+        target: Target,
+        text: &[u32],
+        limit: Option<usize>,
+        controls: usize,
+        progress: Progress,
+    ) -> Result<Option<Self>> {
+        if target != Target::Weights && components(evaluator.model, target).is_empty() {
+            return Ok(None);
+        }
+        Self::run(evaluator, target, text, limit, controls, progress).map(Some)
+    }
+
     /// Zeroes each component in turn; `text` is the ids, BOS first where the model has one.
     ///
     /// # Errors
@@ -145,7 +163,12 @@ impl LesionSweep {
             let (family, what) = (&evaluator.model.config.model_type, format!("{target:?}").to_lowercase());
             return Err(Error::request(format!("sweep {what} has no meaning for {family}: the model has none")));
         }
-        swept.truncate(limit.unwrap_or(usize::MAX));
+        // Proposed weights are in order of suspicion; of other components an even choice stands for all layers.
+        match limit {
+            Some(limit) if target == Target::Weights => swept.truncate(limit),
+            Some(limit) if limit < swept.len() => swept = spread(&swept, limit),
+            _ => {}
+        }
         let baseline = evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
         let baseline = baseline.ok_or_else(|| Error::request("no baseline"))?;
         let reference = baseline.distributions.clone().ok_or_else(|| Error::request("distributions were not kept"))?;
@@ -208,8 +231,8 @@ fn routed_shares(baseline: &Observation) -> BTreeMap<Component, f64> {
 
 /// `n` members, evenly spread.
 fn spread(all: &[Component], n: usize) -> Vec<Component> {
-    let step = (all.len() / n.max(1)).max(1);
-    all.iter().copied().step_by(step).take(n).collect()
+    let n = n.min(all.len());
+    (0..n).map(|i| all[i * all.len() / n]).collect()
 }
 
 /// Upper-tail p-values under the empirical null of each third of the layers.

@@ -1,0 +1,47 @@
+//! What a campaign on a model needs before it begins.
+
+use super::config::CampaignConfig;
+use super::seeds::prompts;
+use super::subject::{Seed, Subject};
+use crate::error::Result;
+use crate::evaluate::ModelEvaluator;
+use crate::model::Model;
+use crate::mutate::vocabulary::Vocabulary;
+use crate::oracle::OracleKind;
+use crate::{mutate, sweep};
+
+/// Reads the seeds, chooses the echo prompt, proposes weights and measures the noise floor.
+///
+/// # Errors
+/// What reading the seeds and evaluating refuse.
+pub fn subject<'a>(
+    config: &CampaignConfig,
+    model: &'a Model,
+    evaluator: &'a ModelEvaluator<'a>,
+    vocabulary: &'a Vocabulary,
+) -> Result<Subject<'a>> {
+    let mut seeds = Vec::new();
+    for (name, text) in prompts(&config.seeds)? {
+        let mut ids = model.encode(&text)?;
+        ids.truncate(model.config.max_position_embeddings);
+        seeds.extend(Seed::new(name, &ids, config.continuation));
+    }
+    let (echo, median) = sweep::EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
+    let echo = if median >= sweep::LEAST_ECHO {
+        let trial = echo.trial();
+        vec![mutate::EchoPrompt { slots: vec![echo.before.len()], token: echo.stand_in, base: trial.base }]
+    } else {
+        Vec::new()
+    };
+    let weights = match seeds.first() {
+        Some(seed) => sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS)?,
+        None => Vec::new(),
+    };
+    // What is measured is small against 1e-6 on CPU; that much is granted to rounding in a score.
+    let floor = evaluator.noise_floor()?.max(1e-6);
+    let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
+    Ok(Subject { evaluator, model: model.reference(), config: &model.config, vocabulary, seeds, echo, weights, noise_floors })
+}
+
+/// Single weights that the `weights` mutator draws from.
+const PROPOSED_WEIGHTS: usize = 64;

@@ -1,0 +1,60 @@
+//! `glitch compare`.
+
+use std::path::{Path, PathBuf};
+
+use super::{exit, output};
+use crate::campaign::CampaignConfig;
+use crate::compare::{Comparison, SCHEMA_VERSION, measure};
+use crate::error::Result;
+use crate::report::comparison;
+use crate::storage;
+
+/// Run the same campaign on several models and put what they show side by side.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The models: folders, GGUF files, builtin:NAME, hf:org/name; separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    models: Vec<String>,
+    /// Trials of each campaign.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    max_evals: u64,
+    /// Seeds: each model is fuzzed once with every one of 1 to N, for the intervals.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=13))]
+    seeds: u64,
+    /// Where comparison.json and comparison.html go.
+    #[arg(long, value_name = "DIR", default_value = "fuzz/compare")]
+    out: PathBuf,
+    /// Print the JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The campaign is that of `glitch fuzz` without arguments.
+const QUICK: &str = include_str!("../../fuzz/quick.toml");
+
+pub fn run(args: Args) -> Result<u8> {
+    let interrupted = super::interrupt::flag();
+    let mut config = CampaignConfig::parse(QUICK, Path::new("fuzz/quick.toml"))?;
+    (config.max_evals, config.max_time) = (Some(args.max_evals), None);
+    // Every finding is followed up: a campaign cut short at some number of them would find as many on every model.
+    config.max_findings = usize::MAX;
+    let seeds: Vec<u64> = (1..=args.seeds).collect();
+    let bar = output::bar(0, "steps");
+    let mut models = Vec::new();
+    for spec in &args.models {
+        let progress = |what: &str| bar.set_message(what.to_owned());
+        models.push(measure(spec, &config, &seeds, interrupted, &progress)?);
+    }
+    bar.finish_and_clear();
+    let all = Comparison { schema_version: SCHEMA_VERSION, max_evals: args.max_evals, seeds, models };
+    storage::create_dir(&args.out)?;
+    storage::write_json(&args.out.join("comparison.json"), &all)?;
+    storage::write_atomic(&args.out.join("comparison.html"), comparison::page(&all).as_bytes())?;
+    if args.json {
+        output::line(serde_json::to_string(&all).map_err(|e| crate::error::Error::file(&args.out, "comparison", e))?);
+    } else {
+        output::print(&comparison::terminal(&all, output::columns()));
+        output::line(format!("\n{}", crate::text::escape(&args.out.join("comparison.html").display().to_string())));
+    }
+    Ok(exit::OK)
+}

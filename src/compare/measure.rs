@@ -1,0 +1,129 @@
+//! One model's figures.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::{Estimate, HARMFUL, ModelFigures, Share, Spread};
+use crate::campaign::{CampaignConfig, Control, Event, Explain, Sink, Summary, run, setup};
+use crate::case::Case;
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator as _, ModelEvaluator, REFERENCE_TEXT, Request};
+use crate::model::Model;
+use crate::mutate::vocabulary::Vocabulary;
+use crate::oracle::OracleKind;
+use crate::sweep::{LesionSweep, Target, TokenVerdict, VocabularySweep};
+
+/// Told what is under way.
+pub type Progress<'a> = &'a dyn Fn(&str);
+
+/// The most suspect tokens that are tested, and as many controls.
+const TOKENS: usize = 8192;
+
+/// Lesions of a kind at most: of tens of thousands of neurons or channels, evenly many are left out.
+const LESIONS: usize = 2048;
+
+const TARGETS: [(Target, &str); 6] = [
+    (Target::Heads, "heads"),
+    (Target::Mlps, "mlps"),
+    (Target::Neurons, "neurons"),
+    (Target::Experts, "experts"),
+    (Target::Routers, "routers"),
+    (Target::States, "states"),
+];
+
+/// Keeps the cases of a campaign.
+#[derive(Default)]
+struct Cases(Vec<Case>);
+
+impl Sink for Cases {
+    fn event(&mut self, event: Event) -> Result<()> {
+        if let Event::Case(case) = event {
+            self.0.push(*case);
+        }
+        Ok(())
+    }
+}
+
+/// Measures a model: a campaign of each seed by `config`, then the sweeps.
+///
+/// # Errors
+/// What loading and evaluating refuse; [`Error::Request`] when the user interrupts, as half a comparison is none.
+pub fn measure(
+    spec: &str,
+    config: &CampaignConfig,
+    seeds: &[u64],
+    interrupted: &AtomicBool,
+    progress: Progress,
+) -> Result<ModelFigures> {
+    let model = Model::load(spec)?;
+    let evaluator = ModelEvaluator::new(&model);
+    let vocabulary = Vocabulary::of(&model);
+    let subject = setup::subject(config, &model, &evaluator, &vocabulary)?;
+    let reference = model.reference();
+    let explain = Explain { evaluator: &evaluator, model: &reference };
+    let mut runs: Vec<(Summary, Vec<Case>)> = Vec::new();
+    for &seed in seeds {
+        progress(&format!("{spec}: campaign of seed {seed}"));
+        let mut cases = Cases::default();
+        let control = Control { interrupted, started: Instant::now() };
+        let summary = run(&CampaignConfig { seed, ..config.clone() }, &subject, &explain, &mut cases, &control)?;
+        if summary.stopped_by == "interrupted" {
+            return Err(Error::request("interrupted: nothing is compared"));
+        }
+        runs.push((summary, cases.0));
+    }
+    progress(&format!("{spec}: vocabulary"));
+    let tokens = VocabularySweep::run(&model, &evaluator, Some(TOKENS.min(model.config.vocab_size)), &|_, _| {})?;
+    let mut ids = model.encode(REFERENCE_TEXT.trim_end())?;
+    ids.truncate(model.config.max_position_embeddings);
+    let text = crate::edit::Trial::new(&ids[..1], &ids[1..]);
+    let loss = evaluator.observe(&[Request::new(text)])?.first().map_or(f64::NAN, |o| o.loss());
+
+    let (mut harmful, mut not_applicable) = (BTreeMap::new(), Vec::new());
+    for (target, name) in TARGETS {
+        progress(&format!("{spec}: lesions of {name}"));
+        let Some(sweep) = LesionSweep::if_any(&evaluator, target, &ids, Some(LESIONS), 0, &|_, _| {})? else {
+            not_applicable.push(name.to_owned());
+            continue;
+        };
+        let harms = sweep.rows.iter().filter(|row| row.loss - sweep.baseline_loss >= HARMFUL).count();
+        harmful.insert(name.to_owned(), Share::new(harms as u64, sweep.rows.len() as u64));
+    }
+    let kinds = config.oracles.iter().filter(|kind| kind.applies(&model.config));
+    let per_thousand = |kind: Option<OracleKind>| {
+        let rate = |(summary, cases): &(Summary, Vec<Case>)| {
+            let found = cases.iter().filter(|case| kind.is_none_or(|kind| case.verdict.oracle == kind)).count();
+            1000.0 * found as f64 / summary.evaluations.max(1) as f64
+        };
+        Estimate::new(runs.iter().map(rate).collect())
+    };
+    not_applicable.extend(config.oracles.iter().filter(|k| !k.applies(&model.config)).map(|k| k.name().to_owned()));
+    let echo_works = tokens.median_ordinary >= crate::sweep::LEAST_ECHO;
+    if !echo_works {
+        not_applicable.push("glitch tokens (ordinary ones cannot be repeated)".into());
+    }
+    let glitches = tokens.rows.iter().filter(|row| row.verdict == TokenVerdict::Glitch).count();
+    let implications = || runs.iter().flat_map(|(_, cases)| cases).filter_map(|case| case.implication.as_ref());
+    let implicated = implications().filter(|i| !i.set.is_empty()).count();
+    let needed: Vec<f64> = implications().filter_map(|i| i.most).map(|n| n as f64).collect();
+    let emergence: Vec<f64> = implications().filter_map(|i| i.emergence).collect();
+    let routing: Vec<f64> = implications().filter_map(|i| i.routing).collect();
+    let sum = |count: fn(&Summary) -> u64| runs.iter().map(|(summary, _)| count(summary)).sum::<u64>();
+    Ok(ModelFigures {
+        model: reference,
+        model_type: model.config.model_type.clone(),
+        parameters: model.parameters(),
+        loss,
+        findings: kinds.map(|kind| (kind.name().to_owned(), per_thousand(Some(*kind)))).collect(),
+        all_findings: per_thousand(None),
+        controls_flagged: Share::new(sum(|s| s.controls_flagged), sum(|s| s.controls)),
+        glitch_tokens: echo_works.then(|| Share::new(glitches as u64, tokens.tested as u64)),
+        diffuse: Share::new((implicated - needed.len()) as u64, implicated as u64),
+        concentration: Spread::new(&needed),
+        emergence: Spread::new(&emergence),
+        routing: (!routing.is_empty()).then(|| Spread::new(&routing)),
+        harmful,
+        not_applicable,
+    })
+}

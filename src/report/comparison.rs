@@ -1,0 +1,191 @@
+//! The page and the table of `glitch compare`.
+
+use std::fmt::Write;
+
+use super::format::{count, number, percent};
+use super::html::STYLE;
+use crate::compare::{Comparison, Estimate, HARMFUL, ModelFigures, Share, Spread};
+use crate::text;
+
+/// One row: a name, what it means, and a cell a model.
+struct Row {
+    name: String,
+    meaning: String,
+    cells: Vec<String>,
+}
+
+fn estimate(e: &Estimate) -> String {
+    format!("{} ({} to {})", number(e.mean), number(e.low.max(0.0)), number(e.high))
+}
+
+fn share(s: &Share) -> String {
+    format!("{} ({} to {}; {} of {})", percent(s.share), percent(s.low), percent(s.high), count(s.count), count(s.of))
+}
+
+fn spread(s: &Spread) -> String {
+    match s.n {
+        0 => "–".into(),
+        n => format!("{} ({} to {}; {n} cases)", number(s.median), number(s.lower_quartile), number(s.upper_quartile)),
+    }
+}
+
+/// Every figure of the comparison, in the order of the page.
+fn rows(all: &Comparison) -> Vec<Row> {
+    let row = |name: &str, meaning: &str, cell: &dyn Fn(&ModelFigures) -> String| Row {
+        name: name.to_owned(),
+        meaning: meaning.to_owned(),
+        cells: all.models.iter().map(cell).collect(),
+    };
+    let none = || "does not apply".to_owned();
+    let mut rows = vec![
+        row("family", "", &|m| m.model_type.clone()),
+        row("parameters", "tied embeddings counted once", &|m| count(m.parameters as u64)),
+        row("loss", "on the reference text, nats a token", &|m| number(m.loss)),
+        row("findings", "confirmed and minimised, per 1,000 evaluations", &|m| estimate(&m.all_findings)),
+    ];
+    let mut kinds: Vec<&String> = all.models.iter().flat_map(|m| m.findings.keys()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        rows.push(row(&format!("of these {}", kind.replace('_', " ")), "per 1,000 evaluations", &|m| {
+            m.findings.get(kind).map_or_else(none, estimate)
+        }));
+    }
+    rows.push(row("controls flagged", "by the thresholds that findings pass", &|m| share(&m.controls_flagged)));
+    rows.push(row("glitch tokens", "cannot be repeated, of those tested", &|m| {
+        m.glitch_tokens.as_ref().map_or_else(none, share)
+    }));
+    rows.push(row("components for 80%", "of a case's effect, strongest first", &|m| spread(&m.concentration)));
+    rows.push(row("diffuse cases", "need more components than were tried together", &|m| share(&m.diffuse)));
+    rows.push(row("emergence", "of what a case's components do, the part they do only together", &|m| spread(&m.emergence)));
+    rows.push(row("through routing", "of a case's effect", &|m| m.routing.as_ref().map_or_else(none, spread)));
+    let mut kinds: Vec<&String> = all.models.iter().flat_map(|m| m.harmful.keys()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        let meaning = format!("single lesions that raise the loss by {HARMFUL} nats a token");
+        rows.push(row(&format!("harmful: {kind}"), &meaning, &|m| m.harmful.get(kind).map_or_else(none, share)));
+    }
+    rows
+}
+
+/// The page: one HTML file, no script and no request to anywhere.
+pub fn page(all: &Comparison) -> String {
+    let mut out = String::from("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+    out.push_str(
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">",
+    );
+    out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">");
+    let _ = write!(out, "<title>glitch: comparison</title><style>{STYLE}</style></head><body><main>");
+    let seeds = all.seeds.len();
+    let _ = write!(
+        out,
+        "<header><h1>The same campaign on {} models</h1><p class=\"soft\">{} evaluations a campaign · {seeds} seeds · ranges are 95% intervals: of means over seeds by Student's t, of shares by Wilson; of medians they are the quartiles</p></header>",
+        all.models.len(),
+        count(all.max_evals)
+    );
+    out.push_str("<section><h2>Findings per 1,000 evaluations</h2>");
+    let bars: Vec<(&str, &Estimate)> = all.models.iter().map(|m| (m.model.name.as_str(), &m.all_findings)).collect();
+    let _ = write!(out, "<figure>{}</figure></section>", super::svg::intervals("findings per 1,000 evaluations", &bars));
+    out.push_str("<section><h2>All figures</h2><div class=\"scroll\"><table><thead><tr><th></th>");
+    for model in &all.models {
+        let _ = write!(out, "<th>{}</th>", text::html(&model.model.name));
+    }
+    out.push_str("</tr></thead><tbody>");
+    for row in rows(all) {
+        let _ = write!(
+            out,
+            "<tr><td><b>{}</b><br><span class=\"soft\">{}</span></td>",
+            text::html(&row.name),
+            text::html(&row.meaning)
+        );
+        for cell in row.cells {
+            let _ = write!(out, "<td>{}</td>", text::html(&cell));
+        }
+        out.push_str("</tr>");
+    }
+    out.push_str("</tbody></table></div></section><section><h2>What does not apply</h2><ul>");
+    for model in all.models.iter().filter(|m| !m.not_applicable.is_empty()) {
+        let what = model.not_applicable.join(", ").replace('_', " ");
+        let _ = write!(out, "<li>{}: {}</li>", text::html(&model.model.name), text::html(&what));
+    }
+    out.push_str("</ul></section></main></body></html>\n");
+    out
+}
+
+/// The figures for a terminal: a block a model where the columns do not fit side by side.
+pub fn terminal(all: &Comparison, columns: usize) -> String {
+    let rows = rows(all);
+    let names: Vec<String> = all.models.iter().map(|m| text::escape(&m.model.name)).collect();
+    let first = rows.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..names.len())
+        .map(|i| rows.iter().map(|r| r.cells[i].chars().count()).chain([names[i].chars().count()]).max().unwrap_or(0))
+        .collect();
+    let mut out = String::new();
+    if first + widths.iter().map(|w| w + 2).sum::<usize>() <= columns {
+        let mut line = |name: &str, cells: &[String]| {
+            let _ = write!(out, "{name:<first$}");
+            for (cell, width) in cells.iter().zip(&widths) {
+                let _ = write!(out, "  {cell:<width$}");
+            }
+            out.truncate(out.trim_end().len());
+            out.push('\n');
+        };
+        line("", &names);
+        rows.iter().for_each(|row| line(&row.name, &row.cells));
+        return out;
+    }
+    for (i, name) in names.iter().enumerate() {
+        let _ = writeln!(out, "{}{name}", if i == 0 { "" } else { "\n" });
+        for row in &rows {
+            let _ = writeln!(out, "  {:<first$}  {}", row.name, text::fit(&row.cells[i], columns.saturating_sub(first + 4)));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::ModelRef;
+
+    fn model(name: &str) -> ModelFigures {
+        ModelFigures {
+            model: ModelRef { name: name.into(), fingerprint: "f".into(), tokenizer: None },
+            model_type: "mamba".into(),
+            parameters: 1_300_000,
+            loss: 3.4,
+            findings: [("divergence".to_owned(), Estimate::new(vec![3.0, 4.0, 5.0]))].into(),
+            all_findings: Estimate::new(vec![3.0, 4.0, 5.0]),
+            controls_flagged: Share::new(1, 400),
+            glitch_tokens: None,
+            concentration: Spread::new(&[1.0, 2.0, 3.0]),
+            diffuse: Share::new(2, 9),
+            emergence: Spread::new(&[]),
+            routing: None,
+            harmful: [("states".to_owned(), Share::new(7, 1536))].into(),
+            not_applicable: vec!["heads".into(), "routing_collapse".into()],
+        }
+    }
+
+    #[test]
+    fn pages_and_tables_have_every_figure_and_nothing_raw() {
+        let all = Comparison {
+            schema_version: 1,
+            max_evals: 2000,
+            seeds: vec![1, 2, 3],
+            models: vec![model("builtin:mamba"), model("<script>\u{1b}[2J")],
+        };
+        let page = page(&all);
+        assert!(!page.contains("<script>") && !page.contains('\u{1b}'), "escaped");
+        for text in ["components for 80%", "does not apply", "routing collapse", "harmful: states", "7 of 1,536"] {
+            assert!(page.contains(text), "{text} is not on the page");
+        }
+        for columns in [40, 80, 200] {
+            let table = terminal(&all, columns);
+            assert!(!table.contains('\u{1b}') && table.contains("glitch tokens"));
+            let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
+            assert!(widest <= columns.max(60), "{widest} at {columns}:\n{table}");
+        }
+    }
+}
