@@ -1,6 +1,6 @@
 //! Zeroing each expert of a layer: all in one batch against one after the other.
 //!
-//!     cargo run --release --example expert_lesions -- DIR [LAYER]
+//!     cargo run --release --example expert_lesions -- DIR [LAYER [TOKENS]]
 //!
 //! DIR is a mixture of experts; `benches/make_moe.py` makes a random one of 64 experts. Prints the time of both,
 //! turn by turn, and the largest difference of a log-probability.
@@ -17,10 +17,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let model = Model::load(&args.next().context("usage: expert_lesions DIR [LAYER]")?)?;
+    let model = Model::load(&args.next().context("usage: expert_lesions DIR [LAYER [TOKENS]]")?)?;
     let layer: usize = args.next().map_or(Ok(0), |l| l.parse()).context("LAYER")?;
+    let tokens: usize = args.next().map_or(Ok(64), |t| t.parse()).context("TOKENS")?;
+    ensure!(tokens >= 2, "at least two tokens");
     ensure!(layer < model.config.num_hidden_layers && model.config.num_experts(layer) > 0, "layer {layer} has no experts");
-    let ids: Vec<u32> = (0..64).map(|i| (i * 7919 + 3) as u32 % model.config.vocab_size as u32).collect();
+    let ids: Vec<u32> = (0..tokens).map(|i| (i * 7919 + 3) as u32 % model.config.vocab_size as u32).collect();
     let trial = Trial::new(&ids[..1], &ids[1..]);
     let lesion = |expert| {
         let edit = Edit::lesion(Component::Expert { layer, expert }, Action::Zero);

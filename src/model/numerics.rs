@@ -372,38 +372,61 @@ impl Numerics for Fused {
             }
             None => out.data.fill(0.0),
         }
-        // Expert after expert, so that a token's sum has one order whatever else is in the batch.
-        for ((e, expert), tokens) in sparse.experts.iter().enumerate().zip(routing.by_expert()) {
-            let mine: Vec<&Block> = blocks.iter().filter(|b| b.columns.start == e * d).collect();
-            let mut added = match tokens.is_empty() {
-                true => Buffer::taken(0, d),
-                false => {
-                    let mut rows = Buffer::taken(tokens.len(), d);
-                    let to = rows.data.chunks_exact_mut(d).zip(&tokens);
-                    to.for_each(|(row, (t, _))| row.copy_from_slice(&x.data[t * d..][..d]));
-                    self.expert(&rows, expert, activation)?
+        // Experts side by side, for most of them get too few tokens to keep all threads in one product.
+        let of_experts = (sparse.experts.par_iter().enumerate().zip(routing.by_expert()))
+            .map(|((e, expert), tokens)| {
+                let mine: Vec<&Block> = blocks.iter().filter(|b| b.columns.start == e * d).collect();
+                self.added(x, expert, activation, tokens, &mine)
+            })
+            .collect::<Result<Vec<(Vec<usize>, Buffer)>>>()?;
+        let mut rows_of = vec![Vec::with_capacity(experts.num_experts_per_tok); out.data.len() / d];
+        for (e, (tokens, _)) in of_experts.iter().enumerate() {
+            tokens.iter().enumerate().for_each(|(row, token)| rows_of[*token].push((e, row)));
+        }
+        // Expert after expert for each token, so that its sum has one order whatever else is in the batch.
+        out.data.par_chunks_exact_mut(d).zip(&rows_of).with_min_len(16).for_each(|(out, rows)| {
+            for (e, row) in rows {
+                out.iter_mut().zip(&of_experts[*e].1.data[row * d..][..d]).for_each(|(out, y)| *out += y);
+            }
+        });
+        if let Some(captured) = captured {
+            for (token, rows) in rows_of.iter().enumerate() {
+                for (e, row) in rows {
+                    let to = &mut captured[(token * experts.num_experts + e) * d..][..d];
+                    to.copy_from_slice(&of_experts[*e].1.data[row * d..][..d]);
                 }
-            };
-            let weighted = added.data.chunks_exact_mut(d).zip(&tokens);
-            weighted.for_each(|(y, (_, weight))| y.iter_mut().for_each(|y| *y *= weight));
-            let mut add = |token: usize, y: &mut [f32]| {
-                mine.iter().filter(|b| b.tokens.contains(&token)).for_each(|b| b.apply_to(token, y));
-                out.data[token * d..][..d].iter_mut().zip(&*y).for_each(|(out, y)| *out += y);
-                if let Some(captured) = &mut captured {
-                    captured[(token * experts.num_experts + e) * d..][..d].copy_from_slice(y);
-                }
-            };
-            added.data.chunks_exact_mut(d).zip(&tokens).for_each(|(y, (token, _))| add(*token, y));
-            // What is put in does not ask whether the router would have.
-            let elsewhere: BTreeSet<usize> = mine.iter().filter(|b| b.adds()).flat_map(|b| b.tokens.clone()).collect();
-            let routed = |token: &usize| tokens.binary_search_by_key(token, |(t, _)| *t).is_ok();
-            let mut nothing = vec![0f32; d];
-            for token in elsewhere.into_iter().filter(|token| !routed(token)) {
-                nothing.fill(0.0);
-                add(token, &mut nothing);
             }
         }
         Ok(out)
+    }
+}
+
+impl Fused {
+    /// What one expert adds to the tokens that are routed to it with these weights, ascending, after its edits;
+    /// and to those where an edit puts something in, which does not ask whether the router would have.
+    fn added(
+        &self,
+        x: &Buffer,
+        expert: &Dense,
+        activation: Activation,
+        routed: Vec<(usize, f32)>,
+        blocks: &[&Block],
+    ) -> Result<(Vec<usize>, Buffer)> {
+        let d = x.width;
+        let mut tokens: Vec<usize> = routed.iter().map(|(token, _)| *token).collect();
+        let mut rows = Buffer::taken(tokens.len(), d);
+        rows.data.chunks_exact_mut(d).zip(&tokens).for_each(|(row, t)| row.copy_from_slice(&x.data[t * d..][..d]));
+        let mut added = if tokens.is_empty() { rows } else { self.expert(&rows, expert, activation)? };
+        let weighted = added.data.chunks_exact_mut(d).zip(&routed);
+        weighted.for_each(|(y, (_, weight))| y.iter_mut().for_each(|y| *y *= weight));
+        let elsewhere: BTreeSet<usize> = blocks.iter().filter(|b| b.adds()).flat_map(|b| b.tokens.clone()).collect();
+        let elsewhere: Vec<usize> = elsewhere.into_iter().filter(|token| tokens.binary_search(token).is_err()).collect();
+        added.data.extend(&vec![0f32; elsewhere.len() * d]);
+        tokens.extend(elsewhere);
+        for (token, y) in tokens.iter().zip(added.data.chunks_exact_mut(d)) {
+            blocks.iter().filter(|b| b.tokens.contains(token)).for_each(|b| b.apply_to(*token, y));
+        }
+        Ok((tokens, added))
     }
 }
 
