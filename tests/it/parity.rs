@@ -84,6 +84,8 @@ fn folders_agree_with_transformers() {
         "qwen3-moe",
         "deepseek-v2",
         "deepseek-v2-lite",
+        "deepseek-v2-yarn",
+        "qwen3-moe-yarn",
         "mamba",
         "mamba-bias",
         "mamba2",

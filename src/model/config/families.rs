@@ -381,6 +381,27 @@ fn rope_scaling(fields: &Fields, rope: &Fields, dim: usize) -> Result<(Option<Ro
                 original_max_position_embeddings: number("original_max_position_embeddings")?,
             }
         }
+        "yarn" => {
+            let factor = number("factor")?;
+            let owner = if rope.get("original_max_position_embeddings").is_some() { rope } else { fields };
+            let field = owner.spelled(&["original_max_position_embeddings", "max_position_embeddings"]);
+            let original = owner.required(field, 1 << 26)? as f64;
+            // As transformers has it, which leaves the temperature of the softmax alone.
+            let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+            let attention_factor =
+                match (rope.positive("attention_factor")?, rope.positive("mscale")?, rope.positive("mscale_all_dim")?) {
+                    (Some(factor), ..) => factor,
+                    (None, Some(scale), Some(all)) => magnitude(scale) / magnitude(all),
+                    _ => magnitude(1.0),
+                };
+            RopeScaling::Yarn {
+                factor,
+                beta_fast: rope.positive("beta_fast")?.unwrap_or(32.0),
+                beta_slow: rope.positive("beta_slow")?.unwrap_or(1.0),
+                original_max_position_embeddings: original,
+                attention_factor,
+            }
+        }
         // Phi-3: one set of divisors up to the original context, another beyond. A row's arithmetic must not
         // depend on how long the row is, so contexts end where the first set does.
         "longrope" => {
@@ -403,7 +424,9 @@ fn rope_scaling(fields: &Fields, rope: &Fields, dim: usize) -> Result<(Option<Ro
         }
         other => {
             let got = crate::text::escape(other);
-            return Err(rope.error("rope_scaling.rope_type", format!("known: default, linear, llama3, longrope; got {got}")));
+            return Err(
+                rope.error("rope_scaling.rope_type", format!("known: default, linear, llama3, yarn, longrope; got {got}"))
+            );
         }
     };
     Ok((Some(scaling), None))

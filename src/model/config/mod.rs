@@ -144,6 +144,9 @@ pub struct Rotary {
 pub enum RopeScaling {
     /// Llama 3.1: low frequencies divided by `factor`, high ones kept, interpolated between.
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: f64 },
+    /// YaRN (Peng et al. 2023): frequencies that turn often within the original context kept, those that turn
+    /// seldom divided by `factor`, those between interpolated; cosines and sines times `attention_factor`.
+    Yarn { factor: f64, beta_fast: f64, beta_slow: f64, original_max_position_embeddings: f64, attention_factor: f64 },
     /// Every position divided by `factor`.
     Linear { factor: f64 },
     /// A divisor per frequency, as GGUF files carry it (`rope_freqs.weight`), `[dim / 2]`; Phi-3's
@@ -342,6 +345,7 @@ impl Config {
             Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: f64 },
             Linear { factor: f64 },
             Divisors(Vec<f32>),
+            Yarn { factor: f64, beta_fast: f64, beta_slow: f64, original_max_position_embeddings: f64 },
         }
         if !["llama", "mistral", "qwen2", "qwen3"].contains(&self.model_type.as_str()) {
             return format!("{self:?}");
@@ -353,6 +357,9 @@ impl Config {
             }
             RopeScaling::Linear { factor } => OldScaling::Linear { factor },
             RopeScaling::Divisors { divisors, .. } => OldScaling::Divisors(divisors),
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. } => {
+                OldScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings }
+            }
         });
         let old = Config {
             model_type: &self.model_type,
@@ -398,6 +405,18 @@ impl Rotary {
                 let scaled = match &self.scaling {
                     None => f,
                     Some(RopeScaling::Linear { factor }) => f / factor,
+                    Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. }) => {
+                        // The dimension that turns so often within the original context.
+                        let dimension = |turns: f64| {
+                            let positions = original_max_position_embeddings / (turns * std::f64::consts::TAU);
+                            self.dim as f64 * positions.ln() / (2.0 * self.theta.ln())
+                        };
+                        let low = dimension(*beta_fast).floor().max(0.0);
+                        let high = dimension(*beta_slow).ceil().min(self.dim as f64 - 1.0);
+                        let width = if high == low { 0.001 } else { high - low };
+                        let divided = ((i as f64 - low) / width).clamp(0.0, 1.0);
+                        divided * f / factor + (1.0 - divided) * f
+                    }
                     Some(RopeScaling::Divisors { divisors, .. }) => f / f64::from(divisors[i]),
                     Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) => {
                         let wavelength = std::f64::consts::TAU / f;
@@ -414,7 +433,7 @@ impl Rotary {
     /// What cosines and sines are multiplied with.
     pub fn attention_factor(&self) -> f64 {
         match self.scaling {
-            Some(RopeScaling::Divisors { attention_factor, .. }) => attention_factor,
+            Some(RopeScaling::Divisors { attention_factor, .. } | RopeScaling::Yarn { attention_factor, .. }) => attention_factor,
             _ => 1.0,
         }
     }
