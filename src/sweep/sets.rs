@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use rand::Rng as _;
 use serde::Serialize;
 
-use super::Progress;
+use super::lesions::components;
+use super::{Progress, Target};
 use crate::edit::{Action, Component, Edit, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Distributions, Evaluator, Request};
+use crate::evaluate::{Distributions, Evaluator, ModelEvaluator, Request};
 use crate::minimise::reduce;
+use crate::mutate::sets::{Interaction, Interactions, removal};
+use crate::oracle::controls::has_controls;
+use crate::rng;
 
 /// Sets in one call: keeps the residual streams of a call within some tens of MB.
 const CHUNK: usize = 256;
@@ -118,4 +123,47 @@ pub fn minimal(intact: &Intact, set: &[Component], action: Action, share: f64) -
     let without = effects.split_off(members.len());
     let interaction = joint.nats - effects.iter().map(|e| e.nats).sum::<f64>();
     Ok(MinimalSet { members, joint, alone: effects, without, interaction, one_minimal: reduced.one_minimal })
+}
+
+/// Components in the table of one campaign, at most: with more, a random choice of them.
+const TABLE: usize = 48;
+
+/// Interactions of every pair of heads, MLPs and experts on each of these prompts: what the mutator of sets is guided
+/// by. Kinds of which a lesion would have too few controls are left out, for no set with one could be judged.
+pub fn interactions(evaluator: &ModelEvaluator, prompts: &[(String, Trial)], seed: u64) -> Result<Vec<Interactions>> {
+    let targets = [Target::Heads, Target::Mlps, Target::Experts];
+    let all = targets.into_iter().flat_map(|target| components(evaluator.model, target));
+    let mut all: Vec<Component> = all.filter(|&c| has_controls(c, &evaluator.model.config)).collect();
+    let mut rng = rng::stream(seed, "components of sets");
+    while all.len() > TABLE {
+        all.swap_remove(rng.random_range(0..all.len()));
+    }
+    all.sort_unstable();
+    let every: Vec<(usize, usize)> = (0..all.len()).flat_map(|a| (a + 1..all.len()).map(move |b| (a, b))).collect();
+    let lesion = |at: usize| Edit::lesion(all[at], removal(all[at]));
+    let quiet = |_, _| {};
+    let mut tables = Vec::with_capacity(prompts.len());
+    for (prompt, trial) in prompts.iter().filter(|(_, trial)| !trial.continuation.is_empty() && !every.is_empty()) {
+        let intact = Intact::new(evaluator, trial)?;
+        let singles = intact.effects(&(0..all.len()).map(|a| vec![lesion(a)]).collect::<Vec<_>>(), &quiet)?;
+        let joint = intact.effects(&every.iter().map(|&(a, b)| vec![lesion(a), lesion(b)]).collect::<Vec<_>>(), &quiet)?;
+        // The table goes into a file, which knows no NaN; a set that breaks everything is found without a guide.
+        let finite = |x: f64| if x.is_finite() { x } else { 0.0 };
+        let pair = |(&(a, b), joint): (&(usize, usize), &Effect)| Interaction {
+            a,
+            b,
+            nats: finite(joint.nats - singles[a].nats - singles[b].nats),
+        };
+        let mut pairs: Vec<Interaction> = every.iter().zip(&joint).map(pair).collect();
+        pairs.sort_by(|x, y| y.nats.total_cmp(&x.nats).then((x.a, x.b).cmp(&(y.a, y.b))));
+        tables.push(Interactions {
+            prompt: prompt.clone(),
+            base: trial.base.to_vec(),
+            continuation: trial.continuation.to_vec(),
+            components: all.clone(),
+            alone: singles.iter().map(|e| finite(e.nats)).collect(),
+            pairs,
+        });
+    }
+    Ok(tables)
 }

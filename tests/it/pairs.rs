@@ -215,10 +215,11 @@ fn ten_planted_interactions_are_found_and_reduced_to_the_two() {
         let first = at == 0 && row.q_value <= 0.05;
         found += usize::from(first);
 
-        // The two and three heads or experts, drawn among those that do little harm alone.
+        // The two and three heads or experts of other layers, drawn among those that do little harm alone. (In its
+        // own layer the tokens of an expert that is not chosen go to others: without those too, to others again.)
         let others: Vec<Component> = match of {
             Target::Mlps => (0..4).flat_map(|layer| (0..4).map(move |h| head(layer, h))).collect(),
-            _ => sweep.singles.iter().map(|(component, _)| *component).filter(|c| !pair.contains(c)).collect(),
+            _ => sweep.singles.iter().map(|(component, _)| *component).filter(|c| c.layer() != pair[0].layer()).collect(),
         };
         let alone: Vec<Vec<Edit>> = others.iter().map(|&c| set_of_lesions(&[c], action)).collect();
         let harmless = intact.effects(&alone, &|_, _| {}).unwrap().into_iter().map(|e| e.nats <= HARMLESS);
