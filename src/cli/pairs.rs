@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<u8> {
         "{flagged} interact at a false discovery rate of 5%; the same threshold flags {} of {} {} and {} of {} pairs given noise of the same norm",
         sweep.null_flagged,
         sweep.null_pairs,
-        if sweep.null_pairs == sweep.rows.len() { "pairs (all: the null)" } else { "random pairs of the same layers (the null)" },
+        if sweep.rows.len() == sweep.pairs { "pairs (all: the null)" } else { "random pairs of the same layers (the null)" },
         sweep.controls_flagged,
         sweep.controls
     ));

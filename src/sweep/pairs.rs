@@ -122,8 +122,8 @@ pub struct PairSweep {
     pub tokens: usize,
     /// Pairs there are.
     pub pairs: usize,
-    /// Random pairs of the same layers, measured for the null (in an exact sweep: all pairs), and how many of
-    /// them are as far out as the least of those flagged.
+    /// Random pairs of the layers of those chosen, measured for the null (in an exact sweep: all pairs), and how
+    /// many of them are as far out as the least of those flagged.
     pub null_pairs: usize,
     pub null_flagged: usize,
     /// Pairs given noise, and how many of them are as far out.
@@ -183,16 +183,17 @@ impl PairSweep {
             (every, Vec::new())
         } else {
             let screened = screen::screen(evaluator, intact.text(), &all, options.action, progress)?;
-            let mut order = every;
+            estimates.extend(every.iter().map(|&pair| (pair, screened.of(pair))));
+            let mut order = every.clone();
             order.sort_by(|x, y| screened.of(*y).abs().total_cmp(&screened.of(*x).abs()).then(x.cmp(y)));
-            let rest = order.split_off(options.limit);
-            estimates.extend(order.iter().chain(&rest).map(|&pair| (pair, screened.of(pair))));
-            let random = matched(&order, &rest, &all, config.num_hidden_layers, options.seed);
+            order.truncate(options.limit);
+            let random = matched(&order, &every, &all, config.num_hidden_layers, options.seed);
             (order, random)
         };
         let mut pairs_measured: Vec<Pair> = chosen.iter().chain(&random).copied().collect();
         // Neighbours share their first member, and so what is computed below the second.
         pairs_measured.sort_unstable();
+        pairs_measured.dedup();
         let sets: Vec<Vec<Edit>> = pairs_measured.iter().map(|&(a, b)| lesions(&[all[a], all[b]], options.action)).collect();
         let joint = intact.effects(&sets, progress)?;
         let of = |(&pair, &joint): (&Pair, &Effect)| Measured::new(pair, singles[pair.0], singles[pair.1], joint);
@@ -257,11 +258,11 @@ fn thirds(pair: Pair, all: &[Component], layers: usize) -> (usize, usize) {
     (third(&all[pair.0], layers), third(&all[pair.1], layers))
 }
 
-/// Random pairs of those the screen passed over, one for each it chose up to [`NULL_PAIRS`], in the same thirds
-/// of the layers.
-fn matched(chosen: &[Pair], rest: &[Pair], all: &[Component], layers: usize, seed: u64) -> Vec<Pair> {
+/// Random pairs of all there are, one for each that the screen chose up to [`NULL_PAIRS`], in the same thirds of
+/// the layers. Those it chose may be among them: without them what is left would look quieter than pairs are.
+fn matched(chosen: &[Pair], every: &[Pair], all: &[Component], layers: usize, seed: u64) -> Vec<Pair> {
     let mut pools: BTreeMap<(usize, usize), Vec<Pair>> = BTreeMap::new();
-    rest.iter().for_each(|&pair| pools.entry(thirds(pair, all, layers)).or_default().push(pair));
+    every.iter().for_each(|&pair| pools.entry(thirds(pair, all, layers)).or_default().push(pair));
     let mut rng = rng::stream(seed, "pairs of the null");
     let step = (chosen.len() / NULL_PAIRS).max(1);
     let mut drawn = Vec::new();
@@ -383,10 +384,11 @@ mod tests {
     fn the_null_is_drawn_from_the_same_layers() {
         let all: Vec<Component> = (0..24).map(|i| Component::Head { layer: i / 2, head: i % 2 }).collect();
         let every: Vec<Pair> = (0..24).flat_map(|a| (a + 1..24).map(move |b| (a, b))).collect();
-        let (chosen, rest): (Vec<Pair>, Vec<Pair>) = every.into_iter().partition(|(a, b)| (a * 5 + b * 3) % 7 == 0);
-        let drawn = matched(&chosen, &rest, &all, 12, 3);
-        assert_eq!((drawn.len(), drawn.clone()), (chosen.len(), matched(&chosen, &rest, &all, 12, 3)));
-        assert!(drawn.iter().all(|pair| rest.contains(pair)) && drawn.iter().collect::<BTreeSet<_>>().len() == drawn.len());
+        let chosen: Vec<Pair> = every.iter().copied().filter(|(a, b)| (a * 5 + b * 3) % 7 == 0).collect();
+        let drawn = matched(&chosen, &every, &all, 12, 3);
+        assert_eq!((drawn.len(), drawn.clone()), (chosen.len(), matched(&chosen, &every, &all, 12, 3)));
+        assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
+        assert!(drawn.iter().any(|pair| chosen.contains(pair)) && drawn.iter().any(|pair| !chosen.contains(pair)));
         let count = |pairs: &[Pair]| {
             let mut counts = BTreeMap::new();
             pairs.iter().for_each(|p| *counts.entry(thirds(*p, &all, 12)).or_insert(0) += 1);
