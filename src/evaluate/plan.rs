@@ -76,7 +76,9 @@ impl Plan {
             let embedded = trial.edits.iter().any(|e| matches!(e, Edit::Embedding { .. }));
             // An embedding edit is at layer 0, below every lesion: such a row runs whole.
             let lowest = if embedded { Some(0) } else { lowest };
-            let below = if request.patches.is_empty() { below(trial, config) } else { None };
+            // Routing and recurrent states are observed on the way, and a row has only what it computes itself.
+            let shares = request.patches.is_empty() && config.experts.is_none() && !config.is_recurrent();
+            let below = if shares { below(trial, config) } else { None };
             return Self { source: layout.ids.clone(), layout, lowest, shared: 0, below };
         }
         let source: Vec<u32> = trial.base.iter().chain(trial.continuation.iter()).copied().collect();

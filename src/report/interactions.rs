@@ -22,7 +22,7 @@ pub fn section(out: &mut String, tables: &[Interactions], cases: &[Case]) {
         return;
     }
     out.push_str(
-        "<section><h2>Interactions</h2><p>Each cell is a pair of components: the loss without both, less what each does alone. ",
+        "<section><h2>Interactions</h2><p>Each cell is a pair of components: the loss without both, less what each does alone (nats a token). ",
     );
     out.push_str(
         "Orange: together worse than the sum, as when one covers for the other. Blue: together less than the sum, as when ",
@@ -67,17 +67,14 @@ fn figure(out: &mut String, table: &Interactions, outlined: &[(usize, usize)]) {
     let name = text::html(&super::card::clip(&table.prompt, 64));
     let label = format!("Interactions of {n} components on {}", super::card::clip(&table.prompt, 64));
     let Some(svg) = matrix(&label, &table.components[..n], &cells, outlined) else { return };
-    let _ = write!(out, "<figure><figcaption>On <code>{name}</code></figcaption>{svg}");
-    let _ =
-        write!(out, "<div class=\"scroll\"><table><thead><tr><th>pair</th><th class=\"n\">alone</th><th class=\"n\">alone</th>");
-    out.push_str("<th class=\"n\">beyond the sum, nats</th></tr></thead><tbody>");
+    out.push_str("<div class=\"scroll\"><table><thead><tr><th>pair</th><th class=\"n\">each alone</th>");
+    out.push_str("<th class=\"n\">interaction</th></tr></thead><tbody>");
     let alone = |i: usize| table.alone.get(i).map_or_else(|| "–".into(), |&x| signed(x));
     let mut largest = pairs;
     largest.sort_by(|x, y| y.nats.abs().total_cmp(&x.nats.abs()));
     for pair in largest.iter().take(LISTED) {
         let (a, b) = (table.components[pair.a], table.components[pair.b]);
-        let _ =
-            write!(out, "<tr><td>{a} and {b}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>", alone(pair.a), alone(pair.b));
+        let _ = write!(out, "<tr><td>{a} and {b}</td><td class=\"n\">{}, {}</td>", alone(pair.a), alone(pair.b));
         let _ = write!(out, "<td class=\"n\">{}</td></tr>", signed(pair.nats));
     }
     out.push_str("</tbody></table></div></figure>");

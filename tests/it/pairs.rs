@@ -278,6 +278,40 @@ fn the_screen_keeps_the_largest_interactions() {
     }
 }
 
+/// What the screen is made of: to first order, switching a component off is minus the derivative of the loss by a
+/// factor of its output. Against finite differences, with a lesion in force.
+#[test]
+fn first_order_effects_are_derivatives() {
+    const H: f32 = 0.02;
+    for (name, lesion) in [("llama", "L0.head1"), ("gpt2", "L1.mlp"), ("gemma3", "L0.head0"), ("mixtral", "L1.head0")] {
+        let model = super::parity::load(name);
+        let (evaluator, config) = (ModelEvaluator::new(&model), &model.config);
+        let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 96).collect();
+        let lesion = Edit::lesion(lesion.parse().unwrap(), Action::Zero);
+        // Where a token goes to another expert the loss has a step and no derivative: the routing is held.
+        let held = vec![lesion, Edit::FreezeRouting][..if config.experts.is_some() { 2 } else { 1 }].to_vec();
+        let trial = Trial::new(&ids[..4], &ids[4..]).with_edits(held.clone());
+        let layers = 0..config.num_hidden_layers;
+        let heads = layers.clone().flat_map(|l| (0..config.num_attention_heads).map(move |h| head(l, h)));
+        let experts =
+            layers.clone().flat_map(|l| (0..config.num_experts(l)).map(move |expert| Component::Expert { layer: l, expert }));
+        let components: Vec<Component> =
+            heads.chain(layers.clone().map(|layer| Component::Mlp { layer })).chain(experts).collect();
+        let first = evaluator.first_order(&[trial.clone()], &components, Action::Zero).unwrap().remove(0);
+        let scaled = |c: &Component, factor| {
+            Request::new(trial.with_edits([&held[..], &[Edit::lesion(*c, Action::Scale { factor })]].concat()))
+        };
+        let requests: Vec<Request> = components.iter().flat_map(|c| [scaled(c, 1.0 - H), scaled(c, 1.0 + H)]).collect();
+        let losses: Vec<f64> = evaluator.observe(&requests).unwrap().iter().map(|o| o.loss()).collect();
+        let most = first.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        assert!(most > 1e-3 && first.iter().filter(|x| x.abs() > 0.05 * most).count() > 3, "{name}: {first:?}");
+        for ((component, first), losses) in components.iter().zip(&first).zip(losses.chunks(2)) {
+            let numeric = (losses[0] - losses[1]) / f64::from(2.0 * H);
+            assert!((first - numeric).abs() <= 0.03 * most, "{name}: {component}: {first}, by differences {numeric}");
+        }
+    }
+}
+
 /// A screened sweep measures what it is told to, and the rest counts as p = 1.
 #[test]
 fn a_screened_sweep_finds_what_the_exact_one_does() {
@@ -306,7 +340,7 @@ fn a_screened_sweep_finds_what_the_exact_one_does() {
 }
 
 /// What the mutator proposes first on the echo prompt is the model's own redundancy. The oracle that judges it
-/// finds nothing in either lesion, and the minimiser leaves the two.
+/// finds nothing in either lesion alone, and the minimiser leaves the two.
 #[test]
 fn a_set_that_the_mutator_proposes_needs_every_member() {
     let model = Model::load("builtin:dense").unwrap();
@@ -319,12 +353,15 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
     let context = Context { config, vocabulary: &vocabulary, seeds: &[], echo: &[], weights: &[], interactions: &tables };
     let judge = ModelJudge::new(&evaluator, config, &vocabulary, OracleKind::LossBlowup, 5, 1e-4);
     let mut rng = glitch::rng::stream(5, "sets");
-    // The first proposal of more than the two that has both and fails.
+    // The first proposal that fails with both, and others that do little harm alone.
+    let harmless: Vec<Component> =
+        table.components.iter().zip(&table.alone).filter(|(_, a)| **a < HARMLESS).map(|(c, _)| *c).collect();
+    let all_harmless = |trial: &Trial| trial.edits.iter().all(|e| harmless.iter().any(|&c| *e == Edit::lesion(c, Action::Zero)));
     let (trial, verdict) = (0..400)
         .filter_map(|_| Sets.propose(&echo, &context, &mut rng))
         .filter(|trial| {
             let has = |c| trial.edits.contains(&Edit::lesion(c, Action::Zero));
-            trial.edits.len() > 2 && has(head(3, 0)) && has(head(3, 1))
+            trial.edits.len() > 2 && has(head(3, 0)) && has(head(3, 1)) && all_harmless(trial)
         })
         .find_map(|trial| judge.judge_alone(&trial).ok().filter(|verdict| verdict.fails()).map(|verdict| (trial, verdict)))
         .expect("one of 400 proposals has both heads and another");
@@ -338,7 +375,7 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
     );
     for edit in &both {
         let alone = judge.judge_alone(&reduced.trial.with_edits(vec![edit.clone()])).unwrap();
-        assert!(!alone.fails() && alone.score < 0.1 * reduced.verdict.score, "{edit:?}: {alone:?}");
+        assert!(!alone.fails() && alone.score < 0.25 * reduced.verdict.score, "{edit:?}: {alone:?}");
     }
 }
 
