@@ -67,6 +67,7 @@ fn figure(out: &mut String, table: &Interactions, outlined: &[(usize, usize)]) {
     let name = text::html(&super::card::clip(&table.prompt, 64));
     let label = format!("Interactions of {n} components on {}", super::card::clip(&table.prompt, 64));
     let Some(svg) = matrix(&label, &table.components[..n], &cells, outlined) else { return };
+    let _ = write!(out, "<figure><figcaption>On <code>{name}</code></figcaption>{svg}");
     out.push_str("<div class=\"scroll\"><table><thead><tr><th>pair</th><th class=\"n\">each alone</th>");
     out.push_str("<th class=\"n\">interaction</th></tr></thead><tbody>");
     let alone = |i: usize| table.alone.get(i).map_or_else(|| "–".into(), |&x| signed(x));
