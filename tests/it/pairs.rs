@@ -297,7 +297,7 @@ fn first_order_effects_are_derivatives() {
             layers.clone().flat_map(|l| (0..config.num_experts(l)).map(move |expert| Component::Expert { layer: l, expert }));
         let components: Vec<Component> =
             heads.chain(layers.clone().map(|layer| Component::Mlp { layer })).chain(experts).collect();
-        let first = evaluator.first_order(&[trial.clone()], &components, Action::Zero).unwrap().remove(0);
+        let first = evaluator.first_order(std::slice::from_ref(&trial), &components, Action::Zero).unwrap().remove(0);
         let scaled = |c: &Component, factor| {
             Request::new(trial.with_edits([&held[..], &[Edit::lesion(*c, Action::Scale { factor })]].concat()))
         };
@@ -337,6 +337,8 @@ fn a_screened_sweep_finds_what_the_exact_one_does() {
     assert_eq!((first.a, first.b, first.kind), (head(3, 0), head(3, 1), Kind::Redundant));
     assert!(first.alone_a < 0.1 && first.alone_b < 0.1 && first.joint > 5.0 && first.q_value < 0.05, "{first:?}");
     assert!(screened.rows.iter().any(|row| (row.a, row.b) == (first.a, first.b)));
+    let none = PairSweep::run(&evaluator, &echo, &PairOptions { of: Target::Experts, ..Default::default() }, &|_, _| {});
+    assert!(none.err().unwrap().to_string().contains("sweep pairs experts has no meaning for llama"));
 }
 
 /// What the mutator proposes first on the echo prompt is the model's own redundancy. The oracle that judges it
