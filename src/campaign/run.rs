@@ -108,6 +108,7 @@ pub fn run(
             controls_flagged: 0,
             mutators: yields.collect(),
             curve: Vec::new(),
+            interactions: subject.interactions.clone(),
             cases: Vec::new(),
             stopped_by: String::new(),
             timing: None,

@@ -33,6 +33,13 @@ pub fn subject<'a>(
     } else {
         Vec::new()
     };
+    let interactions = if config.mutate.iter().any(|group| group == "sets") {
+        let echo = echo.iter().map(|echo| ("echo".to_owned(), echo.baseline()));
+        let seeds = seeds.iter().take(SEEDS_OF_SETS).map(|seed| (seed.name.clone(), seed.trial.clone()));
+        sweep::interactions(evaluator, &echo.chain(seeds).collect::<Vec<_>>(), config.seed)?
+    } else {
+        Vec::new()
+    };
     let weights = match seeds.first() {
         Some(seed) => sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS)?,
         None => Vec::new(),
@@ -40,8 +47,12 @@ pub fn subject<'a>(
     // What is measured is small against 1e-6 on CPU; that much is granted to rounding in a score.
     let floor = evaluator.noise_floor()?.max(1e-6);
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
-    Ok(Subject { evaluator, model: model.reference(), config: &model.config, vocabulary, seeds, echo, weights, noise_floors })
+    let (model, config) = (model.reference(), &model.config);
+    Ok(Subject { evaluator, model, config, vocabulary, seeds, echo, weights, interactions, noise_floors })
 }
+
+/// Seeds on which the interactions are measured that the `sets` mutator is guided by, besides the echo prompt.
+const SEEDS_OF_SETS: usize = 2;
 
 /// Single weights that the `weights` mutator draws from.
 const PROPOSED_WEIGHTS: usize = 64;

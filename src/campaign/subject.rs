@@ -9,6 +9,7 @@ use crate::case::ModelRef;
 use crate::edit::{Component, Trial};
 use crate::evaluate::Evaluator;
 use crate::model::Config;
+use crate::mutate::sets::Interactions;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::mutate::{Context, EchoPrompt};
 use crate::oracle::OracleKind;
@@ -24,6 +25,8 @@ pub struct Subject<'a> {
     pub echo: Vec<EchoPrompt>,
     /// Proposed super weights.
     pub weights: Vec<Component>,
+    /// How pairs of lesions interact; empty unless sets of them are proposed.
+    pub interactions: Vec<Interactions>,
     /// Of each oracle's score; 1e-4 where none is given.
     pub noise_floors: BTreeMap<OracleKind, f64>,
 }
@@ -31,7 +34,14 @@ pub struct Subject<'a> {
 impl<'a> Subject<'a> {
     /// What mutators draw on; `splices` are sequences to splice from.
     pub(super) fn context(&'a self, splices: &'a [Arc<[u32]>]) -> Context<'a> {
-        Context { config: self.config, vocabulary: self.vocabulary, seeds: splices, echo: &self.echo, weights: &self.weights }
+        Context {
+            config: self.config,
+            vocabulary: self.vocabulary,
+            seeds: splices,
+            echo: &self.echo,
+            weights: &self.weights,
+            interactions: &self.interactions,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::case::ModelRef;
+use crate::mutate::sets::Interactions;
 
 /// Version of `summary.json`.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -30,6 +31,9 @@ pub struct Summary {
     pub mutators: Vec<MutatorYield>,
     /// One point every few batches, ascending in `evaluations`.
     pub curve: Vec<CurvePoint>,
+    /// What the mutator of sets was guided by, a table a prompt; empty where there was none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interactions: Vec<Interactions>,
     /// Ids of the cases in `cases/`, in order of discovery.
     pub cases: Vec<String>,
     /// Why the campaign ended: `max-evals`, `max-time`, `interrupted` or `exit-on-find`.

@@ -81,6 +81,7 @@ fn campaign(evaluator: &dyn Evaluator, config: &CampaignConfig, interrupted: boo
         seeds,
         echo: vec![twin::echo()],
         weights: twin::weights(),
+        interactions: vec![twin::interactions()],
         noise_floors: Default::default(),
     };
     let mut events = Events::default();

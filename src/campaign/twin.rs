@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::evaluate::{Distributions, Evaluator, Observation, Request};
 use crate::model::{Activation, Config, Mixer, NormKind, QkNorm, Residual, Rotary};
 use crate::mutate::EchoPrompt;
+use crate::mutate::sets::{Interaction, Interactions};
 use crate::mutate::vocabulary::Vocabulary;
 
 /// Planted: 666 (divergence, loss), 667 (not finite), 668 (loops), 669 (cannot be repeated) and
@@ -60,6 +61,14 @@ pub fn echo() -> EchoPrompt {
 
 pub fn weights() -> Vec<Component> {
     vec![Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 }]
+}
+
+pub fn interactions() -> Interactions {
+    let components: Vec<Component> = (0..4).flat_map(|layer| (0..4).map(move |head| Component::Head { layer, head })).collect();
+    let every = (0..16).flat_map(|a| (a + 1..16).map(move |b| (a, b)));
+    let pairs = every.zip((0..120).rev()).map(|((a, b), i)| Interaction { a, b, nats: 0.01 * f64::from(i) - 0.2 });
+    let (base, continuation) = (vec![0, 30, 31, 32, 33], vec![34, 35]);
+    Interactions { prompt: "twin".into(), base, continuation, alone: vec![0.01; 16], components, pairs: pairs.collect() }
 }
 
 /// A number in `[0, 1)` that is a function of its input.

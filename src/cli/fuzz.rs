@@ -37,7 +37,7 @@ pub struct FuzzArgs {
     /// Trials of the loop; the findings of a seed and a number of trials are always the same.
     #[arg(long)]
     pub max_evals: Option<u64>,
-    /// Groups of mutators: tokens, dictionary, vocabulary, embeddings, lesions, weights.
+    /// Groups of mutators: tokens, dictionary, vocabulary, embeddings, lesions, sets, weights.
     #[arg(long, value_delimiter = ',')]
     pub mutate: Vec<String>,
     /// Where cases, journal and report go.

@@ -9,6 +9,7 @@ mod interrupt;
 mod minimize;
 mod model;
 mod output;
+mod pairs;
 mod replay;
 mod report;
 mod subject;

@@ -1,11 +1,11 @@
-//! `glitch sweep vocabulary|heads|mlps|neurons|experts|routers|states|weights`.
+//! `glitch sweep vocabulary|heads|mlps|neurons|experts|routers|states|weights|pairs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
 use super::model::MODEL_HELP;
-use super::{exit, output};
+use super::{exit, output, pairs};
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
@@ -38,6 +38,8 @@ enum Command {
     States(Options),
     /// Zero the single weights whose product with their largest input is largest ("super weights").
     Weights(Options),
+    /// Lesion two at a time: what do they do together beyond what each does alone?
+    Pairs(pairs::Args),
 }
 
 #[derive(clap::Args)]
@@ -63,7 +65,7 @@ struct Options {
 }
 
 /// Rows of the table in the terminal.
-const SHOWN: usize = 20;
+pub(super) const SHOWN: usize = 20;
 
 pub fn run(args: Args) -> Result<u8> {
     let (options, target) = match args.command {
@@ -75,12 +77,13 @@ pub fn run(args: Args) -> Result<u8> {
         Command::Routers(options) => (options, Target::Routers),
         Command::States(options) => (options, Target::States),
         Command::Weights(options) => (options, Target::Weights),
+        Command::Pairs(args) => return pairs::run(&args),
     };
     lesions(&options, target)
 }
 
-fn write_rows<T: serde::Serialize>(options: &Options, rows: &[T]) -> Result<()> {
-    let Some(path) = &options.out else { return Ok(()) };
+pub(super) fn write_rows<T: serde::Serialize>(out: Option<&Path>, rows: &[T]) -> Result<()> {
+    let Some(path) = out else { return Ok(()) };
     let mut text = String::new();
     for row in rows {
         text.push_str(&serde_json::to_string(row).map_err(|e| Error::file(path, "rows", e))?);
@@ -100,7 +103,7 @@ fn vocabulary(options: &Options) -> Result<u8> {
     })?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    write_rows(options, &sweep.rows)?;
+    write_rows(options.out.as_deref(), &sweep.rows)?;
     let count = |v: TokenVerdict| sweep.rows.iter().filter(|r| r.verdict == v).count();
     let verdicts = [
         TokenVerdict::Glitch,
@@ -149,27 +152,33 @@ fn vocabulary(options: &Options) -> Result<u8> {
             name(&row.verdict)
         ));
     }
-    more(options, sweep.rows.len());
+    more(options.out.as_deref(), sweep.rows.len());
     Ok(exit::OK)
 }
 
-fn more(options: &Options, rows: usize) {
-    match &options.out {
+pub(super) fn more(out: Option<&Path>, rows: usize) {
+    match out {
         Some(path) => output::line(format!("all {rows} rows: {}", escape(&path.display().to_string()))),
         None if rows > SHOWN => output::line(format!("... {} more; --out FILE keeps them all", rows - SHOWN)),
         None => {}
     }
 }
 
-fn lesions(options: &Options, target: Target) -> Result<u8> {
-    let text = match &options.text {
+/// The text whose loss is measured, as ids, no longer than the model can read.
+pub(super) fn lesion_text(model: &Model, path: Option<&Path>) -> Result<Vec<u32>> {
+    let text = match path {
         Some(path) => String::from_utf8_lossy(&storage::read_bounded(path, 1 << 20)?).into_owned(),
         None => crate::evaluate::REFERENCE_TEXT.trim_end().to_owned(),
     };
-    let model = Model::load(&options.model)?;
-    let evaluator = ModelEvaluator::new(&model);
     let mut ids = model.encode(&text)?;
     ids.truncate(model.config.max_position_embeddings);
+    Ok(ids)
+}
+
+fn lesions(options: &Options, target: Target) -> Result<u8> {
+    let model = Model::load(&options.model)?;
+    let evaluator = ModelEvaluator::new(&model);
+    let ids = lesion_text(&model, options.text.as_deref())?;
     let bar = output::bar(0, "lesions");
     let start = std::time::Instant::now();
     let sweep = LesionSweep::run(&evaluator, target, &ids, options.limit, options.controls, &|done, total| {
@@ -178,7 +187,7 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
     })?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    write_rows(options, &sweep.rows)?;
+    write_rows(options.out.as_deref(), &sweep.rows)?;
     let flagged = sweep.rows.iter().filter(|r| r.q_value <= crate::sweep::FALSE_DISCOVERY).count();
     if options.json {
         output::line(serde_json::json!({
@@ -216,6 +225,6 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
             row.q_value
         ));
     }
-    more(options, sweep.rows.len());
+    more(options.out.as_deref(), sweep.rows.len());
     Ok(exit::OK)
 }

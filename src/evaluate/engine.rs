@@ -10,7 +10,7 @@ use super::activations::{Activations, COMPONENT_SITES, Means, width};
 use super::lower::{Lowering, Place};
 use super::plan::{Plan, Run, Runs, check};
 use super::{Distributions, Evaluator, LayerRouting, Observation, Request};
-use crate::edit::Trial;
+use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::model::batch::{KvStore, Row, Segment};
 use crate::model::hooks::{Hooks, Site};
@@ -154,37 +154,60 @@ impl<'m> ModelEvaluator<'m> {
         self.model.forward(forward)
     }
 
-    /// The run of a plain sequence, from the cache or computed.
-    pub(super) fn run(&self, ids: &[u32]) -> Result<Arc<Run>> {
+    /// The run of a sequence with these lesions (none: a plain one), from the cache or computed.
+    pub(super) fn run(&self, ids: &[u32], lesions: &[Edit]) -> Result<Arc<Run>> {
         self.model.check_ids(ids)?;
         let mut runs = self.runs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(run) = runs.get(ids) {
+        if let Some(run) = runs.get(ids, lesions) {
             return Ok(run);
         }
-        let mut forward = Forward { rows: vec![Row::new(ids)], keep_kv: true, ..Forward::default() };
+        let mut forward = Forward { rows: vec![Row::new(ids)], keep_kv: lesions.is_empty(), ..Forward::default() };
+        let trial = Trial::new(ids, []).with_edits(lesions.to_vec());
+        let (layout, place) = (trial.layout(), Place { tokens: 0..ids.len(), position: 0 });
+        Lowering { evaluator: self, trial: &trial, layout: &layout, place, hooks: &mut forward.hooks }.run(&[])?;
         forward.hooks.capture = (0..self.model.config.num_hidden_layers).map(|l| (l, Site::ResidPre)).collect();
         let output = self.forward(&forward)?;
-        let kv = output.kv.ok_or_else(|| Error::request("keys and values were not kept"))?;
-        let run = Arc::new(Run { ids: ids.to_vec(), kv, residuals: Arc::new(output.captured.into_values().collect()) });
+        // Only plain runs are continued by other tokens.
+        let kv = output.kv.unwrap_or_default();
+        let residuals = Arc::new(output.captured.into_values().collect());
+        let run = Arc::new(Run { ids: ids.to_vec(), lesions: lesions.to_vec(), kv, residuals });
         runs.insert(run.clone());
         Ok(run)
     }
 
-    /// The runs worth having for these plans: of sequences that at least two of them start from, or that
-    /// were needed before.
-    fn runs_for(&self, plans: &[Plan]) -> Result<BTreeMap<Vec<u32>, Arc<Run>>> {
+    /// The run that each of these plans starts from. One is made of a sequence that at least two of them start
+    /// from, or that was needed before; and one with lesions where that saves more layers than it takes.
+    fn runs_for(&self, plans: &[Plan]) -> Result<Vec<Option<Arc<Run>>>> {
+        let key = |plan: &Plan| plan.below.as_ref().map(|(_, lesions)| format!("{:?}{lesions:?}", plan.source));
+        let mut saved: BTreeMap<String, usize> = BTreeMap::new();
+        plans.iter().filter_map(|p| Some((key(p)?, p.saved_below()))).for_each(|(k, n)| *saved.entry(k).or_default() += n);
+        let pays = |plan: &Plan| key(plan).is_some_and(|k| saved[&k] > self.model.config.num_hidden_layers);
         let mut wanted: BTreeMap<&[u32], usize> = BTreeMap::new();
-        plans.iter().filter(|p| p.gains()).for_each(|p| *wanted.entry(&p.source).or_default() += 1);
-        let mut found = BTreeMap::new();
+        plans.iter().filter(|p| p.gains() && !pays(p)).for_each(|p| *wanted.entry(&p.source).or_default() += 1);
+        let mut plain = BTreeMap::new();
         for (ids, count) in wanted {
-            let kept = self.runs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(ids);
+            let kept = self.runs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(ids, &[]);
             match kept {
-                Some(run) => drop(found.insert(ids.to_vec(), run)),
-                None if count >= 2 => drop(found.insert(ids.to_vec(), self.run(ids)?)),
+                Some(run) => drop(plain.insert(ids.to_vec(), run)),
+                None if count >= 2 => drop(plain.insert(ids.to_vec(), self.run(ids, &[])?)),
                 None => {}
             }
         }
-        Ok(found)
+        let mut lesioned: BTreeMap<String, Arc<Run>> = BTreeMap::new();
+        let mut of = |plan: &Plan| -> Result<Option<Arc<Run>>> {
+            let (Some(key), Some((_, lesions)), true) = (key(plan), &plan.below, pays(plan)) else {
+                return Ok(plain.get(&plan.source).cloned());
+            };
+            Ok(Some(match lesioned.get(&key) {
+                Some(run) => run.clone(),
+                None => {
+                    let run = self.run(&plan.source, lesions)?;
+                    lesioned.insert(key, run.clone());
+                    run
+                }
+            }))
+        };
+        plans.iter().map(&mut of).collect()
     }
 
     fn observe_rows(&self, requests: &[&Request], plans: &[&Plan], rows: Vec<Row>) -> Result<Vec<Observation>> {
@@ -195,7 +218,8 @@ impl<'m> ModelEvaluator<'m> {
         for (i, (request, plan)) in requests.iter().zip(plans).enumerate() {
             let position = forward.rows[i].prefix_len();
             let place = Place { tokens: offsets[i]..offsets[i + 1], position };
-            let trial = &request.trial;
+            // What a run had below the layer it is resumed at is in what it left there.
+            let trial = &plan.above(&request.trial, forward.rows[i].first_layer(), &self.model.config);
             Lowering { evaluator: self, trial, layout: &plan.layout, place, hooks: &mut hooks }.run(&request.patches)?;
             let (ids, prompt) = (&plan.layout.ids, plan.layout.prompt_len);
             for n in 0..(ids.len() - prompt).max(1) {
@@ -371,7 +395,7 @@ impl Evaluator for ModelEvaluator<'_> {
         }
         let runs = self.runs_for(&plans)?;
         // Rows ascend in the layer they start at; within a layer, in length, so that forwards are even.
-        let mut rows: Vec<(usize, Row)> = plans.iter().map(|p| p.row(runs.get(&p.source).map(|r| &**r))).enumerate().collect();
+        let mut rows: Vec<(usize, Row)> = plans.iter().zip(&runs).map(|(p, run)| p.row(run.as_deref())).enumerate().collect();
         rows.sort_by_key(|(i, row)| (row.first_layer(), row.ids.len(), *i));
         let mut observations = vec![Observation::default(); requests.len()];
         let mut rows = rows.into_iter().peekable();

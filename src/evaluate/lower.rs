@@ -187,7 +187,7 @@ impl Lowering<'_, '_> {
             return Err(Error::request(format!("{component} is no state to carry over")));
         };
         let Some(token) = self.token(position) else { return Ok(()) };
-        let run = self.evaluator.run(from)?;
+        let run = self.evaluator.run(from, &[])?;
         let state = from.len().checked_sub(1).and_then(|last| run.kv.layers[layer].states.get(&last));
         let state = state.ok_or_else(|| Error::request("a state to carry over comes from at least one token"))?;
         self.hooks.push(

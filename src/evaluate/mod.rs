@@ -2,6 +2,7 @@
 
 mod activations;
 mod engine;
+mod gradient;
 mod lower;
 mod observation;
 mod plan;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a finished forward keeps, for rows that continue it: nothing is copied when a row refers to a part.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct KvStore {
     pub layers: Vec<LayerCache>,
 }

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use super::Model;
 use super::batch::{KvStore, LayerCache, Row, STATE_STRIDE};
-use super::composed::Composed;
+use super::composed::{Composed, Probes};
 use super::config::{Config, Residual, Rotary};
 use super::hooks::{Hooks, Site};
 use super::numerics::{Fused, Numerics, Rope, Span};
@@ -65,7 +65,12 @@ impl Model {
     /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]` (usually a variable);
     /// returns logits `[tokens, vocab]` that can be differentiated.
     pub fn forward_gradient(&self, forward: &Forward, embeddings: &Tensor) -> Result<Tensor> {
-        let mode = Composed;
+        self.forward_gradient_at(forward, embeddings, Probes::new())
+    }
+
+    /// The same with gradients of sites: of the variables of zeros that are added to them.
+    pub fn forward_gradient_at(&self, forward: &Forward, embeddings: &Tensor, probes: Probes) -> Result<Tensor> {
+        let mode = Composed { probes };
         let output = self.run(&mode, forward, embeddings.clone())?;
         let x = mode.norm(&output.residual, &self.weights.norm)?;
         mode.linear(&x, &self.weights.head)
@@ -289,6 +294,6 @@ impl FromRows for super::numerics::Buffer {
 
 impl FromRows for Tensor {
     fn from_rows(values: Vec<f32>, width: usize) -> Result<Self> {
-        Composed.array(values, width)
+        Composed::default().array(values, width)
     }
 }

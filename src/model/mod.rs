@@ -33,6 +33,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use composed::Probes;
 pub use config::{
     Activation, Config, Experts, FAMILIES, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, Rwkv, Ssm,
 };

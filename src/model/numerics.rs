@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::config::{Activation, Config, Experts, Rotary};
 use super::elementwise::{self, Convolution};
-use super::hooks::{Block, Change, WeightEdit};
+use super::hooks::{Block, Change, Site, WeightEdit};
 use super::kernels::{self, AttentionRow, AttentionShape};
 use super::linear::GATED_MULTIPLE;
 use super::pool::Pooled;
@@ -44,6 +44,10 @@ pub trait Numerics {
     /// `y[t, first + out] += delta * x[t, input]` for every edit.
     fn edit_weights(&self, y: Self::Array, x: &Self::Array, edits: &[WeightEdit], first: usize) -> Result<Self::Array>;
     fn edit(&self, x: Self::Array, blocks: &[Block]) -> Result<Self::Array>;
+    /// Where a gradient is taken of a site; inference takes none.
+    fn probe(&self, _layer: usize, _site: Site, x: Self::Array) -> Result<Self::Array> {
+        Ok(x)
+    }
     /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k` where it does.
     #[allow(clippy::type_complexity)] // three arrays of one type, named by the line above
     fn heads(

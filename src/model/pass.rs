@@ -31,6 +31,7 @@ impl<'a, N: Numerics> Pass<'a, N> {
             [] => x,
             blocks => self.mode.edit(x, blocks)?,
         };
+        let x = self.mode.probe(layer, site, x)?;
         if self.captures(layer, site) {
             self.keep(layer, site, self.mode.values(&x)?);
         }

@@ -5,6 +5,7 @@
 
 pub mod embeddings;
 pub mod lesions;
+pub mod sets;
 pub mod tokens;
 pub mod vocabulary;
 pub mod weights;
@@ -44,6 +45,8 @@ pub struct Context<'a> {
     pub echo: &'a [EchoPrompt],
     /// Proposed super weights.
     pub weights: &'a [Component],
+    /// How pairs of lesions interact, a table a prompt; empty unless sets are proposed.
+    pub interactions: &'a [sets::Interactions],
 }
 
 /// A few-shot prompt that shows how a token is repeated; `slots` are where the token to be repeated
@@ -92,7 +95,7 @@ pub trait Mutator: Sync {
 }
 
 /// The groups that `--mutate` names.
-pub const GROUPS: [&str; 6] = ["tokens", "dictionary", "vocabulary", "embeddings", "lesions", "weights"];
+pub const GROUPS: [&str; 7] = ["tokens", "dictionary", "vocabulary", "embeddings", "lesions", "sets", "weights"];
 
 /// The mutators of these groups, each once, in a fixed order.
 pub fn select(groups: &[String]) -> Result<Vec<&'static dyn Mutator>> {
@@ -115,6 +118,9 @@ pub fn select(groups: &[String]) -> Result<Vec<&'static dyn Mutator>> {
     }
     if on("lesions") {
         selected.extend(lesions::ALL);
+    }
+    if on("sets") {
+        selected.push(&sets::Sets);
     }
     if on("weights") {
         selected.push(&weights::Weights);
@@ -172,15 +178,16 @@ mod tests {
         #[test]
         fn proposals_are_valid(seed in any::<u64>(), length in 1..12_u32, rounds in 1..6_usize) {
             let (config, vocabulary) = (twin::config(), twin::vocabulary());
-            let (echo, weights) = ([twin::echo()], twin::weights());
+            let (echo, weights, interactions) = ([twin::echo()], twin::weights(), [twin::interactions()]);
             let seeds = [Arc::from([5, 6, 7, 8, 9]), Arc::from([4])];
-            let context = Context { config: &config, vocabulary: &vocabulary, seeds: &seeds, echo: &echo, weights: &weights };
+            let (config, vocabulary, interactions) = (&config, &vocabulary, &interactions);
+            let context = Context { config, vocabulary, seeds: &seeds, echo: &echo, weights: &weights, interactions };
             let mut rng = crate::rng::stream(seed, "test");
             for mutator in select(&GROUPS.map(String::from)).unwrap() {
                 let mut trial = Trial::new((1..=length).collect::<Vec<u32>>(), [20, 21]);
                 for _ in 0..rounds {
                     if let Some(next) = mutator.propose(&trial, &context, &mut rng) {
-                        prop_assert!(valid(&next, &config), "{}: {:?}", mutator.name(), next);
+                        prop_assert!(valid(&next, config), "{}: {:?}", mutator.name(), next);
                         trial = next;
                     }
                 }

@@ -38,6 +38,7 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
         table(&mut out, &order[MOST_CARDS..]);
     }
     out.push_str("</section>");
+    super::interactions::section(&mut out, &summary.interactions, cases);
     legend(&mut out);
     out.push_str("</main></body></html>\n");
     out
@@ -201,6 +202,10 @@ const WORDS: &[(&str, &str)] = &[
     (
         "emergence",
         "The share of the joint effect that the parts do not have one by one. Near 0: they add up. Near 1: only together. Negative: each does what the others do.",
+    ),
+    (
+        "interaction",
+        "What two lesions do to the loss together, less what each does alone. Positive: each covers for the other. In nats: 0.69 of them halve a chance.",
     ),
     ("behaviour", "A kind of output, by a coarse fingerprint; new ones are worth following up even when they are no glitch."),
 ];

@@ -8,6 +8,7 @@ pub mod comparison;
 mod diff;
 mod format;
 mod html;
+mod interactions;
 #[cfg(test)]
 pub(crate) mod sample;
 mod svg;

@@ -50,6 +50,7 @@ fn summary() -> Summary {
             mutator("splice", 0, 0, 0),
         ],
         curve: curve.collect(),
+        interactions: vec![crate::campaign::twin::interactions()],
         cases: vec![],
         stopped_by: "max-evals".into(),
         timing: Some(Timing { elapsed_s: 52.4, evaluations_per_s: 1172.5, tokens_per_s: 28_340.0 }),

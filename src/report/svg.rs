@@ -309,6 +309,77 @@ pub fn heat_map(label: &str, effects: &[Effect], value: fn(&Effect) -> f64, set:
     Some(svg)
 }
 
+/// A square of pairs of components, cell `(row, column)` with its value and its title; `None` where there is nothing
+/// to draw. Shades go with the square root of a value: a few pairs are often a hundred times the others.
+pub fn matrix(
+    label: &str,
+    components: &[Component],
+    cells: &BTreeMap<(usize, usize), (f64, String)>,
+    outlined: &[(usize, usize)],
+) -> Option<String> {
+    if components.is_empty() || cells.is_empty() {
+        return None;
+    }
+    let (left, top, n) = (88.0, 24.0, components.len());
+    let size = ((WIDTH - left - 4.0) / n as f64).min(26.0);
+    let bottom = top + n as f64 * size;
+    let most = cells.values().map(|c| c.0.abs()).filter(|v| v.is_finite()).fold(0.0, f64::max).max(1e-9);
+    let mut svg = format!(r#"<svg viewBox="0 0 {WIDTH} {:.0}" role="img" aria-label="{}">"#, bottom + 30.0, text::html(label));
+    let width = n as f64 * size;
+    let _ = write!(svg, r#"<rect class="field" x="{left}" y="{top}" width="{width:.1}" height="{width:.1}"/>"#);
+    let step = (13.0 / size).ceil().max(1.0) as usize;
+    for (i, component) in components.iter().enumerate().step_by(step) {
+        let y = top + (i as f64 + 0.5) * size + 4.0;
+        let _ = write!(svg, r#"<text x="{:.1}" y="{y:.1}" class="end">{component}</text>"#, left - 5.0);
+    }
+    // Columns in the order of the rows: their layers are enough to find one's way.
+    let mut shown = left - 30.0;
+    for (i, component) in components.iter().enumerate() {
+        let (x, first) = (left + i as f64 * size, i == 0 || components[i - 1].layer() != component.layer());
+        if first && x >= shown + 30.0 {
+            let _ = write!(svg, r#"<text x="{x:.1}" y="{:.1}" class="start">L{}</text>"#, top - 7.0, component.layer());
+            shown = x;
+        }
+    }
+    for (&(row, column), (value, title)) in cells {
+        let (x, y) = (left + column as f64 * size, top + row as f64 * size);
+        let class = if value.is_nan() {
+            "odd"
+        } else if *value < 0.0 {
+            "cold"
+        } else {
+            "hot"
+        };
+        let share = (value.abs() / most).sqrt();
+        let opacity = if share.is_nan() { 1.0 } else { share.min(1.0) };
+        let side = (size - 1.0).max(0.5);
+        let _ = write!(
+            svg,
+            r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{side:.1}" height="{side:.1}" opacity="{opacity:.2}"><title>{}</title></rect>"#,
+            text::html(title)
+        );
+    }
+    for &(row, column) in outlined.iter().filter(|cell| cells.contains_key(cell)) {
+        let (x, y) = (left + column as f64 * size, top + row as f64 * size);
+        let side = (size - 1.0).max(0.5);
+        let _ = write!(svg, r#"<rect class="member" x="{x:.1}" y="{y:.1}" width="{side:.1}" height="{side:.1}"/>"#);
+    }
+    let mut x = left;
+    for step in -4..=4i32 {
+        let y = bottom + 12.0;
+        let _ = write!(svg, r#"<rect class="field" x="{x:.1}" y="{y:.1}" width="15" height="9"/>"#);
+        if step != 0 {
+            let class = if step < 0 { "cold" } else { "hot" };
+            let opacity = (f64::from(step.abs()) / 4.0).sqrt();
+            let _ = write!(svg, r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="15" height="9" opacity="{opacity:.2}"/>"#);
+        }
+        x += 16.0;
+    }
+    let (from, to) = (number(-most), number(most));
+    let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" class="start">{from} to {to} nats</text></svg>"#, x + 4.0, bottom + 21.0);
+    Some(svg)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,8 +8,8 @@ use super::Progress;
 use crate::edit::{Action, Component, Edit, Matrix, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
-use crate::model::Model;
 use crate::model::hooks::Site;
+use crate::model::{Config, Model};
 use crate::stats;
 
 /// Which components.
@@ -65,7 +65,7 @@ pub const FALSE_DISCOVERY: f64 = 0.05;
 const CHUNK: usize = 256;
 
 /// Every component of a kind, in model order.
-fn components(model: &Model, target: Target) -> Vec<Component> {
+pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
     let c = &model.config;
     let like = match target {
         Target::Heads => Component::Head { layer: 0, head: 0 },
@@ -119,6 +119,12 @@ fn keep(best: &mut Vec<(f32, Component)>, limit: usize) {
     best.truncate(limit);
 }
 
+/// A sweep over what the model has none of.
+pub(super) fn refuse(sweep: &str, target: Target, config: &Config) -> Error {
+    let what = format!("{sweep} {target:?}").to_lowercase();
+    Error::request(format!("sweep {} has no meaning for {}: the model has none", what.trim_start(), config.model_type))
+}
+
 impl LesionSweep {
     /// [`LesionSweep::run`], or `None` for a model without such components.
     ///
@@ -160,8 +166,7 @@ impl LesionSweep {
             _ => components(evaluator.model, target),
         };
         if swept.is_empty() {
-            let (family, what) = (&evaluator.model.config.model_type, format!("{target:?}").to_lowercase());
-            return Err(Error::request(format!("sweep {what} has no meaning for {family}: the model has none")));
+            return Err(refuse("", target, &evaluator.model.config));
         }
         // Proposed weights are in order of suspicion; of other components an even choice stands for all layers.
         match limit {
@@ -250,7 +255,7 @@ fn p_values(components: &[Component], divergences: &[f64], layers: usize) -> Vec
 
 /// `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7, and the
 /// asymptotic form in the far tail, where that error would be all of it.
-fn upper_tail(z: f64) -> f64 {
+pub(super) fn upper_tail(z: f64) -> f64 {
     if z > 4.0 {
         return (-0.5 * z * z).exp() / (z * (std::f64::consts::TAU).sqrt()) * (1.0 - 1.0 / (z * z));
     }

@@ -7,6 +7,7 @@ mod experts;
 mod gradient;
 mod hostile;
 mod made;
+mod pairs;
 mod parity;
 mod planted;
 mod recurrent;

@@ -5,6 +5,7 @@
 
 mod scan;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
@@ -12,15 +13,21 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor
 use crate::error::{Error, Result};
 use crate::model::config::{Activation, Config, NormKind};
 use crate::model::elementwise::Convolution;
-use crate::model::hooks::{Block, WeightEdit};
+use crate::model::hooks::{Block, Site, WeightEdit};
 use crate::model::kernels::{AttentionRow, AttentionShape};
 use crate::model::linear::PackedMatrix;
 use crate::model::numerics::{HeadNorms, Mixture, Numerics, Rope, Routing, Span, dense_tables};
 use crate::model::scan::{Carry, Recurrence};
 use crate::model::weights::{Linear, Norm};
 
+/// What is added to sites so that they have a gradient: variables of zeros, `[tokens, width]` each.
+pub type Probes = BTreeMap<(usize, Site), Tensor>;
+
 /// Gradient mode on CPU. `Array` is a tensor `[tokens, width]`.
-pub struct Composed;
+#[derive(Default)]
+pub struct Composed {
+    pub probes: Probes,
+}
 
 /// `x W^T` with a backward for `x` alone: candle's own matmul would also compute the gradient of the
 /// frozen weight.
@@ -158,6 +165,13 @@ impl Numerics for Composed {
             return Err(Error::request("noise in proportion to an activation has no gradient mode"));
         }
         Ok(((x * constant(&scale, tokens)?)? + constant(&shift, tokens)?)?)
+    }
+
+    fn probe(&self, layer: usize, site: Site, x: Tensor) -> Result<Tensor> {
+        Ok(match self.probes.get(&(layer, site)) {
+            Some(probe) => (x + probe)?,
+            None => x,
+        })
     }
 
     fn heads(

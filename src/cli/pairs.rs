@@ -1,0 +1,144 @@
+//! `glitch sweep pairs`: what two lesions do together beyond what each does alone.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::model::MODEL_HELP;
+use super::sweep::{SHOWN, lesion_text, more, write_rows};
+use super::{exit, output};
+use crate::edit::{Action, Trial};
+use crate::error::{Error, Result};
+use crate::evaluate::ModelEvaluator;
+use crate::model::Model;
+use crate::sweep::{PairOptions, PairSweep, Target};
+use crate::text::escape;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Pairs of what.
+    #[arg(long, value_enum, default_value_t = Of::Heads)]
+    of: Of,
+    /// What the lesions do: zero, the mean over plain English, or (experts) never chosen by the router.
+    #[arg(long, value_enum, default_value_t = By::Zero)]
+    by: By,
+    #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
+    model: String,
+    /// Text whose loss is measured; a paragraph of plain English by default.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Write one JSON row each to this file.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Measure at most this many pairs exactly; where there are more, a gradient screen picks them.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    limit: usize,
+    /// Matched controls: pairs given noise of their own norm instead of being removed.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    controls: usize,
+    /// Of the random pairs that the null of a screened sweep is measured on.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Print a JSON summary instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Of {
+    Heads,
+    Mlps,
+    Experts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    Zero,
+    Mean,
+    Unroute,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let of = match args.of {
+        Of::Heads => Target::Heads,
+        Of::Mlps => Target::Mlps,
+        Of::Experts => Target::Experts,
+    };
+    let action = match args.by {
+        By::Zero => Action::Zero,
+        By::Mean => Action::Mean,
+        By::Unroute if args.of == Of::Experts => Action::Unroute,
+        By::Unroute => return Err(Error::request("--by unroute is for --of experts")),
+    };
+    let model = Model::load(&args.model)?;
+    let evaluator = ModelEvaluator::new(&model);
+    let ids = lesion_text(&model, args.text.as_deref())?;
+    let [first, rest @ ..] = &ids[..] else { return Err(Error::request("the text has no tokens")) };
+    let options = PairOptions { of, action, limit: args.limit, controls: args.controls, seed: args.seed };
+    let bar = output::bar(0, "pairs");
+    let start = std::time::Instant::now();
+    let sweep = PairSweep::run(&evaluator, &Trial::new([*first], rest), &options, &|done, total| {
+        // Phase by phase: the bar begins anew with each.
+        if bar.length() != Some(total) || bar.position() >= total {
+            bar.set_length(total);
+            bar.set_position(0);
+        }
+        bar.inc(done);
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    write_rows(args.out.as_deref(), &sweep.rows)?;
+    let flagged = sweep.flagged().count();
+    if args.json {
+        output::line(
+            serde_json::json!({
+                "work": "pairs", "tokens": sweep.tokens, "components": sweep.singles.len(), "pairs": sweep.pairs,
+                "measured": sweep.rows.len(), "seconds": seconds, "baseline_loss": sweep.baseline_loss, "flagged": flagged,
+                "null_pairs": sweep.null_pairs, "null_flagged": sweep.null_flagged,
+                "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "noise_floor": sweep.noise_floor,
+                "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
+            })
+            .to_string(),
+        );
+        return Ok(exit::OK);
+    }
+    output::line(format!(
+        "{} of {} pairs of {} {} of {} in {seconds:.1} s; loss on {} tokens of the intact model: {:.4} nats a token",
+        sweep.rows.len(),
+        sweep.pairs,
+        sweep.singles.len(),
+        format!("{of:?}").to_lowercase(),
+        escape(&model.name),
+        sweep.tokens,
+        sweep.baseline_loss
+    ));
+    output::line(format!(
+        "{flagged} interact at a false discovery rate of 5%; the same threshold flags {} of {} {} and {} of {} pairs given noise of the same norm",
+        sweep.null_flagged,
+        sweep.null_pairs,
+        if sweep.rows.len() == sweep.pairs { "pairs (all: the null)" } else { "random pairs of the same layers (the null)" },
+        sweep.controls_flagged,
+        sweep.controls
+    ));
+    output::line(
+        "loss over the intact model's, nats a token; interaction = joint - a alone - b alone; ratio: to the larger of the two alone\n",
+    );
+    let (a, b, joint, ratio) = ("a alone", "b alone", "joint", "ratio");
+    output::line(format!("{:<13} {:<13} {a:>8} {b:>8} {joint:>8} {:>11} {ratio:>8} {:>8}  kind", "a", "b", "interaction", "q"));
+    for row in sweep.rows.iter().take(SHOWN) {
+        output::line(format!(
+            "{:<13} {:<13} {:>+8.4} {:>+8.4} {:>+8.4} {:>+11.4} {:>8.2} {:>8.1e}  {}",
+            row.a.to_string(),
+            row.b.to_string(),
+            row.alone_a,
+            row.alone_b,
+            row.joint,
+            row.interaction,
+            row.ratio,
+            row.q_value,
+            row.kind.name()
+        ));
+    }
+    more(args.out.as_deref(), sweep.rows.len());
+    Ok(exit::OK)
+}
