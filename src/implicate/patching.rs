@@ -56,6 +56,15 @@ struct Patching<'a, 'm> {
     calls: u64,
 }
 
+/// The set that is named, and what it does.
+struct Named {
+    set: Vec<Component>,
+    necessity: f64,
+    sufficiency: f64,
+    /// [`Implication::most`].
+    most: Option<usize>,
+}
+
 #[derive(Clone, Copy)]
 enum Direction {
     /// Clean outputs into the glitched run.
@@ -85,16 +94,16 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
     let parts = patching.parts(&effects, options);
     effects.extend(patching.effects(&parts)?);
     let ranked = rank(&effects);
-    let (set, joint, most) = patching.smallest_set(&ranked, options)?;
+    let Named { set, necessity, sufficiency, most } = patching.smallest_set(&ranked, options)?;
     let single: f64 = set.iter().filter_map(|c| effects.iter().find(|e| e.component == *c)).map(|e| e.sufficiency).sum();
-    let emergence = (set.len() > 1 && joint.1 > 0.01).then(|| (joint.1 - single) / joint.1);
+    let emergence = (set.len() > 1 && sufficiency > 0.01).then(|| (sufficiency - single) / sufficiency);
     let controls = patching.controls(&set, &coarse, &parts, options)?;
     let positions = patching.positions(&set, options)?;
     let routing = patching.routing()?;
     Ok(Implication {
         set,
-        necessity: joint.0.clamp(0.0, 1.0),
-        sufficiency: joint.1.clamp(0.0, 1.0),
+        necessity: necessity.clamp(0.0, 1.0),
+        sufficiency: sufficiency.clamp(0.0, 1.0),
         most,
         emergence,
         routing,
@@ -307,9 +316,8 @@ impl<'a, 'm> Patching<'a, 'm> {
         order
     }
 
-    /// The shortest head of the ranking that does nearly what the longest tried does, its necessity and
-    /// sufficiency, and [`Implication::most`].
-    fn smallest_set(&mut self, ranked: &[Component], options: &Options) -> Result<(Vec<Component>, (f64, f64), Option<usize>)> {
+    /// The shortest head of the ranking that does nearly what the longest tried does.
+    fn smallest_set(&mut self, ranked: &[Component], options: &Options) -> Result<Named> {
         let mut members: Vec<Component> = Vec::new();
         for component in ranked {
             if !members.iter().any(|member| overlap(member, component)) {
@@ -325,7 +333,7 @@ impl<'a, 'm> Patching<'a, 'm> {
         let at = measured.iter().position(|m| m.0 >= options.enough * best).unwrap_or(0);
         let most = measured.iter().position(|m| m.0 >= MOST).map(|at| at + 1);
         match (heads.into_iter().nth(at), measured.get(at)) {
-            (Some(set), Some(joint)) => Ok((set, *joint, most)),
+            (Some(set), Some(&(necessity, sufficiency))) => Ok(Named { set, necessity, sufficiency, most }),
             _ => Err(Error::request("the model has no components to implicate")),
         }
     }
