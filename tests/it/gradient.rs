@@ -6,7 +6,7 @@ use glitch::model::batch::Row;
 use glitch::model::hooks::{Block, Change, Site, WeightEdit};
 use glitch::model::{Forward, Model};
 
-use super::parity::load;
+use super::parity::{RECURRENT, load};
 
 /// Negative log-probability of one token at the last position, as a function of the embeddings.
 fn loss(model: &Model, forward: &Forward, embeddings: &Tensor) -> Tensor {
@@ -101,16 +101,10 @@ fn gradients_agree_with_finite_differences() {
         "qwen3-moe",
         "deepseek-v2",
         "deepseek-v2-lite",
-        "mamba",
-        "mamba-bias",
-        "mamba2",
-        "falcon-mamba",
-        "jamba",
-        "rwkv4",
-        "rwkv4-rescale",
-        "rwkv6",
-        "rwkv7",
-    ] {
+    ]
+    .into_iter()
+    .chain(RECURRENT)
+    {
         check(name, |_| {});
     }
 }

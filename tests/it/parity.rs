@@ -18,6 +18,10 @@ pub fn load(name: &str) -> Model {
     Model::load(fixtures().join(name).to_str().unwrap()).unwrap()
 }
 
+/// Those with a recurrent state.
+pub const RECURRENT: [&str; 9] =
+    ["mamba", "mamba-bias", "mamba2", "falcon-mamba", "jamba", "rwkv4", "rwkv4-rescale", "rwkv6", "rwkv7"];
+
 fn expected(path: &Path) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
@@ -86,16 +90,10 @@ fn folders_agree_with_transformers() {
         "deepseek-v2-lite",
         "deepseek-v2-yarn",
         "qwen3-moe-yarn",
-        "mamba",
-        "mamba-bias",
-        "mamba2",
-        "falcon-mamba",
-        "jamba",
-        "rwkv4",
-        "rwkv4-rescale",
-        "rwkv6",
-        "rwkv7",
-    ] {
+    ]
+    .into_iter()
+    .chain(RECURRENT)
+    {
         check(&load(name), &expected(&fixtures().join(name).join("expected.safetensors")), name);
     }
 }
@@ -199,7 +197,7 @@ fn caches_and_restarts_change_nothing() {
 /// bit. And rows that enter above the first layer, in the middle of a sequence.
 #[test]
 fn stepwise_and_whole_agree() {
-    for name in ["mamba", "mamba2", "falcon-mamba", "jamba", "rwkv4", "rwkv4-rescale", "rwkv6", "rwkv7"] {
+    for name in RECURRENT {
         let model = load(name);
         let rows = ids(&expected(&fixtures().join(name).join("expected.safetensors")), "ids");
         let row: Vec<u32> = rows[0].iter().chain(&rows[1]).copied().collect();
