@@ -12,14 +12,14 @@ use super::plan::{Plan, Run, Runs, check};
 use super::{Distributions, Evaluator, LayerRouting, Observation, Request};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::model::batch::{KvStore, Row, Segment};
+use crate::model::batch::{Row, Segment};
 use crate::model::hooks::{Hooks, Site};
 use crate::model::{Forward, Model, Pooled, Read};
 use crate::rng;
 
 /// Tokens of one forward: enough for full speed, few enough that its buffers stay small (a layer of
 /// SmolLM2 holds some 20 kB a token).
-const TOKENS_PER_FORWARD: usize = 2048;
+pub(super) const TOKENS_PER_FORWARD: usize = 2048;
 
 /// Tokens, given and generated, of the rows that generate in step. A step reads all weights for one token
 /// a row, so the more rows the better; keys and values of SmolLM2 take 46 kB a token.
@@ -149,7 +149,7 @@ impl<'m> ModelEvaluator<'m> {
         Ok(floor)
     }
 
-    fn forward(&self, forward: &Forward) -> Result<crate::model::Output<Pooled>> {
+    pub(super) fn forward(&self, forward: &Forward) -> Result<crate::model::Output<Pooled>> {
         self.tokens.fetch_add(forward.rows.iter().map(|r| r.ids.len() as u64).sum(), Ordering::Relaxed);
         self.model.forward(forward)
     }
@@ -285,49 +285,6 @@ impl<'m> ModelEvaluator<'m> {
             .collect()
     }
 
-    /// The states after a token, by layer; what lies behind their parts is left out.
-    fn states_after<'s>(&'s self, store: &'s KvStore, token: usize) -> impl Iterator<Item = (usize, &'s [f32])> {
-        store.layers.iter().enumerate().filter_map(move |(layer, cache)| {
-            let (parts, size) = self.model.config.state_parts(layer);
-            Some((layer, &cache.states.get(&token)?.scan[..parts * size]))
-        })
-    }
-
-    /// [`Observation::state_norms`] at a token.
-    fn state_norms(&self, output: &crate::model::Output<Pooled>, token: usize) -> Vec<(usize, f32)> {
-        let Some(store) = &output.kv else { return Vec::new() };
-        let norm = |state: &[f32]| {
-            let square: f64 = state.iter().map(|s| f64::from(*s).powi(2)).sum();
-            (0.5 * square.max(f64::MIN_POSITIVE).ln()) as f32
-        };
-        self.states_after(store, token).map(|(layer, state)| (layer, norm(state))).collect()
-    }
-
-    /// [`Observation::memory`] of a request.
-    fn memory(&self, request: &Request) -> Result<f32> {
-        let plan = Plan::new(request, &self.model.config);
-        let bos = usize::from(self.model.config.bos_token_id.is_some_and(|bos| plan.layout.ids.first() == Some(&bos)));
-        // The beginning ends before the first place that is edited, lest the edit be turned round with it.
-        let edited = request.trial.edits.iter().filter_map(|e| plan.layout.moved.get(e.position()?).copied().flatten()).min();
-        let half = (plan.layout.prompt_len / 2).min(edited.unwrap_or(usize::MAX)).max(bos);
-        let mut other = plan.layout.ids.clone();
-        other[bos..half].reverse();
-        let mut states = Vec::new();
-        for ids in [&plan.layout.ids, &other] {
-            let mut forward = Forward { rows: vec![Row::new(ids.clone())], keep_ends: true, ..Forward::default() };
-            let place = Place { tokens: 0..ids.len(), position: 0 };
-            let layout = &crate::edit::Layout { ids: ids.clone(), ..plan.layout.clone() };
-            Lowering { evaluator: self, trial: &request.trial, layout, place, hooks: &mut forward.hooks }.run(&[])?;
-            let store = self.forward(&forward)?.kv.ok_or_else(|| Error::request("states were not kept"))?;
-            states.push(self.states_after(&store, ids.len() - 1).map(|(_, state)| state.to_vec()).collect::<Vec<_>>());
-        }
-        let distances = states[0].iter().zip(&states[1]).map(|(a, b)| {
-            let difference: f32 = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum();
-            (difference / a.iter().map(|a| a * a).sum::<f32>().max(f32::MIN_POSITIVE)).sqrt()
-        });
-        Ok(distances.sum::<f32>() / states[0].len().max(1) as f32)
-    }
-
     fn sketch(&self, residual: &[f32]) -> u64 {
         let signs = self.sketch.chunks_exact(residual.len()).enumerate();
         signs.fold(0, |bits, (i, u)| {
@@ -424,9 +381,10 @@ impl Evaluator for ModelEvaluator<'_> {
             now.iter().zip(self.generate(&rows)?).for_each(|(i, generated)| observations[*i].generated = generated);
             rest = later;
         }
-        for (request, observation) in requests.iter().zip(&mut observations).filter(|(request, _)| request.memory) {
-            observation.memory = Some(self.memory(request)?);
-        }
+        let remembering: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].memory).collect();
+        let asked: Vec<&Request> = remembering.iter().map(|i| &requests[*i]).collect();
+        let memory = self.memory(&asked)?;
+        remembering.into_iter().zip(memory).for_each(|(i, memory)| observations[i].memory = Some(memory));
         Ok(observations)
     }
 
@@ -437,7 +395,9 @@ impl Evaluator for ModelEvaluator<'_> {
         let mut observations = self.observe_rows(&[request], &[&plan], vec![row])?;
         let mut observation = observations.pop().ok_or_else(|| Error::request("no observation"))?;
         observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();
-        observation.memory = request.memory.then(|| self.memory(request)).transpose()?;
+        if request.memory {
+            observation.memory = self.memory(&[request])?.pop();
+        }
         Ok(observation)
     }
 }

@@ -4,6 +4,7 @@ mod activations;
 mod engine;
 mod gradient;
 mod lower;
+mod memory;
 mod observation;
 mod plan;
 
