@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// How a model is named, for every command's help.
-pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, a .pth file of RWKV, builtin:NAME (dense, moe, mamba), or hf:org/name from the local cache";
+pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, a .pth file of RWKV, builtin:NAME (dense, moe, mamba, rwkv), or hf:org/name from the local cache";
 
 #[derive(Subcommand)]
 enum Command {

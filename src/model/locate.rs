@@ -19,7 +19,7 @@ macro_rules! files {
 
 /// The built-in models: name, config.json, model.safetensors, tokenizer.json. They are part of the
 /// program, so that its first command works from any directory.
-const BUILTIN: [(&str, &str, &[u8], &[u8]); 3] = [files!("dense"), files!("moe"), files!("mamba")];
+const BUILTIN: [(&str, &str, &[u8], &[u8]); 4] = [files!("dense"), files!("moe"), files!("mamba"), files!("rwkv")];
 
 pub fn builtin(spec: &str, name: &str) -> Result<Model> {
     let Some((_, config, weights, tokenizer)) = BUILTIN.iter().find(|b| b.0 == name) else {
