@@ -56,10 +56,9 @@ pub struct Map {
 impl Map {
     /// Whether the behaviour is new; it no longer is afterwards.
     pub fn insert(&mut self, trial: &Observation, baseline: &Observation, score: f64, scale: f64) -> bool {
-        let positions = trial.entropy.len().max(1);
         let mut new_route = false;
         for layer in &trial.routing {
-            for chosen in layer.chosen.chunks((layer.chosen.len() / positions).max(1)) {
+            for chosen in layer.by_position(trial.entropy.len()) {
                 let (first, second) = (chosen[0], chosen.get(1).copied().unwrap_or(chosen[0]));
                 new_route |= self.routes.insert((layer.layer, first.min(second), first.max(second)));
             }

@@ -78,6 +78,11 @@ impl CampaignConfig {
         Ok(config)
     }
 
+    /// The campaign of `glitch fuzz` without arguments, which `glitch compare` runs on every model.
+    pub fn quick() -> Result<Self> {
+        Self::parse(include_str!("../../fuzz/quick.toml"), Path::new("fuzz/quick.toml"))
+    }
+
     /// What the types do not say: field and fault.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let within = |field, value: usize, low: usize, high: usize| {

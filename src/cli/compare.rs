@@ -1,6 +1,6 @@
 //! `glitch compare`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{exit, output};
 use crate::campaign::CampaignConfig;
@@ -29,12 +29,9 @@ pub struct Args {
     json: bool,
 }
 
-/// The campaign is that of `glitch fuzz` without arguments.
-const QUICK: &str = include_str!("../../fuzz/quick.toml");
-
 pub fn run(args: Args) -> Result<u8> {
     let interrupted = super::interrupt::flag();
-    let mut config = CampaignConfig::parse(QUICK, Path::new("fuzz/quick.toml"))?;
+    let mut config = CampaignConfig::quick()?;
     (config.max_evals, config.max_time) = (Some(args.max_evals), None);
     // Every finding is followed up: a campaign cut short at some number of them would find as many on every model.
     config.max_findings = usize::MAX;

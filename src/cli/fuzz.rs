@@ -17,9 +17,6 @@ use crate::mutate::vocabulary::Vocabulary;
 use crate::storage;
 use crate::text::fit;
 
-/// What runs without arguments.
-const QUICK: &str = include_str!("../../fuzz/quick.toml");
-
 /// Search for glitches: mutate prompts, embeddings and components, judge against matched controls,
 /// confirm, minimise and explain what stands out.
 #[derive(Debug, Args)]
@@ -138,7 +135,7 @@ impl FuzzArgs {
                 let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
                 CampaignConfig::parse(&text, path)?
             }
-            None => CampaignConfig::parse(QUICK, Path::new("fuzz/quick.toml"))?,
+            None => CampaignConfig::quick()?,
         };
         if let Some(model) = &self.model {
             config.model.clone_from(model);

@@ -27,6 +27,13 @@ pub struct Layout {
     pub moved: Vec<Option<usize>>,
 }
 
+impl Layout {
+    /// Where the token of an original position is now; `None` if it is gone or never was.
+    pub fn at(&self, position: usize) -> Option<usize> {
+        self.moved.get(position).copied().flatten()
+    }
+}
+
 impl Trial {
     pub fn new(base: impl Into<Arc<[u32]>>, continuation: impl Into<Arc<[u32]>>) -> Self {
         Self { base: base.into(), continuation: continuation.into(), edits: Vec::new() }

@@ -90,7 +90,7 @@ impl Lowering<'_, '_> {
 
     /// Packed index of a token by its position before the edits; `None` where it is gone or not computed.
     fn token(&self, position: usize) -> Option<usize> {
-        self.place.token(self.layout.moved.get(position).copied().flatten()?)
+        self.place.token(self.layout.at(position)?)
     }
 
     /// The tokens an edit is about.

@@ -3,7 +3,6 @@
 use super::engine::{ModelEvaluator, TOKENS_PER_FORWARD};
 use super::lower::{Lowering, Place};
 use super::observation::Request;
-use super::plan::Plan;
 use crate::edit::Layout;
 use crate::error::{Error, Result};
 use crate::model::batch::{KvStore, Row};
@@ -57,9 +56,9 @@ impl ModelEvaluator<'_> {
     /// The tokens of a request, and the same with the first half of the prompt backwards, up to the first place
     /// that is edited, lest the edit be turned round with it.
     fn both_ways(&self, request: &Request) -> [Layout; 2] {
-        let layout = Plan::new(request, &self.model.config).layout;
+        let layout = request.trial.layout();
         let bos = usize::from(self.model.config.bos_token_id.is_some_and(|bos| layout.ids.first() == Some(&bos)));
-        let edited = request.trial.edits.iter().filter_map(|e| layout.moved.get(e.position()?).copied().flatten()).min();
+        let edited = request.trial.edits.iter().filter_map(|e| layout.at(e.position()?)).min();
         let half = (layout.prompt_len / 2).min(edited.unwrap_or(usize::MAX)).max(bos);
         let mut other = layout.clone();
         other.ids[bos..half].reverse();

@@ -86,6 +86,13 @@ pub struct LayerRouting {
     pub chosen: Vec<u32>,
 }
 
+impl LayerRouting {
+    /// The experts of each of as many read positions.
+    pub fn by_position(&self, positions: usize) -> impl Iterator<Item = &[u32]> {
+        self.chosen.chunks((self.chosen.len() / positions.max(1)).max(1))
+    }
+}
+
 /// What was measured on one trial.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observation {

@@ -84,7 +84,7 @@ impl Plan {
         let source: Vec<u32> = trial.base.iter().chain(trial.continuation.iter()).copied().collect();
         let common = source.iter().zip(&layout.ids).take_while(|(a, b)| a == b).count();
         let embedded = trial.edits.iter().filter(|e| matches!(e, Edit::Embedding { .. }));
-        let first = embedded.filter_map(|e| layout.moved.get(e.position()?).copied().flatten()).min();
+        let first = embedded.filter_map(|e| layout.at(e.position()?)).min();
         let mut shared = common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));
         if config.is_recurrent() {
             shared -= shared % STATE_STRIDE; // a row can start where a state was kept

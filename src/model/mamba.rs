@@ -5,7 +5,7 @@ use super::config::{Activation, NormKind, Ssm, SsmNorms};
 use super::elementwise::Convolution;
 use super::hooks::Site;
 use super::numerics::Numerics;
-use super::pass::{Pass, RecurrentRows};
+use super::pass::{Pass, RecurrentRows, scanned};
 use super::scan::Recurrence;
 use super::weights::{Linear, Loader, Norm};
 use crate::edit::Matrix;
@@ -164,33 +164,4 @@ impl Mamba {
         let states = history.into_iter().zip(states);
         Ok((out, states.map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() }).collect()))
     }
-}
-
-/// Runs a recurrence with the edits of the state, capturing it where that is asked for; the states after the
-/// tokens that `rows` keeps.
-pub(super) fn scanned<N: Numerics>(
-    pass: &Pass<N>,
-    layer: usize,
-    scan: &Recurrence<&N::Array>,
-    rows: &RecurrentRows,
-) -> Result<(N::Array, Vec<Vec<f32>>)> {
-    let carry = rows.carry(|s| &s.scan);
-    let blocks = pass.blocks(layer, Site::State);
-    if !pass.captures(layer, Site::State) {
-        let (y, states) = pass.mode.scan(scan, &carry, blocks, rows.keep)?;
-        return Ok((y, split_states(&states, rows.keep.len())));
-    }
-    let all: Vec<usize> = rows.spans.iter().flat_map(|s| s.tokens.clone()).collect();
-    let (y, states) = pass.mode.scan(scan, &carry, blocks, &all)?;
-    let width = states.len() / all.len().max(1);
-    let (parts, size) = pass.model.config.state_parts(layer);
-    // What lies behind the parts (RWKV-4's exponents) is no output of a component.
-    let visible = states.chunks_exact(width).flat_map(|s| s[..parts * size].iter().copied()).collect();
-    let kept = rows.keep.iter().map(|t| states[t * width..][..width].to_vec()).collect();
-    pass.keep(layer, Site::State, visible);
-    Ok((y, kept))
-}
-
-fn split_states(states: &[f32], n: usize) -> Vec<Vec<f32>> {
-    states.chunks_exact((states.len() / n.max(1)).max(1)).map(<[f32]>::to_vec).collect()
 }

@@ -6,9 +6,8 @@
 use super::batch::State;
 use super::config::{Activation, NormKind, Rwkv};
 use super::hooks::Site;
-use super::mamba::scanned;
 use super::numerics::Numerics;
-use super::pass::{Pass, RecurrentRows};
+use super::pass::{Pass, RecurrentRows, scanned};
 use super::scan::{Carry, Recurrence};
 use super::weights::{Linear, Loader, Norm};
 use crate::edit::Matrix;

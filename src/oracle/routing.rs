@@ -34,8 +34,7 @@ impl Oracle for RoutingCollapse {
 
 /// Share of the choices that the baseline does not make at the same position.
 fn flips(trial: &LayerRouting, baseline: &LayerRouting, positions: usize) -> f64 {
-    let per_position = (trial.chosen.len() / positions.max(1)).max(1);
-    let both = trial.chosen.chunks(per_position).zip(baseline.chosen.chunks(per_position));
+    let both = trial.by_position(positions).zip(baseline.by_position(positions));
     let other: usize = both.map(|(t, b)| t.iter().filter(|expert| !b.contains(expert)).count()).sum();
     other as f64 / trial.chosen.len().max(1) as f64
 }

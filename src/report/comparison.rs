@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::format::{count, number, percent};
-use super::html::STYLE;
+use super::html::head;
 use crate::compare::{Comparison, Estimate, HARMFUL, ModelFigures, Share, Spread};
 use crate::text;
 
@@ -71,12 +71,8 @@ fn rows(all: &Comparison) -> Vec<Row> {
 
 /// The page: one HTML file, no script and no request to anywhere.
 pub fn page(all: &Comparison) -> String {
-    let mut out = String::from("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
-    out.push_str(
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">",
-    );
-    out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">");
-    let _ = write!(out, "<title>glitch: comparison</title><style>{STYLE}</style></head><body><main>");
+    let mut out = String::new();
+    head(&mut out, "comparison");
     let seeds = all.seeds.len();
     let _ = write!(
         out,

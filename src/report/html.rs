@@ -9,7 +9,7 @@ use crate::campaign::Summary;
 use crate::case::Case;
 use crate::text;
 
-pub(super) const STYLE: &str = include_str!("style.css");
+const STYLE: &str = include_str!("style.css");
 
 /// Findings beyond this many become rows of a table: a browser has to hold the page.
 const MOST_CARDS: usize = 200;
@@ -20,7 +20,7 @@ const MOST_ROWS: usize = 5000;
 pub fn page(summary: &Summary, cases: &[Case]) -> String {
     let mut out = String::with_capacity(64 << 10);
     let order = words::strongest_first(cases);
-    head(&mut out, summary);
+    head(&mut out, &summary.model.name);
     header(&mut out, summary, cases.len());
     campaign(&mut out, summary);
     out.push_str("<section><h2>Findings</h2>");
@@ -44,14 +44,15 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
     out
 }
 
-fn head(out: &mut String, summary: &Summary) {
+/// The beginning of every page, up to its content; `title` is escaped here.
+pub(super) fn head(out: &mut String, title: &str) {
     out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     // Belt and braces: were a text ever let through unescaped, nothing in it may run or load.
     out.push_str(
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">",
     );
     out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">");
-    let _ = write!(out, "<title>glitch: {}</title><style>{STYLE}</style></head><body><main>", text::html(&summary.model.name));
+    let _ = write!(out, "<title>glitch: {}</title><style>{STYLE}</style></head><body><main>", text::html(title));
 }
 
 fn header(out: &mut String, summary: &Summary, cases: usize) {
