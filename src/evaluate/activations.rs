@@ -71,9 +71,14 @@ pub fn width(layer: usize, site: Site, config: &Config) -> usize {
             let (parts, size) = config.state_parts(layer);
             parts * size
         }
-        Site::Embed | Site::ResidPre | Site::AttnOut | Site::MlpOut | Site::ResidPost | Site::Shift | Site::ChannelShift => {
-            config.hidden_size
-        }
+        Site::Embed
+        | Site::ResidPre
+        | Site::AttnOut
+        | Site::ResidMid
+        | Site::MlpOut
+        | Site::ResidPost
+        | Site::Shift
+        | Site::ChannelShift => config.hidden_size,
     }
 }
 

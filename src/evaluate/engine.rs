@@ -9,10 +9,11 @@ use rand::Rng as _;
 use super::activations::{Activations, COMPONENT_SITES, Means, width};
 use super::lower::{Lowering, Place};
 use super::plan::{Plan, Run, Runs, check};
-use super::{Distributions, Evaluator, LayerRouting, Observation, Request};
+use super::rows::Job;
+use super::{Evaluator, Observation, Request};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::model::batch::{Row, Segment};
+use crate::model::batch::{Residuals, Row, Segment};
 use crate::model::hooks::{Hooks, Site};
 use crate::model::{Forward, Model, Pooled, Read};
 use crate::rng;
@@ -91,7 +92,7 @@ impl<'m> ModelEvaluator<'m> {
         let layout = trial.layout();
         self.model.check_ids(&layout.ids)?;
         let mut forward = Forward { rows: vec![Row::new(layout.ids.clone())], ..Forward::default() };
-        let place = Place { tokens: 0..layout.ids.len(), position: 0 };
+        let place = Place { tokens: 0..layout.ids.len(), position: 0, layer: 0 };
         Lowering { evaluator: self, trial, layout: &layout, place, hooks: &mut forward.hooks }.run(patches)?;
         let config = &self.model.config;
         let all = |site: Site| (0..config.num_hidden_layers).map(move |layer| (layer, site));
@@ -104,7 +105,7 @@ impl<'m> ModelEvaluator<'m> {
     }
 
     /// How a trial without edits is routed; the last few are remembered.
-    pub(super) fn routing(&self, baseline: &Trial) -> Result<Arc<Routing>> {
+    pub(super) fn baseline_routing(&self, baseline: &Trial) -> Result<Arc<Routing>> {
         let mut known = self.routing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some((_, routing)) = known.iter().find(|(trial, _)| trial == baseline) {
             return Ok(routing.clone());
@@ -163,14 +164,29 @@ impl<'m> ModelEvaluator<'m> {
         }
         let mut forward = Forward { rows: vec![Row::new(ids)], keep_kv: lesions.is_empty(), ..Forward::default() };
         let trial = Trial::new(ids, []).with_edits(lesions.to_vec());
-        let (layout, place) = (trial.layout(), Place { tokens: 0..ids.len(), position: 0 });
+        let (layout, place) = (trial.layout(), Place { tokens: 0..ids.len(), position: 0, layer: 0 });
         Lowering { evaluator: self, trial: &trial, layout: &layout, place, hooks: &mut forward.hooks }.run(&[])?;
-        forward.hooks.capture = (0..self.model.config.num_hidden_layers).map(|l| (l, Site::ResidPre)).collect();
+        let sites = [Site::ResidPre, Site::ResidMid, Site::RouterLogits];
+        forward.hooks.capture = (0..self.model.config.num_hidden_layers).flat_map(|l| sites.map(|site| (l, site))).collect();
         let output = self.forward(&forward)?;
+        let mut residuals = Residuals::default();
+        let (mut router_logits, mut routed) = (BTreeMap::new(), BTreeMap::new());
+        for ((layer, site), values) in output.captured {
+            match (site, &self.model.config.experts) {
+                (Site::ResidPre, _) => residuals.pre.push(values),
+                (Site::ResidMid, _) => residuals.mid.push(values),
+                (_, Some(experts)) => {
+                    routed.insert(layer, crate::model::tokens_of_experts(&values, experts));
+                    router_logits.insert(layer, values);
+                }
+                (_, None) => {}
+            }
+        }
+        residuals.pre.push(output.residual.to_vec());
         // Only plain runs are continued by other tokens.
         let kv = output.kv.unwrap_or_default();
-        let residuals = Arc::new(output.captured.into_values().collect());
-        let run = Arc::new(Run { ids: ids.to_vec(), lesions: lesions.to_vec(), kv, residuals });
+        let residuals = Arc::new(residuals);
+        let run = Arc::new(Run { ids: ids.to_vec(), lesions: lesions.to_vec(), kv, residuals, router_logits, routed });
         runs.insert(run.clone());
         Ok(run)
     }
@@ -210,82 +226,7 @@ impl<'m> ModelEvaluator<'m> {
         plans.iter().map(&mut of).collect()
     }
 
-    fn observe_rows(&self, requests: &[&Request], plans: &[&Plan], rows: Vec<Row>) -> Result<Vec<Observation>> {
-        let mut forward = Forward { rows, ..Forward::default() };
-        let offsets = forward.offsets();
-        let mut reads = Vec::new();
-        let mut hooks = Hooks::default();
-        for (i, (request, plan)) in requests.iter().zip(plans).enumerate() {
-            let position = forward.rows[i].prefix_len();
-            let place = Place { tokens: offsets[i]..offsets[i + 1], position };
-            // What a run had below the layer it is resumed at is in what it left there.
-            let trial = &plan.above(&request.trial, forward.rows[i].first_layer(), &self.model.config);
-            Lowering { evaluator: self, trial, layout: &plan.layout, place, hooks: &mut hooks }.run(&request.patches)?;
-            let (ids, prompt) = (&plan.layout.ids, plan.layout.prompt_len);
-            for n in 0..(ids.len() - prompt).max(1) {
-                reads.push(Read {
-                    token: offsets[i] + prompt - 1 + n - position,
-                    target: ids.get(prompt + n).copied(),
-                    reference: request.reference.clone().map(|r| (r, n)),
-                    keep: request.keep_distributions,
-                });
-            }
-        }
-        let config = &self.model.config;
-        hooks.capture = (0..config.num_hidden_layers).filter(|l| config.is_sparse(*l)).map(|l| (l, Site::RouterLogits)).collect();
-        forward.keep_ends = config.is_recurrent();
-        forward.hooks = hooks;
-        let output = self.forward(&forward)?;
-        let mut readouts = self.model.read(&output.residual, &reads).into_iter();
-        let d = self.model.config.hidden_size;
-        let (mut first_read, ends) = (0, &offsets[1..]);
-        Ok(requests
-            .iter()
-            .zip(plans)
-            .enumerate()
-            .map(|(row, (request, plan))| {
-                let continuation = plan.layout.ids.len() - plan.layout.prompt_len;
-                let mine: Vec<_> = readouts.by_ref().take(continuation.max(1)).collect();
-                let tokens: Vec<usize> = reads[first_read..first_read + mine.len()].iter().map(|read| read.token).collect();
-                first_read += mine.len();
-                let log_probs = mine.iter().take(continuation).map(|r| r.log_prob).collect();
-                let kept: Option<Vec<f32>> =
-                    mine.iter().map(|r| r.distribution.clone()).collect::<Option<Vec<_>>>().map(|d| d.concat());
-                Observation {
-                    log_probs,
-                    entropy: mine.iter().map(|r| r.entropy).collect(),
-                    divergence_bits: mine.iter().filter_map(|r| r.divergence_bits).collect(),
-                    finite: mine.iter().all(|r| r.finite),
-                    top: mine.into_iter().map(|r| r.top).collect(),
-                    generated: Vec::new(),
-                    routing: self.routing_at(&output, &tokens),
-                    state_norms: self.state_norms(&output, ends[row] - 1),
-                    memory: None,
-                    sketch: self.sketch(&output.residual[tokens[0] * d..][..d]),
-                    distributions: kept
-                        .filter(|_| request.keep_distributions)
-                        .map(|log_probs| Arc::new(Distributions { vocabulary: self.model.config.vocab_size, log_probs })),
-                }
-            })
-            .collect())
-    }
-
-    /// The experts chosen for some tokens, in the layers that were computed for them.
-    fn routing_at(&self, output: &crate::model::Output<Pooled>, tokens: &[usize]) -> Vec<LayerRouting> {
-        let Some(experts) = &self.model.config.experts else { return Vec::new() };
-        let n = experts.num_experts;
-        let layers = output.captured.iter().filter(|((_, site), _)| *site == Site::RouterLogits);
-        // Rows that joined later than a layer have no logits there.
-        let computed = layers.filter(|(_, logits)| tokens.iter().all(|token| (token + 1) * n <= logits.len()));
-        computed
-            .map(|(&(layer, _), logits)| {
-                let picked: Vec<f32> = tokens.iter().flat_map(|token| logits[token * n..][..n].iter().copied()).collect();
-                LayerRouting { layer, num_experts: n, chosen: crate::model::chosen_experts(&picked, experts) }
-            })
-            .collect()
-    }
-
-    fn sketch(&self, residual: &[f32]) -> u64 {
+    pub(super) fn sketch_of(&self, residual: &[f32]) -> u64 {
         let signs = self.sketch.chunks_exact(residual.len()).enumerate();
         signs.fold(0, |bits, (i, u)| {
             let dot: f32 = u.iter().zip(residual).map(|(a, b)| a * b).sum();
@@ -315,7 +256,7 @@ impl<'m> ModelEvaluator<'m> {
             let offsets = forward.offsets();
             let mut hooks = Hooks::default();
             for (i, l) in live.iter().enumerate() {
-                let place = Place { tokens: offsets[i]..offsets[i + 1], position: forward.rows[i].prefix_len() };
+                let place = Place { tokens: offsets[i]..offsets[i + 1], position: forward.rows[i].prefix_len(), layer: 0 };
                 let (request, plan) = rows[l.index];
                 let trial = &request.trial;
                 Lowering { evaluator: self, trial, layout: &plan.layout, place, hooks: &mut hooks }.run(&[])?;
@@ -352,20 +293,22 @@ impl Evaluator for ModelEvaluator<'_> {
         }
         let runs = self.runs_for(&plans)?;
         // Rows ascend in the layer they start at; within a layer, in length, so that forwards are even.
-        let mut rows: Vec<(usize, Row)> = plans.iter().zip(&runs).map(|(p, run)| p.row(run.as_deref())).enumerate().collect();
-        rows.sort_by_key(|(i, row)| (row.first_layer(), row.ids.len(), *i));
+        let jobs = requests.iter().zip(&plans).zip(runs).map(|((request, plan), run)| {
+            let row = plan.row(run.as_deref(), &self.model.config);
+            Job { request, plan, run, row }
+        });
+        let mut jobs: Vec<(usize, Job)> = jobs.enumerate().collect();
+        jobs.sort_by_key(|(i, job)| (job.row.entry(), job.row.ids.len(), *i));
         let mut observations = vec![Observation::default(); requests.len()];
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
+        let mut jobs = jobs.into_iter().peekable();
+        while jobs.peek().is_some() {
             let (mut indices, mut chunk, mut tokens) = (Vec::new(), Vec::new(), 0);
-            while let Some((i, row)) = rows.next_if(|(_, row)| tokens == 0 || tokens + row.ids.len() <= TOKENS_PER_FORWARD) {
-                tokens += row.ids.len();
+            while let Some((i, job)) = jobs.next_if(|(_, job)| tokens == 0 || tokens + job.row.ids.len() <= TOKENS_PER_FORWARD) {
+                tokens += job.row.ids.len();
                 indices.push(i);
-                chunk.push(row);
+                chunk.push(job);
             }
-            let picked: Vec<&Request> = indices.iter().map(|i| &requests[*i]).collect();
-            let picked_plans: Vec<&Plan> = indices.iter().map(|i| &plans[*i]).collect();
-            let answers = self.observe_rows(&picked, &picked_plans, chunk)?;
+            let answers = self.observe_rows(chunk)?;
             indices.into_iter().zip(answers).for_each(|(i, answer)| observations[i] = answer);
         }
         let generating: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].generate > 0).collect();
@@ -391,8 +334,8 @@ impl Evaluator for ModelEvaluator<'_> {
     fn observe_alone(&self, request: &Request) -> Result<Observation> {
         let plan = Plan::new(request, &self.model.config);
         check(self.model, request, &plan.layout)?;
-        let row = plan.row(None);
-        let mut observations = self.observe_rows(&[request], &[&plan], vec![row])?;
+        let row = plan.row(None, &self.model.config);
+        let mut observations = self.observe_rows(vec![Job { request, plan: &plan, run: None, row }])?;
         let mut observation = observations.pop().ok_or_else(|| Error::request("no observation"))?;
         observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();
         if request.memory {

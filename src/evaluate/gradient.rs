@@ -37,7 +37,7 @@ impl ModelEvaluator<'_> {
         let offsets = forward.offsets();
         let tokens = offsets[trials.len()];
         for (i, trial) in trials.iter().enumerate() {
-            let place = Place { tokens: offsets[i]..offsets[i + 1], position: 0 };
+            let place = Place { tokens: offsets[i]..offsets[i + 1], position: 0, layer: 0 };
             Lowering { evaluator: self, trial, layout: &trial.layout(), place, hooks: &mut forward.hooks }.run(&[])?;
         }
         let start: Tensor = self.model.embed(&forward)?;

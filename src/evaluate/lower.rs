@@ -13,11 +13,13 @@ use crate::model::Model;
 use crate::model::hooks::{Block, Change, Hooks, Site, WeightEdit};
 use crate::rng;
 
-/// Where a row's computed tokens are: packed indices, and the position of the first in the sequence.
+/// Where a row's computed tokens are: packed indices, the position of the first in the sequence, the lowest layer.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub tokens: Range<usize>,
     pub position: usize,
+    /// The first layer they go through.
+    pub layer: usize,
 }
 
 impl Place {
@@ -199,8 +201,8 @@ impl Lowering<'_, '_> {
     }
 
     fn freeze_routing(&mut self) -> Result<()> {
-        let routing = self.evaluator.routing(&self.trial.baseline())?;
-        for (&layer, logits) in routing.iter() {
+        let routing = self.evaluator.baseline_routing(&self.trial.baseline())?;
+        for (&layer, logits) in routing.range(self.place.layer..) {
             let experts = self.model().config.num_experts(layer);
             for (position, logits) in logits.chunks_exact(experts).enumerate() {
                 let Some(token) = self.token(position) else { continue };

@@ -40,7 +40,7 @@ impl ModelEvaluator<'_> {
                 rest.next_if(|(_, l)| tokens == 0 || tokens + 2 * l[0].ids.len() <= TOKENS_PER_FORWARD)
             {
                 for layout in layouts {
-                    let place = Place { tokens: tokens..tokens + layout.ids.len(), position: 0 };
+                    let place = Place { tokens: tokens..tokens + layout.ids.len(), position: 0, layer: 0 };
                     tokens = place.tokens.end;
                     Lowering { evaluator: self, trial: &request.trial, layout, place, hooks: &mut forward.hooks }.run(&[])?;
                     forward.rows.push(Row::new(layout.ids.clone()));

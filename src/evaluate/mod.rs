@@ -7,6 +7,8 @@ mod lower;
 mod memory;
 mod observation;
 mod plan;
+mod reach;
+mod rows;
 
 pub use activations::{Activations, Means};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};

@@ -1,18 +1,20 @@
 //! The planner: which part of which trial need not be computed again.
 //!
 //! Two things are shared. Token and embedding edits leave the positions before the first of them as they
-//! were: those come from the keys and values of the unedited run. Lesions and patches leave the layers
-//! below the lowest of them as they were: those rows resume from the residual stream of the same tokens'
-//! unlesioned run. Rows that have all but their highest lesions in common resume below those, from a run with
-//! the lesions they share. Runs are kept for later calls, most recent first, up to a budget of bytes.
+//! were: those come from the keys and values of the unedited run. Lesions and patches leave what is below the
+//! lowest of them, and before the first, as it was ([`Reach`]): those rows resume from the residual stream of the
+//! same tokens' unlesioned run. Rows that have all but their highest lesions in common resume below those, from a
+//! run with the lesions they share. Runs are kept for later calls, most recent first, up to a budget of bytes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::activations::place;
 use super::observation::Request;
-use crate::edit::{Component, Edit, Layout, Trial};
-use crate::model::batch::{KvStore, Restart, Row, STATE_STRIDE, Segment};
+use super::reach::{Reach, entry_of, layer_of};
+use crate::edit::{Edit, Layout, Trial};
+use crate::model::batch::{Entry, KvStore, Residuals, Restart, Row, STATE_STRIDE, Segment};
 use crate::model::{Config, Model};
 
 /// A finished forward of a sequence, for others to start from.
@@ -21,13 +23,23 @@ pub struct Run {
     /// None: a plain run.
     pub lesions: Vec<Edit>,
     pub kv: Arc<KvStore>,
-    /// Residual stream entering every layer, `[tokens, d_model]` each.
-    pub residuals: Arc<Vec<Vec<f32>>>,
+    pub residuals: Arc<Residuals>,
+    /// Logits of every router, `[tokens, num_experts]` by layer; of a plain run.
+    pub router_logits: BTreeMap<usize, Vec<f32>>,
+    /// The tokens of every expert, ascending, by layer.
+    pub routed: BTreeMap<usize, Vec<Vec<usize>>>,
 }
 
 impl Run {
     fn bytes(&self) -> usize {
-        self.kv.bytes() + 4 * self.residuals.iter().map(Vec::len).sum::<usize>()
+        let values = self.residuals.pre.iter().chain(&self.residuals.mid).chain(self.router_logits.values());
+        let routed = self.routed.values().flatten();
+        self.kv.bytes() + 4 * values.map(Vec::len).sum::<usize>() + 8 * routed.map(Vec::len).sum::<usize>()
+    }
+
+    /// Positions that are routed to an expert, ascending.
+    pub fn routed_to(&self, layer: usize, expert: usize) -> &[usize] {
+        self.routed.get(&layer).and_then(|experts| experts.get(expert)).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -57,44 +69,43 @@ impl Runs {
 /// What a request needs from a run, before any run exists.
 pub struct Plan {
     pub layout: Layout,
-    /// First layer that its lesions or patches touch (`None`: it has none).
-    pub lowest: Option<usize>,
+    pub reach: Reach,
     /// How many leading tokens are those of the unedited sequence, at most up to the first one read.
     pub shared: usize,
     /// Ids of the run it could start from.
     pub source: Vec<u32>,
-    /// Where its highest lesions are, and the lesions below those: a run with the latter could be resumed there.
-    pub below: Option<(usize, Vec<Edit>)>,
+    /// Where its highest lesions take hold, and the lesions below those: a run with the latter could be resumed there.
+    pub below: Option<(Entry, Vec<Edit>)>,
 }
 
 impl Plan {
     pub fn new(request: &Request, config: &Config) -> Self {
         let trial = &request.trial;
         let layout = trial.layout();
-        let lowest = lowest_layer(&trial.edits, request.patches.iter().map(|p| &p.component), config);
-        if lowest.is_some() {
-            let embedded = trial.edits.iter().any(|e| matches!(e, Edit::Embedding { .. }));
-            // An embedding edit is at layer 0, below every lesion: such a row runs whole.
-            let lowest = if embedded { Some(0) } else { lowest };
+        let reach = Reach::new(request, &layout, config);
+        if reach.entry.is_some() {
             // Routing and recurrent states are observed on the way, and a row has only what it computes itself.
             let shares = request.patches.is_empty() && config.experts.is_none() && !config.is_recurrent();
             let below = if shares { below(trial, config) } else { None };
-            return Self { source: layout.ids.clone(), layout, lowest, shared: 0, below };
+            return Self { source: layout.ids.clone(), layout, reach, shared: 0, below };
         }
         let source: Vec<u32> = trial.base.iter().chain(trial.continuation.iter()).copied().collect();
         let common = source.iter().zip(&layout.ids).take_while(|(a, b)| a == b).count();
         let embedded = trial.edits.iter().filter(|e| matches!(e, Edit::Embedding { .. }));
         let first = embedded.filter_map(|e| layout.at(e.position()?)).min();
-        let mut shared = common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));
-        if config.is_recurrent() {
-            shared -= shared % STATE_STRIDE; // a row can start where a state was kept
-        }
-        Self { layout, lowest, shared, source, below: None }
+        let shared = common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));
+        let shared = whole_strides(shared, config);
+        Self { layout, reach, shared, source, below: None }
     }
 
     /// Whether a run of `source` would save this request anything.
     pub fn gains(&self) -> bool {
-        self.lowest.map_or(self.shared > 0, |layer| layer > 0)
+        if self.reach.entry.is_some() { self.reach.spares() } else { self.shared > 0 }
+    }
+
+    /// Where the continuation is predicted: the last prompt token, and all of the continuation but the last.
+    pub fn read_positions(&self) -> Range<usize> {
+        self.layout.prompt_len - 1..self.computed().len()
     }
 
     /// The tokens that are computed: nothing reads what follows the last token of a continuation.
@@ -105,7 +116,7 @@ impl Plan {
 
     /// Layers saved by resuming from a run with the lower lesions, over a plain one.
     pub fn saved_below(&self) -> usize {
-        self.below.as_ref().zip(self.lowest).map_or(0, |((highest, _), lowest)| highest - lowest)
+        self.below.as_ref().zip(self.reach.entry).map_or(0, |((highest, _), lowest)| highest.0 - lowest.0)
     }
 
     /// The trial as a row that is resumed at layer `first` has it: without the lesions that the run had below.
@@ -118,51 +129,42 @@ impl Plan {
     }
 
     /// The row, starting from `run` where there is one: a plain run, or one with the lesions [`Self::below`].
-    pub fn row(&self, run: Option<&Run>) -> Row {
+    pub fn row(&self, run: Option<&Run>, config: &Config) -> Row {
         let ids = self.computed();
-        let lowest = match (run, &self.below) {
-            (Some(run), Some((highest, _))) if !run.lesions.is_empty() => Some(*highest),
-            _ => self.lowest,
+        let Some(run) = run else { return Row::new(ids) };
+        let (entry, start) = match (&self.below, self.reach.entry) {
+            (Some((highest, _)), _) if !run.lesions.is_empty() => (*highest, 0),
+            (_, Some(entry)) => (entry, whole_strides(self.reach.start(run).min(ids.len() - 1), config)),
+            (_, None) => ((0, false), self.shared),
         };
-        match (run, lowest) {
-            (Some(run), Some(layer)) if layer > 0 => Row {
-                prefix: vec![],
-                ids: ids.to_vec(),
-                restart: Some(Restart { layer, residuals: run.residuals.clone(), start: 0 }),
-            },
-            (Some(run), None) if self.shared > 0 => {
-                let prefix = vec![Segment { store: run.kv.clone(), start: 0, len: self.shared }];
-                Row { prefix, ids: ids[self.shared..].to_vec(), restart: None }
-            }
-            _ => Row::new(ids),
-        }
+        let prefix = (start > 0).then(|| Segment { store: run.kv.clone(), start: 0, len: start });
+        let restart = (entry > (0, false)).then(|| Restart { entry, residuals: run.residuals.clone(), start });
+        Row { prefix: prefix.into_iter().collect(), ids: ids[start..].to_vec(), restart }
+    }
+
+    /// The lowest layer that its lesions touch, and stretches of the row's positions that leave it as in `run`.
+    pub fn untouched(&self, run: &Run, positions: Range<usize>) -> Option<(usize, Vec<Range<usize>>)> {
+        if run.lesions.is_empty() { self.reach.untouched(run, positions) } else { None }
     }
 }
 
-fn layer_of(component: &Component, config: &Config) -> usize {
-    place(component, config).map_or(component.layer(), |(layer, _, _)| layer)
+/// A row can start where a state was kept.
+fn whole_strides(position: usize, config: &Config) -> usize {
+    if config.is_recurrent() { position - position % STATE_STRIDE } else { position }
 }
 
-fn lowest_layer<'a>(edits: &'a [Edit], patched: impl Iterator<Item = &'a Component>, config: &Config) -> Option<usize> {
-    let lesioned = edits.iter().filter_map(|edit| match edit {
-        Edit::Lesion { component, .. } | Edit::CarryState { component, .. } => Some(layer_of(component, config)),
-        Edit::FreezeRouting => (0..config.num_hidden_layers).find(|layer| config.is_sparse(*layer)),
+/// Where the highest lesions take hold, and those of lower layers, where there are any. For trials whose only edits
+/// are lesions at every position: others count positions of a sequence that a run does not know.
+fn below(trial: &Trial, config: &Config) -> Option<(Entry, Vec<Edit>)> {
+    let entries = trial.edits.iter().map(|edit| match edit {
+        Edit::Lesion { component, position: None, .. } => Some(entry_of(component, config)),
         _ => None,
     });
-    lesioned.chain(patched.map(|c| layer_of(c, config))).min()
-}
-
-/// The highest layer with a lesion, and the lesions below it, where there are any. For trials whose only edits are
-/// lesions at every position: others count positions of a sequence that a run does not know.
-fn below(trial: &Trial, config: &Config) -> Option<(usize, Vec<Edit>)> {
-    let layers = trial.edits.iter().map(|edit| match edit {
-        Edit::Lesion { component, position: None, .. } => Some(layer_of(component, config)),
-        _ => None,
-    });
-    let layers = layers.collect::<Option<Vec<usize>>>()?;
-    let highest = layers.iter().copied().max()?;
+    let entries = entries.collect::<Option<Vec<Entry>>>()?;
+    let layer = entries.iter().map(|(layer, _)| *layer).max()?;
+    let highest = entries.iter().copied().filter(|entry| entry.0 == layer).min()?;
     let lower: Vec<Edit> =
-        trial.edits.iter().zip(&layers).filter(|(_, layer)| **layer < highest).map(|(e, _)| e.clone()).collect();
+        trial.edits.iter().zip(&entries).filter(|(_, entry)| entry.0 < layer).map(|(e, _)| e.clone()).collect();
     (!lower.is_empty()).then_some((highest, lower))
 }
 

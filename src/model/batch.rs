@@ -57,15 +57,33 @@ pub struct Segment {
     pub len: usize,
 }
 
+/// The residual stream of a finished forward, `[tokens, d_model]` each.
+#[derive(Debug, Default)]
+pub struct Residuals {
+    /// Entering every layer and, at the end, leaving the last.
+    pub pre: Vec<Vec<f32>>,
+    /// Between the two blocks of every layer; empty where they stand side by side.
+    pub mid: Vec<Vec<f32>>,
+}
+
+/// Where a row enters the stack: at a layer, or (`true`) between the two blocks of a layer.
+pub type Entry = (usize, bool);
+
 /// Where a row enters the stack other than at the embedding.
 #[derive(Debug, Clone)]
 pub struct Restart {
-    /// The first layer that is computed.
-    pub layer: usize,
-    /// The residual stream entering it, all layers of a run: `[tokens, d_model]` each.
-    pub residuals: Arc<Vec<Vec<f32>>>,
+    pub entry: Entry,
+    pub residuals: Arc<Residuals>,
     /// Which token of the run is the row's first computed one.
     pub start: usize,
+}
+
+impl Restart {
+    /// The residual stream at the entry, of as many tokens.
+    pub fn residual(&self, (layer, mid): Entry, tokens: usize, d_model: usize) -> Option<&[f32]> {
+        let residuals = if mid { &self.residuals.mid } else { &self.residuals.pre };
+        residuals.get(layer)?.get(self.start * d_model..(self.start + tokens) * d_model)
+    }
 }
 
 /// One sequence: cached stretches, then the tokens to compute.
@@ -86,9 +104,8 @@ impl Row {
         self.prefix.iter().map(|s| s.len).sum()
     }
 
-    /// The first layer that is computed.
-    pub fn first_layer(&self) -> usize {
-        self.restart.as_ref().map_or(0, |r| r.layer)
+    pub fn entry(&self) -> Entry {
+        self.restart.as_ref().map_or((0, false), |r| r.entry)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Model;
-use super::batch::{KvStore, LayerCache, Row, STATE_STRIDE};
+use super::batch::{Entry, KvStore, LayerCache, Row, STATE_STRIDE};
 use super::composed::{Composed, Probes};
 use super::config::{Config, Residual, Rotary};
 use super::hooks::{Hooks, Site};
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 /// One forward pass: rows, what is done to them, what is kept.
 #[derive(Default)]
 pub struct Forward {
-    /// Ascending in [`Row::first_layer`]: a row joins the batch when the loop reaches its layer, so the
+    /// Ascending in [`Row::entry`]: a row joins the batch when the loop gets there, so the
     /// packed index of every token is known from the start.
     pub rows: Vec<Row>,
     pub hooks: Hooks,
@@ -115,8 +115,8 @@ impl Model {
     fn run<N: Numerics>(&self, mode: &N, forward: &Forward, embeddings: N::Array) -> Result<Output<N::Array>> {
         let (config, hooks, rows) = (&self.config, &forward.hooks, &forward.rows);
         let offsets = forward.offsets();
-        if rows.windows(2).any(|w| w[0].first_layer() > w[1].first_layer()) || rows.iter().any(|r| r.ids.is_empty()) {
-            return Err(Error::request("rows of a batch must be non-empty and ascend in the layer they start at"));
+        if rows.windows(2).any(|w| w[0].entry() > w[1].entry()) || rows.iter().any(|r| r.ids.is_empty()) {
+            return Err(Error::request("rows of a batch must be non-empty and ascend in where they start"));
         }
         let longest = rows.iter().map(|r| r.prefix_len() + r.ids.len()).max().unwrap_or(0);
         let ropes = ropes(config, longest);
@@ -141,8 +141,9 @@ impl Model {
         // What the first layer leaves for the others, in RWKV-7.
         let mut first = None;
         for (i, layer) in self.weights.layers.iter().enumerate() {
-            while let Some(row) = rows.get(joined).filter(|r| r.first_layer() == i) {
-                x = mode.append(x, mode.array(resumed(row, i, config.hidden_size)?, config.hidden_size)?)?;
+            let d = config.hidden_size;
+            while let Some(row) = rows.get(joined).filter(|r| r.entry() == (i, false)) {
+                x = mode.append(x, mode.array(resumed(row, row.entry(), d)?, d)?)?;
                 if i > 0
                     && let Some(more) = self.first_values(mode, row)?
                 {
@@ -153,64 +154,72 @@ impl Model {
                 }
                 joined += 1;
             }
-            if joined == 0 {
-                caches.push(LayerCache::default());
-                continue;
-            }
-            let (spans, rows) = (&spans[..joined], &rows[..joined]);
             let mut cache = LayerCache::default();
-            x = pass.at(i, Site::ResidPre, x)?;
-            let h = normalised(mode, &x, layer.attention_norm.as_ref())?;
-            let out = match &layer.mixer {
-                MixerWeights::Attention(attention) => {
-                    let attended = attention.forward(&pass, i, &h, ropes[i].as_deref(), rows, spans)?;
-                    if forward.keep_kv {
-                        cache.keys = mode.values(&attended.keys)?;
-                        cache.values = mode.values(&attended.values)?;
+            let mut out = None;
+            if joined > 0 {
+                let (spans, rows) = (&spans[..joined], &rows[..joined]);
+                x = pass.at(i, Site::ResidPre, x)?;
+                let h = normalised(mode, &x, layer.attention_norm.as_ref())?;
+                let mixed = match &layer.mixer {
+                    MixerWeights::Attention(attention) => {
+                        let attended = attention.forward(&pass, i, &h, ropes[i].as_deref(), rows, spans)?;
+                        if forward.keep_kv {
+                            cache.keys = mode.values(&attended.keys)?;
+                            cache.values = mode.values(&attended.values)?;
+                        }
+                        attended.out
                     }
-                    attended.out
-                }
-                MixerWeights::Ssm(mamba) => {
-                    let rows = RecurrentRows::new(rows, spans, i, &keep)?;
-                    let ssm = config.ssm.as_ref().ok_or_else(|| Error::request("a state space without its sizes"))?;
-                    let (out, states) = mamba.forward(&pass, i, ssm, &h, &rows)?;
-                    cache.states = rows.keep.iter().copied().zip(states).collect();
-                    out
-                }
-                MixerWeights::TimeMix(time_mix) => {
-                    let rows = RecurrentRows::new(rows, spans, i, &keep)?;
-                    let (out, states) = time_mix.forward(&pass, i, &h, &rows, &mut first)?;
-                    cache.states = rows.keep.iter().copied().zip(states).collect();
-                    out
-                }
-            };
-            drop(h);
-            let out = pass.at(i, Site::AttnOut, post_normalised(mode, out, layer.attention_post_norm.as_ref())?)?;
-            // Side by side, the MLP reads what the attention reads.
-            let waiting = if config.residual == Residual::Parallel {
-                Some(out)
-            } else {
-                x = mode.add(x, &out)?;
-                None
-            };
-            if let Some(mlp) = &layer.mlp {
-                let h = normalised(mode, &x, layer.mlp_norm.as_ref())?;
-                let out = match mlp {
-                    Mlp::Dense(dense) => dense.forward(&pass, i, &h)?,
-                    Mlp::Sparse(sparse) => sparse.forward(&pass, i, &h)?,
-                    Mlp::ChannelMix(channel_mix) => {
+                    MixerWeights::Ssm(mamba) => {
                         let rows = RecurrentRows::new(rows, spans, i, &keep)?;
-                        let (out, inputs) = channel_mix.forward(&pass, i, &h, &rows)?;
-                        cache.states.values_mut().zip(inputs).for_each(|(state, inputs)| state.channel_inputs = inputs);
+                        let ssm = config.ssm.as_ref().ok_or_else(|| Error::request("a state space without its sizes"))?;
+                        let (out, states) = mamba.forward(&pass, i, ssm, &h, &rows)?;
+                        cache.states = rows.keep.iter().copied().zip(states).collect();
+                        out
+                    }
+                    MixerWeights::TimeMix(time_mix) => {
+                        let rows = RecurrentRows::new(rows, spans, i, &keep)?;
+                        let (out, states) = time_mix.forward(&pass, i, &h, &rows, &mut first)?;
+                        cache.states = rows.keep.iter().copied().zip(states).collect();
                         out
                     }
                 };
+                out = Some(pass.at(i, Site::AttnOut, post_normalised(mode, mixed, layer.attention_post_norm.as_ref())?)?);
+            }
+            // Side by side, the MLP reads what the attention reads, and nothing can enter between them.
+            if config.residual != Residual::Parallel {
+                if let Some(out) = out.take() {
+                    x = mode.add(x, &out)?;
+                }
+                while let Some(row) = rows.get(joined).filter(|r| r.entry() == (i, true)) {
+                    x = mode.append(x, mode.array(resumed(row, row.entry(), d)?, d)?)?;
+                    joined += 1;
+                }
+                x = pass.at(i, Site::ResidMid, x)?;
+            }
+            if joined == 0 {
+                caches.push(cache);
+                continue;
+            }
+            if let Some(mlp) = &layer.mlp {
+                let h = normalised(mode, &x, layer.mlp_norm.as_ref())?;
+                let added = match mlp {
+                    Mlp::Dense(dense) => dense.forward(&pass, i, &h)?,
+                    Mlp::Sparse(sparse) => sparse.forward(&pass, i, &h)?,
+                    Mlp::ChannelMix(channel_mix) => {
+                        let rows = RecurrentRows::new(&rows[..joined], &spans[..joined], i, &keep)?;
+                        let (added, inputs) = channel_mix.forward(&pass, i, &h, &rows)?;
+                        cache.states.values_mut().zip(inputs).for_each(|(state, inputs)| state.channel_inputs = inputs);
+                        added
+                    }
+                };
                 drop(h);
-                let out = pass.at(i, Site::MlpOut, post_normalised(mode, out, layer.mlp_post_norm.as_ref())?)?;
-                if let Some(attention) = waiting {
+                let added = pass.at(i, Site::MlpOut, post_normalised(mode, added, layer.mlp_post_norm.as_ref())?)?;
+                if let Some(attention) = out {
                     x = mode.add(x, &attention)?;
                 }
-                x = mode.add(x, &out)?;
+                x = mode.add(x, &added)?;
+            } else if let Some(attention) = out {
+                x = mode.add(x, &attention)?;
             }
             x = pass.at(i, Site::ResidPost, x)?;
             caches.push(cache);
@@ -227,7 +236,7 @@ impl Model {
         let first = &self.weights.layers[0];
         let MixerWeights::TimeMix(time_mix) = &first.mixer else { return Ok(None) };
         let d = self.config.hidden_size;
-        let x = mode.array(resumed(row, 0, d)?, d)?;
+        let x = mode.array(resumed(row, (0, false), d)?, d)?;
         let x = normalised(mode, &x, first.attention_norm.as_ref())?;
         let span = [Span { tokens: 0..row.ids.len(), position: row.prefix_len() }];
         let rows = RecurrentRows::new(std::slice::from_ref(row), &span, 0, &[])?;
@@ -274,10 +283,10 @@ fn ropes(config: &Config, positions: usize) -> Vec<Option<Rc<Rope>>> {
     (0..config.num_hidden_layers).map(|layer| config.rope.get(layer).map(&mut of)).collect()
 }
 
-/// The residual stream a resumed row enters layer `i` with.
-fn resumed(row: &Row, i: usize, d: usize) -> Result<Vec<f32>> {
+/// The residual stream at an entry, of a resumed row.
+fn resumed(row: &Row, entry: Entry, d: usize) -> Result<Vec<f32>> {
     let restart = row.restart.as_ref().ok_or_else(|| Error::request("a row without a restart must start at layer 0"))?;
-    let residual = restart.residuals.get(i).and_then(|r| r.get(restart.start * d..(restart.start + row.ids.len()) * d));
+    let residual = restart.residual(entry, row.ids.len(), d);
     residual.map(<[f32]>::to_vec).ok_or_else(|| Error::request("the residual stream to resume from is shorter than the row"))
 }
 

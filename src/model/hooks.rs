@@ -24,6 +24,8 @@ pub enum Site {
     Z,
     /// What attention (or the state space, or time mixing) adds to the residual stream, `[tokens, d_model]`.
     AttnOut,
+    /// Residual stream between a layer's two blocks, `[tokens, d_model]`.
+    ResidMid,
     /// MLP hidden units after activation and gate (`mlp.hook_post`), `[tokens, d_mlp]`.
     Neurons,
     /// What the MLP adds to the residual stream, `[tokens, d_model]`.
@@ -90,6 +92,16 @@ impl Hooks {
         self.blocks.entry((layer, site)).or_default().push(block);
     }
 
+    /// Tokens that have all they would get from a layer's MLP put in anew: it need not be computed for those.
+    pub fn idle(&self, layer: usize, d_model: usize) -> Vec<bool> {
+        let sites = [Site::MlpOut, Site::ResidPost].into_iter();
+        let blocks = sites.filter_map(|site| self.blocks.get(&(layer, site))).flatten();
+        let blocks: Vec<&Block> = blocks.filter(|b| b.replaces() && b.columns.len() == d_model).collect();
+        let mut idle = vec![false; blocks.iter().map(|b| b.tokens.end).max().unwrap_or(0)];
+        blocks.iter().for_each(|b| idle[b.tokens.clone()].fill(true));
+        idle
+    }
+
     pub fn push_weight(&mut self, layer: usize, matrix: Matrix, edit: WeightEdit) {
         self.weights.entry((layer, matrix)).or_default().push(edit);
     }
@@ -141,6 +153,11 @@ impl Block {
         });
         let change = Change::Affine { scale: *scale, shift: part };
         Self { tokens: token..token + 1, columns: from..to, change }.apply_to(token, x);
+    }
+
+    /// Whether nothing is left of what was there.
+    pub fn replaces(&self) -> bool {
+        matches!(self.change, Change::Affine { scale: 0.0, .. })
     }
 
     /// Whether the change makes something of nothing.

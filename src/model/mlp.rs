@@ -32,7 +32,9 @@ impl Sparse {
         let experts = config.experts.as_ref().ok_or_else(|| Error::request("a mixture without experts"))?;
         let logits = pass.at(layer, Site::RouterLogits, mode.linear(x, &self.router)?)?;
         let mut kept = pass.captures(layer, Site::Experts).then(Vec::new);
-        let mixture = Mixture { sparse: self, experts, activation: config.activation };
+        // What is captured is wanted of every token.
+        let idle = if kept.is_some() { Vec::new() } else { pass.hooks.idle(layer, config.hidden_size) };
+        let mixture = Mixture { sparse: self, experts, activation: config.activation, idle: &idle };
         let out = mode.mixture(x, &logits, mixture, pass.blocks(layer, Site::Experts), kept.as_mut())?;
         if let Some(kept) = kept {
             pass.keep(layer, Site::Experts, kept);

@@ -38,7 +38,7 @@ pub use config::{
     Activation, Config, Experts, FAMILIES, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, Rwkv, Ssm,
 };
 pub use decoder::{Forward, Output};
-pub use numerics::chosen_experts;
+pub use numerics::{chosen_experts, tokens_of_experts};
 pub use pool::Pooled;
 pub use readout::{Read, Readout};
 pub use tokenizer::Tokenizer;

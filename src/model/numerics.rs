@@ -124,6 +124,8 @@ pub struct Mixture<'a> {
     pub sparse: &'a Sparse,
     pub experts: &'a Experts,
     pub activation: Activation,
+    /// Tokens whose output is not read; shorter where the rest are not idle.
+    pub idle: &'a [bool],
 }
 
 /// Normalisation of queries and keys, over `[head_dim]` or over all heads.
@@ -349,7 +351,7 @@ impl Numerics for Fused {
         &self,
         x: &Buffer,
         router_logits: &Buffer,
-        Mixture { sparse, experts, activation }: Mixture,
+        Mixture { sparse, experts, activation, idle }: Mixture,
         blocks: &[Block],
         mut captured: Option<&mut Vec<f32>>,
     ) -> Result<Buffer> {
@@ -378,7 +380,8 @@ impl Numerics for Fused {
         }
         // Experts side by side, for most of them get too few tokens to keep all threads in one product.
         let of_experts = (sparse.experts.par_iter().enumerate().zip(routing.by_expert()))
-            .map(|((e, expert), tokens)| {
+            .map(|((e, expert), mut tokens)| {
+                tokens.retain(|(token, _)| idle.get(*token) != Some(&true));
                 let mine: Vec<&Block> = blocks.iter().filter(|b| b.columns.start == e * d).collect();
                 self.added(x, expert, activation, tokens, &mine)
             })
@@ -413,10 +416,11 @@ impl Fused {
         x: &Buffer,
         expert: &Dense,
         activation: Activation,
-        routed: Vec<(usize, f32)>,
+        mut routed: Vec<(usize, f32)>,
         blocks: &[&Block],
     ) -> Result<(Vec<usize>, Buffer)> {
         let d = x.width;
+        routed.retain(|(token, _)| !blocks.iter().any(|b| b.replaces() && b.tokens.contains(token)));
         let mut tokens: Vec<usize> = routed.iter().map(|(token, _)| *token).collect();
         let mut rows = Buffer::taken(tokens.len(), d);
         rows.data.chunks_exact_mut(d).zip(&tokens).for_each(|(row, t)| row.copy_from_slice(&x.data[t * d..][..d]));
@@ -432,6 +436,12 @@ impl Fused {
         }
         Ok((tokens, added))
     }
+}
+
+/// The tokens that go to every expert with these router logits `[tokens, num_experts]`, ascending.
+pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
+    let tokens = |of_expert: Vec<(usize, f32)>| of_expert.into_iter().map(|(token, _)| token).collect();
+    Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
 }
 
 /// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the most weighted

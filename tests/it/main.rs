@@ -9,5 +9,6 @@ mod hostile;
 mod made;
 mod pairs;
 mod parity;
+mod plans;
 mod planted;
 mod recurrent;

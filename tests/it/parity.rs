@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use glitch::model::batch::{Restart, Row, Segment, from_padded};
+use glitch::model::batch::{Residuals, Restart, Row, Segment, from_padded};
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, Model};
 
@@ -154,6 +154,15 @@ fn gguf_tokenizers_agree_with_their_json() {
     }
 }
 
+fn captured_residuals(model: &Model) -> std::collections::BTreeSet<(usize, Site)> {
+    (0..model.config.num_hidden_layers).flat_map(|l| [(l, Site::ResidPre), (l, Site::ResidMid)]).collect()
+}
+
+fn residuals(captured: std::collections::BTreeMap<(usize, Site), Vec<f32>>) -> Arc<Residuals> {
+    let of = |site| captured.iter().filter(move |((_, s), _)| *s == site).map(|(_, values)| values.clone()).collect();
+    Arc::new(Residuals { pre: of(Site::ResidPre), mid: of(Site::ResidMid) })
+}
+
 /// Shared prefix, per-token continuation and restart from a cached layer are the same arithmetic: equal
 /// to the bit, not merely close.
 #[test]
@@ -164,24 +173,25 @@ fn caches_and_restarts_change_nothing() {
         let row = &rows[0];
         let whole = logits(&model, vec![Row::new(row.clone())]);
         let mut forward = Forward { rows: vec![Row::new(row.clone())], keep_kv: true, ..Forward::default() };
-        forward.hooks.capture = (0..model.config.num_hidden_layers).map(|l| (l, Site::ResidPre)).collect();
+        forward.hooks.capture = captured_residuals(&model);
         let output = model.forward(&forward).unwrap();
-        let store = output.kv.unwrap();
-        let residuals: Vec<Vec<f32>> = output.captured.into_values().collect();
-        let residuals = Arc::new(residuals);
+        let (store, residuals) = (output.kv.unwrap(), residuals(output.captured));
+        let between = !residuals.mid.is_empty();
         let cut = row.len() / 2;
         let prefix = |len| vec![Segment { store: store.clone(), start: 0, len }];
         let split =
             vec![Segment { store: store.clone(), start: 0, len: 3 }, Segment { store: store.clone(), start: 3, len: cut - 3 }];
-        let restart = |layer, start| Some(Restart { layer, residuals: residuals.clone(), start });
+        let restart = |entry, start| Some(Restart { entry, residuals: residuals.clone(), start });
         let half = row[cut..].to_vec();
-        let batch = vec![
+        let mut batch = vec![
             Row::new(rows[1].clone()),
             Row { prefix: prefix(cut), ids: half.clone(), restart: None },
             Row { prefix: split, ids: half.clone(), restart: None },
-            Row { prefix: vec![], ids: row.clone(), restart: restart(1, 0) },
-            Row { prefix: prefix(cut), ids: half.clone(), restart: restart(1, cut) },
         ];
+        for entry in [(0, true), (1, false), (1, true)].into_iter().filter(|(_, mid)| !mid || between) {
+            batch.push(Row { prefix: vec![], ids: row.clone(), restart: restart(entry, 0) });
+            batch.push(Row { prefix: prefix(cut), ids: half.clone(), restart: restart(entry, cut) });
+        }
         let lengths: Vec<usize> = batch.iter().map(|r| r.ids.len()).collect();
         let got = logits(&model, batch);
         let v = model.config.vocab_size;
@@ -218,11 +228,11 @@ fn stepwise_and_whole_agree() {
         }
 
         let mut forward = Forward { rows: vec![Row::new(row.clone())], keep_kv: true, ..Forward::default() };
-        forward.hooks.capture = (0..model.config.num_hidden_layers).map(|l| (l, Site::ResidPre)).collect();
+        forward.hooks.capture = captured_residuals(&model);
         let output = model.forward(&forward).unwrap();
-        let (store, residuals) = (output.kv.unwrap(), Arc::new(output.captured.into_values().collect::<Vec<_>>()));
+        let (store, residuals) = (output.kv.unwrap(), residuals(output.captured));
         let prefix = vec![Segment { store: store.clone(), start: 0, len: 32 }];
-        let restart = |layer, start| Some(Restart { layer, residuals: residuals.clone(), start });
+        let restart = |layer, start| Some(Restart { entry: (layer, false), residuals: residuals.clone(), start });
         let batch = vec![
             Row { prefix: prefix.clone(), ids: row[32..].to_vec(), restart: None },
             Row { prefix: vec![], ids: row.clone(), restart: restart(1, 0) },

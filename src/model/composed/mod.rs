@@ -350,7 +350,7 @@ impl Numerics for Composed {
         &self,
         x: &Tensor,
         router_logits: &Tensor,
-        Mixture { sparse, experts, activation }: Mixture,
+        Mixture { sparse, experts, activation, idle: _ }: Mixture,
         blocks: &[Block],
         captured: Option<&mut Vec<f32>>,
     ) -> Result<Tensor> {

@@ -1,0 +1,169 @@
+//! Whatever the planner shares, resumes and leaves out, the answer is that of each request alone, to the bit.
+
+use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
+use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
+use glitch::model::Model;
+use glitch::rng::{Rng, stream};
+use rand::Rng as _;
+
+use super::parity::load;
+
+const PROMPT: usize = 6;
+const TOKENS: usize = 40;
+
+fn trial() -> Trial {
+    let ids: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 37 + 5) % 90).collect();
+    Trial::new(&ids[..PROMPT], &ids[PROMPT..])
+}
+
+/// One component of each kind that the model has, of any layer.
+fn component(model: &Model, rng: &mut Rng) -> Component {
+    let config = &model.config;
+    loop {
+        let layer = rng.random_range(0..config.num_hidden_layers);
+        let kinds = [
+            Component::Head { layer, head: 0 },
+            Component::Neuron { layer, neuron: 0 },
+            Component::Expert { layer, expert: 0 },
+            Component::Expert { layer, expert: 0 },
+            Component::Router { layer },
+            Component::Channel { layer, channel: 0 },
+            Component::State { layer, part: Some(0) },
+            Component::Shift { layer },
+            Component::ChannelShift { layer },
+            Component::Attention { layer },
+            Component::Mlp { layer },
+            Component::Weight { layer, matrix: Matrix::Down, out: 1, input: 2 },
+            Component::Weight { layer, matrix: Matrix::O, out: 1, input: 2 },
+        ];
+        let kind = kinds[rng.random_range(0..kinds.len())];
+        if matches!(kind, Component::Weight { .. }) {
+            if config.has(&kind) {
+                return kind;
+            }
+        } else if let n @ 1.. = config.count_in(layer, kind) {
+            return config.nth_in(layer, kind, rng.random_range(0..n));
+        }
+    }
+}
+
+fn edit(model: &Model, rng: &mut Rng) -> Edit {
+    let position = rng.random_range(1..TOKENS - 1);
+    match rng.random_range(0..20) {
+        0 => Edit::Replace { position, id: 89 },
+        1 => Edit::Insert { position, id: 89 },
+        2 => Edit::Delete { position },
+        3 => Edit::Embedding { position, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
+        4 if model.config.experts.is_some() => Edit::FreezeRouting,
+        _ => {
+            let component = component(model, rng);
+            let action = match rng.random_range(0..6) {
+                0 => Action::Mean,
+                1 => Action::Scale { factor: 3.0 },
+                2 => Action::Noise { seed: 1, strength: 1.0 },
+                3 if matches!(component, Component::Expert { .. }) => Action::Unroute,
+                _ => Action::Zero,
+            };
+            Edit::Lesion { component, action, position: rng.random_bool(0.3).then_some(position) }
+        }
+    }
+}
+
+fn same(batched: &Observation, alone: &Observation, what: &str) {
+    // A row that resumes above a layer reports no routing and no state of it.
+    let routing: Vec<_> = alone.routing.iter().filter(|a| batched.routing.iter().any(|b| a.layer == b.layer)).collect();
+    assert_eq!(batched.routing.iter().collect::<Vec<_>>(), routing, "{what}");
+    let norms = alone.state_norms.iter().filter(|(layer, _)| batched.state_norms.iter().any(|(l, _)| l == layer));
+    assert_eq!(batched.state_norms.iter().collect::<Vec<_>>(), norms.collect::<Vec<_>>(), "{what}");
+    assert_eq!((&batched.log_probs, &batched.entropy), (&alone.log_probs, &alone.entropy), "{what}");
+    assert_eq!((&batched.top, &batched.divergence_bits), (&alone.top, &alone.divergence_bits), "{what}");
+    assert_eq!((batched.sketch, batched.finite), (alone.sketch, alone.finite), "{what}");
+}
+
+#[test]
+fn any_batch_equals_each_alone() {
+    const ALL: [&str; 14] = [
+        "llama",
+        "gpt2",
+        "gpt-neox",
+        "olmo2",
+        "gemma3",
+        "mixtral",
+        "olmoe",
+        "qwen2-moe",
+        "deepseek-v2",
+        "jamba",
+        "mamba",
+        "mamba2",
+        "rwkv4",
+        "rwkv7",
+    ];
+    for name in ALL {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let mut rng = stream(7, name);
+        let whole = evaluator.activations(&trial().with_edits(vec![Edit::Replace { position: 1, id: 88 }]), &[]).unwrap();
+        let baseline = evaluator.observe_alone(&Request::new(trial()).keeping_distributions()).unwrap();
+        let reference = baseline.distributions.unwrap();
+        let requests: Vec<Request> = (0..60)
+            .map(|_| {
+                let edits = (0..rng.random_range(1..=3)).map(|_| edit(&model, &mut rng)).collect();
+                let request = Request::new(trial().with_edits(edits));
+                let moved = request.trial.layout().ids.len() != TOKENS;
+                match rng.random_range(0..4) {
+                    0 if !moved => {
+                        let component = Component::Mlp { layer: rng.random_range(0..model.config.num_hidden_layers) };
+                        let component = if model.config.has(&component) { component } else { Component::Embed };
+                        let first = rng.random_range(0..TOKENS - 1);
+                        let values = whole.of(&component, first..TOKENS, &model.config).unwrap().into();
+                        request.patched(vec![Patch { component, first, values }])
+                    }
+                    1 if request.trial.layout().ids.len() - request.trial.layout().prompt_len == TOKENS - PROMPT => {
+                        request.with_reference(reference.clone())
+                    }
+                    _ => request,
+                }
+            })
+            .collect();
+        for (request, batched) in requests.iter().zip(evaluator.observe(&requests).unwrap()) {
+            let alone = evaluator.observe_alone(request).unwrap();
+            same(&batched, &alone, &format!("{name}: {:?}", request.trial.edits));
+        }
+    }
+}
+
+/// How many tokens go through layers for a request with this edit, once there is a run to resume from.
+fn computed(name: &str, edit: &Edit) -> u64 {
+    let model = load(name);
+    let evaluator = ModelEvaluator::new(&model);
+    let requests = [(); 2].map(|()| Request::new(trial().with_edits(vec![edit.clone()])));
+    evaluator.observe(&requests).unwrap();
+    let run = evaluator.tokens();
+    evaluator.observe(&requests).unwrap();
+    (evaluator.tokens() - run) / 2
+}
+
+#[test]
+fn a_row_begins_where_its_edits_take_hold() {
+    let read = TOKENS as u64 - 1; // the last token predicts nothing that is read
+    let check = |name: &str, edit: Edit, tokens: u64| assert_eq!(computed(name, &edit), tokens, "{name}: {edit:?}");
+    let at = |component, position| Edit::Lesion { component, action: Action::Zero, position };
+    check("llama", at(Component::Mlp { layer: 1 }, None), read);
+    check("llama", at(Component::Mlp { layer: 1 }, Some(30)), read - 30);
+    check("llama", at(Component::Head { layer: 0, head: 0 }, Some(30)), read - 30);
+    // States are kept every 16 positions.
+    check("mamba", at(Component::Ssm { layer: 1 }, Some(30)), read - 16);
+    check("gpt-neox", at(Component::Mlp { layer: 1 }, Some(30)), read - 30);
+    // Of an expert: from the first token that is routed to it.
+    let model = load("olmoe");
+    let evaluator = ModelEvaluator::new(&model);
+    let run = evaluator.activations(&trial(), &[]).unwrap();
+    let (layer, d) = (1, model.config.hidden_size);
+    for expert in 0..model.config.num_experts(layer) {
+        let component = Component::Expert { layer, expert };
+        let values = run.of(&component, 0..TOKENS - 1, &model.config).unwrap();
+        let first = values.chunks(d).position(|v| v.iter().any(|x| *x != 0.0)).unwrap_or(TOKENS - 2) as u64;
+        check("olmoe", at(component, None), read - first);
+        check("olmoe", Edit::lesion(component, Action::Unroute), read);
+    }
+}
