@@ -46,9 +46,13 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Of {
+    /// What every layer's attention (state space, time mixing) and MLP add.
+    Blocks,
     Heads,
     Mlps,
     Experts,
+    /// Recurrent states, one a head or channel.
+    States,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,9 +64,11 @@ enum By {
 
 pub fn run(args: &Args) -> Result<u8> {
     let of = match args.of {
+        Of::Blocks => Target::Blocks,
         Of::Heads => Target::Heads,
         Of::Mlps => Target::Mlps,
         Of::Experts => Target::Experts,
+        Of::States => Target::States,
     };
     let action = match args.by {
         By::Zero => Action::Zero,

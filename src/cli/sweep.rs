@@ -1,4 +1,4 @@
-//! `glitch sweep vocabulary|heads|mlps|neurons|experts|routers|states|weights|pairs`.
+//! `glitch sweep vocabulary|blocks|heads|mlps|neurons|experts|routers|states|weights|pairs`.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,8 @@ pub struct Args {
 enum Command {
     /// Every token: how near it is to the never-trained ones, and whether the model can repeat it.
     Vocabulary(Options),
+    /// Zero what every layer's attention (state space, time mixing) and MLP add, in turn.
+    Blocks(Options),
     /// Zero every attention head in turn.
     Heads(Options),
     /// Zero every MLP in turn.
@@ -70,6 +72,7 @@ pub(super) const SHOWN: usize = 20;
 pub fn run(args: Args) -> Result<u8> {
     let (options, target) = match args.command {
         Command::Vocabulary(options) => return vocabulary(&options),
+        Command::Blocks(options) => (options, Target::Blocks),
         Command::Heads(options) => (options, Target::Heads),
         Command::Mlps(options) => (options, Target::Mlps),
         Command::Neurons(options) => (options, Target::Neurons),

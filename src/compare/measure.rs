@@ -12,7 +12,7 @@ use crate::evaluate::{Evaluator as _, ModelEvaluator, REFERENCE_TEXT, Request};
 use crate::model::Model;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::OracleKind;
-use crate::sweep::{LesionSweep, Target, TokenVerdict, VocabularySweep};
+use crate::sweep::{LesionSweep, PairKind, PairOptions, PairSweep, Target, TokenVerdict, VocabularySweep};
 
 /// Told what is under way.
 pub type Progress<'a> = &'a dyn Fn(&str);
@@ -23,7 +23,8 @@ const TOKENS: usize = 8192;
 /// Lesions of a kind at most: of tens of thousands of neurons or channels, evenly many are left out.
 const LESIONS: usize = 2048;
 
-const TARGETS: [(Target, &str); 6] = [
+const TARGETS: [(Target, &str); 7] = [
+    (Target::Blocks, "blocks"),
     (Target::Heads, "heads"),
     (Target::Mlps, "mlps"),
     (Target::Neurons, "neurons"),
@@ -78,7 +79,12 @@ pub fn measure(
     let mut ids = model.encode(REFERENCE_TEXT.trim_end())?;
     ids.truncate(model.config.max_position_embeddings);
     let text = crate::edit::Trial::new(&ids[..1], &ids[1..]);
-    let loss = evaluator.observe(&[Request::new(text)])?.first().map_or(f64::NAN, |o| o.loss());
+    let loss = evaluator.observe(&[Request::new(text.clone())])?.first().map_or(f64::NAN, |o| o.loss());
+
+    progress(&format!("{spec}: pairs of blocks"));
+    let options = PairOptions { of: Target::Blocks, controls: 0, ..PairOptions::default() };
+    let pairs = PairSweep::run(&evaluator, &text, &options, &|_, _| {})?;
+    let redundant = pairs.rows.iter().filter(|row| row.kind == PairKind::Redundant).count();
 
     let (mut harmful, mut not_applicable) = (BTreeMap::new(), Vec::new());
     for (target, name) in TARGETS {
@@ -123,6 +129,8 @@ pub fn measure(
         concentration: Spread::new(&needed),
         emergence: Spread::new(&emergence),
         routing: (!routing.is_empty()).then(|| Spread::new(&routing)),
+        interaction: Spread::new(&pairs.rows.iter().map(|row| row.ratio).collect::<Vec<_>>()),
+        redundant: Share::new(redundant as u64, pairs.rows.len() as u64),
         harmful,
         not_applicable,
     })

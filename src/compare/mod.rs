@@ -54,6 +54,11 @@ pub struct ModelFigures {
     pub emergence: Spread,
     /// Of a mixture of experts: the share of a case's effect that acts through routing.
     pub routing: Option<Spread>,
+    /// Two blocks (a layer's mixer or its MLP) removed together, every pair of them on the reference text: the
+    /// interaction in units of the larger of the two single effects ([`PairRow::ratio`](crate::sweep::PairRow::ratio)).
+    pub interaction: Spread,
+    /// Of those pairs, how many do more harm together than the sum.
+    pub redundant: Share,
     /// Single lesions that raise the loss on the reference text by [`HARMFUL`] nats a token or more, by kind.
     pub harmful: BTreeMap<String, Share>,
     /// What of the comparison has no meaning for this model.

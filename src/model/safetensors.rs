@@ -29,9 +29,9 @@ impl Folder {
     }
 }
 
-/// An error of candle without its backtrace.
+/// An error of candle without its backtrace. It may quote a name of any length out of the file.
 pub fn first_line(error: &candle_core::Error) -> String {
-    crate::text::escape(error.to_string().lines().next().unwrap_or("unreadable"))
+    crate::text::fit(error.to_string().lines().next().unwrap_or("unreadable"), 400)
 }
 
 fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -22,11 +22,15 @@ fn share(s: &Share) -> String {
     format!("{} ({} to {}; {} of {})", percent(s.share), percent(s.low), percent(s.high), count(s.count), count(s.of))
 }
 
-fn spread(s: &Spread) -> String {
+fn spread(s: &Spread, what: &str) -> String {
     match s.n {
         0 => "–".into(),
-        n => format!("{} ({} to {}; {n} cases)", number(s.median), number(s.lower_quartile), number(s.upper_quartile)),
+        n => format!("{} ({} to {}; {n} {what})", number(s.median), number(s.lower_quartile), number(s.upper_quartile)),
     }
+}
+
+fn of_cases(s: &Spread) -> String {
+    spread(s, "cases")
 }
 
 /// Every figure of the comparison, in the order of the page.
@@ -55,10 +59,14 @@ fn rows(all: &Comparison) -> Vec<Row> {
     rows.push(row("glitch tokens", "cannot be repeated, of those tested", &|m| {
         m.glitch_tokens.as_ref().map_or_else(none, share)
     }));
-    rows.push(row("components for 80%", "of a case's effect, strongest first", &|m| spread(&m.concentration)));
+    rows.push(row("components for 80%", "of a case's effect, strongest first", &|m| of_cases(&m.concentration)));
     rows.push(row("diffuse cases", "need more components than were tried together", &|m| share(&m.diffuse)));
-    rows.push(row("emergence", "of what a case's components do, the part they do only together", &|m| spread(&m.emergence)));
-    rows.push(row("through routing", "of a case's effect", &|m| m.routing.as_ref().map_or_else(none, spread)));
+    rows.push(row("emergence", "of what a case's components do, the part they do only together", &|m| of_cases(&m.emergence)));
+    rows.push(row("through routing", "of a case's effect", &|m| m.routing.as_ref().map_or_else(none, of_cases)));
+    rows.push(row("interaction", "of two blocks removed together, in units of the larger effect alone", &|m| {
+        spread(&m.interaction, "pairs")
+    }));
+    rows.push(row("redundant pairs", "of blocks: together worse than the sum", &|m| share(&m.redundant)));
     let mut kinds: Vec<&String> = all.models.iter().flat_map(|m| m.harmful.keys()).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -159,6 +167,8 @@ mod tests {
             diffuse: Share::new(2, 9),
             emergence: Spread::new(&[]),
             routing: None,
+            interaction: Spread::new(&[0.25, 0.5, 2.0]),
+            redundant: Share::new(11, 28),
             harmful: [("states".to_owned(), Share::new(7, 1536))].into(),
             not_applicable: vec!["heads".into(), "routing_collapse".into()],
         }
@@ -174,7 +184,14 @@ mod tests {
         };
         let page = page(&all);
         assert!(!page.contains("<script>") && !page.contains('\u{1b}'), "escaped");
-        for text in ["components for 80%", "does not apply", "routing collapse", "harmful: states", "7 of 1,536"] {
+        for text in [
+            "components for 80%",
+            "does not apply",
+            "routing collapse",
+            "harmful: states",
+            "7 of 1,536",
+            "0.5 (0.375 to 1.25; 3 pairs)",
+        ] {
             assert!(page.contains(text), "{text} is not on the page");
         }
         for columns in [40, 80, 200] {

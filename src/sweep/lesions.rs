@@ -1,4 +1,4 @@
-//! `sweep heads|mlps|neurons|experts|routers|states|weights`: what the loss on a text becomes without each component.
+//! `sweep blocks|heads|mlps|neurons|experts|routers|states|weights`: what the loss on a text becomes without each component.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ use crate::stats;
 /// Which components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
+    /// What every layer adds to the residual stream: its mixer, and its MLP where it has one.
+    Blocks,
     Heads,
     Mlps,
     Neurons,
@@ -68,6 +70,7 @@ const CHUNK: usize = 256;
 pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
     let c = &model.config;
     let like = match target {
+        Target::Blocks => return (0..c.num_hidden_layers).flat_map(|l| std::iter::once(c.mixer(l)).chain(c.mlp(l))).collect(),
         Target::Heads => Component::Head { layer: 0, head: 0 },
         Target::Mlps => return (0..c.num_hidden_layers).filter_map(|layer| c.mlp(layer)).collect(),
         Target::Neurons => Component::Neuron { layer: 0, neuron: 0 },

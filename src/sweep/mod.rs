@@ -9,7 +9,7 @@ mod vocabulary;
 
 pub use echo::EchoPrompt;
 pub use lesions::{FALSE_DISCOVERY, LesionRow, LesionSweep, Target, propose_weights};
-pub use pairs::{Kind, LEAST_NATS, Options as PairOptions, PairRow, PairSweep};
+pub use pairs::{Kind as PairKind, LEAST_NATS, Options as PairOptions, PairRow, PairSweep};
 pub use screen::{Screened, screen};
 pub use sets::{Effect, Intact, MinimalSet, interactions, lesions as set_of_lesions, minimal};
 pub use vocabulary::{LEAST_ECHO, TokenRow, TokenVerdict, VocabularySweep};

@@ -173,11 +173,17 @@ impl PairSweep {
         if all.len() < 2 {
             return Err(Error::request(format!("{} has one of these, and a pair takes two", evaluator.model.name)));
         }
+        let pairs = all.len() * (all.len() - 1) / 2;
+        if pairs > options.limit && options.of == Target::States {
+            return Err(Error::request(format!(
+                "{pairs} pairs of states are more than the limit of {}, and states have no gradient to pick some by",
+                options.limit
+            )));
+        }
         let noise_floor = evaluator.noise_floor()?.max(1e-6);
         let intact = Intact::new(evaluator, trial)?;
         let singles = intact.effects(&all.iter().map(|&c| lesions(&[c], options.action)).collect::<Vec<_>>(), progress)?;
         let every: Vec<Pair> = (0..all.len()).flat_map(|a| (a + 1..all.len()).map(move |b| (a, b))).collect();
-        let pairs = every.len();
         let mut estimates: BTreeMap<Pair, f64> = BTreeMap::new();
         let (chosen, random) = if pairs <= options.limit {
             (every, Vec::new())

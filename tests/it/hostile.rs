@@ -224,6 +224,23 @@ fn gguf_files() {
     aligned.extend(0u32.to_le_bytes());
     aligned.extend(&whole[24..]);
     check("alignment 0", aligned, "general.alignment");
+
+    // Experts stacked in one tensor.
+    let whole = std::fs::read(fixtures().join("gguf/qwen3moe.gguf")).unwrap();
+    let with = |key: &[u8], at: usize, bytes: &[u8]| {
+        let at = whole.windows(key.len()).position(|w| w == key).unwrap() + key.len() + at;
+        let mut damaged = whole.clone();
+        damaged[at..at + bytes.len()].copy_from_slice(bytes);
+        damaged
+    };
+    let (tensor, last) = (b"blk.0.ffn_up_exps.weight", b"blk.1.ffn_up_exps.weight");
+    check("cut in the experts", whole[..whole.len() / 2].to_vec(), "");
+    check("two dimensions of experts", with(tensor, 0, &2u32.to_le_bytes()), "");
+    check("experts of 2^62 inputs", with(tensor, 4, &(1u64 << 62).to_le_bytes()), "");
+    check("2^62 experts", with(tensor, 20, &(1u64 << 62).to_le_bytes()), "");
+    check("experts beyond the end", with(last, 32, &(u64::MAX - 64).to_le_bytes()), "blk.1.ffn_up_exps.weight");
+    check("more experts than there are", with(b"qwen3moe.expert_count", 4, &9u32.to_le_bytes()), "");
+    check("experts of no width", with(b"qwen3moe.expert_feed_forward_length", 4, &0u32.to_le_bytes()), "moe_intermediate_size");
 }
 
 #[test]

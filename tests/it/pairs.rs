@@ -12,7 +12,9 @@ use glitch::mutate::sets::Sets;
 use glitch::mutate::vocabulary::Vocabulary;
 use glitch::mutate::{Context, Mutator as _};
 use glitch::oracle::{ModelJudge, OracleKind};
-use glitch::sweep::{EchoPrompt, Intact, Kind, PairOptions, PairSweep, Target, interactions, minimal, screen, set_of_lesions};
+use glitch::sweep::{
+    EchoPrompt, Intact, PairKind, PairOptions, PairSweep, Target, interactions, minimal, screen, set_of_lesions,
+};
 use rand::Rng as _;
 
 /// Loss increases, nats per token: at most this without one of the two, and at least that without both.
@@ -215,7 +217,7 @@ fn ten_planted_interactions_are_found_and_reduced_to_the_two() {
         let sweep = PairSweep::run(&evaluator, text, &PairOptions { of, action, ..Default::default() }, &|_, _| {}).unwrap();
         let at = sweep.rows.iter().position(|row| [row.a, row.b] == pair).unwrap();
         let row = &sweep.rows[at];
-        assert_eq!((row.kind, row.joint), (Kind::Redundant, joint));
+        assert_eq!((row.kind, row.joint), (PairKind::Redundant, joint));
         let first = at == 0 && row.q_value <= 0.05;
         found += usize::from(first);
 
@@ -334,7 +336,7 @@ fn a_screened_sweep_finds_what_the_exact_one_does() {
     }
     // The built-in model's own redundancy: two heads that say a token again, either of which is enough.
     let first = &exact.rows[0];
-    assert_eq!((first.a, first.b, first.kind), (head(3, 0), head(3, 1), Kind::Redundant));
+    assert_eq!((first.a, first.b, first.kind), (head(3, 0), head(3, 1), PairKind::Redundant));
     assert!(first.alone_a < 0.1 && first.alone_b < 0.1 && first.joint > 5.0 && first.q_value < 0.05, "{first:?}");
     assert!(screened.rows.iter().any(|row| (row.a, row.b) == (first.a, first.b)));
     let none = PairSweep::run(&evaluator, &echo, &PairOptions { of: Target::Experts, ..Default::default() }, &|_, _| {});

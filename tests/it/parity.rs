@@ -132,7 +132,8 @@ fn a_pth_file_agrees_with_the_rwkv_package() {
 
 #[test]
 fn gguf_files_agree_with_transformers() {
-    for name in ["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "k-quants", "llama3-rope", "qwen2", "qwen3", "gemma3"] {
+    let dense = ["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "k-quants", "llama3-rope", "qwen2", "qwen3", "gemma3"];
+    for name in dense.into_iter().chain(["mixtral", "mixtral-split", "qwen2moe", "qwen3moe", "olmoe"]) {
         let model = load(&format!("gguf/{name}.gguf"));
         check(&model, &expected(&fixtures().join(format!("gguf/{name}.expected.safetensors"))), name);
     }

@@ -6,7 +6,7 @@ use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Patch, Request};
 use glitch::model::Model;
 use glitch::model::hooks::Site;
-use glitch::sweep::{LesionSweep, Target};
+use glitch::sweep::{LesionSweep, PairOptions, PairSweep, Target};
 
 use super::parity::load;
 
@@ -185,6 +185,9 @@ fn a_sweep_of_states_has_every_part_and_is_refused_where_there_are_none() {
         ("rwkv7", Target::Heads, 6),
         ("rwkv7", Target::Mlps, 2),
         ("jamba", Target::Heads, 8),
+        ("jamba", Target::Blocks, 8),
+        ("mamba", Target::Blocks, 2),
+        ("rwkv7", Target::Blocks, 4),
     ] {
         let model = load(name);
         let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 96).collect();
@@ -200,6 +203,13 @@ fn a_sweep_of_states_has_every_part_and_is_refused_where_there_are_none() {
         let error = refused.err().unwrap().to_string();
         assert!(error.contains("has no meaning for"), "{name} {target:?}: {error}");
     }
+    let (model, options) = (load("mamba"), PairOptions { of: Target::States, ..PairOptions::default() });
+    let text = Trial::new([1, 2], [3, 4]);
+    let refused = PairSweep::run(&ModelEvaluator::new(&model), &text, &options, &|_, _| {}).err().unwrap().to_string();
+    assert_eq!(refused, "8128 pairs of states are more than the limit of 4096, and states have no gradient to pick some by");
+    let model = load("rwkv7");
+    let sweep = PairSweep::run(&ModelEvaluator::new(&model), &text, &options, &|_, _| {}).unwrap();
+    assert_eq!((sweep.rows.len(), sweep.pairs), (15, 15));
 }
 
 /// The sites of a state are not kept where they would take more than there is room for; here they do.

@@ -7,7 +7,7 @@ use std::io::{BufReader, Read as _, Seek as _};
 use std::path::Path;
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tokenizers::Tokenizer as HfTokenizer;
 
 use super::config::{Config, RopeScaling};
@@ -37,8 +37,10 @@ impl Gguf {
         let content = Content::read(&mut reader).map_err(|e| Error::model(&name, "header", first_line(&e)))?;
         let mut config = config(&name, &content)?;
         let mut gguf = Self { path: name, reader, content, config: config.clone() };
-        if gguf.content.tensor_infos.contains_key("rope_freqs.weight") {
-            let divisors = gguf.raw("rope_freqs.weight")?;
+        let divisors = gguf.content.tensor_infos.get("rope_freqs.weight");
+        let divisors = divisors.map(|i| TensorInfo { ggml_dtype: i.ggml_dtype, shape: i.shape.clone(), offset: i.offset });
+        if let Some(info) = divisors {
+            let divisors = gguf.read("rope_freqs.weight", &info)?;
             if divisors.len() != config.head_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
                 return Err(Error::model(&gguf.path, "rope_freqs.weight", "expected one positive divisor per frequency"));
             }
@@ -49,10 +51,40 @@ impl Gguf {
         Ok(gguf)
     }
 
-    fn raw(&mut self, name: &str) -> Result<Vec<f32>> {
-        let error = |e| Error::model(&self.path, name, first_line(&e));
-        let tensor = self.content.tensor(&mut self.reader, name, &Device::Cpu).map_err(error)?;
-        tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).map_err(error)
+    fn read(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
+        let (reader, start) = (&mut self.reader, self.content.tensor_data_offset);
+        let tensor = info.read(reader, start, &Device::Cpu).and_then(|t| t.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1());
+        tensor.map_err(|e| Error::model(&self.path, name, first_line(&e)))
+    }
+
+    /// What holds a tensor of Hugging Face's name: its name here, and of one that is stacked with others (an
+    /// expert's), its own part. In older files each expert has a tensor of its own.
+    fn find(&self, name: &str) -> Option<(String, TensorInfo)> {
+        let (stacked, expert) = ggml_name(name, &self.config.model_type)?;
+        let copy = |info: &TensorInfo, dims: &[usize], offset| {
+            Some(TensorInfo { ggml_dtype: info.ggml_dtype, shape: dims.to_vec().into(), offset })
+        };
+        let Some(expert) = expert else {
+            let info = self.content.tensor_infos.get(&stacked)?;
+            let dims = info.shape.dims();
+            let info = if stacked.contains(SHARED_GATE) && dims.len() == 1 {
+                copy(info, &[1, dims[0]], info.offset)?
+            } else {
+                copy(info, dims, info.offset)?
+            };
+            return Some((stacked, info));
+        };
+        if let Some(info) = self.content.tensor_infos.get(&stacked) {
+            let &[experts, out, input] = info.shape.dims() else { return None };
+            let values = out.checked_mul(input).filter(|n| n.is_multiple_of(info.ggml_dtype.block_size()))?;
+            let bytes = (values / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size())?;
+            let offset = info.offset.checked_add((bytes as u64).checked_mul(expert as u64)?)?;
+            let count = self.config.experts.as_ref().map_or(0, |e| e.num_experts);
+            return if expert < experts && experts == count { Some((stacked, copy(info, &[out, input], offset)?)) } else { None };
+        }
+        let single = stacked.replace("_exps.", &format!(".{expert}."));
+        let info = self.content.tensor_infos.get(&single)?;
+        Some((single, copy(info, info.shape.dims(), info.offset)?))
     }
 
     /// The tokenizer in the metadata; `None` where the file has none.
@@ -94,7 +126,15 @@ fn config(path: &str, content: &Content) -> Result<Config> {
             map.insert(field.to_owned(), value);
         }
     };
-    let model_type = if architecture == "gemma3" { "gemma3_text" } else { &architecture };
+    let experts = number("expert_count").filter(|n| n.as_u64() != Some(0));
+    let model_type = match architecture.as_str() {
+        "gemma3" => "gemma3_text",
+        // Mixtral is a Llama with experts, to llama.cpp.
+        "llama" if experts.is_some() => "mixtral",
+        "qwen2moe" => "qwen2_moe",
+        "qwen3moe" => "qwen3_moe",
+        other => other,
+    };
     put("model_type", Some(model_type.into()));
     put("hidden_size", number("embedding_length"));
     put("intermediate_size", number("feed_forward_length"));
@@ -113,6 +153,12 @@ fn config(path: &str, content: &Content) -> Result<Config> {
             _ => number("attention.key_length"),
         },
     );
+    put("num_experts", experts);
+    put("num_experts_per_tok", number("expert_used_count"));
+    put("moe_intermediate_size", number("expert_feed_forward_length"));
+    put("shared_expert_intermediate_size", number("expert_shared_feed_forward_length"));
+    // No metadata of llama.cpp's: it is so in every released model of the family.
+    put("norm_topk_prob", (model_type == "qwen3_moe").then(|| true.into()));
     put("max_position_embeddings", number("context_length"));
     put("rms_norm_eps", number("attention.layer_norm_rms_epsilon"));
     put("rope_theta", number("rope.freq_base"));
@@ -146,16 +192,28 @@ fn json(value: &Value) -> Option<serde_json::Value> {
     })
 }
 
-/// `model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`.
-fn ggml_name(name: &str, model_type: &str) -> Option<String> {
+/// The tensor of a name of Hugging Face's: `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight`. Of
+/// experts also which of those stacked in it: `model.layers.3.mlp.experts.5.up_proj.weight` is the fifth of
+/// `blk.3.ffn_up_exps.weight`.
+fn ggml_name(name: &str, model_type: &str) -> Option<(String, Option<usize>)> {
     match name {
-        "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
-        "model.norm.weight" => return Some("output_norm.weight".into()),
-        "lm_head.weight" => return Some("output.weight".into()),
+        "model.embed_tokens.weight" => return Some(("token_embd.weight".into(), None)),
+        "model.norm.weight" => return Some(("output_norm.weight".into(), None)),
+        "lm_head.weight" => return Some(("output.weight".into(), None)),
         _ => {}
     }
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (part, kind) = rest.rsplit_once('.')?;
+    if let Some((_, of_expert)) = part.split_once(".experts.") {
+        let (expert, matrix) = of_expert.split_once('.')?;
+        let part = match matrix {
+            "gate_proj" | "w1" => "ffn_gate_exps",
+            "up_proj" | "w3" => "ffn_up_exps",
+            "down_proj" | "w2" => "ffn_down_exps",
+            _ => return None,
+        };
+        return Some((format!("blk.{layer}.{part}.{kind}"), Some(expert.parse().ok()?)));
+    }
     let part = match part {
         "post_attention_layernorm" if model_type == "gemma3_text" => "post_attention_norm",
         "pre_feedforward_layernorm" => "ffn_norm",
@@ -171,10 +229,18 @@ fn ggml_name(name: &str, model_type: &str) -> Option<String> {
         "mlp.gate_proj" => "ffn_gate",
         "mlp.up_proj" => "ffn_up",
         "mlp.down_proj" => "ffn_down",
+        "mlp.gate" | "block_sparse_moe.gate" => "ffn_gate_inp",
+        "mlp.shared_expert.gate_proj" => "ffn_gate_shexp",
+        "mlp.shared_expert.up_proj" => "ffn_up_shexp",
+        "mlp.shared_expert.down_proj" => "ffn_down_shexp",
+        "mlp.shared_expert_gate" => SHARED_GATE,
         _ => return None,
     };
-    Some(format!("blk.{layer}.{part}.{kind}"))
+    Some((format!("blk.{layer}.{part}.{kind}"), None))
 }
+
+/// A matrix of one row, which llama.cpp writes as a vector.
+const SHARED_GATE: &str = "ffn_gate_inp_shexp";
 
 /// Undoes llama.cpp's row order of rotated projections in the llama architecture (pairs side by side)
 /// into Hugging Face's (halves): `[heads, d/2, 2, in] -> [heads, 2, d/2, in]`.
@@ -196,19 +262,18 @@ impl Source for Gguf {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        Some(self.content.tensor_infos.get(&ggml_name(name, &self.config.model_type)?)?.shape.dims().to_vec())
+        Some(self.find(name)?.1.shape.dims().to_vec())
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
-        let ggml =
-            ggml_name(name, &self.config.model_type).ok_or_else(|| Error::model(&self.path, name, "has no name in GGUF"))?;
-        let mut values = self.raw(&ggml)?;
+        let (ggml, info) = self.find(name).ok_or_else(|| Error::model(&self.path, name, "there is no such tensor"))?;
+        let mut values = self.read(&ggml, &info)?;
         // llama.cpp adds the 1 to Gemma's norms that Hugging Face's files leave to the model.
         if self.config.model_type == "gemma3_text" && name.contains("norm") {
             values.iter_mut().for_each(|v| *v -= 1.0);
         }
         let heads = match () {
-            () if self.config.model_type != "llama" => None,
+            () if !["llama", "mixtral"].contains(&self.config.model_type.as_str()) => None,
             () if name.contains(".q_proj.") => Some(self.config.num_attention_heads),
             () if name.contains(".k_proj.") => Some(self.config.num_key_value_heads),
             () => None,
