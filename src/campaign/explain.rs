@@ -86,6 +86,7 @@ fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64) -> String
         OracleKind::LossBlowup => format!("raises the loss by {score:.2} nats a token"),
         OracleKind::RoutingCollapse => format!("sends {:.0}% of the choices to other experts, or to fewer", 100.0 * score),
         OracleKind::StateBlowup => format!("makes a recurrent state {:.1} times as large", score.exp()),
+        OracleKind::Target => format!("makes the model say `{}`", model.decode(&trial.continuation)),
         OracleKind::StateMemory => format!("changes what the state remembers by a factor of {:.1}", score.exp()),
     };
     // An echo case edits the same token in several places; saying so once is enough.

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::case::{Lineage, Minimisation};
 use crate::edit::{Edit, EmbeddingChange, Trial};
-use crate::oracle::Verdict;
+use crate::error::Result;
+use crate::minimise;
+use crate::oracle::{ModelJudge, Verdict};
 
 /// A confirmed and minimised trial, for [`super::Follow`] to explain.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +18,25 @@ pub struct Finding {
     pub control_seed: u64,
     pub minimisation: Option<Minimisation>,
     pub lineage: Lineage,
+}
+
+/// Reduces a trial that was confirmed alone. The reduction judges in batches, and what is reported must hold alone:
+/// where it does not, the finding is kept as it was confirmed. Also the other failures that were met on the way.
+///
+/// # Errors
+/// What the judge and the reduction refuse.
+pub fn reduced(
+    trial: Trial,
+    confirmed: Verdict,
+    judge: &ModelJudge,
+    options: &minimise::Options,
+    lineage: Lineage,
+) -> Result<(Finding, Vec<Trial>)> {
+    let reduced = minimise::minimise(&trial, &confirmed, judge, options)?;
+    let alone = judge.judge_alone(&reduced.trial)?;
+    let (trial, verdict, minimisation) =
+        if alone.fails() { (reduced.trial, alone, Some(reduced.minimisation)) } else { (trial, confirmed, None) };
+    Ok((Finding { trial, verdict, control_seed: judge.seed, minimisation, lineage }, reduced.others))
 }
 
 /// What the edits of a trial do, without where and how much: two trials with the same token in

@@ -19,7 +19,7 @@ pub(crate) mod twin;
 pub use config::CampaignConfig;
 pub use events::{Event, Follow, Progress, Sink};
 pub use explain::{Explain, describe};
-pub use finding::{Finding, signature};
+pub use finding::{Finding, reduced, signature};
 pub use run::run;
 pub use subject::{Control, Seed, Subject};
 pub use summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary, Timing};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::calibrate::{Baselines, PreThresholds, calibrate};
 use super::config::CampaignConfig;
 use super::events::{Event, Follow, Progress, Sink};
-use super::finding::{Finding, signature};
+use super::finding::{reduced, signature};
 use super::scheduler::{Bandit, Queue};
 use super::subject::{Control, Seed, Subject};
 use super::summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary};
@@ -359,24 +359,18 @@ impl<'a> Campaign<'a> {
             // A judged trial is a batch of itself and its controls.
             batch: (self.config.batch_size / (self.config.controls_per_trial + 1)).max(4),
             neutral: subject.vocabulary.ordinary.last().copied(),
-            keep_first: oracle::controls::first_editable(&trial, subject.config) > 0,
+            keep_first: oracle::controls::first_editable(&trial, subject.config),
             stop: Some(&stop),
             ..Default::default()
         };
-        let reduced = minimise::minimise(&trial, &confirmed, &judge, &options)?;
-        // The reduction judged in batches; what is reported must hold alone. Where it does not, the
-        // finding is kept as it was confirmed.
-        let alone = judge.judge_alone(&reduced.trial)?;
-        let (trial, verdict, minimisation) =
-            if alone.fails() { (reduced.trial, alone, Some(reduced.minimisation)) } else { (trial, confirmed, None) };
+        let (finding, others) = reduced(trial, confirmed, &judge, &options, lineage.clone())?;
         self.summary.follow_up_evaluations += judge.calls();
-        let key = signature(&trial);
+        let key = signature(&finding.trial);
         if known(kind, &key, &self.known) {
             return Ok(());
         }
         self.known.push((kind, key));
-        self.summary.findings_minimised += u64::from(minimisation.is_some());
-        let finding = Finding { trial, verdict, control_seed: self.config.seed, minimisation, lineage: lineage.clone() };
+        self.summary.findings_minimised += u64::from(finding.minimisation.is_some());
         sink.event(Event::Minimised { finding: Box::new(finding.clone()) })?;
         let started = Instant::now();
         let (case, calls) = follow.follow(&finding, !self.hurried(Duration::ZERO))?;
@@ -384,7 +378,7 @@ impl<'a> Campaign<'a> {
         self.summary.follow_up_evaluations += calls;
         self.summary.cases.push(case.id.clone());
         sink.event(Event::Case(Box::new(case)))?;
-        self.take_others(kind, reduced.others, &lineage)
+        self.take_others(kind, others, &lineage)
     }
 
     /// The raw finding to follow up: of the oracle with the fewest findings so far, so that one easy kind

@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<u8> {
         max_calls: args.max_calls,
         batch: (BATCH / (judge.controls_per_trial + 1)).max(4),
         neutral: subject.neutral(),
-        keep_first: first_editable(&trial, &subject.model.config) > 0,
+        keep_first: first_editable(&trial, &subject.model.config),
         ..Default::default()
     };
     let mut reduced = minimise(&trial, &before, &judge, &options)?;

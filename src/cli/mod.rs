@@ -13,6 +13,7 @@ mod pairs;
 mod replay;
 mod report;
 mod subject;
+mod suffix;
 mod sweep;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ enum Command {
     Corpus(corpus::Args),
     Model(model::Args),
     Sweep(sweep::Args),
+    Suffix(suffix::Args),
     Compare(compare::Args),
     Report(report::Args),
 }
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Corpus(args) => corpus::run(args),
         Command::Model(args) => model::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Suffix(args) => suffix::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Report(args) => report::run(args),
     };

@@ -54,7 +54,7 @@ impl ModelEvaluator<'_> {
             }
         }
         let probes: Probes = variables.iter().map(|(key, var)| (*key, var.as_tensor().clone())).collect();
-        let logits = self.model.forward_gradient_at(&forward, &start, probes)?;
+        let logits = self.model.forward_gradient_at(&forward, &start, probes, None)?;
         let vocabulary = config.vocab_size;
         let values: Vec<f32> = logits.flatten_all()?.to_vec1()?;
         // The gradient of the loss at the logits: probabilities less one for the token that came, per token read.

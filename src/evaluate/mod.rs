@@ -6,13 +6,17 @@ mod gradient;
 mod lower;
 mod memory;
 mod observation;
+mod one_hot;
 mod plan;
+mod race;
 mod reach;
 mod rows;
 
 pub use activations::{Activations, Means};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
 pub use observation::{Distributions, LayerRouting, Observation, Patch, Request};
+pub use one_hot::{LossOfLogits, OneHotGradient};
+pub use race::Race;
 
 use crate::error::Result;
 

@@ -132,6 +132,12 @@ impl Observation {
     /// How many top tokens are kept per read position.
     pub const TOP: usize = 5;
 
+    /// Whether greedy generation would write the continuation: each of its tokens is the most probable one.
+    pub fn says_continuation(&self) -> bool {
+        let best = self.top.iter().map(|top| top.first().map_or(f32::INFINITY, |(_, p)| *p));
+        self.finite && !self.log_probs.is_empty() && self.log_probs.iter().zip(best).all(|(p, best)| *p >= best)
+    }
+
     /// Mean loss of the continuation, nats per token.
     pub fn loss(&self) -> f64 {
         -self.log_probs.iter().map(|&p| f64::from(p)).sum::<f64>() / self.log_probs.len().max(1) as f64

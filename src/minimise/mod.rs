@@ -38,8 +38,9 @@ pub struct Options<'a> {
     pub far: f64,
     /// Puts an ordinary token in the place of base tokens that do not matter; `None`: no replacement.
     pub neutral: Option<u32>,
-    /// The first base token is a BOS: it is neither replaced nor deleted.
-    pub keep_first: bool,
+    /// So many base tokens at the beginning (a BOS, say) and at the end are neither replaced nor deleted.
+    pub keep_first: usize,
+    pub keep_last: usize,
     /// Most other failures kept.
     pub max_others: usize,
     /// Strengths are found to within this share of themselves.
@@ -58,7 +59,8 @@ impl Default for Options<'_> {
             keep_share: 0.5,
             far: 4.0,
             neutral: None,
-            keep_first: false,
+            keep_first: 0,
+            keep_last: 0,
             max_others: 8,
             strength_tolerance: 0.02,
             same: None,

@@ -228,7 +228,8 @@ impl Run<'_> {
                 taken[position] = true;
             }
         }
-        (usize::from(self.options.keep_first)..taken.len()).filter(|&position| !taken[position]).collect()
+        let end = taken.len().saturating_sub(self.options.keep_last);
+        (self.options.keep_first..end).filter(|&position| !taken[position]).collect()
     }
 
     fn neutral(&mut self, singles_only: bool) -> Result<bool> {
@@ -259,6 +260,10 @@ impl Run<'_> {
 
     /// Cuts the continuation from its end: shortest that holds, by refining a grid of lengths.
     fn continuation(&mut self) -> Result<bool> {
+        // What the model is to say is not for the reduction to choose.
+        if self.original.oracle == OracleKind::Target {
+            return Ok(true);
+        }
         let trial = self.trial.clone();
         let prompt = trial.base.len();
         // One token at least stays: what the oracles read is its prediction.

@@ -29,6 +29,8 @@ pub struct Forward {
     pub keep_kv: bool,
     /// Keep the states at the ends of rows, without keys and values.
     pub keep_ends: bool,
+    /// Only this many layers from below; `None`: all of them.
+    pub layers: Option<usize>,
 }
 
 /// What a forward pass leaves.
@@ -65,14 +67,25 @@ impl Model {
     /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]` (usually a variable);
     /// returns logits `[tokens, vocab]` that can be differentiated.
     pub fn forward_gradient(&self, forward: &Forward, embeddings: &Tensor) -> Result<Tensor> {
-        self.forward_gradient_at(forward, embeddings, Probes::new())
+        self.forward_gradient_at(forward, embeddings, Probes::new(), None)
     }
 
-    /// The same with gradients of sites: of the variables of zeros that are added to them.
-    pub fn forward_gradient_at(&self, forward: &Forward, embeddings: &Tensor, probes: Probes) -> Result<Tensor> {
+    /// The same with gradients of sites, of the variables of zeros that are added to them; logits of these tokens
+    /// (packed indices) alone, if not of all.
+    pub fn forward_gradient_at(
+        &self,
+        forward: &Forward,
+        embeddings: &Tensor,
+        probes: Probes,
+        tokens: Option<&[u32]>,
+    ) -> Result<Tensor> {
         let mode = Composed { probes };
         let output = self.run(&mode, forward, embeddings.clone())?;
-        let x = mode.norm(&output.residual, &self.weights.norm)?;
+        let residual = match tokens {
+            Some(tokens) => output.residual.index_select(&Tensor::new(tokens, output.residual.device())?, 0)?,
+            None => output.residual,
+        };
+        let x = mode.norm(&residual, &self.weights.norm)?;
         mode.linear(&x, &self.weights.head)
     }
 
@@ -140,7 +153,7 @@ impl Model {
         let mut joined = rows.iter().filter(|r| r.restart.is_none()).count();
         // What the first layer leaves for the others, in RWKV-7.
         let mut first = None;
-        for (i, layer) in self.weights.layers.iter().enumerate() {
+        for (i, layer) in self.weights.layers.iter().enumerate().take(forward.layers.unwrap_or(usize::MAX)) {
             let d = config.hidden_size;
             while let Some(row) = rows.get(joined).filter(|r| r.entry() == (i, false)) {
                 x = mode.append(x, mode.array(resumed(row, row.entry(), d)?, d)?)?;

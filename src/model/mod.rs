@@ -215,6 +215,15 @@ impl Model {
         row
     }
 
+    /// The dot products of directions `[n, d_model]` with every token's embedding, `[n, vocab]`.
+    pub fn along_embeddings(&self, directions: &[f32]) -> Vec<f32> {
+        let n = directions.len() / self.config.hidden_size;
+        let mut along = vec![0f32; n * self.config.vocab_size];
+        self.weights.embed.matmul(directions, n, &mut along);
+        self.scale_embeddings(&mut along);
+        along
+    }
+
     /// The unembedding of a token, `[d_model]`: its row of the head.
     pub fn unembedding(&self, id: u32) -> Vec<f32> {
         let mut row = vec![0f32; self.config.hidden_size];

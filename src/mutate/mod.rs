@@ -6,6 +6,7 @@
 pub mod embeddings;
 pub mod lesions;
 pub mod sets;
+pub mod suffix;
 pub mod tokens;
 pub mod vocabulary;
 pub mod weights;

@@ -12,6 +12,7 @@ pub mod loss;
 pub mod nonfinite;
 pub mod routing;
 pub mod state;
+pub mod target;
 
 pub use judge::ModelJudge;
 
@@ -45,10 +46,12 @@ pub enum OracleKind {
     StateBlowup,
     /// A recurrent state forgets, or never does.
     StateMemory,
+    /// The model says a given text.
+    Target,
 }
 
 impl OracleKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Divergence,
         Self::Echo,
         Self::Collapse,
@@ -57,6 +60,7 @@ impl OracleKind {
         Self::RoutingCollapse,
         Self::StateBlowup,
         Self::StateMemory,
+        Self::Target,
     ];
 
     /// As in files: `divergence`, `non_finite`.
@@ -70,6 +74,7 @@ impl OracleKind {
             Self::RoutingCollapse => "routing_collapse",
             Self::StateBlowup => "state_blowup",
             Self::StateMemory => "state_memory",
+            Self::Target => "target",
         }
     }
 
@@ -93,6 +98,7 @@ impl OracleKind {
             Self::RoutingCollapse => &routing::RoutingCollapse,
             Self::StateBlowup => &state::StateBlowup,
             Self::StateMemory => &state::StateMemory,
+            Self::Target => &target::Target,
         }
     }
 }

@@ -20,6 +20,7 @@ pub fn oracle_name(oracle: OracleKind) -> &'static str {
         OracleKind::RoutingCollapse => "routing collapse",
         OracleKind::StateBlowup => "state blow-up",
         OracleKind::StateMemory => "state memory",
+        OracleKind::Target => "target",
     }
 }
 
@@ -27,7 +28,7 @@ pub fn oracle_name(oracle: OracleKind) -> &'static str {
 pub fn unit(oracle: OracleKind) -> &'static str {
     match oracle {
         OracleKind::Divergence | OracleKind::Echo => " bits",
-        OracleKind::LossBlowup => " nats per token",
+        OracleKind::LossBlowup | OracleKind::Target => " nats per token",
         OracleKind::StateBlowup | OracleKind::StateMemory => " nats",
         OracleKind::Collapse | OracleKind::NonFinite | OracleKind::RoutingCollapse => "",
     }
@@ -50,6 +51,9 @@ pub fn oracle_meaning(oracle: OracleKind) -> &'static str {
         }
         OracleKind::StateBlowup => {
             "A recurrent state grows beyond what it does otherwise; the score is the logarithm of how many times."
+        }
+        OracleKind::Target => {
+            "The model is brought to say a given text, word for word; the score is by how many nats per token it became more probable."
         }
         OracleKind::StateMemory => {
             "The recurrent state forgets the beginning of the text that it would remember, or keeps what it would forget; the score is the logarithm of by how much."
@@ -169,6 +173,9 @@ pub fn what(case: &Case) -> String {
         }
         OracleKind::StateBlowup => {
             format!("{does} makes a recurrent state {} times as large.", number(case.verdict.score.min(30.0).exp()))
+        }
+        OracleKind::Target => {
+            format!("{does} brings the model to say the text that follows; it became more probable by {score} nats per token.")
         }
         OracleKind::StateMemory => {
             let factor = number(case.verdict.score.min(30.0).exp());

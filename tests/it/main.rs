@@ -12,3 +12,4 @@ mod parity;
 mod plans;
 mod planted;
 mod recurrent;
+mod suffix;

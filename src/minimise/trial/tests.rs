@@ -52,7 +52,7 @@ fn run(trial: &Trial, options: &Options, margin: impl Fn(&Trial) -> Option<f64>)
 const NEUTRAL: u32 = 0;
 
 fn options() -> Options<'static> {
-    Options { neutral: Some(NEUTRAL), keep_first: true, ..Options::default() }
+    Options { neutral: Some(NEUTRAL), keep_first: 1, ..Options::default() }
 }
 
 fn prompt() -> Trial {

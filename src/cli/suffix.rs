@@ -1,0 +1,332 @@
+//! `glitch suffix`: searches for a suffix that makes a model do what it would not.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::model::MODEL_HELP;
+use super::{exit, output};
+use crate::campaign::{Explain, Follow as _, reduced};
+use crate::case::{Case, Lineage};
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
+use crate::minimise;
+use crate::model::Model;
+use crate::mutate::suffix::gcg::{Options, Reached, Step, stages};
+use crate::mutate::suffix::{Goal, GoalKind, Mean, Problem, Prompt, Search, Tokens, survives};
+use crate::mutate::vocabulary::Vocabulary;
+use crate::oracle::ModelJudge;
+use crate::text::{escape, fit};
+use crate::{stats, storage};
+
+/// Search for an adversarial suffix by gradient; confirm, shorten and explain what reaches the goal.
+#[derive(clap::Args)]
+pub struct Args {
+    #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
+    model: String,
+    /// A prompt, or a file with one a line; `{suffix}` is where the suffix goes (at the end where it is missing), and
+    /// `\n` a new line. With several prompts one suffix is searched for all.
+    #[arg(long, value_name = "TEXT|FILE")]
+    prompt: String,
+    /// The text that the model is to say (or, with `--goal loss`, to find improbable).
+    #[arg(long, value_name = "TEXT", required_if_eq_any([("goal", "target"), ("goal", "loss")]))]
+    target: Option<String>,
+    /// What the model is to do.
+    #[arg(long, value_enum, default_value_t = GoalKind::Target)]
+    goal: GoalKind,
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    steps: u64,
+    /// Candidates a step.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    width: u64,
+    /// Candidates of the last step, towards which the width falls evenly [default: as many as in the first].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    last_width: Option<u64>,
+    /// Tokens of the suffix.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=512))]
+    length: u64,
+    /// Tokens at each place, those that the gradient expects most of, from which candidates draw.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    top_k: u64,
+    /// Tokens that a candidate replaces at once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=512))]
+    replace: u64,
+    /// Go on from the best so many suffixes; 0: from the newest, better or not.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    buffer: usize,
+    /// Try at most so many of a step's best replacements together; 0: none.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    merge: usize,
+    /// Mellowmax with this sharpness in place of the mean over the target's tokens.
+    #[arg(long, value_name = "ALPHA")]
+    mellowmax: Option<f64>,
+    /// Run every candidate through the whole model: no pruning on the way.
+    #[arg(long)]
+    exact: bool,
+    /// Tokens beyond printable ASCII too.
+    #[arg(long)]
+    any_text: bool,
+    /// Suffixes that no text encodes to as well: ids alone can carry them.
+    #[arg(long)]
+    any_ids: bool,
+    /// Of several prompts the last so many are left out of the search, and tested at the end.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    held_out: usize,
+    /// End when the goal is reached in all prompts.
+    #[arg(long)]
+    stop_on_success: bool,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where suffix.json (the search, after every step) and the cases go.
+    #[arg(long, value_name = "DIR", default_value = "fuzz/suffix")]
+    out: PathBuf,
+    /// Go on with the search in --out.
+    #[arg(long)]
+    resume: bool,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Trials that a reduction may judge, and trials in one of its batches.
+const MINIMISE_CALLS: u64 = 400;
+const MINIMISE_BATCH: usize = 8;
+/// Suffixes that are judged until one holds.
+const JUDGED: usize = 4;
+
+pub fn run(args: Args) -> Result<u8> {
+    let interrupted = super::interrupt::flag();
+    let model = Model::load(&args.model)?;
+    let evaluator = ModelEvaluator::new(&model);
+    let mut prompts = prompts(&model, &args.prompt)?;
+    if args.held_out >= prompts.len() {
+        return Err(Error::request(format!("--held-out {} leaves none of {} prompts", args.held_out, prompts.len())));
+    }
+    let held_out = prompts.split_off(prompts.len() - args.held_out);
+    let tokens = Tokens::new(&model, !args.any_text)?;
+    let goal = goal(&args, &model, &evaluator, &prompts[0], tokens.neutral)?;
+    let length = args.length as usize;
+    let problem = Problem::new(&evaluator, prompts, goal, tokens, length)?;
+    let path = args.out.join("suffix.json");
+    let fresh = Search::new(&problem, options(&args, &model))?;
+    let mut search = if args.resume { fresh.resume(&path)? } else { fresh };
+    let (start, resumed_at) = (Instant::now(), search.state.step);
+    let ended = descend(&mut search, &problem, &args, &path, interrupted)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let steps = search.state.step - resumed_at;
+    let cases = cases(&problem, &search, &args.out.join("cases"), interrupted)?;
+    let held = held_out_success(&problem, &search, &held_out)?;
+    if args.json {
+        let value = serde_json::json!({
+            "search": search, "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
+            "held_out": held.map(|(reached, of)| serde_json::json!({ "reached": reached, "of": of })),
+            "timing": { "seconds": seconds, "steps": steps, "seconds_per_step": seconds / steps.max(1) as f64 },
+        });
+        output::line(value.to_string());
+    } else {
+        tell(&problem, &search, &cases, held, &args.out);
+        if steps > 0 {
+            output::line(format!("{steps} steps in {seconds:.1} s, {:.2} s a step", seconds / steps as f64));
+        }
+    }
+    Ok(if ended { exit::OK } else { exit::INTERRUPTED })
+}
+
+fn options(args: &Args, model: &Model) -> Options {
+    let stages = if args.exact { Vec::new() } else { stages(model.config.num_hidden_layers, model.config.is_recurrent()) };
+    Options {
+        seed: args.seed,
+        length: args.length as usize,
+        steps: args.steps as usize,
+        width: args.width as usize,
+        last_width: args.last_width.unwrap_or(args.width) as usize,
+        top_k: args.top_k as usize,
+        replace: args.replace as usize,
+        buffer: args.buffer,
+        merge: args.merge,
+        text: !args.any_ids,
+        stages,
+    }
+}
+
+/// Prompts of the command line: a file's lines, or the text itself.
+fn prompts(model: &Model, text: &str) -> Result<Vec<Prompt>> {
+    let path = Path::new(text);
+    let text = if path.is_file() {
+        String::from_utf8_lossy(&storage::read_bounded(path, 1 << 20)?).into_owned()
+    } else {
+        text.to_owned()
+    };
+    let lines: Vec<&str> =
+        if path.is_file() { text.lines().filter(|line| !line.trim().is_empty()).collect() } else { vec![&text] };
+    let prompt = |line: &&str| {
+        let line = line.replace("\\n", "\n");
+        let (before, after) = line.split_once("{suffix}").unwrap_or((&line, ""));
+        Ok(Prompt { before: model.encode(before)?, after: continued(model, after)? })
+    };
+    let prompts: Vec<Prompt> = lines.iter().map(prompt).collect::<Result<_>>()?;
+    if prompts.is_empty() { Err(Error::request("--prompt: no prompt in it")) } else { Ok(prompts) }
+}
+
+/// Ids of text that something stands before: no BOS.
+fn continued(model: &Model, text: &str) -> Result<Vec<u32>> {
+    let ids = model.encode(text)?;
+    Ok(ids[usize::from(model.config.bos_token_id.is_some())..].to_vec())
+}
+
+/// Tokens that a model caught in a loop repeats.
+const LOOP: usize = 8;
+
+fn goal(args: &Args, model: &Model, evaluator: &ModelEvaluator, prompt: &Prompt, neutral: u32) -> Result<Goal> {
+    let continuation = match args.goal {
+        GoalKind::Target | GoalKind::Loss => continued(model, args.target.as_deref().unwrap_or_default())?,
+        GoalKind::Away => Vec::new(),
+        GoalKind::End => {
+            let end = model.config.eos_token_ids.first().or(model.config.bos_token_id.as_ref());
+            vec![*end.ok_or_else(|| Error::request(format!("{} has no token that ends a text", model.name)))?]
+        }
+        // Of the token that the model would say first anyway.
+        GoalKind::Loop => {
+            let trial = crate::edit::Trial::new(prompt.with(&vec![neutral; args.length as usize]), []);
+            let observed = evaluator.observe(&[Request::new(trial)])?;
+            let first = observed.first().and_then(|o| o.top.first()?.first().copied());
+            vec![first.ok_or_else(|| Error::request("the model predicts nothing"))?.0; LOOP]
+        }
+    };
+    if continuation.is_empty() && args.goal != GoalKind::Away {
+        return Err(Error::request("--target: no text"));
+    }
+    let mean = match args.mellowmax {
+        None => Mean::Arithmetic,
+        Some(alpha) if alpha.is_finite() && alpha > 0.0 => Mean::Mellowmax { alpha },
+        Some(alpha) => return Err(Error::request(format!("--mellowmax {alpha}: expected a number above 0"))),
+    };
+    Ok(Goal { kind: args.goal, continuation, mean })
+}
+
+/// Goes on to the end of the search, writing it after every step; false where it was interrupted.
+fn descend(search: &mut Search, problem: &Problem, args: &Args, path: &Path, interrupted: &AtomicBool) -> Result<bool> {
+    search.write(path)?;
+    let bar = output::bar(args.steps, "steps");
+    bar.set_position(search.state.step as u64);
+    let done = |search: &Search| {
+        let all = |reached: &Reached| reached.prompts == problem.prompts.len();
+        search.state.step >= search.options.steps || args.stop_on_success && search.state.reached.iter().any(all)
+    };
+    while !done(search) {
+        if interrupted.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let start = Instant::now();
+        let step = search.state.advance(problem, &search.options)?;
+        search.write(path)?;
+        bar.set_message(message(&step, start.elapsed().as_secs_f64()));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(true)
+}
+
+fn message(step: &Step, seconds: f64) -> String {
+    let reached = if step.reached > 0 { format!(", {} reach the goal", step.reached) } else { String::new() };
+    format!("loss {:.3} best {:.3}, {:.0} candidates/s{reached}", step.loss, step.best, step.candidates as f64 / seconds)
+}
+
+/// Judges, reduces and explains the best suffixes that reached the goal, in every prompt of theirs.
+fn cases(problem: &Problem, search: &Search, dir: &Path, interrupted: &AtomicBool) -> Result<Vec<Case>> {
+    storage::create_dir(dir)?;
+    let mut found = Vec::new();
+    if search.state.reached.is_empty() || interrupted.load(Ordering::Relaxed) {
+        return Ok(found);
+    }
+    let (evaluator, model) = (problem.evaluator, problem.evaluator.model);
+    let vocabulary = Vocabulary::of(model);
+    let floor = evaluator.noise_floor()?.max(1e-6);
+    let reference = model.reference();
+    let explain = Explain { evaluator, model: &reference };
+    for prompt in 0..search.state.prompts {
+        for reached in search.state.reached.iter().filter(|r| r.prompts > prompt).take(JUDGED) {
+            let trial = problem.trial(prompt, &reached.suffix);
+            let judge = ModelJudge::new(evaluator, &model.config, &vocabulary, problem.goal.oracle(), search.options.seed, floor);
+            let confirmed = judge.judge_alone(&trial)?;
+            if !confirmed.fails() {
+                continue;
+            }
+            let stop = || interrupted.load(Ordering::Relaxed);
+            let options = minimise::Options {
+                max_calls: MINIMISE_CALLS,
+                batch: MINIMISE_BATCH,
+                neutral: Some(problem.tokens.neutral),
+                keep_first: problem.prompts[prompt].before.len(),
+                keep_last: problem.prompts[prompt].after.len(),
+                stop: Some(&stop),
+                ..Default::default()
+            };
+            let lineage = Lineage {
+                seed: search.options.seed,
+                evaluation: reached.step as u64,
+                mutators: vec!["suffix".into()],
+                parent: format!("prompt {}", prompt + 1),
+            };
+            let (finding, _) = reduced(trial, confirmed, &judge, &options, lineage)?;
+            let (case, _) = explain.follow(&finding, !stop())?;
+            case.write(dir)?;
+            found.push(case);
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Of the prompts left out, how many the best suffix does it to.
+fn held_out_success(problem: &Problem, search: &Search, held_out: &[Prompt]) -> Result<Option<(u64, u64)>> {
+    if held_out.is_empty() {
+        return Ok(None);
+    }
+    let suffix = search.state.reached.first().map_or(&search.state.best.suffix, |reached| &reached.suffix);
+    let (goal, evaluator) = (problem.goal.clone(), problem.evaluator);
+    let tokens = Tokens::new(evaluator.model, false)?;
+    let others = Problem::new(evaluator, held_out.to_vec(), goal, tokens, suffix.len())?;
+    let mut reached = 0;
+    for prompt in 0..held_out.len() {
+        let observed = others.observe(prompt, suffix, &[vec![]])?;
+        reached += u64::from(others.goal.reached(&observed[0], others.baseline(prompt)));
+    }
+    Ok(Some((reached, held_out.len() as u64)))
+}
+
+fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u64)>, out: &Path) {
+    let (model, state) = (problem.evaluator.model, &search.state);
+    let columns = output::columns();
+    let text = |suffix: &[u32]| fit(&model.decode(suffix), columns.saturating_sub(16));
+    let first = state.trace.first().map_or(f64::NAN, |step| step.loss);
+    output::line(format!("loss      {first:.3} after the first step, {:.3} at best", state.best.loss));
+    output::line(format!("suffix    {}", text(&state.best.suffix)));
+    let again = survives(model, &problem.prompts[0], &state.best.suffix, problem.tokens.neutral);
+    output::line(format!(
+        "as text   {}",
+        if again { "is read as the same tokens" } else { "is read as other tokens: ids alone carry it" }
+    ));
+    match state.reached.first() {
+        None => output::line("reached   never: the model does not do it, greedily, after any suffix that was tried"),
+        Some(reached) => output::line(format!(
+            "reached   by {} suffixes, in {} of {} prompts, first in step {}",
+            state.reached.len(),
+            reached.prompts,
+            problem.prompts.len(),
+            state.reached.iter().map(|r| r.step).min().unwrap_or(0)
+        )),
+    }
+    if let Some((reached, of)) = held {
+        let (low, high) = stats::wilson(reached, of, 1.96);
+        output::line(format!("held out  {reached} of {of} prompts ({:.0}% to {:.0}%)", 100.0 * low, 100.0 * high));
+    }
+    for case in cases {
+        let changed = case.edits.len();
+        let tokens = case.minimisation.as_ref().map_or(String::new(), |m| format!(", {} judged", m.calls));
+        output::line(format!("case      {}: {changed} tokens are needed{tokens}", escape(&case.id)));
+        output::line(format!("          {}", fit(&case.comment.title, columns.saturating_sub(10))));
+        output::line(format!("          it says: {}", fit(&case.comment.generated_after, columns.saturating_sub(19))));
+    }
+    output::line(format!("written   {}", escape(&out.display().to_string())));
+}

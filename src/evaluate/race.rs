@@ -1,0 +1,158 @@
+//! Candidates that differ from one sequence in a few tokens, run through the layers side by side and pruned on the
+//! way: what is expected of a candidate at a layer is what it has become there, exactly, and the rest of the way to
+//! first order. The idea is that of probe sampling (Zhao et al. 2024, "Accelerating Greedy Coordinate Gradient
+//! via Probe Sampling"), with the model's own lower layers for the draft, and nothing computed twice.
+
+use std::sync::Arc;
+
+use super::engine::{ModelEvaluator, TOKENS_PER_FORWARD};
+use super::observation::{Distributions, Observation};
+use super::plan::Run;
+use crate::error::{Error, Result};
+use crate::model::batch::{Residuals, Restart, Row, Segment};
+use crate::model::{Forward, Read};
+
+/// Candidates on their way through the model.
+pub struct Race<'e, 'm> {
+    evaluator: &'e ModelEvaluator<'m>,
+    run: Arc<Run>,
+    ids: Vec<u32>,
+    prompt_len: usize,
+    /// Layers that those who are left went through.
+    layers: usize,
+    /// `None`: pruned.
+    racers: Vec<Option<Racer>>,
+}
+
+struct Racer {
+    /// The first position it changes: what stands before comes from the run.
+    first: usize,
+    ids: Vec<u32>,
+    /// `[tokens, d_model]`, leaving the layers so far.
+    residual: Vec<f32>,
+}
+
+impl<'m> ModelEvaluator<'m> {
+    /// A race of `candidates`, lists of (position, id) each, on a prompt of `prompt_len` tokens and a continuation.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for positions that are none of the prompt's, and for recurrent models, which keep no state
+    /// at every position.
+    pub fn race(&self, ids: &[u32], prompt_len: usize, candidates: &[Vec<(usize, u32)>]) -> Result<Race<'_, 'm>> {
+        if self.model.config.is_recurrent() {
+            return Err(Error::request("a recurrent model runs no race: its rows begin where a state was kept"));
+        }
+        if prompt_len == 0 || prompt_len > ids.len() || candidates.iter().flatten().any(|(at, _)| *at >= prompt_len) {
+            return Err(Error::request("a candidate changes what is no part of the prompt"));
+        }
+        candidates.iter().try_for_each(|c| self.model.check_ids(&c.iter().map(|(_, id)| *id).collect::<Vec<_>>()))?;
+        let end = (ids.len() - 1).max(prompt_len);
+        let racer = |candidate: &Vec<(usize, u32)>| {
+            let first = candidate.iter().map(|(at, _)| *at).min().unwrap_or(prompt_len - 1);
+            let mut changed = ids[first..end].to_vec();
+            candidate.iter().for_each(|(at, id)| changed[at - first] = *id);
+            Some(Racer { first, ids: changed, residual: Vec::new() })
+        };
+        Ok(Race {
+            evaluator: self,
+            run: self.run(ids, &[])?,
+            ids: ids.to_vec(),
+            prompt_len,
+            layers: 0,
+            racers: candidates.iter().map(racer).collect(),
+        })
+    }
+}
+
+impl Race<'_, '_> {
+    /// Takes those who are left up to where `layers` layers are behind them.
+    pub fn advance(&mut self, layers: usize) -> Result<()> {
+        let d = self.evaluator.model.config.hidden_size;
+        let (from, run) = (self.layers, self.run.clone());
+        let mut left = self.racers.iter_mut().flatten().peekable();
+        while left.peek().is_some() {
+            let (mut chunk, mut tokens): (Vec<&mut Racer>, usize) = (Vec::new(), 0);
+            while let Some(racer) = left.next_if(|r| tokens == 0 || tokens + r.ids.len() <= TOKENS_PER_FORWARD) {
+                tokens += racer.ids.len();
+                chunk.push(racer);
+            }
+            let row = |racer: &mut &mut Racer| {
+                let prefix = (racer.first > 0).then(|| Segment { store: run.kv.clone(), start: 0, len: racer.first });
+                let restart = (from > 0).then(|| {
+                    let mut pre = vec![Vec::new(); from];
+                    pre.push(std::mem::take(&mut racer.residual));
+                    Restart { entry: (from, false), residuals: Arc::new(Residuals { pre, mid: Vec::new() }), start: 0 }
+                });
+                Row { prefix: prefix.into_iter().collect(), ids: racer.ids.clone(), restart }
+            };
+            let forward = Forward { rows: chunk.iter_mut().map(row).collect(), layers: Some(layers), ..Forward::default() };
+            let residual = self.evaluator.forward(&forward)?.residual;
+            let mut at = 0;
+            for racer in chunk {
+                racer.residual = residual[at * d..(at + racer.ids.len()) * d].to_vec();
+                at += racer.ids.len();
+            }
+        }
+        self.layers = layers;
+        Ok(())
+    }
+
+    /// What the loss is expected to change by, of each who is left: what it changed so far in the residual stream,
+    /// times the gradient there, `[positions, d_model]` from position `start` on
+    /// ([`OneHotGradient::residuals`](super::OneHotGradient::residuals)).
+    ///
+    /// # Errors
+    /// [`Error::Request`] where the gradient does not reach all that changed.
+    pub fn expected(&self, start: usize, gradient: &[f32]) -> Result<Vec<Option<f64>>> {
+        let d = self.evaluator.model.config.hidden_size;
+        let base = &self.run.residuals.pre[self.layers];
+        let change = |racer: &Racer| {
+            let from = racer.first.checked_sub(start)?;
+            let gradient = gradient.get(from * d..from * d + racer.residual.len())?;
+            let old = &base[racer.first * d..];
+            Some(racer.residual.iter().zip(old).zip(gradient).map(|((n, o), g)| f64::from((n - o) * g)).sum::<f64>())
+        };
+        let of = |racer: &Racer| change(racer).ok_or_else(|| Error::request("a race beyond its gradient"));
+        self.racers.iter().map(|racer| racer.as_ref().map(of).transpose()).collect()
+    }
+
+    /// Only those for which `keep` says so go on.
+    pub fn retain(&mut self, keep: impl Fn(usize) -> bool) {
+        self.racers.iter_mut().enumerate().filter(|(i, _)| !keep(*i)).for_each(|(_, racer)| *racer = None);
+    }
+
+    /// What those who are left do at the end, in the order of the candidates: log-probabilities, entropies, top tokens
+    /// and, with a `reference`, divergences at the read positions.
+    pub fn finish(mut self, reference: Option<&Arc<Distributions>>) -> Result<Vec<Option<Observation>>> {
+        let (model, d) = (self.evaluator.model, self.evaluator.model.config.hidden_size);
+        self.advance(model.config.num_hidden_layers)?;
+        let (mut residual, mut reads) = (Vec::new(), Vec::new());
+        let positions = self.prompt_len - 1..(self.ids.len() - 1).max(self.prompt_len);
+        for racer in self.racers.iter().flatten() {
+            for (n, at) in positions.clone().enumerate() {
+                reads.push(Read {
+                    token: reads.len(),
+                    target: self.ids.get(at + 1).copied(),
+                    reference: reference.map(|r| (r.clone(), n)),
+                    keep: false,
+                });
+                residual.extend_from_slice(&racer.residual[(at - racer.first) * d..][..d]);
+            }
+        }
+        let mut readouts = model.read(&residual, &reads).into_iter();
+        let continuation = self.ids.len() - self.prompt_len;
+        let observed = self.racers.iter().map(|racer| {
+            racer.as_ref()?;
+            let mine: Vec<_> = readouts.by_ref().take(positions.len()).collect();
+            Some(Observation {
+                log_probs: mine.iter().take(continuation).map(|r| r.log_prob).collect(),
+                entropy: mine.iter().map(|r| r.entropy).collect(),
+                divergence_bits: mine.iter().filter_map(|r| r.divergence_bits).collect(),
+                finite: mine.iter().all(|r| r.finite),
+                top: mine.into_iter().map(|r| r.top).collect(),
+                ..Observation::default()
+            })
+        });
+        Ok(observed.collect())
+    }
+}

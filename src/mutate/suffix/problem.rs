@@ -1,0 +1,192 @@
+//! A search for a suffix: where it stands, what it is to do, what candidates are worth.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::tokens::survives;
+use super::{Goal, GoalKind, Tokens};
+use crate::edit::{Edit, Trial};
+use crate::error::{Error, Result};
+use crate::evaluate::{Distributions, Evaluator as _, ModelEvaluator, Observation, OneHotGradient, Request};
+
+/// A prompt with a gap for the suffix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompt {
+    pub before: Vec<u32>,
+    /// The end of the turn, say.
+    pub after: Vec<u32>,
+}
+
+impl Prompt {
+    pub fn with(&self, suffix: &[u32]) -> Vec<u32> {
+        [&self.before, suffix, &self.after].concat()
+    }
+}
+
+/// What a candidate does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    /// Mean over the prompts.
+    pub loss: f64,
+    /// Whether every prompt's goal is reached.
+    pub reached: bool,
+}
+
+/// Prompts, goal and model.
+pub struct Problem<'a, 'm> {
+    pub evaluator: &'a ModelEvaluator<'m>,
+    pub prompts: Vec<Prompt>,
+    pub goal: Goal,
+    pub tokens: Tokens,
+    /// Of each prompt with a neutral suffix.
+    baselines: Vec<Observation>,
+}
+
+impl<'a, 'm> Problem<'a, 'm> {
+    /// # Errors
+    /// [`Error::Request`] for prompts that are empty or longer than the model reads, and for a goal without a text.
+    pub fn new(
+        evaluator: &'a ModelEvaluator<'m>,
+        prompts: Vec<Prompt>,
+        goal: Goal,
+        tokens: Tokens,
+        length: usize,
+    ) -> Result<Self> {
+        let config = &evaluator.model.config;
+        if length == 0 || prompts.is_empty() {
+            return Err(Error::request("a search takes a prompt, and a suffix of at least one token"));
+        }
+        if goal.continuation.is_empty() != (goal.kind == GoalKind::Away) {
+            return Err(Error::request("a text is predicted by every goal but `away`, which predicts none"));
+        }
+        for prompt in &prompts {
+            let total = prompt.before.len() + length + prompt.after.len() + goal.continuation.len();
+            if prompt.before.is_empty() || total > config.max_position_embeddings {
+                let most = config.max_position_embeddings;
+                return Err(Error::request(format!(
+                    "prompt, suffix and target take {total} tokens, of {most}; a prompt at least one"
+                )));
+            }
+        }
+        let neutral = vec![tokens.neutral; length];
+        let request = |prompt: &Prompt| {
+            let request = Request::new(Trial::new(prompt.with(&neutral), &goal.continuation[..]));
+            if goal.oracle().oracle().needs_reference() { request.keeping_distributions() } else { request }
+        };
+        let baselines = evaluator.observe(&prompts.iter().map(request).collect::<Vec<_>>())?;
+        Ok(Self { evaluator, prompts, goal, tokens, baselines })
+    }
+
+    /// What the model does after a prompt with a neutral suffix.
+    pub fn baseline(&self, prompt: usize) -> &Observation {
+        &self.baselines[prompt]
+    }
+
+    fn reference(&self, prompt: usize) -> Option<&Arc<Distributions>> {
+        self.baselines[prompt].distributions.as_ref()
+    }
+
+    /// A suffix in a prompt as a trial like all others: replacements in a neutral suffix.
+    pub fn trial(&self, prompt: usize, suffix: &[u32]) -> Trial {
+        let at = self.prompts[prompt].before.len();
+        let changed = suffix.iter().enumerate().filter(|(_, id)| **id != self.tokens.neutral);
+        let edits = changed.map(|(i, &id)| Edit::Replace { position: at + i, id }).collect();
+        let neutral = vec![self.tokens.neutral; suffix.len()];
+        Trial::new(self.prompts[prompt].with(&neutral), &self.goal.continuation[..]).with_edits(edits)
+    }
+
+    /// Whether text can carry the suffix in every one of the first `prompts` prompts.
+    pub fn survives(&self, prompts: usize, suffix: &[u32]) -> bool {
+        let model = self.evaluator.model;
+        self.prompts[..prompts].iter().all(|prompt| survives(model, prompt, suffix, self.tokens.neutral))
+    }
+
+    /// The gradient of a prompt's loss for the tokens of its suffix, and for the residual stream entering `layers`.
+    pub fn gradient(&self, prompt: usize, suffix: &[u32], layers: &[usize]) -> Result<OneHotGradient> {
+        let (at, read) = (&self.prompts[prompt], self.prompts[prompt].with(suffix).len() - 1);
+        let ids = [&at.with(suffix)[..], &self.goal.continuation].concat();
+        let reads: Vec<usize> = (read..(ids.len() - 1).max(read + 1)).collect();
+        let reference = self.reference(prompt).map(|r| r.row(0));
+        let positions = at.before.len()..at.before.len() + suffix.len();
+        self.evaluator.one_hot_gradient(&ids, positions, &reads, layers, &|logits, vocabulary| {
+            self.goal.of_logits(logits, vocabulary, reference)
+        })
+    }
+
+    /// What replacing tokens of a suffix does in a prompt: lists of (index in the suffix, id), all in one batch.
+    pub fn observe(&self, prompt: usize, suffix: &[u32], candidates: &[Vec<(usize, u32)>]) -> Result<Vec<Observation>> {
+        let flat = Trial::new(self.prompts[prompt].with(suffix), &self.goal.continuation[..]);
+        let at = self.prompts[prompt].before.len();
+        let request = |candidate: &Vec<(usize, u32)>| {
+            let edits = candidate.iter().map(|&(i, id)| Edit::Replace { position: at + i, id }).collect();
+            let request = Request::new(flat.with_edits(edits));
+            match self.reference(prompt) {
+                Some(reference) if self.goal.oracle().oracle().needs_reference() => request.with_reference(reference.clone()),
+                _ => request,
+            }
+        };
+        self.evaluator.observe(&candidates.iter().map(request).collect::<Vec<_>>())
+    }
+
+    /// The same of the first `prompts` prompts together.
+    pub fn score(&self, prompts: usize, suffix: &[u32], candidates: &[Vec<(usize, u32)>]) -> Result<Vec<Scored>> {
+        let observed = (0..prompts).map(|prompt| self.observe(prompt, suffix, candidates)).collect::<Result<Vec<_>>>()?;
+        Ok((0..candidates.len()).map(|i| self.scored(observed.iter().map(|of_prompt| &of_prompt[i]))).collect())
+    }
+
+    /// What is observed of one candidate in the first prompts, in their order.
+    fn scored<'o>(&self, observed: impl Iterator<Item = &'o Observation>) -> Scored {
+        let (mut loss, mut reached, mut n) = (0.0, true, 0);
+        for (prompt, observation) in observed.enumerate() {
+            loss += self.goal.loss(observation);
+            reached &= self.goal.reached(observation, &self.baselines[prompt]);
+            n += 1;
+        }
+        Scored { loss: loss / f64::from(n.max(1)), reached }
+    }
+
+    /// [`score`](Self::score) of those candidates that a race leaves, `None` of the others. `stages` are layers and the
+    /// share of the contenders that goes on from there; `gradients` those of the prompts, with these layers.
+    pub fn race(
+        &self,
+        suffix: &[u32],
+        candidates: &[Vec<(usize, u32)>],
+        gradients: &[OneHotGradient],
+        stages: &[(usize, f64)],
+    ) -> Result<Vec<Option<Scored>>> {
+        let mut races = Vec::new();
+        for prompt in &self.prompts[..gradients.len()] {
+            let at = prompt.before.len();
+            let moved: Vec<Vec<(usize, u32)>> =
+                candidates.iter().map(|c| c.iter().map(|&(i, id)| (at + i, id)).collect()).collect();
+            let ids = [&prompt.with(suffix)[..], &self.goal.continuation].concat();
+            races.push((at, self.evaluator.race(&ids, ids.len() - self.goal.continuation.len(), &moved)?));
+        }
+        let mut left: Vec<usize> = (0..candidates.len()).collect();
+        for &(layers, share) in stages {
+            let mut expected = vec![0f64; candidates.len()];
+            for ((at, race), gradient) in races.iter_mut().zip(gradients) {
+                race.advance(layers)?;
+                let of_layer = gradient.residuals.get(&layers).ok_or_else(|| Error::request("a stage without a gradient"))?;
+                let of_prompt = race.expected(*at, of_layer)?;
+                expected.iter_mut().zip(of_prompt).for_each(|(sum, change)| *sum += change.unwrap_or(f64::INFINITY));
+            }
+            left.sort_by(|a, b| expected[*a].total_cmp(&expected[*b]).then(a.cmp(b)));
+            left.truncate(((left.len() as f64 * share).ceil() as usize).max(1));
+            races.iter_mut().for_each(|(_, race)| race.retain(|i| left.contains(&i)));
+        }
+        let reference = |prompt| self.reference(prompt).filter(|_| self.goal.oracle().oracle().needs_reference());
+        let observed = races
+            .into_iter()
+            .enumerate()
+            .map(|(prompt, (_, race))| race.finish(reference(prompt)))
+            .collect::<Result<Vec<_>>>()?;
+        let of = |i: usize| {
+            let of_candidate: Option<Vec<&Observation>> = observed.iter().map(|of_prompt| of_prompt[i].as_ref()).collect();
+            Some(self.scored(of_candidate?.into_iter()))
+        };
+        Ok((0..candidates.len()).map(of).collect())
+    }
+}

@@ -1,0 +1,78 @@
+//! A search as a file: what was asked, and all there is to go on from.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::gcg::{Options, State};
+use super::{Goal, Problem, Prompt};
+use crate::case::ModelRef;
+use crate::error::{Error, Result};
+use crate::storage;
+
+/// Version of `suffix.json`.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What was asked and how far it went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    pub schema_version: u32,
+    pub model: ModelRef,
+    pub prompts: Vec<Prompt>,
+    pub goal: Goal,
+    pub options: Options,
+    pub state: State,
+}
+
+impl Search {
+    /// The beginning of a search.
+    ///
+    /// # Errors
+    /// What the evaluator refuses.
+    pub fn new(problem: &Problem, options: Options) -> Result<Self> {
+        let state = State::new(problem, &options)?;
+        let (model, prompts, goal) = (problem.evaluator.model.reference(), problem.prompts.clone(), problem.goal.clone());
+        Ok(Self { schema_version: SCHEMA_VERSION, model, prompts, goal, options, state })
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        storage::write_json(path, self)
+    }
+
+    /// Reads a search that is to go on as it was asked for: `self` is how it would begin.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the field that is another than asked for, or makes no sense.
+    pub fn resume(self, path: &Path) -> Result<Self> {
+        let found: Self = storage::read_json(path)?;
+        let differs =
+            |field: &str| Err(Error::file(path, field, "is of another search: give the same arguments, or another --out"));
+        if found.schema_version != SCHEMA_VERSION {
+            return Err(Error::file(path, "schema_version", format!("{}, known: {SCHEMA_VERSION}", found.schema_version)));
+        }
+        // The name is a path, and may be another way to the same model.
+        if found.model.fingerprint != self.model.fingerprint || found.model.tokenizer != self.model.tokenizer {
+            return differs("model");
+        }
+        if found.prompts != self.prompts {
+            return differs("prompts");
+        }
+        if found.goal != self.goal {
+            return differs("goal");
+        }
+        if found.options != self.options {
+            return differs("options");
+        }
+        let (state, length) = (&found.state, self.options.length);
+        let entries = || state.buffer.iter().chain([&state.best]);
+        let suffixes = || entries().map(|e| &e.suffix).chain(state.reached.iter().map(|r| &r.suffix));
+        if state.buffer.is_empty() || suffixes().any(|suffix| suffix.len() != length) || entries().any(|e| !e.loss.is_finite()) {
+            return Err(Error::file(path, "state", format!("expected suffixes of {length} tokens with finite losses")));
+        }
+        if !(1..=self.prompts.len()).contains(&state.prompts) || state.step != state.trace.len() {
+            return Err(Error::file(path, "state", "counts that do not fit together"));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,59 @@
+//! The tokens a suffix may be made of, and whether text can carry it.
+
+use super::Prompt;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::mutate::vocabulary::{Category, categories};
+
+/// What a suffix may be made of.
+pub struct Tokens {
+    /// `[vocab]`.
+    allowed: Vec<bool>,
+    /// Stands for nothing: a suffix begins as so many of these.
+    pub neutral: u32,
+}
+
+impl Tokens {
+    /// Tokens that text can reach; with `ascii` those of printable ASCII alone.
+    ///
+    /// # Errors
+    /// [`Error::Request`] where none is left.
+    pub fn new(model: &Model, ascii: bool) -> Result<Self> {
+        let printable = |id: u32| {
+            let text = model.token(id);
+            !ascii || text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
+        };
+        let of = |(id, category): (usize, Category)| category == Category::Reachable && printable(id as u32);
+        let allowed: Vec<bool> = categories(model).into_iter().enumerate().map(of).collect();
+        let first = allowed.iter().position(|allowed| *allowed);
+        let first = first.ok_or_else(|| Error::request(format!("{} has no token for a suffix", model.name)))?;
+        // The field begins with ` x ! x !`; any token will do.
+        let plain = model.tokenizer.as_ref().and_then(|t| t.encode(" x").ok()).filter(|ids| ids.len() == 1);
+        let plain = plain.map(|ids| ids[0]).filter(|id| allowed.get(*id as usize) == Some(&true));
+        Ok(Self { allowed, neutral: plain.unwrap_or(first as u32) })
+    }
+
+    pub fn allows(&self, id: u32) -> bool {
+        self.allowed.get(id as usize) == Some(&true)
+    }
+
+    /// The `k` allowed ids that a gradient `[vocab]` expects most of, but for one, best first.
+    pub fn best(&self, gradient: &[f32], except: u32, k: usize) -> Vec<u32> {
+        let mut ids: Vec<u32> = (0..gradient.len() as u32).filter(|id| self.allows(*id) && *id != except).collect();
+        let by = |a: &u32, b: &u32| gradient[*a as usize].total_cmp(&gradient[*b as usize]).then(a.cmp(b));
+        if k < ids.len() {
+            ids.select_nth_unstable_by(k, by);
+            ids.truncate(k);
+        }
+        ids.sort_unstable_by(by);
+        ids
+    }
+}
+
+/// Whether prompt and suffix, written out as text, are read as the same tokens again. Where not even the prompt with
+/// `neutral` tokens is, the suffix is looked at by itself. True without a tokenizer.
+pub fn survives(model: &Model, prompt: &Prompt, suffix: &[u32], neutral: u32) -> bool {
+    let Some(tokenizer) = &model.tokenizer else { return true };
+    let again = |ids: &[u32]| tokenizer.encode(&tokenizer.decode(ids)).is_ok_and(|again| again == ids);
+    if again(&prompt.with(&vec![neutral; suffix.len()])) { again(&prompt.with(suffix)) } else { again(suffix) }
+}

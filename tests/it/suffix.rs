@@ -1,0 +1,261 @@
+//! Adversarial suffixes: gradients of the one-hot tokens, races, and searches that end where they should.
+
+use glitch::edit::{Edit, Trial};
+use glitch::evaluate::{Evaluator, ModelEvaluator, Request};
+use glitch::model::batch::Row;
+use glitch::model::hooks::{Block, Change, Site};
+use glitch::model::{Forward, Model};
+use glitch::mutate::suffix::gcg::Options;
+use glitch::mutate::suffix::{Goal, GoalKind, Mean, Problem, Prompt, Search, Tokens};
+
+use super::parity::load;
+
+const FAMILIES: [&str; 24] = [
+    "llama",
+    "llama3-rope",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gpt2",
+    "gpt-neox",
+    "gemma3",
+    "olmo2",
+    "phi3",
+    "mixtral",
+    "olmoe",
+    "qwen2-moe",
+    "qwen3-moe",
+    "deepseek-v2",
+    "deepseek-v2-yarn",
+    "mamba",
+    "mamba2",
+    "falcon-mamba",
+    "jamba",
+    "rwkv4",
+    "rwkv6",
+    "rwkv7",
+    "gpt-neox-serial",
+];
+
+fn goal(kind: GoalKind, continuation: &[u32]) -> Goal {
+    Goal { kind, continuation: continuation.to_vec(), mean: Mean::Arithmetic }
+}
+
+/// Cross entropy of the tokens after `reads` when `h` of token `id` is added to the one-hot row at `position`, and the
+/// router logits on the way.
+fn moved(model: &Model, ids: &[u32], reads: &[usize], position: usize, id: u32, h: f32) -> (f64, Vec<f32>) {
+    let row: Vec<f32> = model.embedding(id).into_iter().map(|e| h * e).collect();
+    let mut forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
+    let change = Change::Affine { scale: 1.0, shift: Some(row.into()) };
+    let columns = 0..model.config.hidden_size;
+    forward.hooks.push(0, Site::Embed, Block { tokens: position..position + 1, columns, change });
+    forward.hooks.capture = (0..model.config.num_hidden_layers).map(|layer| (layer, Site::RouterLogits)).collect();
+    let output = model.forward(&forward).unwrap();
+    let logits = model.logits(&output.residual);
+    let vocabulary = model.config.vocab_size;
+    let losses = reads.iter().map(|read| {
+        let row = &logits[read * vocabulary..][..vocabulary];
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from(x - most).exp()).sum();
+        sum.ln() - f64::from(row[ids[read + 1] as usize] - most)
+    });
+    let loss = losses.sum::<f64>() / reads.len() as f64;
+    let experts = model.config.experts.as_ref();
+    let chosen = experts.map_or(Vec::new(), |experts| {
+        output.captured.values().flat_map(|l| glitch::model::chosen_experts(l, experts)).map(|e| e as f32).collect()
+    });
+    (loss, chosen)
+}
+
+/// What the issue asks for: the 32 largest entries, within a hundredth.
+#[test]
+fn one_hot_gradients_are_derivatives_in_every_family() {
+    for name in FAMILIES {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 90).collect();
+        let (positions, reads) = (6..12, (14..23).collect::<Vec<usize>>());
+        let target = goal(GoalKind::Target, &ids[15..]);
+        let gradient = evaluator
+            .one_hot_gradient(&ids, positions.clone(), &reads, &[1], &|logits, v| target.of_logits(logits, v, None))
+            .unwrap();
+        let vocabulary = model.config.vocab_size;
+        assert_eq!(gradient.tokens.len(), positions.len() * vocabulary, "{name}");
+        for row in gradient.embeddings.chunks(model.config.hidden_size) {
+            assert!(row.iter().any(|g| *g != 0.0), "{name}: a position without a gradient");
+        }
+        assert!(gradient.residuals[&1].iter().any(|g| *g != 0.0), "{name}: a layer without a gradient");
+        let (base, routing) = moved(&model, &ids, &reads, 6, 0, 0.0);
+        assert!((base - gradient.loss).abs() < 1e-4, "{name}: {base} {}", gradient.loss);
+        let mut order: Vec<usize> = (0..gradient.tokens.len()).collect();
+        order.sort_by(|a, b| gradient.tokens[*b].abs().total_cmp(&gradient.tokens[*a].abs()));
+        let mut compared = 0;
+        for at in order.into_iter().take(256) {
+            let (position, id) = (positions.start + at / vocabulary, (at % vocabulary) as u32);
+            let analytic = f64::from(gradient.tokens[at]);
+            // Curvature against rounding: the better of several steps. Where a token goes to another expert the loss
+            // has a step and no derivative.
+            let errors = [0.1f32, 0.03, 0.01, 0.003, 0.001].map(|h| {
+                let (up, down) = (moved(&model, &ids, &reads, position, id, h), moved(&model, &ids, &reads, position, id, -h));
+                let numeric = (up.0 - down.0) / f64::from(2.0 * h);
+                let same = up.1 == routing && down.1 == routing;
+                if same { (numeric - analytic).abs() / analytic.abs() } else { f64::NAN }
+            });
+            let error = errors.into_iter().filter(|e| !e.is_nan()).fold(f64::NAN, f64::min);
+            if error.is_nan() {
+                continue;
+            }
+            assert!(error <= 1e-2, "{name}: position {position}, token {id}: {analytic}, relative errors {errors:?}");
+            compared += 1;
+            if compared == 32 {
+                break;
+            }
+        }
+        assert_eq!(compared, 32, "{name}");
+    }
+}
+
+/// Who comes through a race is measured as without one, to the bit, in parts or in one go.
+#[test]
+fn a_race_measures_what_a_batch_does() {
+    for name in ["llama", "gemma3", "gpt-neox", "mixtral", "deepseek-v2"] {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 90).collect();
+        let candidates: Vec<Vec<(usize, u32)>> =
+            (0..20).map(|i| vec![(3 + i % 9, 90 - i as u32)]).chain([vec![], vec![(4, 80), (9, 81)]]).collect();
+        let mut race = evaluator.race(&ids, 15, &candidates).unwrap();
+        race.advance(1).unwrap();
+        let target = goal(GoalKind::Target, &ids[15..]);
+        let reads: Vec<usize> = (14..23).collect();
+        let gradient =
+            evaluator.one_hot_gradient(&ids, 3..12, &reads, &[1], &|logits, v| target.of_logits(logits, v, None)).unwrap();
+        let expected = race.expected(3, &gradient.residuals[&1]).unwrap();
+        assert_eq!(expected[20], Some(0.0), "{name}: nothing was changed");
+        race.retain(|i| i % 2 == 0);
+        let left = race.finish(None).unwrap();
+        let trial = Trial::new(&ids[..15], &ids[15..]);
+        let request = |c: &Vec<(usize, u32)>| {
+            Request::new(trial.with_edits(c.iter().map(|&(position, id)| Edit::Replace { position, id }).collect()))
+        };
+        let batch = evaluator.observe(&candidates.iter().map(request).collect::<Vec<_>>()).unwrap();
+        for (i, (raced, observed)) in left.iter().zip(&batch).enumerate() {
+            let raced = raced.as_ref().map(|o| (&o.log_probs, &o.entropy, &o.top, o.finite));
+            let observed = (&observed.log_probs, &observed.entropy, &observed.top, observed.finite);
+            assert_eq!(raced, (i % 2 == 0).then_some(observed), "{name}: {i}");
+        }
+        assert!(race_error(&evaluator, &ids, 0, &candidates) && race_error(&evaluator, &ids, 3, &candidates), "{name}");
+    }
+    let model = load("mamba");
+    assert!(race_error(&ModelEvaluator::new(&model), &[1, 2, 3], 2, &[vec![(1, 5)]]));
+}
+
+fn race_error(evaluator: &ModelEvaluator, ids: &[u32], prompt: usize, candidates: &[Vec<(usize, u32)>]) -> bool {
+    evaluator.race(ids, prompt, candidates).is_err()
+}
+
+fn options(steps: usize) -> Options {
+    Options {
+        seed: 1,
+        length: 6,
+        steps,
+        width: 48,
+        last_width: 48,
+        top_k: 64,
+        replace: 1,
+        buffer: 0,
+        merge: 6,
+        text: true,
+        stages: Vec::new(),
+    }
+}
+
+fn prompt(model: &Model, text: &str) -> Prompt {
+    Prompt { before: model.encode(text).unwrap(), after: model.encode(" and").unwrap()[1..].to_vec() }
+}
+
+fn problem<'a, 'm>(evaluator: &'a ModelEvaluator<'m>, prompts: &[&str], goal: Goal) -> Problem<'a, 'm> {
+    let model = evaluator.model;
+    let prompts = prompts.iter().map(|text| prompt(model, text)).collect();
+    Problem::new(evaluator, prompts, goal, Tokens::new(model, true).unwrap(), 6).unwrap()
+}
+
+fn ids(model: &Model, text: &str) -> Vec<u32> {
+    model.encode(text).unwrap()[1..].to_vec()
+}
+
+#[test]
+fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
+    for name in ["builtin:dense", "builtin:rwkv"] {
+        let model = Model::load(name).unwrap();
+        let evaluator = ModelEvaluator::new(&model);
+        let target = goal(GoalKind::Target, &ids(&model, " the king"));
+        let problem = problem(&evaluator, &["It was a fine day in the garden"], target);
+        let mut whole = Search::new(&problem, options(12)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("suffix.json");
+        for step in 0..12 {
+            if step == 5 {
+                whole.write(&path).unwrap();
+            }
+            whole.state.advance(&problem, &whole.options).unwrap();
+        }
+        let first = whole.state.trace[0].loss;
+        assert!(whole.state.best.loss < first - 0.5, "{name}: {first} {}", whole.state.best.loss);
+        assert!(!whole.state.reached.is_empty(), "{name}: {:?}", whole.state.best);
+        // Every one of them does it, greedily, and text can carry it.
+        for reached in &whole.state.reached {
+            let trial = problem.trial(0, &reached.suffix);
+            assert!(evaluator.observe_alone(&Request::new(trial)).unwrap().says_continuation(), "{name}: {reached:?}");
+            assert!(reached.survives && problem.survives(1, &reached.suffix), "{name}: {reached:?}");
+        }
+        let mut resumed = Search::new(&problem, options(12)).unwrap().resume(&path).unwrap();
+        assert_eq!(resumed.state.step, 5);
+        while resumed.state.step < 12 {
+            resumed.state.advance(&problem, &resumed.options).unwrap();
+        }
+        assert_eq!(resumed, whole, "{name}");
+        let other = Search::new(&problem, options(13)).unwrap().resume(&path).unwrap_err().to_string();
+        assert!(other.contains("options: is of another search"), "{other}");
+    }
+}
+
+/// A suffix for several prompts: one more whenever all so far are reached.
+#[test]
+fn prompts_are_added_as_they_are_reached() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let prompts = ["It was a fine day in the garden", "The people of the United States", "He wrote a long letter to her"];
+    let problem = problem(&evaluator, &prompts, goal(GoalKind::Target, &ids(&model, " the")));
+    let mut search = Search::new(&problem, options(10)).unwrap();
+    assert_eq!(search.state.prompts, 1);
+    for _ in 0..10 {
+        search.state.advance(&problem, &search.options).unwrap();
+    }
+    assert_eq!(search.state.prompts, 3, "{:?}", search.state.trace);
+    let best = search.state.reached.first().unwrap();
+    for prompt in 0..best.prompts {
+        let trial = problem.trial(prompt, &best.suffix);
+        assert!(evaluator.observe_alone(&Request::new(trial)).unwrap().says_continuation(), "prompt {prompt}");
+    }
+}
+
+#[test]
+fn other_goals_descend_as_well() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    // What it expects after a neutral suffix, which is `x` over and over.
+    let text = ids(&model, " x x x x");
+    let eos = [model.config.eos_token_ids[0]];
+    for goal in
+        [goal(GoalKind::Away, &[]), goal(GoalKind::Loss, &text), goal(GoalKind::End, &eos), goal(GoalKind::Loop, &[text[0]; 4])]
+    {
+        let problem = problem(&evaluator, &["It was a fine day in the garden"], goal.clone());
+        let mut search = Search::new(&problem, options(8)).unwrap();
+        for _ in 0..8 {
+            search.state.advance(&problem, &search.options).unwrap();
+        }
+        let (first, last) = (search.state.trace[0].loss, search.state.trace[7].loss);
+        assert!(last < first - 0.01, "{goal:?}: {:?}", search.state.trace);
+    }
+}
