@@ -24,5 +24,6 @@ pub mod stats;
 pub mod storage;
 pub mod sweep;
 pub mod text;
+pub mod transfer;
 
 pub use error::{Error, Result};

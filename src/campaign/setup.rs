@@ -6,6 +6,7 @@ use super::subject::{Seed, Subject};
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
+use crate::mutate::suffix::Promising;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::OracleKind;
 use crate::{mutate, sweep};
@@ -40,6 +41,11 @@ pub fn subject<'a>(
     } else {
         Vec::new()
     };
+    let suffixes = if config.mutate.iter().any(|group| group == "suffix") {
+        Promising::after(evaluator, seeds.iter().take(SEEDS_OF_SUFFIXES).map(|seed| &seed.trial))?
+    } else {
+        Vec::new()
+    };
     let weights = match seeds.first() {
         Some(seed) => sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS)?,
         None => Vec::new(),
@@ -48,11 +54,14 @@ pub fn subject<'a>(
     let floor = evaluator.noise_floor()?.max(1e-6);
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
     let (model, config) = (model.reference(), &model.config);
-    Ok(Subject { evaluator, model, config, vocabulary, seeds, echo, weights, interactions, noise_floors })
+    Ok(Subject { evaluator, model, config, vocabulary, seeds, echo, weights, interactions, suffixes, noise_floors })
 }
 
 /// Seeds on which the interactions are measured that the `sets` mutator is guided by, besides the echo prompt.
 const SEEDS_OF_SETS: usize = 2;
+
+/// Seeds of whose continuations the gradient is taken that the `suffix` mutator is guided by.
+const SEEDS_OF_SUFFIXES: usize = 8;
 
 /// Single weights that the `weights` mutator draws from.
 const PROPOSED_WEIGHTS: usize = 64;

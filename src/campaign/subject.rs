@@ -10,6 +10,7 @@ use crate::edit::{Component, Trial};
 use crate::evaluate::Evaluator;
 use crate::model::Config;
 use crate::mutate::sets::Interactions;
+use crate::mutate::suffix::Promising;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::mutate::{Context, EchoPrompt};
 use crate::oracle::OracleKind;
@@ -27,6 +28,8 @@ pub struct Subject<'a> {
     pub weights: Vec<Component>,
     /// How pairs of lesions interact; empty unless sets of them are proposed.
     pub interactions: Vec<Interactions>,
+    /// What a gradient expects most of after the seeds; empty unless suffixes are proposed.
+    pub suffixes: Vec<Promising>,
     /// Of each oracle's score; 1e-4 where none is given.
     pub noise_floors: BTreeMap<OracleKind, f64>,
 }
@@ -41,6 +44,7 @@ impl<'a> Subject<'a> {
             echo: &self.echo,
             weights: &self.weights,
             interactions: &self.interactions,
+            suffixes: &self.suffixes,
         }
     }
 }

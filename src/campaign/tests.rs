@@ -82,6 +82,7 @@ fn campaign(evaluator: &dyn Evaluator, config: &CampaignConfig, interrupted: boo
         echo: vec![twin::echo()],
         weights: twin::weights(),
         interactions: vec![twin::interactions()],
+        suffixes: twin::suffixes(),
         noise_floors: Default::default(),
     };
     let mut events = Events::default();

@@ -6,6 +6,7 @@ use crate::evaluate::{Distributions, Evaluator, Observation, Request};
 use crate::model::{Activation, Config, Mixer, NormKind, QkNorm, Residual, Rotary};
 use crate::mutate::EchoPrompt;
 use crate::mutate::sets::{Interaction, Interactions};
+use crate::mutate::suffix::Promising;
 use crate::mutate::vocabulary::Vocabulary;
 
 /// Planted: 666 (divergence, loss), 667 (not finite), 668 (loops), 669 (cannot be repeated) and
@@ -61,6 +62,10 @@ pub fn echo() -> EchoPrompt {
 
 pub fn weights() -> Vec<Component> {
     vec![Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 }]
+}
+
+pub fn suffixes() -> Vec<Promising> {
+    vec![Promising { base: [5, 6, 7].into(), places: vec![vec![8, 9], vec![10], vec![11, 12]] }]
 }
 
 pub fn interactions() -> Interactions {

@@ -34,7 +34,7 @@ pub struct FuzzArgs {
     /// Trials of the loop; the findings of a seed and a number of trials are always the same.
     #[arg(long)]
     pub max_evals: Option<u64>,
-    /// Groups of mutators: tokens, dictionary, vocabulary, embeddings, lesions, sets, weights.
+    /// Groups of mutators: tokens, dictionary, vocabulary, suffix, embeddings, lesions, sets, weights.
     #[arg(long, value_delimiter = ',')]
     pub mutate: Vec<String>,
     /// Where cases, journal and report go.

@@ -15,6 +15,7 @@ mod report;
 mod subject;
 mod suffix;
 mod sweep;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ enum Command {
     Model(model::Args),
     Sweep(sweep::Args),
     Suffix(suffix::Args),
+    Transfer(transfer::Args),
     Compare(compare::Args),
     Report(report::Args),
 }
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Model(args) => model::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Suffix(args) => suffix::run(args),
+        Command::Transfer(args) => transfer::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Report(args) => report::run(args),
     };

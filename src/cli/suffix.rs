@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::minimise;
 use crate::model::Model;
-use crate::mutate::suffix::gcg::{Options, Reached, Step, stages};
-use crate::mutate::suffix::{Goal, GoalKind, Mean, Problem, Prompt, Search, Tokens, survives};
+use crate::mutate::suffix::gcg::stages;
+use crate::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Reached, Search, Step, Tokens, survives};
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
@@ -34,6 +34,10 @@ pub struct Args {
     /// What the model is to do.
     #[arg(long, value_enum, default_value_t = GoalKind::Target)]
     goal: GoalKind,
+    /// How it is searched.
+    #[arg(long, value_enum, default_value_t = Algorithm::Gcg)]
+    algorithm: Algorithm,
+    /// Steps; of a beam search as many as the suffix has tokens.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: u64,
     /// Candidates a step.
@@ -80,6 +84,9 @@ pub struct Args {
     /// Where suffix.json (the search, after every step) and the cases go.
     #[arg(long, value_name = "DIR", default_value = "fuzz/suffix")]
     out: PathBuf,
+    /// Confirm and shorten what is found, and do not look for the components that carry it.
+    #[arg(long)]
+    no_implication: bool,
     /// Go on with the search in --out.
     #[arg(long)]
     resume: bool,
@@ -109,12 +116,18 @@ pub fn run(args: Args) -> Result<u8> {
     let problem = Problem::new(&evaluator, prompts, goal, tokens, length)?;
     let path = args.out.join("suffix.json");
     let fresh = Search::new(&problem, options(&args, &model))?;
+    if args.resume && !path.exists() {
+        return Err(Error::file(&path, "--resume", "there is no search to go on with"));
+    }
     let mut search = if args.resume { fresh.resume(&path)? } else { fresh };
+    if !args.resume {
+        clear(&args.out.join("cases"))?;
+    }
     let (start, resumed_at) = (Instant::now(), search.state.step);
     let ended = descend(&mut search, &problem, &args, &path, interrupted)?;
     let seconds = start.elapsed().as_secs_f64();
     let steps = search.state.step - resumed_at;
-    let cases = cases(&problem, &search, &args.out.join("cases"), interrupted)?;
+    let cases = cases(&problem, &search, &args, interrupted)?;
     let held = held_out_success(&problem, &search, &held_out)?;
     if args.json {
         let value = serde_json::json!({
@@ -135,6 +148,7 @@ pub fn run(args: Args) -> Result<u8> {
 fn options(args: &Args, model: &Model) -> Options {
     let stages = if args.exact { Vec::new() } else { stages(model.config.num_hidden_layers, model.config.is_recurrent()) };
     Options {
+        algorithm: args.algorithm,
         seed: args.seed,
         length: args.length as usize,
         steps: args.steps as usize,
@@ -147,6 +161,17 @@ fn options(args: &Args, model: &Model) -> Options {
         text: !args.any_ids,
         stages,
     }
+}
+
+/// Removes the cases of an earlier search.
+fn clear(dir: &Path) -> Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for file in crate::corpus::files(dir)? {
+        std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))?;
+    }
+    Ok(())
 }
 
 /// Prompts of the command line: a file's lines, or the text itself.
@@ -170,8 +195,10 @@ fn prompts(model: &Model, text: &str) -> Result<Vec<Prompt>> {
 
 /// Ids of text that something stands before: no BOS.
 fn continued(model: &Model, text: &str) -> Result<Vec<u32>> {
-    let ids = model.encode(text)?;
-    Ok(ids[usize::from(model.config.bos_token_id.is_some())..].to_vec())
+    match &model.tokenizer {
+        Some(tokenizer) => tokenizer.encode(text),
+        None => model.encode(text),
+    }
 }
 
 /// Tokens that a model caught in a loop repeats.
@@ -207,11 +234,12 @@ fn goal(args: &Args, model: &Model, evaluator: &ModelEvaluator, prompt: &Prompt,
 /// Goes on to the end of the search, writing it after every step; false where it was interrupted.
 fn descend(search: &mut Search, problem: &Problem, args: &Args, path: &Path, interrupted: &AtomicBool) -> Result<bool> {
     search.write(path)?;
-    let bar = output::bar(args.steps, "steps");
+    let steps = if args.algorithm == Algorithm::Beast { args.length } else { args.steps };
+    let bar = output::bar(steps, "steps");
     bar.set_position(search.state.step as u64);
     let done = |search: &Search| {
         let all = |reached: &Reached| reached.prompts == problem.prompts.len();
-        search.state.step >= search.options.steps || args.stop_on_success && search.state.reached.iter().any(all)
+        search.state.ended(&search.options) || args.stop_on_success && search.state.reached.iter().any(all)
     };
     while !done(search) {
         if interrupted.load(Ordering::Relaxed) {
@@ -233,7 +261,8 @@ fn message(step: &Step, seconds: f64) -> String {
 }
 
 /// Judges, reduces and explains the best suffixes that reached the goal, in every prompt of theirs.
-fn cases(problem: &Problem, search: &Search, dir: &Path, interrupted: &AtomicBool) -> Result<Vec<Case>> {
+fn cases(problem: &Problem, search: &Search, args: &Args, interrupted: &AtomicBool) -> Result<Vec<Case>> {
+    let dir = &args.out.join("cases");
     storage::create_dir(dir)?;
     let mut found = Vec::new();
     if search.state.reached.is_empty() || interrupted.load(Ordering::Relaxed) {
@@ -269,7 +298,7 @@ fn cases(problem: &Problem, search: &Search, dir: &Path, interrupted: &AtomicBoo
                 parent: format!("prompt {}", prompt + 1),
             };
             let (finding, _) = reduced(trial, confirmed, &judge, &options, lineage)?;
-            let (case, _) = explain.follow(&finding, !stop())?;
+            let (case, _) = explain.follow(&finding, !args.no_implication && !stop())?;
             case.write(dir)?;
             found.push(case);
             break;
@@ -307,6 +336,13 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u
         "as text   {}",
         if again { "is read as the same tokens" } else { "is read as other tokens: ids alone carry it" }
     ));
+    if let Some(soft) = &state.soft {
+        let says = soft
+            .reached
+            .map_or("do not make the model do it".into(), |step| format!("make the model do it, from step {step} on"));
+        let gap = state.best.loss - soft.best;
+        output::line(format!("soft      embeddings get to {:.3} and {says}; tokens stay {gap:.3} behind", soft.best));
+    }
     match state.reached.first() {
         None => output::line("reached   never: the model does not do it, greedily, after any suffix that was tried"),
         Some(reached) => output::line(format!(

@@ -43,6 +43,36 @@ impl ModelEvaluator<'_> {
         layers: &[usize],
         loss: LossOfLogits,
     ) -> Result<OneHotGradient> {
+        self.gradient_of(ids, positions, None, reads, layers, loss)
+    }
+
+    /// The same for embeddings in the place of those of the tokens at `positions`, `[positions, d_model]`.
+    ///
+    /// # Errors
+    /// As [`one_hot_gradient`](Self::one_hot_gradient), and for embeddings of another number.
+    pub fn soft_gradient(
+        &self,
+        ids: &[u32],
+        positions: Range<usize>,
+        embeddings: &[f32],
+        reads: &[usize],
+        loss: LossOfLogits,
+    ) -> Result<OneHotGradient> {
+        if embeddings.len() != positions.len() * self.model.config.hidden_size {
+            return Err(Error::request(format!("{} values for {} embeddings", embeddings.len(), positions.len())));
+        }
+        self.gradient_of(ids, positions, Some(embeddings), reads, &[], loss)
+    }
+
+    fn gradient_of(
+        &self,
+        ids: &[u32],
+        positions: Range<usize>,
+        instead: Option<&[f32]>,
+        reads: &[usize],
+        layers: &[usize],
+        loss: LossOfLogits,
+    ) -> Result<OneHotGradient> {
         let (model, d) = (self.model, self.model.config.hidden_size);
         let (start, end) = (positions.start, reads.iter().map(|read| read + 1).max().unwrap_or(0));
         if positions.is_empty() || positions.end > end || end > ids.len() || reads.iter().any(|read| *read < start) {
@@ -53,7 +83,12 @@ impl ModelEvaluator<'_> {
             row.prefix.push(Segment { store: self.run(&ids[..start], &[])?.kv.clone(), start: 0, len: start });
         }
         let forward = Forward { rows: vec![row], ..Forward::default() };
-        let embeddings: Tensor = model.embed(&forward)?;
+        let mut embeddings: Tensor = model.embed(&forward)?;
+        if let Some(instead) = instead {
+            let instead = Tensor::from_slice(instead, (positions.len(), d), embeddings.device())?;
+            let rest = embeddings.narrow(0, positions.len(), end - start - positions.len())?;
+            embeddings = Tensor::cat(&[instead, rest], 0)?;
+        }
         let embeddings = Var::from_tensor(&embeddings)?;
         let mut probes = Probes::new();
         let mut variables = BTreeMap::new();

@@ -150,12 +150,14 @@ impl Model {
         }
     }
 
-    /// Encodes text, BOS first where the model has one.
+    /// Encodes text, BOS first where the model has one (once, where the text itself begins with it).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let tokenizer =
             self.tokenizer.as_ref().ok_or_else(|| Error::request(format!("{} has no tokenizer: give token ids", self.name)))?;
-        let mut ids: Vec<u32> = self.config.bos_token_id.into_iter().collect();
-        ids.extend(tokenizer.encode(text)?);
+        let mut ids = tokenizer.encode(text)?;
+        if let Some(bos) = self.config.bos_token_id.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
         self.check_ids(&ids)?;
         Ok(ids)
     }

@@ -48,6 +48,8 @@ pub struct Context<'a> {
     pub weights: &'a [Component],
     /// How pairs of lesions interact, a table a prompt; empty unless sets are proposed.
     pub interactions: &'a [sets::Interactions],
+    /// What a gradient expects most of after the prompts; empty unless suffixes are proposed.
+    pub suffixes: &'a [suffix::Promising],
 }
 
 /// A few-shot prompt that shows how a token is repeated; `slots` are where the token to be repeated
@@ -96,7 +98,7 @@ pub trait Mutator: Sync {
 }
 
 /// The groups that `--mutate` names.
-pub const GROUPS: [&str; 7] = ["tokens", "dictionary", "vocabulary", "embeddings", "lesions", "sets", "weights"];
+pub const GROUPS: [&str; 8] = ["tokens", "dictionary", "vocabulary", "suffix", "embeddings", "lesions", "sets", "weights"];
 
 /// The mutators of these groups, each once, in a fixed order.
 pub fn select(groups: &[String]) -> Result<Vec<&'static dyn Mutator>> {
@@ -113,6 +115,9 @@ pub fn select(groups: &[String]) -> Result<Vec<&'static dyn Mutator>> {
     }
     if on("vocabulary") {
         selected.push(&tokens::Echo);
+    }
+    if on("suffix") {
+        selected.push(&suffix::Suffix);
     }
     if on("embeddings") {
         selected.extend(embeddings::ALL);
@@ -180,9 +185,10 @@ mod tests {
         fn proposals_are_valid(seed in any::<u64>(), length in 1..12_u32, rounds in 1..6_usize) {
             let (config, vocabulary) = (twin::config(), twin::vocabulary());
             let (echo, weights, interactions) = ([twin::echo()], twin::weights(), [twin::interactions()]);
+            let suffixes = twin::suffixes();
             let seeds = [Arc::from([5, 6, 7, 8, 9]), Arc::from([4])];
-            let (config, vocabulary, interactions) = (&config, &vocabulary, &interactions);
-            let context = Context { config, vocabulary, seeds: &seeds, echo: &echo, weights: &weights, interactions };
+            let (config, vocabulary, interactions, suffixes) = (&config, &vocabulary, &interactions, &suffixes);
+            let context = Context { config, vocabulary, seeds: &seeds, echo: &echo, weights: &weights, interactions, suffixes };
             let mut rng = crate::rng::stream(seed, "test");
             for mutator in select(&GROUPS.map(String::from)).unwrap() {
                 let mut trial = Trial::new((1..=length).collect::<Vec<u32>>(), [20, 21]);

@@ -114,6 +114,7 @@ mod tests {
             echo: &[],
             weights: &[],
             interactions: &interactions,
+            suffixes: &[],
         };
         let components = &interactions[0].components;
         let parent = Trial::new([1, 2, 3], [4]);

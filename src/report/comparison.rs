@@ -167,7 +167,7 @@ mod tests {
             diffuse: Share::new(2, 9),
             emergence: Spread::new(&[]),
             routing: None,
-            interaction: Spread::new(&[0.25, 0.5, 2.0]),
+            interaction: Spread::new(&[0.2, 0.5, 2.0]),
             redundant: Share::new(11, 28),
             harmful: [("states".to_owned(), Share::new(7, 1536))].into(),
             not_applicable: vec!["heads".into(), "routing_collapse".into()],
@@ -190,7 +190,7 @@ mod tests {
             "routing collapse",
             "harmful: states",
             "7 of 1,536",
-            "0.5 (0.375 to 1.25; 3 pairs)",
+            "0.50 (0.35 to 1.25; 3 pairs)",
         ] {
             assert!(page.contains(text), "{text} is not on the page");
         }

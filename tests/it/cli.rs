@@ -65,6 +65,11 @@ fn help_is_there_for_every_command() {
         "sweep mlps",
         "sweep neurons",
         "sweep weights",
+        "sweep blocks",
+        "sweep pairs",
+        "compare",
+        "suffix",
+        "transfer",
     ] {
         let args: Vec<&str> = words.split(' ').chain(["--help"]).collect();
         check(&args, 0, "Usage: glitch", "");

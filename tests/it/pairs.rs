@@ -354,7 +354,8 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
     let (table, first) = (&tables[0], tables[0].pairs[0]);
     assert_eq!([first.a, first.b].map(|at| table.components[at]), [head(3, 0), head(3, 1)]);
     let config = &model.config;
-    let context = Context { config, vocabulary: &vocabulary, seeds: &[], echo: &[], weights: &[], interactions: &tables };
+    let context =
+        Context { config, vocabulary: &vocabulary, seeds: &[], echo: &[], weights: &[], interactions: &tables, suffixes: &[] };
     let judge = ModelJudge::new(&evaluator, config, &vocabulary, OracleKind::LossBlowup, 5, 1e-4);
     let mut rng = glitch::rng::stream(5, "sets");
     // The first proposal that fails with both, and others that do little harm alone.

@@ -5,10 +5,10 @@ use glitch::evaluate::{Evaluator, ModelEvaluator, Request};
 use glitch::model::batch::Row;
 use glitch::model::hooks::{Block, Change, Site};
 use glitch::model::{Forward, Model};
-use glitch::mutate::suffix::gcg::Options;
-use glitch::mutate::suffix::{Goal, GoalKind, Mean, Problem, Prompt, Search, Tokens};
+use glitch::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, Tokens};
 
-use super::parity::load;
+use super::cli::glitch;
+use super::parity::{fixtures, load};
 
 const FAMILIES: [&str; 24] = [
     "llama",
@@ -156,6 +156,7 @@ fn race_error(evaluator: &ModelEvaluator, ids: &[u32], prompt: usize, candidates
 
 fn options(steps: usize) -> Options {
     Options {
+        algorithm: Algorithm::Gcg,
         seed: 1,
         length: 6,
         steps,
@@ -218,6 +219,94 @@ fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
         let other = Search::new(&problem, options(13)).unwrap().resume(&path).unwrap_err().to_string();
         assert!(other.contains("options: is of another search"), "{other}");
     }
+}
+
+#[test]
+fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let target = goal(GoalKind::Target, &ids(&model, " the king"));
+    let problem = problem(&evaluator, &["It was a fine day in the garden"], target);
+    for (algorithm, steps) in [(Algorithm::Beast, 6), (Algorithm::Soft, 60)] {
+        let options = Options { algorithm, ..options(steps) };
+        let mut whole = Search::new(&problem, options.clone()).unwrap();
+        let start = whole.state.best.loss;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("suffix.json");
+        while !whole.state.ended(&options) {
+            if whole.state.step == 4 {
+                whole.write(&path).unwrap();
+            }
+            whole.state.advance(&problem, &options).unwrap();
+        }
+        let mut resumed = Search::new(&problem, options.clone()).unwrap().resume(&path).unwrap();
+        while !resumed.state.ended(&options) {
+            resumed.state.advance(&problem, &options).unwrap();
+        }
+        assert_eq!(resumed, whole, "{algorithm:?}");
+        match (algorithm, &whole.state.soft) {
+            (Algorithm::Beast, None) => {
+                assert!(whole.state.best.loss < start - 0.3, "{start} {}", whole.state.best.loss);
+                assert!(whole.state.buffer.len() > 1 && whole.state.buffer.iter().all(|entry| entry.suffix.len() == 6));
+            }
+            (Algorithm::Soft, Some(soft)) => {
+                // What embeddings allow is far more than what the nearest tokens do.
+                assert!(soft.best < 0.5 && soft.reached.is_some(), "{} {:?}", soft.best, soft.reached);
+                assert!(soft.best < whole.state.best.loss, "{} {}", soft.best, whole.state.best.loss);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// From the command line: a suffix is found, its case replayed and tried on other models.
+#[test]
+fn a_suffix_becomes_a_case_that_replays_and_transfers() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    let prompt = "It was a fine day in the garden{suffix} and";
+    let args = ["suffix", "--prompt", prompt, "--target", " the king", "--length", "6", "--steps", "30", "--width", "64"];
+    let ran = glitch(&[&args[..], &["--stop-on-success", "--out", out, "--json"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let said: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(said["cases"].as_array().unwrap().len(), 1, "{}", ran.stdout);
+    assert!(said["search"]["state"]["step"].as_u64().unwrap() < 30, "{}", ran.stdout);
+    let cases = format!("{out}/cases");
+    let ran = glitch(&["replay", &cases]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let other = fixtures().join("gguf/f32.gguf");
+    let models = format!("builtin:dense,builtin:moe,{}", other.to_str().unwrap());
+    let ran = glitch(&["transfer", &cases, "--models", &models, "--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let matrix: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let on = &matrix[0]["on"];
+    assert_eq!((&on[0]["reached"], &on[0]["of"], &on[0]["by_text"]), (&1.into(), &1.into(), &0.into()), "{matrix}");
+    assert_eq!((&on[1]["of"], &on[1]["by_text"]), (&1.into(), &0.into()), "{matrix}");
+    assert_eq!((&on[2]["reached"], &on[2]["of"], &on[2]["by_text"]), (&0.into(), &1.into(), &1.into()), "{matrix}");
+    // The same search again, cut off after some steps, ends in the same case.
+    let again = glitch(&[&args[..], &["--stop-on-success", "--out", out, "--resume", "--json"]].concat());
+    let resumed: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!((&resumed["cases"], &resumed["search"]), (&said["cases"], &said["search"]), "{}", again.stderr);
+}
+
+#[test]
+fn what_makes_no_sense_is_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let check = |args: &[&str], expect: &str| {
+        let ran = glitch(&[&["suffix", "--out", out], args].concat());
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(expect) && !ran.stderr.contains("panicked"), "{args:?}: {}", ran.stderr);
+    };
+    check(&["--prompt", "To be"], "--target");
+    check(&["--prompt", "To be", "--target", ""], "no text");
+    check(&["--prompt", "To be", "--target", "x", "--mellowmax=-1"], "above 0");
+    check(&["--prompt", "To be", "--target", "x", "--held-out", "1"], "leaves none");
+    check(&["--prompt", "To be", "--target", "x", "--length", "400"], "tokens, of 256");
+    check(&["--prompt", "To be", "--target", "x", "--resume"], "suffix.json");
+    std::fs::write(dir.path().join("suffix.json"), "{\"schema_version\": 1}").unwrap();
+    check(&["--prompt", "To be", "--target", "x", "--resume"], "suffix.json");
 }
 
 /// A suffix for several prompts: one more whenever all so far are reached.

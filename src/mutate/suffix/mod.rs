@@ -5,13 +5,19 @@
 //! length, and whose edits replace its tokens: so the baseline is the prompt with a suffix that says nothing, the
 //! controls are suffixes of ordinary tokens, and both can be held against the found one position by position.
 
+pub mod beast;
 pub mod gcg;
 mod goal;
+mod mutator;
 mod problem;
 mod search;
+pub mod soft;
+mod state;
 mod tokens;
 
 pub use goal::{Goal, GoalKind, Mean};
+pub use mutator::{Promising, Suffix};
 pub use problem::{Problem, Prompt, Scored};
 pub use search::Search;
+pub use state::{Algorithm, Entry, Options, Reached, State, Step};
 pub use tokens::{Tokens, survives};

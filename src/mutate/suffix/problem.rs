@@ -115,6 +115,25 @@ impl<'a, 'm> Problem<'a, 'm> {
         })
     }
 
+    /// The gradient of a prompt's loss for embeddings in the place of the suffix, `[length, d_model]`, and whether the
+    /// model says the continuation after them.
+    pub fn soft_gradient(&self, prompt: usize, suffix: &[u32], embeddings: &[f32]) -> Result<(OneHotGradient, bool)> {
+        let (at, read) = (&self.prompts[prompt], self.prompts[prompt].with(suffix).len() - 1);
+        let ids = [&at.with(suffix)[..], &self.goal.continuation].concat();
+        let reads: Vec<usize> = (read..(ids.len() - 1).max(read + 1)).collect();
+        let reference = self.reference(prompt).map(|r| r.row(0));
+        let positions = at.before.len()..at.before.len() + suffix.len();
+        let says = std::cell::Cell::new(false);
+        let loss = |logits: &[f32], vocabulary: usize| {
+            let best = |row: &[f32], target: u32| row.iter().all(|x| *x <= row[target as usize]);
+            let mut rows = logits.chunks_exact(vocabulary).zip(&self.goal.continuation);
+            says.set(rows.all(|(row, target)| best(row, *target)) && !self.goal.continuation.is_empty());
+            self.goal.of_logits(logits, vocabulary, reference)
+        };
+        let gradient = self.evaluator.soft_gradient(&ids, positions, embeddings, &reads, &loss)?;
+        Ok((gradient, says.get()))
+    }
+
     /// What replacing tokens of a suffix does in a prompt: lists of (index in the suffix, id), all in one batch.
     pub fn observe(&self, prompt: usize, suffix: &[u32], candidates: &[Vec<(usize, u32)>]) -> Result<Vec<Observation>> {
         let flat = Trial::new(self.prompts[prompt].with(suffix), &self.goal.continuation[..]);

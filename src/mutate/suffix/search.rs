@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::gcg::{Options, State};
-use super::{Goal, Problem, Prompt};
+use super::{Algorithm, Goal, Options, Problem, Prompt, State};
 use crate::case::ModelRef;
 use crate::error::{Error, Result};
 use crate::storage;
@@ -64,11 +63,20 @@ impl Search {
         if found.options != self.options {
             return differs("options");
         }
-        let (state, length) = (&found.state, self.options.length);
+        // A beam search makes its suffix longer token by token; what reached a goal on the way is shorter.
+        let beams = self.options.algorithm == Algorithm::Beast;
+        let state = &found.state;
+        let fits = |suffix: &Vec<u32>| {
+            suffix.len() == self.options.length || beams && (suffix.len() <= state.step && suffix.len() < self.options.length)
+        };
         let entries = || state.buffer.iter().chain([&state.best]);
         let suffixes = || entries().map(|e| &e.suffix).chain(state.reached.iter().map(|r| &r.suffix));
-        if state.buffer.is_empty() || suffixes().any(|suffix| suffix.len() != length) || entries().any(|e| !e.loss.is_finite()) {
-            return Err(Error::file(path, "state", format!("expected suffixes of {length} tokens with finite losses")));
+        if state.buffer.is_empty() || suffixes().any(|suffix| !fits(suffix)) || entries().any(|e| !e.loss.is_finite()) {
+            return Err(Error::file(
+                path,
+                "state",
+                format!("expected suffixes of {} tokens with finite losses", self.options.length),
+            ));
         }
         if !(1..=self.prompts.len()).contains(&state.prompts) || state.step != state.trace.len() {
             return Err(Error::file(path, "state", "counts that do not fit together"));

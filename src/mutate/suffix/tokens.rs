@@ -37,6 +37,20 @@ impl Tokens {
         self.allowed.get(id as usize) == Some(&true)
     }
 
+    /// The allowed tokens nearest to embeddings `[n, d_model]`, by their cosines.
+    pub fn nearest(&self, model: &Model, embeddings: &[f32]) -> Vec<u32> {
+        let vocabulary = model.config.vocab_size;
+        let along = model.along_embeddings(embeddings);
+        let norms: Vec<f32> =
+            (0..vocabulary as u32).map(|id| model.embedding(id).iter().map(|e| e * e).sum::<f32>().sqrt().max(1e-12)).collect();
+        let nearest = |row: &[f32]| {
+            let cosines = row.iter().zip(&norms).zip(0u32..).filter(|(_, id)| self.allows(*id));
+            let best = cosines.map(|((dot, norm), id)| (dot / norm, id)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            best.map_or(self.neutral, |(_, id)| id)
+        };
+        along.chunks_exact(vocabulary).map(nearest).collect()
+    }
+
     /// The `k` allowed ids that a gradient `[vocab]` expects most of, but for one, best first.
     pub fn best(&self, gradient: &[f32], except: u32, k: usize) -> Vec<u32> {
         let mut ids: Vec<u32> = (0..gradient.len() as u32).filter(|id| self.allows(*id) && *id != except).collect();

@@ -1,0 +1,138 @@
+//! `glitch transfer CASE...`: cases on other models.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::subject::exists;
+use super::{exit, output};
+use crate::case::Case;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::text::{escape, fit};
+use crate::transfer::{By, Destination, Outcome};
+use crate::{stats, storage};
+
+/// Try cases on other models: a matrix of how many hold there, by the model they come from.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Case files, or folders of them.
+    #[arg(required = true)]
+    cases: Vec<PathBuf>,
+    /// The models: folders, GGUF files, builtin:NAME, hf:org/name; separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    models: Vec<String>,
+    /// Write one JSON row for each case and model to this file.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print the matrix as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Row<'a> {
+    case: &'a str,
+    from: &'a str,
+    to: &'a str,
+    outcome: Option<Outcome>,
+}
+
+/// How many of how many hold, and how they came there.
+#[derive(Default)]
+struct Cell {
+    reached: u64,
+    of: u64,
+    by_text: u64,
+}
+
+pub fn run(args: Args) -> Result<u8> {
+    let mut cases = Vec::new();
+    for path in &args.cases {
+        exists(path)?;
+        for path in crate::corpus::files(path)? {
+            cases.push((Case::read(&path)?, path));
+        }
+    }
+    if cases.is_empty() {
+        return Err(Error::request("no case in there"));
+    }
+    let models: Vec<Model> = args.models.iter().map(|spec| Model::load(spec)).collect::<Result<_>>()?;
+    // Where text has to carry a case, somebody must be able to read its ids.
+    let mut others: BTreeMap<&str, Option<Model>> = BTreeMap::new();
+    for (case, _) in &cases {
+        if !models.iter().any(|model| reads(model, case)) && !others.contains_key(case.model.name.as_str()) {
+            others.insert(&case.model.name, Model::load(&case.model.name).ok().filter(|model| reads(model, case)));
+        }
+    }
+    let mut rows = Vec::new();
+    let mut cells: BTreeMap<(&str, usize), Cell> = BTreeMap::new();
+    let bar = output::bar((models.len() * cases.len()) as u64, "cases");
+    for (to, model) in models.iter().enumerate() {
+        let destination = Destination::new(model)?;
+        for (case, path) in &cases {
+            let source = models.iter().find(|model| reads(model, case));
+            let source = source.or_else(|| others.get(case.model.name.as_str())?.as_ref());
+            let outcome = destination.try_on(path, case, source)?;
+            if let Some(outcome) = &outcome {
+                let cell = cells.entry((&case.model.name, to)).or_default();
+                cell.reached += u64::from(outcome.reached);
+                cell.of += 1;
+                cell.by_text += u64::from(outcome.by == By::Text);
+            }
+            rows.push(Row { case: &case.id, from: &case.model.name, to: &model.name, outcome });
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    if let Some(out) = &args.out {
+        let lines: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap_or_default()).collect();
+        storage::write_atomic(out, (lines.join("\n") + "\n").as_bytes())?;
+    }
+    let mut from: Vec<&str> = cases.iter().map(|(case, _)| case.model.name.as_str()).collect();
+    from.sort_unstable();
+    from.dedup();
+    if args.json {
+        output::line(matrix(&from, &models, &cells).to_string());
+        return Ok(exit::OK);
+    }
+    output::line("cases that hold on another model, of those that mean something there; 95% intervals (Wilson)\n");
+    for from in from {
+        for (to, model) in models.iter().enumerate() {
+            let name = |text: &str| fit(&escape(text), 30);
+            let figure = cells.get(&(from, to)).map_or("mean nothing there".to_owned(), |cell| {
+                let (low, high) = stats::wilson(cell.reached, cell.of, 1.96);
+                let how = match cell.by_text {
+                    0 => "by ids",
+                    n if n == cell.of => "by text",
+                    _ => "by ids and text",
+                };
+                let (low, high) = (100.0 * low, 100.0 * high);
+                format!(
+                    "{:>4} of {:<4} {:>3.0}% ({low:.0}% to {high:.0}%), {how}",
+                    cell.reached,
+                    cell.of,
+                    100.0 * cell.reached as f64 / cell.of as f64
+                )
+            });
+            output::line(format!("{:<30} on {:<30} {figure}", name(from), name(&model.name)));
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn reads(model: &Model, case: &Case) -> bool {
+    case.model.tokenizer.is_some() && model.tokenizer_fingerprint == case.model.tokenizer
+}
+
+fn matrix(from: &[&str], models: &[Model], cells: &BTreeMap<(&str, usize), Cell>) -> serde_json::Value {
+    let row = |from: &&str| {
+        let cell = |(to, model): (usize, &Model)| {
+            let cell = cells.get(&(*from, to));
+            let (reached, of, by_text) = cell.map_or((0, 0, 0), |c| (c.reached, c.of, c.by_text));
+            let (low, high) = stats::wilson(reached, of.max(1), 1.96);
+            serde_json::json!({ "to": model.name, "reached": reached, "of": of, "by_text": by_text, "low": low, "high": high })
+        };
+        serde_json::json!({ "from": from, "on": models.iter().enumerate().map(cell).collect::<Vec<_>>() })
+    };
+    serde_json::Value::Array(from.iter().map(row).collect())
+}
