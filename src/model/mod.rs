@@ -16,6 +16,7 @@ mod linear;
 pub use linear::PackedMatrix;
 mod locate;
 mod mamba;
+mod mixture;
 mod mlp;
 mod names;
 mod numerics;
@@ -38,7 +39,7 @@ pub use config::{
     Activation, Config, Experts, FAMILIES, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, Rwkv, Ssm,
 };
 pub use decoder::{Forward, Output};
-pub use numerics::{chosen_experts, tokens_of_experts};
+pub use mixture::{chosen_experts, tokens_of_experts};
 pub use pool::Pooled;
 pub use readout::{Read, Readout};
 pub use tokenizer::Tokenizer;

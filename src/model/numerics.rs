@@ -3,7 +3,6 @@
 //! [`Fused`] is inference: packed weights and fused kernels over plain buffers. [`super::composed`] is
 //! the gradient mode: candle operations that all have a backward. The decoder loop is written once.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -164,7 +163,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// Of any values, every one of which the caller must write.
-    fn taken(rows: usize, width: usize) -> Self {
+    pub(super) fn taken(rows: usize, width: usize) -> Self {
         Self { data: Pooled::take(rows * width), width }
     }
 }
@@ -201,13 +200,8 @@ impl Numerics for Fused {
     }
 
     fn linear(&self, x: &Buffer, linear: &Linear) -> Result<Buffer> {
-        let rows = x.data.len() / x.width;
-        let out = linear.matrix.out();
-        let mut y = Buffer::taken(rows, out);
-        linear.matrix.matmul(&x.data, rows, &mut y.data);
-        if let Some(bias) = &linear.bias {
-            y.data.par_chunks_exact_mut(out).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
-        }
+        let mut y = Buffer::taken(x.data.len() / x.width, linear.matrix.out());
+        self.linear_into(x, linear, &mut y.data);
         Ok(y)
     }
 
@@ -351,148 +345,21 @@ impl Numerics for Fused {
         &self,
         x: &Buffer,
         router_logits: &Buffer,
-        Mixture { sparse, experts, activation, idle }: Mixture,
+        mixture: Mixture,
         blocks: &[Block],
-        mut captured: Option<&mut Vec<f32>>,
+        captured: Option<&mut Vec<f32>>,
     ) -> Result<Buffer> {
-        let d = x.width;
-        if let Some(captured) = &mut captured {
-            captured.resize(x.data.len() * experts.num_experts, 0.0);
-        }
-        let routing = Routing::new(&router_logits.data, experts);
-        let mut out = Buffer::taken(x.data.len() / d, d);
-        match &sparse.shared {
-            Some(shared) => {
-                let y = self.expert(x, &shared.mlp, activation)?;
-                match &shared.gate {
-                    None => out = y,
-                    Some(gate) => {
-                        let gates = self.linear(x, gate)?;
-                        let rows = out.data.par_chunks_exact_mut(d).zip(y.data.par_chunks_exact(d)).zip(&gates.data[..]);
-                        rows.for_each(|((out, y), gate)| {
-                            let gate = kernels::sigmoid(*gate);
-                            out.iter_mut().zip(y).for_each(|(out, y)| *out = gate * y);
-                        });
-                    }
-                }
-            }
-            None => out.data.fill(0.0),
-        }
-        // Experts side by side, for most of them get too few tokens to keep all threads in one product.
-        let of_experts = (sparse.experts.par_iter().enumerate().zip(routing.by_expert()))
-            .map(|((e, expert), mut tokens)| {
-                tokens.retain(|(token, _)| idle.get(*token) != Some(&true));
-                let mine: Vec<&Block> = blocks.iter().filter(|b| b.columns.start == e * d).collect();
-                self.added(x, expert, activation, tokens, &mine)
-            })
-            .collect::<Result<Vec<(Vec<usize>, Buffer)>>>()?;
-        let mut rows_of = vec![Vec::with_capacity(experts.num_experts_per_tok); out.data.len() / d];
-        for (e, (tokens, _)) in of_experts.iter().enumerate() {
-            tokens.iter().enumerate().for_each(|(row, token)| rows_of[*token].push((e, row)));
-        }
-        // Expert after expert for each token, so that its sum has one order whatever else is in the batch.
-        out.data.par_chunks_exact_mut(d).zip(&rows_of).with_min_len(16).for_each(|(out, rows)| {
-            for (e, row) in rows {
-                out.iter_mut().zip(&of_experts[*e].1.data[row * d..][..d]).for_each(|(out, y)| *out += y);
-            }
-        });
-        if let Some(captured) = captured {
-            for (token, rows) in rows_of.iter().enumerate() {
-                for (e, row) in rows {
-                    let to = &mut captured[(token * experts.num_experts + e) * d..][..d];
-                    to.copy_from_slice(&of_experts[*e].1.data[row * d..][..d]);
-                }
-            }
-        }
-        Ok(out)
+        super::mixture::fused(x, router_logits, mixture, blocks, captured)
     }
 }
 
 impl Fused {
-    /// What one expert adds to the tokens that are routed to it with these weights, ascending, after its edits;
-    /// and to those where an edit puts something in, which does not ask whether the router would have.
-    fn added(
-        &self,
-        x: &Buffer,
-        expert: &Dense,
-        activation: Activation,
-        mut routed: Vec<(usize, f32)>,
-        blocks: &[&Block],
-    ) -> Result<(Vec<usize>, Buffer)> {
-        let d = x.width;
-        routed.retain(|(token, _)| !blocks.iter().any(|b| b.replaces() && b.tokens.contains(token)));
-        let mut tokens: Vec<usize> = routed.iter().map(|(token, _)| *token).collect();
-        let mut rows = Buffer::taken(tokens.len(), d);
-        rows.data.chunks_exact_mut(d).zip(&tokens).for_each(|(row, t)| row.copy_from_slice(&x.data[t * d..][..d]));
-        let mut added = if tokens.is_empty() { rows } else { self.expert(&rows, expert, activation)? };
-        let weighted = added.data.chunks_exact_mut(d).zip(&routed);
-        weighted.for_each(|(y, (_, weight))| y.iter_mut().for_each(|y| *y *= weight));
-        let elsewhere: BTreeSet<usize> = blocks.iter().filter(|b| b.adds()).flat_map(|b| b.tokens.clone()).collect();
-        let elsewhere: Vec<usize> = elsewhere.into_iter().filter(|token| tokens.binary_search(token).is_err()).collect();
-        added.data.extend(&vec![0f32; elsewhere.len() * d]);
-        tokens.extend(elsewhere);
-        for (token, y) in tokens.iter().zip(added.data.chunks_exact_mut(d)) {
-            blocks.iter().filter(|b| b.tokens.contains(token)).for_each(|b| b.apply_to(*token, y));
+    /// [`linear`](Numerics::linear) into `y`, as long as its result.
+    pub(super) fn linear_into(&self, x: &Buffer, linear: &Linear, y: &mut [f32]) {
+        linear.matrix.matmul(&x.data, x.data.len() / x.width, y);
+        if let Some(bias) = &linear.bias {
+            y.par_chunks_exact_mut(bias.len()).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         }
-        Ok((tokens, added))
-    }
-}
-
-/// The tokens that go to every expert with these router logits `[tokens, num_experts]`, ascending.
-pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
-    let tokens = |of_expert: Vec<(usize, f32)>| of_expert.into_iter().map(|(token, _)| token).collect();
-    Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
-}
-
-/// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the most weighted
-/// first.
-pub fn chosen_experts(logits: &[f32], experts: &Experts) -> Vec<u32> {
-    Routing::new(logits, experts).chosen.into_iter().map(|(expert, _)| expert as u32).collect()
-}
-
-/// Which experts each token goes to, and with what weight.
-pub struct Routing {
-    experts: usize,
-    /// `[tokens, num_experts_per_tok]`, the most probable first.
-    chosen: Vec<(usize, f32)>,
-    per_token: usize,
-}
-
-impl Routing {
-    /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the largest
-    /// count (of those groups whose best are largest, where there are groups), as they are or divided by their sum.
-    /// Equals go by their number.
-    pub fn new(logits: &[f32], experts: &Experts) -> Self {
-        let per_token = experts.num_experts_per_tok;
-        let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);
-        for logits in logits.chunks_exact(experts.num_experts) {
-            let max = kernels::largest(logits);
-            let sum: f32 = logits.iter().map(|l| kernels::exp(l - max)).sum();
-            let mut order: Vec<usize> = (0..logits.len()).collect();
-            if let Some((groups, most)) = experts.groups {
-                let size = logits.len() / groups;
-                let best = |group: usize| kernels::largest(&logits[group * size..][..size]);
-                let mut ranked: Vec<usize> = (0..groups).collect();
-                ranked.sort_by(|a, b| best(*b).total_cmp(&best(*a)).then(a.cmp(b)));
-                order.retain(|e| ranked[..most].contains(&(e / size)));
-            }
-            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-            order.truncate(per_token);
-            let probability = |e: usize| kernels::exp(logits[e] - max) / sum;
-            let kept: f32 = if experts.norm_topk_prob { order.iter().map(|e| probability(*e)).sum() } else { 1.0 };
-            let scale = experts.routed_scaling_factor as f32;
-            chosen.extend(order.into_iter().map(|e| (e, probability(e) / kept * scale)));
-        }
-        Self { experts: experts.num_experts, chosen, per_token }
-    }
-
-    /// The tokens of every expert with their weights, ascending.
-    pub fn by_expert(&self) -> Vec<Vec<(usize, f32)>> {
-        let mut tokens = vec![Vec::new(); self.experts];
-        for (token, chosen) in self.chosen.chunks_exact(self.per_token).enumerate() {
-            chosen.iter().for_each(|(expert, weight)| tokens[*expert].push((token, *weight)));
-        }
-        tokens
     }
 }
 

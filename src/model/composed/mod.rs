@@ -16,7 +16,8 @@ use crate::model::elementwise::Convolution;
 use crate::model::hooks::{Block, Site, WeightEdit};
 use crate::model::kernels::{AttentionRow, AttentionShape};
 use crate::model::linear::PackedMatrix;
-use crate::model::numerics::{HeadNorms, Mixture, Numerics, Rope, Routing, Span, dense_tables};
+use crate::model::mixture::Routing;
+use crate::model::numerics::{HeadNorms, Mixture, Numerics, Rope, Span, dense_tables};
 use crate::model::scan::{Carry, Recurrence};
 use crate::model::weights::{Linear, Norm};
 
