@@ -357,6 +357,9 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u
         let (low, high) = stats::wilson(reached, of, 1.96);
         output::line(format!("held out  {reached} of {of} prompts ({:.0}% to {:.0}%)", 100.0 * low, 100.0 * high));
     }
+    if cases.is_empty() && !state.reached.is_empty() {
+        output::line("case      none: suffixes of ordinary tokens do as much, or it was interrupted before they were asked");
+    }
     for case in cases {
         let changed = case.edits.len();
         let tokens = case.minimisation.as_ref().map_or(String::new(), |m| format!(", {} judged", m.calls));
