@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::case::Case;
 use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
+use crate::evaluate::{Evaluator as _, ModelEvaluator};
 use crate::model::Model;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::{ModelJudge, baseline_request};
@@ -99,7 +99,7 @@ impl<'m> Destination<'m> {
         let baseline = Trial::new(self.model.encode(&text(&trial.base))?, &continuation[..]);
         let baseline = self.evaluator.observe_alone(&baseline_request(&[oracle], &baseline))?;
         let edited = Trial::new(self.model.encode(&text(prompt))?, &continuation[..]);
-        let request = Request { ..oracle.oracle().request(&edited, baseline.distributions.as_ref()) };
+        let request = oracle.oracle().request(&edited, baseline.distributions.as_ref());
         let score = oracle.oracle().score(&self.evaluator.observe_alone(&request)?, &baseline);
         let threshold = oracle.oracle().minimum();
         Ok(Outcome { by: By::Text, score, threshold, reached: score - threshold > self.noise_floor })

@@ -115,16 +115,8 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
 
 /// Makes room in the output folder: what an earlier campaign wrote there goes, and nothing else does.
 fn clear(out: &Path) -> Result<()> {
-    let remove = |path: &Path| match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
-        _ => Ok(()),
-    };
-    if let Ok(entries) = std::fs::read_dir(out.join("cases")) {
-        for path in entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")) {
-            remove(&path)?;
-        }
-    }
-    ["journal.log", "summary.json", "report.html"].iter().try_for_each(|name| remove(&out.join(name)))
+    storage::remove_json(&out.join("cases"))?;
+    ["journal.log", "summary.json", "report.html"].iter().try_for_each(|name| storage::remove(&out.join(name)))
 }
 
 impl FuzzArgs {

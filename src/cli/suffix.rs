@@ -13,7 +13,7 @@ use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::minimise;
 use crate::model::Model;
 use crate::mutate::suffix::gcg::stages;
-use crate::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Reached, Search, Step, Tokens, survives};
+use crate::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Reached, Search, Step, Tokens};
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
@@ -119,9 +119,9 @@ pub fn run(args: Args) -> Result<u8> {
     if args.resume && !path.exists() {
         return Err(Error::file(&path, "--resume", "there is no search to go on with"));
     }
-    let mut search = if args.resume { fresh.resume(&path)? } else { fresh };
+    let mut search = if args.resume { fresh.resume(&path, &model)? } else { fresh };
     if !args.resume {
-        clear(&args.out.join("cases"))?;
+        storage::remove_json(&args.out.join("cases"))?;
     }
     let (start, resumed_at) = (Instant::now(), search.state.step);
     let ended = descend(&mut search, &problem, &args, &path, interrupted)?;
@@ -161,17 +161,6 @@ fn options(args: &Args, model: &Model) -> Options {
         text: !args.any_ids,
         stages,
     }
-}
-
-/// Removes the cases of an earlier search.
-fn clear(dir: &Path) -> Result<()> {
-    if !dir.is_dir() {
-        return Ok(());
-    }
-    for file in crate::corpus::files(dir)? {
-        std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))?;
-    }
-    Ok(())
 }
 
 /// Prompts of the command line: a file's lines, or the text itself.
@@ -313,9 +302,8 @@ fn held_out_success(problem: &Problem, search: &Search, held_out: &[Prompt]) -> 
         return Ok(None);
     }
     let suffix = search.state.reached.first().map_or(&search.state.best.suffix, |reached| &reached.suffix);
-    let (goal, evaluator) = (problem.goal.clone(), problem.evaluator);
-    let tokens = Tokens::new(evaluator.model, false)?;
-    let others = Problem::new(evaluator, held_out.to_vec(), goal, tokens, suffix.len())?;
+    let (goal, tokens) = (problem.goal.clone(), problem.tokens.clone());
+    let others = Problem::new(problem.evaluator, held_out.to_vec(), goal, tokens, suffix.len())?;
     let mut reached = 0;
     for prompt in 0..held_out.len() {
         let observed = others.observe(prompt, suffix, &[vec![]])?;
@@ -331,7 +319,7 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u
     let first = state.trace.first().map_or(f64::NAN, |step| step.loss);
     output::line(format!("loss      {first:.3} after the first step, {:.3} at best", state.best.loss));
     output::line(format!("suffix    {}", text(&state.best.suffix)));
-    let again = survives(model, &problem.prompts[0], &state.best.suffix, problem.tokens.neutral);
+    let again = problem.survives(1, &state.best.suffix);
     output::line(format!(
         "as text   {}",
         if again { "is read as the same tokens" } else { "is read as other tokens: ids alone carry it" }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::edit::{Component, Trial};
+use crate::model::Readout;
 
 /// One trial and what to measure on it. Log-probabilities, entropies and the top tokens at the read
 /// positions are always measured; the rest costs more and is asked for.
@@ -131,6 +132,18 @@ pub struct Observation {
 impl Observation {
     /// How many top tokens are kept per read position.
     pub const TOP: usize = 5;
+
+    /// What was read at the read positions, of which the last has no token of the continuation where that is empty.
+    pub(super) fn of(readouts: Vec<Readout>, continuation: usize) -> Self {
+        Self {
+            log_probs: readouts.iter().take(continuation).map(|r| r.log_prob).collect(),
+            entropy: readouts.iter().map(|r| r.entropy).collect(),
+            divergence_bits: readouts.iter().filter_map(|r| r.divergence_bits).collect(),
+            finite: readouts.iter().all(|r| r.finite),
+            top: readouts.into_iter().map(|r| r.top).collect(),
+            ..Self::default()
+        }
+    }
 
     /// Whether greedy generation would write the continuation: each of its tokens is the most probable one.
     pub fn says_continuation(&self) -> bool {

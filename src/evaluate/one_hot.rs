@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 
 use super::engine::ModelEvaluator;
 use crate::error::{Error, Result};
-use crate::model::batch::{Row, Segment};
+use crate::model::batch::Row;
 use crate::model::hooks::Site;
 use crate::model::{Forward, Probes};
 
@@ -80,7 +80,7 @@ impl ModelEvaluator<'_> {
         }
         let mut row = Row::new(&ids[start..end]);
         if start > 0 {
-            row.prefix.push(Segment { store: self.run(&ids[..start], &[])?.kv.clone(), start: 0, len: start });
+            row.prefix = self.run(&ids[..start], &[])?.prefix(start);
         }
         let forward = Forward { rows: vec![row], ..Forward::default() };
         let mut embeddings: Tensor = model.embed(&forward)?;

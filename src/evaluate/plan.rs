@@ -37,6 +37,11 @@ impl Run {
         self.kv.bytes() + 4 * values.map(Vec::len).sum::<usize>() + 8 * routed.map(Vec::len).sum::<usize>()
     }
 
+    /// What a row that begins at position `len` has before it.
+    pub fn prefix(&self, len: usize) -> Vec<Segment> {
+        (len > 0).then(|| Segment { store: self.kv.clone(), start: 0, len }).into_iter().collect()
+    }
+
     /// Positions that are routed to an expert, ascending.
     pub fn routed_to(&self, layer: usize, expert: usize) -> &[usize] {
         self.routed.get(&layer).and_then(|experts| experts.get(expert)).map_or(&[], Vec::as_slice)
@@ -137,9 +142,8 @@ impl Plan {
             (_, Some(entry)) => (entry, whole_strides(self.reach.start(run).min(ids.len() - 1), config)),
             (_, None) => ((0, false), self.shared),
         };
-        let prefix = (start > 0).then(|| Segment { store: run.kv.clone(), start: 0, len: start });
         let restart = (entry > (0, false)).then(|| Restart { entry, residuals: run.residuals.clone(), start });
-        Row { prefix: prefix.into_iter().collect(), ids: ids[start..].to_vec(), restart }
+        Row { prefix: run.prefix(start), ids: ids[start..].to_vec(), restart }
     }
 
     /// The lowest layer that its lesions touch, and stretches of the row's positions that leave it as in `run`.

@@ -9,7 +9,7 @@ use super::engine::{ModelEvaluator, TOKENS_PER_FORWARD};
 use super::observation::{Distributions, Observation};
 use super::plan::Run;
 use crate::error::{Error, Result};
-use crate::model::batch::{Residuals, Restart, Row, Segment};
+use crate::model::batch::{Residuals, Restart, Row};
 use crate::model::{Forward, Read};
 
 /// Candidates on their way through the model.
@@ -77,13 +77,12 @@ impl Race<'_, '_> {
                 chunk.push(racer);
             }
             let row = |racer: &mut &mut Racer| {
-                let prefix = (racer.first > 0).then(|| Segment { store: run.kv.clone(), start: 0, len: racer.first });
                 let restart = (from > 0).then(|| {
                     let mut pre = vec![Vec::new(); from];
                     pre.push(std::mem::take(&mut racer.residual));
                     Restart { entry: (from, false), residuals: Arc::new(Residuals { pre, mid: Vec::new() }), start: 0 }
                 });
-                Row { prefix: prefix.into_iter().collect(), ids: racer.ids.clone(), restart }
+                Row { prefix: run.prefix(racer.first), ids: racer.ids.clone(), restart }
             };
             let forward = Forward { rows: chunk.iter_mut().map(row).collect(), layers: Some(layers), ..Forward::default() };
             let residual = self.evaluator.forward(&forward)?.residual;
@@ -143,15 +142,7 @@ impl Race<'_, '_> {
         let continuation = self.ids.len() - self.prompt_len;
         let observed = self.racers.iter().map(|racer| {
             racer.as_ref()?;
-            let mine: Vec<_> = readouts.by_ref().take(positions.len()).collect();
-            Some(Observation {
-                log_probs: mine.iter().take(continuation).map(|r| r.log_prob).collect(),
-                entropy: mine.iter().map(|r| r.entropy).collect(),
-                divergence_bits: mine.iter().filter_map(|r| r.divergence_bits).collect(),
-                finite: mine.iter().all(|r| r.finite),
-                top: mine.into_iter().map(|r| r.top).collect(),
-                ..Observation::default()
-            })
+            Some(Observation::of(readouts.by_ref().take(positions.len()).collect(), continuation))
         });
         Ok(observed.collect())
     }

@@ -88,15 +88,10 @@ impl ModelEvaluator<'_> {
         let continuation = plan.layout.ids.len() - plan.layout.prompt_len;
         let kept: Option<Vec<Vec<f32>>> = readouts.iter().map(|r| r.distribution.clone()).collect();
         Observation {
-            log_probs: readouts.iter().take(continuation).map(|r| r.log_prob).collect(),
-            entropy: readouts.iter().map(|r| r.entropy).collect(),
-            divergence_bits: readouts.iter().filter_map(|r| r.divergence_bits).collect(),
-            finite: readouts.iter().all(|r| r.finite),
-            top: readouts.into_iter().map(|r| r.top).collect(),
             distributions: kept.filter(|_| request.keep_distributions).map(|log_probs| {
                 Arc::new(Distributions { vocabulary: self.model.config.vocab_size, log_probs: log_probs.concat() })
             }),
-            ..Observation::default()
+            ..Observation::of(readouts, continuation)
         }
     }
 

@@ -80,6 +80,21 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     write_atomic(path, &bytes)
 }
 
+/// Removes a file, if there is one.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the `.json` files of a directory, if there is one.
+pub fn remove_json(dir: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let mut files = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json"));
+    files.try_for_each(|path| remove(&path))
+}
+
 /// Moves a file to another directory under its own name, or, where that is taken, under the name with
 /// a number added. Returns where it went.
 pub fn move_into(path: &Path, dir: &Path) -> Result<PathBuf> {

@@ -18,6 +18,29 @@ pub fn load(name: &str) -> Model {
     Model::load(fixtures().join(name).to_str().unwrap()).unwrap()
 }
 
+/// Those with attention alone: one of each family and of what its configurations differ in.
+pub const ATTENTION: [&str; 19] = [
+    "llama",
+    "llama-bias",
+    "llama3-rope",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gpt2",
+    "gpt-neox",
+    "gpt-neox-serial",
+    "gemma3",
+    "olmo2",
+    "phi3",
+    "mixtral",
+    "olmoe",
+    "qwen2-moe",
+    "qwen3-moe",
+    "deepseek-v2",
+    "deepseek-v2-lite",
+    "deepseek-v2-yarn",
+];
+
 /// Those with a recurrent state.
 pub const RECURRENT: [&str; 9] =
     ["mamba", "mamba-bias", "mamba2", "falcon-mamba", "jamba", "rwkv4", "rwkv4-rescale", "rwkv6", "rwkv7"];

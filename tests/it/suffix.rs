@@ -8,34 +8,7 @@ use glitch::model::{Forward, Model};
 use glitch::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, Tokens};
 
 use super::cli::glitch;
-use super::parity::{fixtures, load};
-
-const FAMILIES: [&str; 24] = [
-    "llama",
-    "llama3-rope",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gpt2",
-    "gpt-neox",
-    "gemma3",
-    "olmo2",
-    "phi3",
-    "mixtral",
-    "olmoe",
-    "qwen2-moe",
-    "qwen3-moe",
-    "deepseek-v2",
-    "deepseek-v2-yarn",
-    "mamba",
-    "mamba2",
-    "falcon-mamba",
-    "jamba",
-    "rwkv4",
-    "rwkv6",
-    "rwkv7",
-    "gpt-neox-serial",
-];
+use super::parity::{ATTENTION, RECURRENT, fixtures, load};
 
 fn goal(kind: GoalKind, continuation: &[u32]) -> Goal {
     Goal { kind, continuation: continuation.to_vec(), mean: Mean::Arithmetic }
@@ -70,7 +43,7 @@ fn moved(model: &Model, ids: &[u32], reads: &[usize], position: usize, id: u32, 
 /// What the issue asks for: the 32 largest entries, within a hundredth.
 #[test]
 fn one_hot_gradients_are_derivatives_in_every_family() {
-    for name in FAMILIES {
+    for name in ATTENTION.into_iter().chain(RECURRENT) {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
         let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 90).collect();
@@ -210,13 +183,13 @@ fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
             assert!(evaluator.observe_alone(&Request::new(trial)).unwrap().says_continuation(), "{name}: {reached:?}");
             assert!(reached.survives && problem.survives(1, &reached.suffix), "{name}: {reached:?}");
         }
-        let mut resumed = Search::new(&problem, options(12)).unwrap().resume(&path).unwrap();
+        let mut resumed = Search::new(&problem, options(12)).unwrap().resume(&path, &model).unwrap();
         assert_eq!(resumed.state.step, 5);
         while resumed.state.step < 12 {
             resumed.state.advance(&problem, &resumed.options).unwrap();
         }
         assert_eq!(resumed, whole, "{name}");
-        let other = Search::new(&problem, options(13)).unwrap().resume(&path).unwrap_err().to_string();
+        let other = Search::new(&problem, options(13)).unwrap().resume(&path, &model).unwrap_err().to_string();
         assert!(other.contains("options: is of another search"), "{other}");
     }
 }
@@ -239,7 +212,7 @@ fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
             }
             whole.state.advance(&problem, &options).unwrap();
         }
-        let mut resumed = Search::new(&problem, options.clone()).unwrap().resume(&path).unwrap();
+        let mut resumed = Search::new(&problem, options.clone()).unwrap().resume(&path, &model).unwrap();
         while !resumed.state.ended(&options) {
             resumed.state.advance(&problem, &options).unwrap();
         }
@@ -257,6 +230,32 @@ fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_damaged_search_is_named() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let problem = problem(&evaluator, &["It was a fine day"], goal(GoalKind::Target, &ids(&model, " the")));
+    let options = Options { algorithm: Algorithm::Soft, ..options(3) };
+    let mut search = Search::new(&problem, options.clone()).unwrap();
+    search.state.advance(&problem, &options).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("suffix.json");
+    let check = |damage: &dyn Fn(&mut Search), expect: &str| {
+        let mut damaged = search.clone();
+        damage(&mut damaged);
+        damaged.write(&path).unwrap();
+        let error = Search::new(&problem, options.clone()).unwrap().resume(&path, &model).unwrap_err().to_string();
+        assert!(error.contains("suffix.json") && error.contains(expect), "{error}");
+    };
+    check(&|s| s.state.best.suffix[2] = 1 << 20, "state: token id 1048576");
+    check(&|s| s.state.buffer.clear(), "state: expected suffixes");
+    check(&|s| drop(s.state.best.suffix.pop()), "state: expected suffixes");
+    check(&|s| drop(s.state.soft.as_mut().unwrap().moments[1].pop()), "state.soft");
+    check(&|s| s.state.prompts = 2, "state: counts");
+    check(&|s| s.model.fingerprint.push('0'), "model");
+    check(&|s| s.schema_version = 9, "schema_version");
 }
 
 /// From the command line: a suffix is found, its case replayed and tried on other models.

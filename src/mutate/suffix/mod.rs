@@ -20,4 +20,4 @@ pub use mutator::{Promising, Suffix};
 pub use problem::{Problem, Prompt, Scored};
 pub use search::Search;
 pub use state::{Algorithm, Entry, Options, Reached, State, Step};
-pub use tokens::{Tokens, survives};
+pub use tokens::Tokens;

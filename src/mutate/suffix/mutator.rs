@@ -32,11 +32,11 @@ impl Promising {
     /// What the evaluator refuses.
     pub fn after<'t>(evaluator: &ModelEvaluator, trials: impl Iterator<Item = &'t Trial>) -> Result<Vec<Self>> {
         let mut all = Vec::new();
-        let most = evaluator.model.config.max_position_embeddings;
+        let (most, tokens) = (evaluator.model.config.max_position_embeddings, Tokens::new(evaluator.model, false)?);
         for trial in trials.filter(|t| t.len() + LENGTH <= most && !t.continuation.is_empty()) {
             let prompt = Prompt { before: trial.base.to_vec(), after: Vec::new() };
             let goal = Goal { kind: GoalKind::Loss, continuation: trial.continuation.to_vec(), mean: Mean::Arithmetic };
-            let problem = Problem::new(evaluator, vec![prompt], goal, Tokens::new(evaluator.model, false)?, LENGTH)?;
+            let problem = Problem::new(evaluator, vec![prompt], goal, tokens.clone(), LENGTH)?;
             let neutral = problem.tokens.neutral;
             let gradient = problem.gradient(0, &[neutral; LENGTH], &[])?;
             let rows = gradient.tokens.chunks_exact(evaluator.model.config.vocab_size);

@@ -1,10 +1,11 @@
 //! A search for a suffix: where it stands, what it is to do, what candidates are worth.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::tokens::survives;
+use super::tokens::read_again;
 use super::{Goal, GoalKind, Tokens};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
@@ -42,6 +43,8 @@ pub struct Problem<'a, 'm> {
     pub tokens: Tokens,
     /// Of each prompt with a neutral suffix.
     baselines: Vec<Observation>,
+    /// Whether each prompt with a neutral suffix of so many tokens, written out as text, is read as the same tokens again.
+    carried: Vec<Vec<bool>>,
 }
 
 impl<'a, 'm> Problem<'a, 'm> {
@@ -76,7 +79,10 @@ impl<'a, 'm> Problem<'a, 'm> {
             if goal.oracle().oracle().needs_reference() { request.keeping_distributions() } else { request }
         };
         let baselines = evaluator.observe(&prompts.iter().map(request).collect::<Vec<_>>())?;
-        Ok(Self { evaluator, prompts, goal, tokens, baselines })
+        let carried =
+            |prompt: &Prompt| (0..=length).map(|n| read_again(evaluator.model, &prompt.with(&vec![tokens.neutral; n]))).collect();
+        let carried = prompts.iter().map(carried).collect();
+        Ok(Self { evaluator, prompts, goal, tokens, baselines, carried })
     }
 
     /// What the model does after a prompt with a neutral suffix.
@@ -97,19 +103,30 @@ impl<'a, 'm> Problem<'a, 'm> {
         Trial::new(self.prompts[prompt].with(&neutral), &self.goal.continuation[..]).with_edits(edits)
     }
 
-    /// Whether text can carry the suffix in every one of the first `prompts` prompts.
+    /// Whether text can carry the suffix in every one of the first `prompts` prompts: written out, they are read as the
+    /// same tokens again. Where not even the prompt with a neutral suffix is, the suffix is looked at by itself.
     pub fn survives(&self, prompts: usize, suffix: &[u32]) -> bool {
-        let model = self.evaluator.model;
-        self.prompts[..prompts].iter().all(|prompt| survives(model, prompt, suffix, self.tokens.neutral))
+        let again = |ids: &[u32]| read_again(self.evaluator.model, ids);
+        self.prompts[..prompts].iter().zip(&self.carried).all(|(prompt, carried)| {
+            if carried.get(suffix.len()) == Some(&true) { again(&prompt.with(suffix)) } else { again(suffix) }
+        })
+    }
+
+    /// A suffix in its prompt and with the continuation: all ids, where the suffix stands, and the positions that
+    /// predict the continuation.
+    fn sequence(&self, prompt: usize, suffix: &[u32]) -> (Vec<u32>, Range<usize>, Vec<usize>) {
+        let prompt = &self.prompts[prompt];
+        let (mut ids, positions) = (prompt.with(suffix), prompt.before.len()..prompt.before.len() + suffix.len());
+        let read = ids.len() - 1;
+        ids.extend(&self.goal.continuation);
+        let reads = (read..(ids.len() - 1).max(read + 1)).collect();
+        (ids, positions, reads)
     }
 
     /// The gradient of a prompt's loss for the tokens of its suffix, and for the residual stream entering `layers`.
     pub fn gradient(&self, prompt: usize, suffix: &[u32], layers: &[usize]) -> Result<OneHotGradient> {
-        let (at, read) = (&self.prompts[prompt], self.prompts[prompt].with(suffix).len() - 1);
-        let ids = [&at.with(suffix)[..], &self.goal.continuation].concat();
-        let reads: Vec<usize> = (read..(ids.len() - 1).max(read + 1)).collect();
+        let (ids, positions, reads) = self.sequence(prompt, suffix);
         let reference = self.reference(prompt).map(|r| r.row(0));
-        let positions = at.before.len()..at.before.len() + suffix.len();
         self.evaluator.one_hot_gradient(&ids, positions, &reads, layers, &|logits, vocabulary| {
             self.goal.of_logits(logits, vocabulary, reference)
         })
@@ -118,11 +135,8 @@ impl<'a, 'm> Problem<'a, 'm> {
     /// The gradient of a prompt's loss for embeddings in the place of the suffix, `[length, d_model]`, and whether the
     /// model says the continuation after them.
     pub fn soft_gradient(&self, prompt: usize, suffix: &[u32], embeddings: &[f32]) -> Result<(OneHotGradient, bool)> {
-        let (at, read) = (&self.prompts[prompt], self.prompts[prompt].with(suffix).len() - 1);
-        let ids = [&at.with(suffix)[..], &self.goal.continuation].concat();
-        let reads: Vec<usize> = (read..(ids.len() - 1).max(read + 1)).collect();
+        let (ids, positions, reads) = self.sequence(prompt, suffix);
         let reference = self.reference(prompt).map(|r| r.row(0));
-        let positions = at.before.len()..at.before.len() + suffix.len();
         let says = std::cell::Cell::new(false);
         let loss = |logits: &[f32], vocabulary: usize| {
             let best = |row: &[f32], target: u32| row.iter().all(|x| *x <= row[target as usize]);
@@ -176,11 +190,11 @@ impl<'a, 'm> Problem<'a, 'm> {
         stages: &[(usize, f64)],
     ) -> Result<Vec<Option<Scored>>> {
         let mut races = Vec::new();
-        for prompt in &self.prompts[..gradients.len()] {
-            let at = prompt.before.len();
+        for prompt in 0..gradients.len() {
+            let (ids, positions, _) = self.sequence(prompt, suffix);
+            let at = positions.start;
             let moved: Vec<Vec<(usize, u32)>> =
                 candidates.iter().map(|c| c.iter().map(|&(i, id)| (at + i, id)).collect()).collect();
-            let ids = [&prompt.with(suffix)[..], &self.goal.continuation].concat();
             races.push((at, self.evaluator.race(&ids, ids.len() - self.goal.continuation.len(), &moved)?));
         }
         let mut left: Vec<usize> = (0..candidates.len()).collect();

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Algorithm, Goal, Options, Problem, Prompt, State};
 use crate::case::ModelRef;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::storage;
 
 /// Version of `suffix.json`.
@@ -39,11 +40,12 @@ impl Search {
         storage::write_json(path, self)
     }
 
-    /// Reads a search that is to go on as it was asked for: `self` is how it would begin.
+    /// Reads a search that is to go on as it was asked for: `self` is how it would begin
+    /// on `model`.
     ///
     /// # Errors
     /// [`Error::File`] naming the field that is another than asked for, or makes no sense.
-    pub fn resume(self, path: &Path) -> Result<Self> {
+    pub fn resume(self, path: &Path, model: &Model) -> Result<Self> {
         let found: Self = storage::read_json(path)?;
         let differs =
             |field: &str| Err(Error::file(path, field, "is of another search: give the same arguments, or another --out"));
@@ -77,6 +79,10 @@ impl Search {
                 "state",
                 format!("expected suffixes of {} tokens with finite losses", self.options.length),
             ));
+        }
+        suffixes().try_for_each(|suffix| model.check_ids(suffix)).map_err(|e| Error::file(path, "state", e))?;
+        if state.soft.as_ref().is_some_and(|soft| !soft.fits(self.options.length * model.config.hidden_size)) {
+            return Err(Error::file(path, "state.soft", "expected as many values as the embeddings of the suffix have"));
         }
         if !(1..=self.prompts.len()).contains(&state.prompts) || state.step != state.trace.len() {
             return Err(Error::file(path, "state", "counts that do not fit together"));

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::state::{Entry, Options, State, Step};
+use super::state::{Entry, State, Step};
 use crate::error::Result;
 
 /// Where the descent is.
@@ -21,6 +21,13 @@ pub struct Descent {
     pub reached: Option<usize>,
 }
 
+impl Descent {
+    /// Whether there are so many embedding values, and moments of each.
+    pub(super) fn fits(&self, values: usize) -> bool {
+        self.moments.iter().chain([&self.embeddings]).all(|x| x.len() == values)
+    }
+}
+
 /// Adam (Kingma and Ba 2015); the rate is in units of the embeddings' own root mean square.
 const RATE: f32 = 0.2;
 const BETAS: [f32; 2] = [0.9, 0.999];
@@ -29,7 +36,7 @@ const BETAS: [f32; 2] = [0.9, 0.999];
 ///
 /// # Errors
 /// What the evaluator refuses.
-pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Result<Step> {
+pub fn advance(state: &mut State, problem: &Problem) -> Result<Step> {
     let model = problem.evaluator.model;
     let start = || -> Vec<f32> { state.buffer[0].suffix.iter().flat_map(|id| model.embedding(*id)).collect() };
     let mut descent = state.soft.take().unwrap_or_else(|| {
@@ -57,9 +64,7 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
     let score = problem.score(state.prompts, &nearest, &[vec![]])?[0];
     let (candidates, prompts) = (1, state.prompts);
     let step = Step { candidates, exact: 1, reached: usize::from(score.reached), prompts, loss: 0.0, best: 0.0 };
-    let step = state.take(vec![(nearest, score)], problem, step, |scored, buffer| *buffer = vec![Entry::of(&scored[0])])?;
-    debug_assert_eq!(state.buffer[0].suffix.len(), options.length);
-    Ok(step)
+    state.take(vec![(nearest, score)], problem, step, |scored, buffer| *buffer = vec![Entry::of(&scored[0])])
 }
 
 fn descend(descent: &mut Descent, gradient: &[f32], step: i32) {

@@ -126,7 +126,7 @@ impl State {
         match options.algorithm {
             Algorithm::Gcg => gcg::advance(self, problem, options),
             Algorithm::Beast => beast::advance(self, problem, options),
-            Algorithm::Soft => soft::advance(self, problem, options),
+            Algorithm::Soft => soft::advance(self, problem),
         }
     }
 

@@ -1,16 +1,20 @@
 //! The tokens a suffix may be made of, and whether text can carry it.
 
-use super::Prompt;
+use std::sync::OnceLock;
+
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::mutate::vocabulary::{Category, categories};
 
 /// What a suffix may be made of.
+#[derive(Clone)]
 pub struct Tokens {
     /// `[vocab]`.
     allowed: Vec<bool>,
     /// Stands for nothing: a suffix begins as so many of these.
     pub neutral: u32,
+    /// Norms of the embeddings, once they are asked for, `[vocab]`.
+    norms: OnceLock<Vec<f32>>,
 }
 
 impl Tokens {
@@ -30,7 +34,7 @@ impl Tokens {
         // The field begins with ` x ! x !`; any token will do.
         let plain = model.tokenizer.as_ref().and_then(|t| t.encode(" x").ok()).filter(|ids| ids.len() == 1);
         let plain = plain.map(|ids| ids[0]).filter(|id| allowed.get(*id as usize) == Some(&true));
-        Ok(Self { allowed, neutral: plain.unwrap_or(first as u32) })
+        Ok(Self { allowed, neutral: plain.unwrap_or(first as u32), norms: OnceLock::new() })
     }
 
     pub fn allows(&self, id: u32) -> bool {
@@ -41,10 +45,10 @@ impl Tokens {
     pub fn nearest(&self, model: &Model, embeddings: &[f32]) -> Vec<u32> {
         let vocabulary = model.config.vocab_size;
         let along = model.along_embeddings(embeddings);
-        let norms: Vec<f32> =
-            (0..vocabulary as u32).map(|id| model.embedding(id).iter().map(|e| e * e).sum::<f32>().sqrt().max(1e-12)).collect();
+        let norm = |id| model.embedding(id).iter().map(|e| e * e).sum::<f32>().sqrt().max(1e-12);
+        let norms = self.norms.get_or_init(|| (0..vocabulary as u32).map(norm).collect());
         let nearest = |row: &[f32]| {
-            let cosines = row.iter().zip(&norms).zip(0u32..).filter(|(_, id)| self.allows(*id));
+            let cosines = row.iter().zip(norms).zip(0u32..).filter(|(_, id)| self.allows(*id));
             let best = cosines.map(|((dot, norm), id)| (dot / norm, id)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
             best.map_or(self.neutral, |(_, id)| id)
         };
@@ -64,10 +68,8 @@ impl Tokens {
     }
 }
 
-/// Whether prompt and suffix, written out as text, are read as the same tokens again. Where not even the prompt with
-/// `neutral` tokens is, the suffix is looked at by itself. True without a tokenizer.
-pub fn survives(model: &Model, prompt: &Prompt, suffix: &[u32], neutral: u32) -> bool {
+/// Whether ids, written out as text, are read as the same ids again. True without a tokenizer.
+pub fn read_again(model: &Model, ids: &[u32]) -> bool {
     let Some(tokenizer) = &model.tokenizer else { return true };
-    let again = |ids: &[u32]| tokenizer.encode(&tokenizer.decode(ids)).is_ok_and(|again| again == ids);
-    if again(&prompt.with(&vec![neutral; suffix.len()])) { again(&prompt.with(suffix)) } else { again(suffix) }
+    tokenizer.encode(&tokenizer.decode(ids)).is_ok_and(|again| again == ids)
 }
