@@ -6,9 +6,10 @@ use crate::case::{Case, Comment, Expectation, ModelRef, SCHEMA_VERSION, TokenPro
 use crate::edit::{Action, Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
-use crate::implicate::{self, comparable};
+use crate::implicate::{self, ContrastKind, Implication, comparable};
 use crate::model::Model;
-use crate::oracle::OracleKind;
+use crate::mutate::vocabulary::Vocabulary;
+use crate::oracle::{OracleKind, controls};
 
 /// Explains findings on a model.
 pub struct Explain<'a, 'm> {
@@ -18,6 +19,33 @@ pub struct Explain<'a, 'm> {
 
 /// Tokens generated for the reader.
 const GENERATED: usize = 16;
+
+/// Trials with other tokens in the place of a case's that its reading is held against.
+const CONTRASTS: usize = 4;
+
+/// Adds to an implication how the replaced tokens of its trial are read: against ordinary tokens in their place, drawn
+/// as the verdict's controls are, and against `fails`, a trial of the same kind that does not do it. Nothing where the
+/// trial is not made of replacements.
+///
+/// # Errors
+/// What the evaluator refuses.
+pub fn read_against(
+    evaluator: &ModelEvaluator,
+    trial: &Trial,
+    implication: &mut Implication,
+    seed: u64,
+    fails: Option<Trial>,
+) -> Result<()> {
+    let vocabulary = Vocabulary::of(evaluator.model);
+    let random = controls::draw(trial, CONTRASTS, seed, &evaluator.model.config, &vocabulary);
+    let mut contrasts: Vec<(ContrastKind, Trial)> = random.into_iter().map(|trial| (ContrastKind::Random, trial)).collect();
+    contrasts.extend(fails.map(|trial| (ContrastKind::Fails, trial)));
+    if let Some((reading, calls)) = implicate::reading(evaluator, trial, implication, &contrasts)? {
+        implication.reading = Some(reading);
+        implication.calls += calls;
+    }
+    Ok(())
+}
 
 impl Follow for Explain<'_, '_> {
     fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)> {

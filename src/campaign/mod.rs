@@ -18,7 +18,7 @@ pub(crate) mod twin;
 
 pub use config::CampaignConfig;
 pub use events::{Event, Follow, Progress, Sink};
-pub use explain::{Explain, describe};
+pub use explain::{Explain, describe, read_against};
 pub use finding::{Finding, reduced, signature};
 pub use run::run;
 pub use subject::{Control, Seed, Subject};

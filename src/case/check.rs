@@ -2,7 +2,7 @@
 
 use super::{Case, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::{Action, Component, Edit, EmbeddingChange};
-use crate::implicate::Implication;
+use crate::implicate::{Implication, Reading};
 use crate::oracle::Verdict;
 
 /// A rule that a case breaks: the field and what is wrong with it.
@@ -32,7 +32,7 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     }
     check_verdict(&case.verdict)?;
     if let Some(implication) = &case.implication {
-        check_implication(implication)?;
+        check_implication(implication, total)?;
     }
     if let Some(m) = &case.minimisation
         && m.elements_after > m.elements_before
@@ -126,7 +126,7 @@ fn check_edit(edit: &Edit, total: usize) -> Result<(), Fault> {
     }
 }
 
-fn check_implication(implication: &Implication) -> Result<(), Fault> {
+fn check_implication(implication: &Implication, total: usize) -> Result<(), Fault> {
     let i = implication;
     for (name, length) in
         [("set", i.set.len()), ("controls", i.controls.len()), ("effects", i.effects.len()), ("positions", i.positions.len())]
@@ -147,6 +147,35 @@ fn check_implication(implication: &Implication) -> Result<(), Fault> {
     for (index, effect) in i.positions.iter().enumerate() {
         finite(&format!("implication.positions[{index}].necessity"), effect.necessity)?;
         finite(&format!("implication.positions[{index}].sufficiency"), effect.sufficiency)?;
+    }
+    i.reading.as_ref().map_or(Ok(()), |reading| check_reading(reading, total))
+}
+
+fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
+    let at = |name: &str| format!("implication.reading.{name}");
+    if reading.first > reading.last || reading.last >= total {
+        return fault(at("last"), format!("positions {} to {}", reading.first, reading.last));
+    }
+    bounded(&at("readers"), reading.readers.len(), MAX_ROWS)?;
+    for (index, effect) in reading.readers.iter().enumerate() {
+        finite(&at(&format!("readers[{index}].necessity")), effect.necessity)?;
+        finite(&at(&format!("readers[{index}].sufficiency")), effect.sufficiency)?;
+    }
+    bounded(&at("contrasts"), reading.contrasts.len(), MAX_CONTROLS)?;
+    let contrasts = reading.contrasts.iter().enumerate().map(|(i, c)| (format!("contrasts[{i}].carried"), &c.carried));
+    for (name, carried) in contrasts.chain([("carried".to_owned(), &reading.carried)]) {
+        bounded(&at(&format!("{name}.handover")), carried.handover.len(), MAX_ROWS)?;
+        let values = [carried.loss, carried.divergence_bits, carried.necessity, carried.sufficiency, carried.readers];
+        for value in values.into_iter().chain(carried.handover.iter().copied()) {
+            finite(&at(&name), value)?;
+        }
+    }
+    for (index, contrast) in reading.contrasts.iter().enumerate() {
+        let of = at(&format!("contrasts[{index}].edits"));
+        bounded(&of, contrast.edits.len(), MAX_EDITS)?;
+        for (index, edit) in contrast.edits.iter().enumerate() {
+            check_edit(edit, total).or_else(|(field, message)| fault(format!("{of}[{index}].{field}"), message))?;
+        }
     }
     Ok(())
 }

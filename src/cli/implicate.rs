@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use super::model::MODEL_HELP;
 use super::subject::{Subject, exists};
 use super::{exit, output};
+use crate::campaign::read_against;
 use crate::case::Case;
 use crate::error::{Error, Result};
-use crate::implicate::{Effect, Implication, Options, implicate};
+use crate::implicate::{Carried, ContrastKind, Effect, Implication, Options, Reading, implicate};
 use crate::text::escape;
 
 /// Find the components that carry a case, by patching activations in both directions.
@@ -33,7 +34,13 @@ pub fn run(args: Args) -> Result<u8> {
     let mut case = Case::read(&args.case)?;
     let subject = Subject::of(&args.case, &case, args.model.as_deref())?;
     let evaluator = subject.evaluator();
-    let found = implicate(&evaluator, &case.trial(), &Options { seed: case.control_seed, ..Default::default() })?;
+    let trial = case.trial();
+    let mut found = implicate(&evaluator, &trial, &Options { seed: case.control_seed, ..Default::default() })?;
+    // What fails is known to the search that found the case alone.
+    let known = case.implication.as_ref().and_then(|i| i.reading.as_ref());
+    let fails = known.and_then(|reading| reading.contrasts.iter().find(|c| c.kind == ContrastKind::Fails));
+    let fails = fails.map(|contrast| trial.with_edits(contrast.edits.clone()));
+    read_against(&evaluator, &trial, &mut found, case.control_seed, fails)?;
     if args.json {
         output::line(serde_json::to_string(&found).map_err(|e| Error::file(&args.case, "implication", e))?);
     } else {
@@ -62,6 +69,30 @@ pub fn in_words(found: &Implication) -> String {
     format!("{}: necessity {:.2}, sufficiency {:.2}{emergence}{routing}", set.join(" "), found.necessity, found.sufficiency)
 }
 
+/// Which heads read the replaced tokens, up to which layer they matter in their own place, and what that is in others.
+pub fn reading_in_words(reading: &Reading) -> Vec<String> {
+    let readers = reading.readers.iter().take(4).map(|e| format!("{} {:.2}", e.component, e.necessity));
+    let readers: Vec<String> = readers.collect();
+    let share = |c: &Carried| match c.handed_over() {
+        Some((from, to)) if from == to => format!("handed over in layer {from}"),
+        Some((from, to)) => format!("handed over in layers {from} to {to}"),
+        None => "not handed over".to_owned(),
+    };
+    let line = |name: &str, c: &Carried| {
+        let (set, readers, bits) = (c.necessity, c.readers, c.divergence_bits);
+        format!("{name}set {set:.2}, readers {readers:.2} of {bits:.3} bits, loss {:.2}, {}", c.loss, share(c))
+    };
+    let mut lines = vec![format!("read by {}", readers.join(", ")), line("these    ", &reading.carried)];
+    lines.extend(reading.contrasts.iter().map(|contrast| {
+        let name = match contrast.kind {
+            ContrastKind::Random => "random   ",
+            ContrastKind::Fails => "fails    ",
+        };
+        line(name, &contrast.carried)
+    }));
+    lines
+}
+
 fn print(case: &Case, found: &Implication, top: usize) {
     output::line(format!("case          {}  {}", escape(&case.id), escape(&case.comment.title)));
     output::line(format!("carried by    {}", in_words(found)));
@@ -82,6 +113,9 @@ fn print(case: &Case, found: &Implication, top: usize) {
     for effect in found.positions.iter().take(top) {
         let place = format!("{} @{}", effect.component, effect.position);
         output::line(format!("{place:<18} {:>9.3}  {:>11.3}  token {}", effect.necessity, effect.sufficiency, effect.id));
+    }
+    for (i, line) in found.reading.iter().flat_map(reading_in_words).enumerate() {
+        output::line(if i == 0 { line } else { format!("  {line}") });
     }
     output::line(format!("calls         {} trials", found.calls));
 }

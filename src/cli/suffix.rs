@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::model::MODEL_HELP;
 use super::{exit, output};
-use crate::campaign::{Explain, Follow as _, reduced};
+use crate::campaign::{Explain, Follow as _, read_against, reduced};
 use crate::case::{Case, Lineage};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
@@ -61,6 +61,9 @@ pub struct Args {
     /// Try at most so many of a step's best replacements together; 0: none.
     #[arg(long, value_name = "N", default_value_t = 8)]
     merge: usize,
+    /// No candidates that copy runs of the target's own tokens (by default one in eight does).
+    #[arg(long)]
+    no_copies: bool,
     /// Mellowmax with this sharpness in place of the mean over the target's tokens.
     #[arg(long, value_name = "ALPHA")]
     mellowmax: Option<f64>,
@@ -158,6 +161,8 @@ fn options(args: &Args, model: &Model) -> Options {
         replace: args.replace as usize,
         buffer: args.buffer,
         merge: args.merge,
+        // What a model is to find improbable is better not said to it.
+        copies: !args.no_copies && args.goal != GoalKind::Loss,
         text: !args.any_ids,
         stages,
     }
@@ -287,7 +292,11 @@ fn cases(problem: &Problem, search: &Search, args: &Args, interrupted: &AtomicBo
                 parent: format!("prompt {}", prompt + 1),
             };
             let (finding, _) = reduced(trial, confirmed, &judge, &options, lineage)?;
-            let (case, _) = explain.follow(&finding, !args.no_implication && !stop())?;
+            let (mut case, _) = explain.follow(&finding, !args.no_implication && !stop())?;
+            if let Some(implication) = &mut case.implication {
+                let fails = search.state.fails.as_ref().map(|entry| problem.trial(prompt, &entry.suffix));
+                read_against(evaluator, &finding.trial, implication, finding.control_seed, fails)?;
+            }
             case.write(dir)?;
             found.push(case);
             break;
@@ -354,6 +363,10 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u
         output::line(format!("case      {}: {changed} tokens are needed{tokens}", escape(&case.id)));
         output::line(format!("          {}", fit(&case.comment.title, columns.saturating_sub(10))));
         output::line(format!("          it says: {}", fit(&case.comment.generated_after, columns.saturating_sub(19))));
+        let reading = case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
+        for line in reading.map(super::implicate::reading_in_words).unwrap_or_default() {
+            output::line(format!("          {}", fit(&line, columns.saturating_sub(10))));
+        }
     }
     output::line(format!("written   {}", escape(&out.display().to_string())));
 }

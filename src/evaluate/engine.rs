@@ -9,7 +9,7 @@ use rand::Rng as _;
 use super::activations::{Activations, COMPONENT_SITES, Means, width};
 use super::lower::{Lowering, Place};
 use super::plan::{Plan, Run, Runs, check};
-use super::rows::Job;
+use super::rows::{Job, forwards};
 use super::{Evaluator, Observation, Request};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
@@ -17,10 +17,6 @@ use crate::model::batch::{Residuals, Row, Segment};
 use crate::model::hooks::{Hooks, Site};
 use crate::model::{Forward, Model, Pooled, Read};
 use crate::rng;
-
-/// Tokens of one forward: enough for full speed, few enough that its buffers stay small (a layer of
-/// SmolLM2 holds some 20 kB a token).
-pub(super) const TOKENS_PER_FORWARD: usize = 2048;
 
 /// Tokens, given and generated, of the rows that generate in step. A step reads all weights for one token
 /// a row, so the more rows the better; keys and values of SmolLM2 take 46 kB a token.
@@ -300,14 +296,8 @@ impl Evaluator for ModelEvaluator<'_> {
         let mut jobs: Vec<(usize, Job)> = jobs.enumerate().collect();
         jobs.sort_by_key(|(i, job)| (job.row.entry(), job.row.ids.len(), *i));
         let mut observations = vec![Observation::default(); requests.len()];
-        let mut jobs = jobs.into_iter().peekable();
-        while jobs.peek().is_some() {
-            let (mut indices, mut chunk, mut tokens) = (Vec::new(), Vec::new(), 0);
-            while let Some((i, job)) = jobs.next_if(|(_, job)| tokens == 0 || tokens + job.row.ids.len() <= TOKENS_PER_FORWARD) {
-                tokens += job.row.ids.len();
-                indices.push(i);
-                chunk.push(job);
-            }
+        for chunk in forwards(jobs, |(_, job)| job.row.ids.len()) {
+            let (indices, chunk): (Vec<usize>, Vec<Job>) = chunk.into_iter().unzip();
             let answers = self.observe_rows(chunk)?;
             indices.into_iter().zip(answers).for_each(|(i, answer)| observations[i] = answer);
         }

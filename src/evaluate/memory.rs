@@ -1,8 +1,9 @@
 //! What recurrent states hold at the end of a row: how large they are, and what of the beginning is left in them.
 
-use super::engine::{ModelEvaluator, TOKENS_PER_FORWARD};
+use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
 use super::observation::Request;
+use super::rows::forwards;
 use crate::edit::Layout;
 use crate::error::{Error, Result};
 use crate::model::batch::{KvStore, Row};
@@ -32,13 +33,10 @@ impl ModelEvaluator<'_> {
     pub(super) fn memory(&self, requests: &[&Request]) -> Result<Vec<f32>> {
         let layouts: Vec<[Layout; 2]> = requests.iter().map(|request| self.both_ways(request)).collect();
         let mut memory = Vec::with_capacity(requests.len());
-        let mut rest = requests.iter().zip(&layouts).peekable();
-        while rest.peek().is_some() {
+        for chunk in forwards(requests.iter().zip(&layouts), |(_, layouts)| 2 * layouts[0].ids.len()) {
             let mut forward = Forward { keep_ends: true, ..Forward::default() };
             let (mut tokens, mut ends) = (0, Vec::new());
-            while let Some((request, layouts)) =
-                rest.next_if(|(_, l)| tokens == 0 || tokens + 2 * l[0].ids.len() <= TOKENS_PER_FORWARD)
-            {
+            for (request, layouts) in chunk {
                 for layout in layouts {
                     let place = Place { tokens: tokens..tokens + layout.ids.len(), position: 0, layer: 0 };
                     tokens = place.tokens.end;

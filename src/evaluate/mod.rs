@@ -3,6 +3,7 @@
 mod activations;
 mod engine;
 mod gradient;
+mod handover;
 mod lower;
 mod memory;
 mod observation;

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use super::engine::{ModelEvaluator, TOKENS_PER_FORWARD};
+use super::engine::ModelEvaluator;
 use super::observation::{Distributions, Observation};
 use super::plan::Run;
+use super::rows::forwards;
 use crate::error::{Error, Result};
 use crate::model::batch::{Residuals, Restart, Row};
 use crate::model::{Forward, Read};
@@ -69,13 +70,7 @@ impl Race<'_, '_> {
     pub fn advance(&mut self, layers: usize) -> Result<()> {
         let d = self.evaluator.model.config.hidden_size;
         let (from, run) = (self.layers, self.run.clone());
-        let mut left = self.racers.iter_mut().flatten().peekable();
-        while left.peek().is_some() {
-            let (mut chunk, mut tokens): (Vec<&mut Racer>, usize) = (Vec::new(), 0);
-            while let Some(racer) = left.next_if(|r| tokens == 0 || tokens + r.ids.len() <= TOKENS_PER_FORWARD) {
-                tokens += racer.ids.len();
-                chunk.push(racer);
-            }
+        for mut chunk in forwards(self.racers.iter_mut().flatten(), |racer| racer.ids.len()) {
             let row = |racer: &mut &mut Racer| {
                 let restart = (from > 0).then(|| {
                     let mut pre = vec![Vec::new(); from];

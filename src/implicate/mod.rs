@@ -1,12 +1,14 @@
 //! Which components carry a case: activation patching in both directions, and emergence.
 
 mod patching;
+mod reading;
 
 pub use patching::{Options, comparable, implicate};
+pub use reading::reading;
 
 use serde::{Deserialize, Serialize};
 
-use crate::edit::Component;
+use crate::edit::{Component, Edit};
 
 /// Effect of patching one component, as a share of the case's whole effect (0: none, 1: all of it).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,67 @@ pub struct PositionEffect {
     pub id: u32,
     pub necessity: f64,
     pub sufficiency: f64,
+}
+
+/// How the replaced tokens of a case (its suffix, say) act on what comes after them, against other tokens in their
+/// place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reading {
+    /// The first and the last position that is replaced; those between them count too.
+    pub first: usize,
+    pub last: usize,
+    /// The heads (or whole mixers, where there are no heads) that read them, strongest first: what patching one of
+    /// them does at the positions behind the last, and at no other.
+    pub readers: Vec<Effect>,
+    pub carried: Carried,
+    pub contrasts: Vec<Contrast>,
+}
+
+/// How much of what some tokens do is carried by the case's components.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Carried {
+    /// Mean loss of the continuation with these tokens, nats a token; 0 where there is none.
+    pub loss: f64,
+    /// Mean Jensen-Shannon divergence from the run without them, bits: the whole that the shares are of.
+    pub divergence_bits: f64,
+    /// Of the case's set, at all positions.
+    pub necessity: f64,
+    pub sufficiency: f64,
+    /// Necessity of the case's readers together, at the positions behind the tokens.
+    pub readers: f64,
+    /// By layer: the share that goes when the residual stream entering it is, at the positions of the tokens, that of
+    /// the run without them. It falls from 1 to 0 where others read them.
+    pub handover: Vec<f64>,
+}
+
+impl Carried {
+    /// The layers in which others read the tokens: the first one behind which less than 90% still depends on their own
+    /// places, and the first behind which less than 10% does. `None` where the latter is none of them.
+    pub fn handed_over(&self) -> Option<(usize, usize)> {
+        // What is below at the entry of a layer was read in the one before.
+        let below = |share: f64| self.handover.iter().position(|left| *left < share).map(|at| at.saturating_sub(1));
+        Some((below(0.9)?, below(0.1)?))
+    }
+}
+
+/// Other tokens in the same place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contrast {
+    pub kind: ContrastKind,
+    pub edits: Vec<Edit>,
+    pub carried: Carried,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContrastKind {
+    /// Ordinary tokens, at random.
+    Random,
+    /// Tokens of a search that come close to its goal in loss and do not reach it.
+    Fails,
 }
 
 /// What carries a case.
@@ -60,6 +123,9 @@ pub struct Implication {
     /// Where the strongest members of the set act: of each the positions whose output changes most,
     /// strongest first.
     pub positions: Vec<PositionEffect>,
+    /// Of a case made of replacements in its prompt, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
     /// Trials spent.
     pub calls: u64,
 }

@@ -43,17 +43,18 @@ impl Default for Options {
 }
 
 /// A stretch of positions that both runs have: first clean position, first glitched one, length.
-type Stretch = (usize, usize, usize);
+pub(super) type Stretch = (usize, usize, usize);
 
-struct Patching<'a, 'm> {
-    evaluator: &'a ModelEvaluator<'m>,
-    clean: (Trial, Activations),
-    glitched: (Trial, Activations),
+pub(super) struct Patching<'a, 'm> {
+    pub evaluator: &'a ModelEvaluator<'m>,
+    pub clean: (Trial, Activations),
+    pub glitched: (Trial, Activations),
     aligned: Vec<Stretch>,
-    reference: Arc<crate::evaluate::Distributions>,
-    /// Divergence of the glitched run, bits.
-    total: f64,
-    calls: u64,
+    pub reference: Arc<crate::evaluate::Distributions>,
+    /// Divergence of the glitched run, bits, and its loss, nats a token.
+    pub total: f64,
+    pub loss: f64,
+    pub calls: u64,
 }
 
 /// The set that is named, and what it does.
@@ -66,7 +67,7 @@ struct Named {
 }
 
 #[derive(Clone, Copy)]
-enum Direction {
+pub(super) enum Direction {
     /// Clean outputs into the glitched run.
     Necessity,
     /// Glitched outputs into the clean run.
@@ -77,7 +78,7 @@ enum Direction {
 const MOST: f64 = 0.8;
 
 /// Below this many bits there is nothing to share out.
-const NOTHING: f64 = 1e-6;
+pub(super) const NOTHING: f64 = 1e-6;
 
 /// Finds the components that carry the difference between a trial and its baseline.
 ///
@@ -110,6 +111,7 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
         controls,
         effects,
         positions,
+        reading: None,
         calls: patching.calls,
     })
 }
@@ -155,7 +157,7 @@ pub fn comparable(trial: &Trial) -> bool {
 /// Strongest first by the mean of both directions (what exceeds the whole counts as the whole). Of equals
 /// the finer component comes first: an MLP whose one neuron does everything does so by that neuron, and a head
 /// of RWKV whose state does everything by its state.
-fn rank(effects: &[Effect]) -> Vec<Component> {
+pub(super) fn rank(effects: &[Effect]) -> Vec<Component> {
     let strength = |e: &Effect| 0.5 * (e.necessity.min(1.0) + e.sufficiency.min(1.0));
     let fineness = |c: &Component| match c {
         Component::Neuron { .. }
@@ -173,7 +175,7 @@ fn rank(effects: &[Effect]) -> Vec<Component> {
 }
 
 impl<'a, 'm> Patching<'a, 'm> {
-    fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Self> {
+    pub fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Self> {
         let baseline = trial.baseline();
         let observed = evaluator.observe(&[Request::new(baseline.clone()).keeping_distributions()])?.pop();
         let reference = observed.and_then(|o| o.distributions).ok_or_else(|| Error::request("distributions were not kept"))?;
@@ -189,14 +191,14 @@ impl<'a, 'm> Patching<'a, 'm> {
             }
         }
         let glitched = evaluator.observe(&[Request::new(trial.clone()).with_reference(reference.clone())])?;
-        let total = glitched.first().map_or(0.0, |o| o.mean_divergence_bits());
+        let (total, loss) = glitched.first().map_or((0.0, 0.0), |o| (o.mean_divergence_bits(), o.loss()));
         let clean = (baseline.clone(), evaluator.activations(&baseline, &[])?);
         let glitched = (trial.clone(), evaluator.activations(trial, &[])?);
-        Ok(Self { evaluator, clean, glitched, aligned, reference, total, calls: 4 })
+        Ok(Self { evaluator, clean, glitched, aligned, reference, total, loss, calls: 4 })
     }
 
     /// The request that patches a set of components at the given stretches.
-    fn request(&self, set: &[Component], at: &[Stretch], direction: Direction) -> Result<Request> {
+    pub fn request(&self, set: &[Component], at: &[Stretch], direction: Direction) -> Result<Request> {
         let config = &self.evaluator.model.config;
         let (into, from) = match direction {
             Direction::Necessity => (&self.glitched.0, &self.clean.1),
@@ -224,20 +226,25 @@ impl<'a, 'm> Patching<'a, 'm> {
             return Ok(None);
         }
         let frozen = trial.with_edits(trial.edits.iter().cloned().chain([Edit::FreezeRouting]).collect());
-        let observed = self.evaluator.observe(&[Request::new(frozen).with_reference(self.reference.clone())])?;
+        let left = self.divergence(Request::new(frozen).with_reference(self.reference.clone()))?;
+        Ok(Some(1.0 - left / self.total))
+    }
+
+    /// Of one request with this reference, bits.
+    pub fn divergence(&mut self, request: Request) -> Result<f64> {
         self.calls += 1;
-        Ok(observed.first().map(|o| 1.0 - o.mean_divergence_bits() / self.total))
+        Ok(self.evaluator.observe(&[request])?.first().map_or(0.0, |o| o.mean_divergence_bits()))
     }
 
     /// Necessity and sufficiency of each set, at all positions that both runs have.
-    fn measure(&mut self, sets: &[Vec<Component>]) -> Result<Vec<(f64, f64)>> {
+    pub fn measure(&mut self, sets: &[Vec<Component>]) -> Result<Vec<(f64, f64)>> {
         let aligned = self.aligned.clone();
         let sets: Vec<(&[Component], &[Stretch])> = sets.iter().map(|set| (&set[..], &aligned[..])).collect();
         self.measure_at(&sets)
     }
 
     /// Necessity and sufficiency of each set at its stretches.
-    fn measure_at(&mut self, sets: &[(&[Component], &[Stretch])]) -> Result<Vec<(f64, f64)>> {
+    pub fn measure_at(&mut self, sets: &[(&[Component], &[Stretch])]) -> Result<Vec<(f64, f64)>> {
         let mut requests = Vec::with_capacity(2 * sets.len());
         for (set, at) in sets {
             requests.push(self.request(set, at, Direction::Necessity)?);

@@ -103,6 +103,7 @@ fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option
         most: Some(1),
         emergence,
         routing: None,
+        reading: None,
         controls,
         effects,
         positions,

@@ -228,7 +228,6 @@ pub fn necessity_and_sufficiency(implication: &Implication) -> String {
     )
 }
 
-/// Whether the parts add up.
 /// How much of a mixture's glitch is a matter of who computes it; `None` where nothing is routed.
 pub fn routing(implication: &Implication) -> Option<String> {
     let share = percent(implication.routing?.clamp(0.0, 1.0));
@@ -237,6 +236,7 @@ pub fn routing(implication: &Implication) -> Option<String> {
     ))
 }
 
+/// Whether the parts add up.
 pub fn emergence(implication: &Implication) -> String {
     match implication.emergence {
         None if implication.set.len() <= 1 => "One component: there is nothing to add up.".into(),

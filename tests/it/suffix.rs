@@ -1,7 +1,7 @@
 //! Adversarial suffixes: gradients of the one-hot tokens, races, and searches that end where they should.
 
 use glitch::edit::{Edit, Trial};
-use glitch::evaluate::{Evaluator, ModelEvaluator, Request};
+use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
 use glitch::model::batch::Row;
 use glitch::model::hooks::{Block, Change, Site};
 use glitch::model::{Forward, Model};
@@ -139,6 +139,7 @@ fn options(steps: usize) -> Options {
         replace: 1,
         buffer: 0,
         merge: 6,
+        copies: false,
         text: true,
         stages: Vec::new(),
     }
@@ -259,6 +260,41 @@ fn a_damaged_search_is_named() {
 }
 
 /// From the command line: a suffix is found, its case replayed and tried on other models.
+/// The residual stream of another run: all of it at the embeddings, none of it beyond what is read, its own changes nothing.
+#[test]
+fn a_handover_ends_where_nothing_reads_any_more() {
+    for name in ATTENTION.into_iter().chain(RECURRENT) {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 90).collect();
+        let mut other = ids.clone();
+        other[4..7].copy_from_slice(&[11, 80, 3]);
+        let observe = |ids: &[u32]| {
+            let request = Request::new(Trial::new(&ids[..12], &ids[12..])).keeping_distributions();
+            evaluator.observe_alone(&request).unwrap()
+        };
+        let (own, others) = (observe(&ids), observe(&other));
+        let reference = others.distributions.clone().unwrap();
+        let close = |a: &Observation, b: &Observation| a.log_probs.iter().zip(&b.log_probs).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(!close(&own, &others), "{name}: the tokens make no difference");
+        let layers = evaluator.handover(&ids, 12, 4..7, &other, &reference).unwrap();
+        assert_eq!(layers.len(), model.config.num_hidden_layers, "{name}");
+        assert!(close(&layers[0], &others) && layers[0].mean_divergence_bits() < 1e-5, "{name}: at the embeddings");
+        for layer in &layers[1..] {
+            assert!(!close(layer, &others) && !close(layer, &own), "{name}: what the layers before have read stays");
+        }
+        let same = evaluator.handover(&ids, 12, 4..7, &ids, &reference).unwrap();
+        assert!(same.iter().all(|layer| close(layer, &own)), "{name}: its own residual stream");
+    }
+    let model = load("llama");
+    let evaluator = ModelEvaluator::new(&model);
+    let reference = evaluator.observe_alone(&Request::new(Trial::new([1, 2], [3])).keeping_distributions()).unwrap();
+    let reference = reference.distributions.unwrap();
+    for (positions, other) in [(0..0, &[1, 2, 3][..]), (2..4, &[1, 2, 3]), (0..1, &[1, 2])] {
+        assert!(evaluator.handover(&[1, 2, 3], 2, positions.clone(), other, &reference).is_err(), "{positions:?} {other:?}");
+    }
+}
+
 #[test]
 fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     let dir = tempfile::tempdir().unwrap();
@@ -272,6 +308,24 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     assert_eq!(said["cases"].as_array().unwrap().len(), 1, "{}", ran.stdout);
     assert!(said["search"]["state"]["step"].as_u64().unwrap() < 30, "{}", ran.stdout);
     let cases = format!("{out}/cases");
+    let case = format!("{cases}/{}.json", said["cases"][0].as_str().unwrap());
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&case).unwrap()).unwrap();
+    let reading = &value["implication"]["reading"];
+    let kinds: Vec<&str> = reading["contrasts"].as_array().unwrap().iter().map(|c| c["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["random", "random", "random", "random", "fails"]);
+    let loss = |carried: &serde_json::Value| carried["loss"].as_f64().unwrap();
+    for contrast in reading["contrasts"].as_array().unwrap() {
+        assert!(loss(&contrast["carried"]) > loss(&reading["carried"]), "{contrast} does as well as the case");
+        assert!((contrast["carried"]["handover"][0].as_f64().unwrap() - 1.0).abs() < 1e-3, "{contrast}");
+    }
+    let readers = reading["readers"].as_array().unwrap();
+    assert!(readers.iter().all(|r| r["component"].as_str().unwrap().contains(".head")), "{readers:?}");
+    // Where nothing but the replaced tokens is patched, in the whole stream of every layer, less and less of it goes.
+    let handover: Vec<f64> = reading["carried"]["handover"].as_array().unwrap().iter().map(|h| h.as_f64().unwrap()).collect();
+    assert!((handover[0] - 1.0).abs() < 1e-3 && handover[3] < handover[0], "{handover:?}");
+    let ran = glitch(&["implicate", &case]);
+    let said_so = |text: &str| assert!(ran.stdout.contains(text), "{text}: {}{}", ran.stdout, ran.stderr);
+    ["read by L", "  these ", "  random ", "  fails "].into_iter().for_each(said_so);
     let ran = glitch(&["replay", &cases]);
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
     let other = fixtures().join("gguf/f32.gguf");

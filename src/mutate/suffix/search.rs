@@ -71,7 +71,7 @@ impl Search {
         let fits = |suffix: &Vec<u32>| {
             suffix.len() == self.options.length || beams && (suffix.len() <= state.step && suffix.len() < self.options.length)
         };
-        let entries = || state.buffer.iter().chain([&state.best]);
+        let entries = || state.buffer.iter().chain([&state.best]).chain(&state.fails);
         let suffixes = || entries().map(|e| &e.suffix).chain(state.reached.iter().map(|r| &r.suffix));
         if state.buffer.is_empty() || suffixes().any(|suffix| !fits(suffix)) || entries().any(|e| !e.loss.is_finite()) {
             return Err(Error::file(

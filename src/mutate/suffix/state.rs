@@ -38,6 +38,8 @@ pub struct Options {
     pub buffer: usize,
     /// At most so many of the best single replacements are tried together; below 2: none.
     pub merge: usize,
+    /// Whether runs of the target's own tokens are among the candidates.
+    pub copies: bool,
     /// Only suffixes that text can carry.
     pub text: bool,
     /// Where candidates are pruned: layers behind them, and the share that goes on. Empty: all run to the end.
@@ -84,6 +86,9 @@ pub struct State {
     pub buffer: Vec<Entry>,
     pub best: Entry,
     pub reached: Vec<Reached>,
+    /// Of the suffixes that do not reach the goal in all prompts the one of the least loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<Entry>,
     /// Prompts searched on so far: one more whenever all of them are reached.
     pub prompts: usize,
     pub trace: Vec<Step>,
@@ -107,6 +112,7 @@ impl State {
             buffer: vec![start.clone()],
             best: start,
             reached: Vec::new(),
+            fails: None,
             prompts: 1,
             trace: Vec::new(),
             soft: None,
@@ -155,6 +161,8 @@ impl State {
         }
         self.reached.sort_by(|a, b| b.prompts.cmp(&a.prompts).then(a.loss.total_cmp(&b.loss)));
         self.reached.truncate(REACHED);
+        let closest = scored.iter().find(|(_, score)| !score.reached).map(Entry::of);
+        self.fails = closest.into_iter().chain(self.fails.take()).min_by(|a, b| a.loss.total_cmp(&b.loss));
         // Nothing to choose from (no candidate that text can carry, say): the suffix stays.
         if let Some(best) = scored.first() {
             let (newest, reached) = (Entry::of(best), best.1.reached);
@@ -165,6 +173,7 @@ impl State {
             if reached && self.prompts < problem.prompts.len() {
                 // With one prompt more the losses so far are of another kind.
                 self.prompts += 1;
+                self.fails = None;
                 let loss = problem.score(self.prompts, &newest.suffix, &[vec![]])?[0].loss;
                 self.best = Entry { loss, ..newest };
                 self.buffer = vec![self.best.clone()];
