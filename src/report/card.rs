@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural};
-use super::{svg, words};
+use super::{reading, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
 use crate::implicate::{Implication, PositionEffect};
@@ -55,6 +55,9 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     out.push_str("</div>");
     if let Some(implication) = &case.implication {
         implicated(out, implication);
+    }
+    if let Some(reading) = case.implication.as_ref().and_then(|implication| implication.reading.as_ref()) {
+        reading::section(out, reading);
     }
     provenance(out, case);
     out.push_str("</div></details>");

@@ -293,6 +293,10 @@ mod tests {
             if let Some(implication) = &mut case.implication {
                 implication.effects.iter_mut().step_by(3).for_each(|e| e.necessity = odd);
                 (implication.necessity, implication.emergence) = (odd, Some(odd));
+                if let Some(reading) = &mut implication.reading {
+                    reading.carried.handover.fill(odd);
+                    (reading.carried.readers, reading.contrasts[0].carried.readers) = (odd, odd);
+                }
             }
         }
         let page = page(&summary, &cases);

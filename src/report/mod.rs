@@ -9,6 +9,7 @@ mod diff;
 mod format;
 mod html;
 mod interactions;
+mod reading;
 #[cfg(test)]
 pub(crate) mod sample;
 mod svg;

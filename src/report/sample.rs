@@ -3,7 +3,7 @@
 use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, Minimisation, ModelRef, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
-use crate::implicate::{Effect, Implication, PositionEffect};
+use crate::implicate::{Carried, Contrast, ContrastKind, Effect, Implication, PositionEffect, Reading};
 use crate::oracle::{OracleKind, Verdict};
 
 /// A repeatable number in `[0, 1)`.
@@ -111,6 +111,28 @@ fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option
     }
 }
 
+/// Tokens that are read between the first layers, against two others.
+fn reading(layers: usize) -> Reading {
+    let carried = |divergence_bits: f64, late: f64| Carried {
+        loss: 0.4 / divergence_bits,
+        divergence_bits,
+        necessity: divergence_bits * 0.9,
+        sufficiency: 0.7,
+        readers: divergence_bits * 0.8,
+        handover: (0..layers).map(|layer| 1.0 / (1.0 + (6.0 * (layer as f64 - late)).exp())).collect(),
+    };
+    let contrast =
+        |kind, bits, late| Contrast { kind, edits: vec![Edit::Replace { position: 5, id: 77 }], carried: carried(bits, late) };
+    let reader = |(layer, necessity)| Effect { component: Component::Head { layer, head: 2 }, necessity, sufficiency: 0.2 };
+    Reading {
+        first: 5,
+        last: 5,
+        readers: [(2, 0.51), (1, 0.23)].map(reader).to_vec(),
+        carried: carried(0.92, 1.5),
+        contrasts: vec![contrast(ContrastKind::Random, 0.21, 0.5), contrast(ContrastKind::Fails, 0.8, 2.5)],
+    }
+}
+
 fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
     let mut scores: Vec<f64> = (0..controls).map(|i| 0.02 + 0.29 * wave(i + id as usize).powi(2)).collect();
     scores.push(0.31);
@@ -159,6 +181,8 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
 pub fn campaign() -> (Summary, Vec<Case>) {
     let mut king = case(0xa1, OracleKind::Divergence, 0.92, 59);
     king.implication = Some(implication(4, 4, &[Component::Mlp { layer: 2 }, Component::Head { layer: 3, head: 1 }], Some(0.62)));
+
+    king.implication.iter_mut().for_each(|implication| implication.reading = Some(reading(4)));
 
     let mut hostile = case(0xa2, OracleKind::Echo, 14.2, 40);
     hostile.verdict.threshold = 9.1;

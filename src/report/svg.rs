@@ -89,6 +89,36 @@ pub fn curves(title: &str, lines: &[Line]) -> String {
     svg
 }
 
+/// Shares by layer, from nothing to all; the first line stands out, the others are dashed.
+pub fn by_layer(label: &str, lines: &[(&str, &[f64])]) -> String {
+    let (left, right, top, bottom) = (46.0, WIDTH - 12.0, 12.0, 130.0);
+    let layers = lines.iter().map(|(_, shares)| shares.len()).max().unwrap_or(0);
+    let (x, y) = (Axis::new(0.0, layers.saturating_sub(1).max(1) as f64, left, right), Axis::new(0.0, 1.0, bottom, top));
+    let mut svg = format!(r#"<svg viewBox="0 0 {WIDTH} 164" role="img" aria-label="{}">"#, text::html(label));
+    for share in [0.0, 0.5, 1.0] {
+        let at = y.at(share);
+        let _ = write!(svg, r#"<path class="grid" d="M{left} {at:.1}H{right}"/>"#);
+        let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" class="end">{}</text>"#, left - 6.0, at + 4.0, percent(share));
+    }
+    for (layer, anchor) in [(0, "start"), (layers.saturating_sub(1), "end")] {
+        let _ = write!(svg, r#"<text x="{:.1}" y="146" class="{anchor}">{layer}</text>"#, x.at(layer as f64));
+    }
+    let _ = write!(svg, r#"<text x="{:.1}" y="161" class="mid soft">layer</text>"#, (left + right) / 2.0);
+    // The first on top of the others.
+    for (i, (name, shares)) in lines.iter().enumerate().rev() {
+        let mut path = String::new();
+        for (layer, share) in shares.iter().enumerate() {
+            let _ = write!(path, "{}{:.1} {:.1}", if layer == 0 { 'M' } else { 'L' }, x.at(layer as f64), y.at(*share));
+        }
+        if !path.is_empty() {
+            let class = i.min(1);
+            let _ = write!(svg, r#"<path class="line line{class}" d="{path}"><title>{}</title></path>"#, text::html(name));
+        }
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
 /// Means and their intervals, a row each, from zero.
 pub fn intervals(label: &str, rows: &[(&str, &Estimate)]) -> String {
     let (left, right, pitch) = (118.0, WIDTH - 44.0, 24.0);
@@ -404,6 +434,8 @@ mod tests {
             .collect();
         check(&heat_map("x", &effects, |e| e.necessity, &[]).unwrap().replace("infinite", ""));
         assert_eq!(heat_map("x", &[], |e| e.necessity, &[]), None);
+        check(&by_layer("x", &[("a", &odd), ("b", &[]), ("c", &odd[..1])]));
+        check(&by_layer("x", &[]));
         check(&curves("x", &[Line { name: "a", points: vec![] }]));
         check(&curves("x", &[Line { name: "a", points: vec![(0, 0)] }, Line { name: "b", points: vec![(u64::MAX, u64::MAX)] }]));
     }

@@ -64,6 +64,8 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         let mut sentences = vec![words::what(case)];
         sentences.extend(words::controls(case));
         sentences.extend(case.implication.as_ref().and_then(words::carried));
+        let reading = case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
+        sentences.extend(reading.and_then(words::read_by));
         let start = page.out.len();
         page.say(3, &sentences.join(" "));
         // Without a title the sentence bears the number, in the place of its indent.
@@ -193,6 +195,7 @@ mod tests {
             "Replacing ` king` by ` Guid` changes the next-token distribution by 0.92 bits (1 is no overlap at all).",
             "ordinary tokens in the same place score at most 0.31 bits (60 tried).",
             "Carried by L2.mlp and L3.head1: patching them back removes 88%.",
+            "The replaced tokens are read by L2.head2 and L1.head2: with what these put out behind them set right, 74% goes; of what random tokens do there, 17%; of what tokens that fail do, 64%. What they say leaves their own place in layer 1.",
             "glitch replay cases/00000000000000a1.json",
         ] {
             assert!(shown.contains(sentence), "{sentence}\n{shown}");

@@ -1,0 +1,40 @@
+//! How the replaced tokens of a case are read, against others in their place: a section of its card.
+
+use std::fmt::Write;
+
+use super::format::{number, percent};
+use super::{svg, words};
+use crate::implicate::{Carried, ContrastKind, Reading};
+use crate::text;
+
+/// The sentence, the table of these tokens and the others, and where each leaves its own place.
+pub fn section(out: &mut String, reading: &Reading) {
+    let rows: Vec<(&str, &Carried)> = std::iter::once(("these", &reading.carried))
+        .chain(reading.contrasts.iter().map(|contrast| {
+            let name = match contrast.kind {
+                ContrastKind::Random => "random tokens",
+                ContrastKind::Fails => "tokens that fail",
+            };
+            (name, &contrast.carried)
+        }))
+        .collect();
+    out.push_str("<h3>Who reads it</h3>");
+    if let Some(sentence) = words::read_by(reading) {
+        let _ = write!(out, "<p>{}</p>", text::html(&sentence));
+    }
+    let lines: Vec<(&str, &[f64])> = rows.iter().map(|(name, carried)| (*name, &carried.handover[..])).collect();
+    let label = "share of the effect that still depends on the tokens' own places, by layer; solid: these tokens, dashed: others";
+    let _ = write!(
+        out,
+        "<div class=\"pair\"><figure><figcaption>Still in the tokens' own places, by layer (dashed: other tokens)</figcaption>{}</figure>",
+        svg::by_layer(label, &lines)
+    );
+    out.push_str("<div class=\"scroll\"><table><thead><tr><th>tokens</th><th class=\"n\">loss</th><th class=\"n\">bits</th>");
+    out.push_str("<th class=\"n\">set removes</th><th class=\"n\">readers remove</th></tr></thead><tbody>");
+    for (name, carried) in rows {
+        let cells = [number(carried.loss), number(carried.divergence_bits), percent(carried.necessity), percent(carried.readers)];
+        let cells = cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).concat();
+        let _ = write!(out, "<tr><td>{name}</td>{cells}</tr>");
+    }
+    out.push_str("</tbody></table></div></div>");
+}
