@@ -1,15 +1,16 @@
-//! `glitch report DIR`: writes the page of a campaign from what it left in its folder.
+//! `glitch report DIR`: writes the page of a campaign, or of a search for a suffix, from what it left in its folder.
 
 use std::path::{Path, PathBuf};
 
 use crate::campaign::Summary;
 use crate::case::Case;
+use crate::mutate::suffix::Search;
 use crate::{Error, Result, report, storage, text};
 
-/// Write a campaign's report as one HTML page.
+/// Write the report of a campaign, or of a search for a suffix, as one HTML page.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder that `glitch fuzz` wrote (summary.json and cases/).
+    /// Folder that `glitch fuzz` or `glitch suffix` wrote (summary.json or suffix.json, and cases/).
     dir: PathBuf,
     /// Where to write the page [default: DIR/report.html].
     #[arg(long, value_name = "FILE")]
@@ -17,21 +18,31 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<u8> {
-    let (summary, cases) = read(&args.dir)?;
+    let search = args.dir.join("suffix.json");
+    let page = if search.exists() && !args.dir.join("summary.json").exists() {
+        report::suffix_page(&Search::read(&search)?, &cases(&args.dir)?)
+    } else {
+        let (summary, cases) = read(&args.dir)?;
+        report::page(&summary, &cases)
+    };
     let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));
-    storage::write_atomic(&out, report::page(&summary, &cases).as_bytes())?;
+    storage::write_atomic(&out, page.as_bytes())?;
     super::output::line(text::escape(&out.display().to_string()));
     Ok(0)
 }
 
-/// The summary and every readable case of a campaign's folder. A bad case is named and left out: it
-/// must not hide the others.
+/// The summary and every readable case of a campaign's folder.
 pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
     let path = dir.join("summary.json");
     let summary: Summary = storage::read_json(&path)?;
     if summary.schema_version > crate::campaign::SCHEMA_VERSION {
         return Err(Error::file(path, "schema_version", format!("{} is newer than this program", summary.schema_version)));
     }
+    Ok((summary, cases(dir)?))
+}
+
+/// Every readable case of a folder. A bad case is named and left out: it must not hide the others.
+fn cases(dir: &Path) -> Result<Vec<Case>> {
     let folder = dir.join("cases");
     let mut files = Vec::new();
     match std::fs::read_dir(&folder) {
@@ -55,7 +66,7 @@ pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
             Err(e) => super::output::warn(format!("left out: {e}")),
         }
     }
-    Ok((summary, cases))
+    Ok(cases)
 }
 
 #[cfg(test)]

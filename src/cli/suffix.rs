@@ -17,7 +17,7 @@ use crate::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, P
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
-use crate::{stats, storage};
+use crate::{report, stats, storage};
 
 /// Search for an adversarial suffix by gradient; confirm, shorten and explain what reaches the goal.
 #[derive(clap::Args)]
@@ -84,7 +84,7 @@ pub struct Args {
     stop_on_success: bool,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where suffix.json (the search, after every step) and the cases go.
+    /// Where suffix.json (the search, after every step), the cases and report.html go.
     #[arg(long, value_name = "DIR", default_value = "fuzz/suffix")]
     out: PathBuf,
     /// Confirm and shorten what is found, and do not look for the components that carry it.
@@ -131,6 +131,7 @@ pub fn run(args: Args) -> Result<u8> {
     let seconds = start.elapsed().as_secs_f64();
     let steps = search.state.step - resumed_at;
     let cases = cases(&problem, &search, &args, interrupted)?;
+    storage::write_atomic(&args.out.join("report.html"), report::suffix_page(&search, &cases).as_bytes())?;
     let held = held_out_success(&problem, &search, &held_out)?;
     if args.json {
         let value = serde_json::json!({

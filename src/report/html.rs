@@ -211,7 +211,7 @@ const WORDS: &[(&str, &str)] = &[
     ("behaviour", "A kind of output, by a coarse fingerprint; new ones are worth following up even when they are no glitch."),
 ];
 
-fn legend(out: &mut String) {
+pub(super) fn legend(out: &mut String) {
     out.push_str("<section><details class=\"legend\"><summary>Words used here</summary><dl class=\"words\">");
     for (word, meaning) in WORDS {
         let _ = write!(out, "<dt>{word}</dt><dd>{meaning}</dd>");
@@ -221,32 +221,8 @@ fn legend(out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample;
+    use super::super::sample::{self, balanced};
     use super::*;
-
-    /// Every tag that is opened is closed, in order.
-    fn balanced(page: &str) -> Result<(), String> {
-        const VOID: [&str; 1] = ["meta"];
-        let mut open: Vec<&str> = Vec::new();
-        let mut rest = page.split_once("<html").map(|(_, r)| r).ok_or("no html")?;
-        while let Some(start) = rest.find('<') {
-            rest = &rest[start + 1..];
-            let end = rest.find('>').ok_or("a tag without end")?;
-            let tag = &rest[..end];
-            rest = &rest[end + 1..];
-            let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap_or("");
-            if tag.starts_with('/') {
-                match open.pop() {
-                    Some(top) if top == name => {}
-                    None if name == "html" => {}
-                    top => return Err(format!("</{name}> closes {top:?}")),
-                }
-            } else if !tag.ends_with('/') && !VOID.contains(&name) {
-                open.push(name);
-            }
-        }
-        if open.is_empty() { Ok(()) } else { Err(format!("left open: {open:?}")) }
-    }
 
     #[test]
     fn every_tag_is_closed() {

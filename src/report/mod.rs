@@ -12,9 +12,11 @@ mod interactions;
 mod reading;
 #[cfg(test)]
 pub(crate) mod sample;
+mod suffix;
 mod svg;
 mod terminal;
 mod words;
 
 pub use html::page;
+pub use suffix::suffix_page;
 pub use terminal::{terminal, terminal_in};

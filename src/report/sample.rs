@@ -246,3 +246,27 @@ pub fn saying(text: &str) -> (Summary, Vec<Case>) {
     }
     (summary, cases)
 }
+
+/// Every tag that is opened is closed, in order.
+pub fn balanced(page: &str) -> Result<(), String> {
+    const VOID: [&str; 1] = ["meta"];
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = page.split_once("<html").map(|(_, r)| r).ok_or("no html")?;
+    while let Some(start) = rest.find('<') {
+        rest = &rest[start + 1..];
+        let end = rest.find('>').ok_or("a tag without end")?;
+        let tag = &rest[..end];
+        rest = &rest[end + 1..];
+        let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap_or("");
+        if tag.starts_with('/') {
+            match open.pop() {
+                Some(top) if top == name => {}
+                None if name == "html" => {}
+                top => return Err(format!("</{name}> closes {top:?}")),
+            }
+        } else if !tag.ends_with('/') && !VOID.contains(&name) {
+            open.push(name);
+        }
+    }
+    if open.is_empty() { Ok(()) } else { Err(format!("left open: {open:?}")) }
+}

@@ -89,26 +89,37 @@ pub fn curves(title: &str, lines: &[Line]) -> String {
     svg
 }
 
-/// Shares by layer, from nothing to all; the first line stands out, the others are dashed.
+/// Shares by layer, from nothing to all.
 pub fn by_layer(label: &str, lines: &[(&str, &[f64])]) -> String {
+    values(label, "layer", 0, 1.0, percent, lines)
+}
+
+/// Losses after every step.
+pub fn by_step(label: &str, lines: &[(&str, &[f64])]) -> String {
+    let most = lines.iter().flat_map(|(_, losses)| *losses).copied().filter(|loss| loss.is_finite()).fold(0.0, f64::max);
+    values(label, "step", 1, round_up(most), number, lines)
+}
+
+/// Values from 0 to `most`, the first of them at `from`; the first line stands out, the others are dashed.
+fn values(label: &str, unit: &str, from: usize, most: f64, shown: fn(f64) -> String, lines: &[(&str, &[f64])]) -> String {
     let (left, right, top, bottom) = (46.0, WIDTH - 12.0, 12.0, 130.0);
-    let layers = lines.iter().map(|(_, shares)| shares.len()).max().unwrap_or(0);
-    let (x, y) = (Axis::new(0.0, layers.saturating_sub(1).max(1) as f64, left, right), Axis::new(0.0, 1.0, bottom, top));
+    let last = lines.iter().map(|(_, values)| values.len()).max().unwrap_or(0).saturating_sub(1);
+    let (x, y) = (Axis::new(0.0, last.max(1) as f64, left, right), Axis::new(0.0, most, bottom, top));
     let mut svg = format!(r#"<svg viewBox="0 0 {WIDTH} 164" role="img" aria-label="{}">"#, text::html(label));
     for share in [0.0, 0.5, 1.0] {
-        let at = y.at(share);
+        let at = y.at(share * most);
         let _ = write!(svg, r#"<path class="grid" d="M{left} {at:.1}H{right}"/>"#);
-        let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" class="end">{}</text>"#, left - 6.0, at + 4.0, percent(share));
+        let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" class="end">{}</text>"#, left - 6.0, at + 4.0, shown(share * most));
     }
-    for (layer, anchor) in [(0, "start"), (layers.saturating_sub(1), "end")] {
-        let _ = write!(svg, r#"<text x="{:.1}" y="146" class="{anchor}">{layer}</text>"#, x.at(layer as f64));
+    for (at, anchor) in [(0, "start"), (last, "end")] {
+        let _ = write!(svg, r#"<text x="{:.1}" y="146" class="{anchor}">{}</text>"#, x.at(at as f64), from + at);
     }
-    let _ = write!(svg, r#"<text x="{:.1}" y="161" class="mid soft">layer</text>"#, (left + right) / 2.0);
+    let _ = write!(svg, r#"<text x="{:.1}" y="161" class="mid soft">{unit}</text>"#, (left + right) / 2.0);
     // The first on top of the others.
-    for (i, (name, shares)) in lines.iter().enumerate().rev() {
+    for (i, (name, values)) in lines.iter().enumerate().rev() {
         let mut path = String::new();
-        for (layer, share) in shares.iter().enumerate() {
-            let _ = write!(path, "{}{:.1} {:.1}", if layer == 0 { 'M' } else { 'L' }, x.at(layer as f64), y.at(*share));
+        for (at, value) in values.iter().enumerate() {
+            let _ = write!(path, "{}{:.1} {:.1}", if at == 0 { 'M' } else { 'L' }, x.at(at as f64), y.at(*value));
         }
         if !path.is_empty() {
             let class = i.min(1);
@@ -436,6 +447,7 @@ mod tests {
         assert_eq!(heat_map("x", &[], |e| e.necessity, &[]), None);
         check(&by_layer("x", &[("a", &odd), ("b", &[]), ("c", &odd[..1])]));
         check(&by_layer("x", &[]));
+        check(&by_step("x", &[("a", &odd), ("b", &[-1.0, 3.0])]));
         check(&curves("x", &[Line { name: "a", points: vec![] }]));
         check(&curves("x", &[Line { name: "a", points: vec![(0, 0)] }, Line { name: "b", points: vec![(u64::MAX, u64::MAX)] }]));
     }

@@ -343,6 +343,40 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     assert_eq!((&resumed["cases"], &resumed["search"]), (&said["cases"], &said["search"]), "{}", again.stderr);
 }
 
+/// Killed, not asked to stop: whatever it was writing then.
+#[test]
+fn a_killed_search_ends_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (killed, whole) = (at("killed"), at("whole"));
+    let prompt = "It was a fine day in the garden{suffix} and";
+    let args = ["suffix", "--prompt", prompt, "--target", " a whale ate", "--length", "6", "--steps", "40", "--width", "48"];
+    let args = [&args[..], &["--no-implication", "--json", "--out"]].concat();
+    let path = dir.path().join("killed/suffix.json");
+    let step = || -> Option<u64> {
+        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+        value["state"]["step"].as_u64()
+    };
+    let run = [&args[..], &[&killed]].concat();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_glitch"))
+        .args(&run)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while step().unwrap_or(0) < 7 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        std::thread::sleep(std::time::Duration::from_millis(3));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!((7..40).contains(&step().unwrap()), "killed on its way");
+    let search = |ran: &str| serde_json::from_str::<serde_json::Value>(ran).unwrap()["search"].clone();
+    let resumed = glitch(&[&run[..], &["--resume"]].concat());
+    let undisturbed = glitch(&[&args[..], &[&whole]].concat());
+    assert_eq!(search(&resumed.stdout), search(&undisturbed.stdout), "{}", resumed.stderr);
+}
+
 #[test]
 fn what_makes_no_sense_is_one_line() {
     let dir = tempfile::tempdir().unwrap();

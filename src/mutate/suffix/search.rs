@@ -40,18 +40,27 @@ impl Search {
         storage::write_json(path, self)
     }
 
+    /// Reads a search to look at.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming what is wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let found: Self = storage::read_json(path)?;
+        if found.schema_version != SCHEMA_VERSION {
+            return Err(Error::file(path, "schema_version", format!("{}, known: {SCHEMA_VERSION}", found.schema_version)));
+        }
+        Ok(found)
+    }
+
     /// Reads a search that is to go on as it was asked for: `self` is how it would begin
     /// on `model`.
     ///
     /// # Errors
     /// [`Error::File`] naming the field that is another than asked for, or makes no sense.
     pub fn resume(self, path: &Path, model: &Model) -> Result<Self> {
-        let found: Self = storage::read_json(path)?;
+        let found = Self::read(path)?;
         let differs =
             |field: &str| Err(Error::file(path, field, "is of another search: give the same arguments, or another --out"));
-        if found.schema_version != SCHEMA_VERSION {
-            return Err(Error::file(path, "schema_version", format!("{}, known: {SCHEMA_VERSION}", found.schema_version)));
-        }
         // The name is a path, and may be another way to the same model.
         if found.model.fingerprint != self.model.fingerprint || found.model.tokenizer != self.model.tokenizer {
             return differs("model");

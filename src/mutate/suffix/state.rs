@@ -39,6 +39,7 @@ pub struct Options {
     /// At most so many of the best single replacements are tried together; below 2: none.
     pub merge: usize,
     /// Whether runs of the target's own tokens are among the candidates.
+    #[serde(default)]
     pub copies: bool,
     /// Only suffixes that text can carry.
     pub text: bool,
