@@ -165,8 +165,11 @@ fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
     let contrasts = reading.contrasts.iter().enumerate().map(|(i, c)| (format!("contrasts[{i}].carried"), &c.carried));
     for (name, carried) in contrasts.chain([("carried".to_owned(), &reading.carried)]) {
         bounded(&at(&format!("{name}.handover")), carried.handover.len(), MAX_ROWS)?;
+        if carried.each.len() != reading.readers.len() {
+            return fault(at(&format!("{name}.each")), format!("{} of {} readers", carried.each.len(), reading.readers.len()));
+        }
         let values = [carried.loss, carried.divergence_bits, carried.necessity, carried.sufficiency, carried.readers];
-        for value in values.into_iter().chain(carried.handover.iter().copied()) {
+        for value in values.into_iter().chain(carried.handover.iter().chain(&carried.each).copied()) {
             finite(&at(&name), value)?;
         }
     }

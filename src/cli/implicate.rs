@@ -69,27 +69,32 @@ pub fn in_words(found: &Implication) -> String {
     format!("{}: necessity {:.2}, sufficiency {:.2}{emergence}{routing}", set.join(" "), found.necessity, found.sufficiency)
 }
 
-/// Which heads read the replaced tokens, up to which layer they matter in their own place, and what that is in others.
-pub fn reading_in_words(reading: &Reading) -> Vec<String> {
-    let readers = reading.readers.iter().take(4).map(|e| format!("{} {:.2}", e.component, e.necessity));
-    let readers: Vec<String> = readers.collect();
-    let share = |c: &Carried| match c.handed_over() {
-        Some((from, to)) if from == to => format!("handed over in layer {from}"),
-        Some((from, to)) => format!("handed over in layers {from} to {to}"),
-        None => "not handed over".to_owned(),
+/// Readers that have a column, which leaves a table of 78 columns.
+const READERS: usize = 3;
+
+/// How the replaced tokens are read, as a table: these, ordinary ones (means), and ones that fail; of the set and of
+/// all readers together, then of the strongest readers alone, how much of what the tokens do is gone without them.
+pub fn reading_table(reading: &Reading) -> Vec<String> {
+    let row = |name: &str, all: &[&Carried]| {
+        let mean = |of: &dyn Fn(&Carried) -> f64| all.iter().map(|c| of(c)).sum::<f64>() / all.len() as f64;
+        let layers: Vec<(usize, usize)> = all.iter().filter_map(|c| c.handed_over()).collect();
+        let first = layers.iter().map(|l| l.0).min().unwrap_or(0);
+        let last = layers.iter().map(|l| l.1).max().unwrap_or(0);
+        let each = (0..reading.readers.len().min(READERS)).map(|i| format!(" {:>10.2}", mean(&|c| c.each[i])));
+        let (loss, bits) = (mean(&|c| c.loss), mean(&|c| c.divergence_bits));
+        let (set, readers) = (mean(&|c| c.necessity), mean(&|c| c.readers));
+        let layers = format!("{first} to {last}");
+        format!("{name:<9} {loss:>5.2} {bits:>5.3} {layers:>8} {set:>5.2} {readers:>8.2}{}", each.collect::<String>())
     };
-    let line = |name: &str, c: &Carried| {
-        let (set, readers, bits) = (c.necessity, c.readers, c.divergence_bits);
-        format!("{name}set {set:.2}, readers {readers:.2} of {bits:.3} bits, loss {:.2}, {}", c.loss, share(c))
+    let of = |kind: ContrastKind| -> Vec<&Carried> {
+        reading.contrasts.iter().filter(|c| c.kind == kind).map(|c| &c.carried).collect()
     };
-    let mut lines = vec![format!("read by {}", readers.join(", ")), line("these    ", &reading.carried)];
-    lines.extend(reading.contrasts.iter().map(|contrast| {
-        let name = match contrast.kind {
-            ContrastKind::Random => "random   ",
-            ContrastKind::Fails => "fails    ",
-        };
-        line(name, &contrast.carried)
-    }));
+    let heads = reading.readers.iter().take(READERS).map(|e| format!(" {:>10}", e.component.to_string()));
+    let head = format!("{:<9} {:>5} {:>5} {:>8} {:>5} {:>8}", "tokens", "loss", "bits", "layers", "set", "readers");
+    let mut lines = vec![head + &heads.collect::<String>(), row("these", &[&reading.carried])];
+    let (random, fails) = (of(ContrastKind::Random), of(ContrastKind::Fails));
+    lines.extend((!random.is_empty()).then(|| row(&format!("{} random", random.len()), &random)));
+    lines.extend((!fails.is_empty()).then(|| row("fails", &fails)));
     lines
 }
 
@@ -114,8 +119,9 @@ fn print(case: &Case, found: &Implication, top: usize) {
         let place = format!("{} @{}", effect.component, effect.position);
         output::line(format!("{place:<18} {:>9.3}  {:>11.3}  token {}", effect.necessity, effect.sufficiency, effect.id));
     }
-    for (i, line) in found.reading.iter().flat_map(reading_in_words).enumerate() {
-        output::line(if i == 0 { line } else { format!("  {line}") });
+    if let Some(reading) = &found.reading {
+        output::line("how the replaced tokens are read: in which layers, and what is left without the set, without the readers");
+        reading_table(reading).into_iter().for_each(|line| output::line(format!("  {line}")));
     }
     output::line(format!("calls         {} trials", found.calls));
 }

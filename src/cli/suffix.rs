@@ -365,8 +365,8 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u
         output::line(format!("          {}", fit(&case.comment.title, columns.saturating_sub(10))));
         output::line(format!("          it says: {}", fit(&case.comment.generated_after, columns.saturating_sub(19))));
         let reading = case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
-        for line in reading.map(super::implicate::reading_in_words).unwrap_or_default() {
-            output::line(format!("          {}", fit(&line, columns.saturating_sub(10))));
+        for line in reading.map(super::implicate::reading_table).unwrap_or_default() {
+            output::line(format!("  {line}"));
         }
     }
     output::line(format!("written   {}", escape(&out.display().to_string())));

@@ -59,8 +59,9 @@ pub struct Carried {
     /// Of the case's set, at all positions.
     pub necessity: f64,
     pub sufficiency: f64,
-    /// Necessity of the case's readers together, at the positions behind the tokens.
+    /// Necessity of the case's readers at the positions behind the tokens: of all together, and of each alone.
     pub readers: f64,
+    pub each: Vec<f64>,
     /// By layer: the share that goes when the residual stream entering it is, at the positions of the tokens, that of
     /// the run without them. It falls from 1 to 0 where others read them.
     pub handover: Vec<f64>,
@@ -68,11 +69,13 @@ pub struct Carried {
 
 impl Carried {
     /// The layers in which others read the tokens: the first one behind which less than 90% still depends on their own
-    /// places, and the first behind which less than 10% does. `None` where the latter is none of them.
+    /// places, and the first behind which less than 10% does; behind the last no position reads another. `None` where
+    /// nothing was measured.
     pub fn handed_over(&self) -> Option<(usize, usize)> {
+        let last = self.handover.len().checked_sub(1)?;
         // What is below at the entry of a layer was read in the one before.
-        let below = |share: f64| self.handover.iter().position(|left| *left < share).map(|at| at.saturating_sub(1));
-        Some((below(0.9)?, below(0.1)?))
+        let below = |share: f64| self.handover.iter().position(|left| *left < share).map_or(last, |at| at.saturating_sub(1));
+        Some((below(0.9), below(0.1)))
     }
 }
 

@@ -226,14 +226,9 @@ impl<'a, 'm> Patching<'a, 'm> {
             return Ok(None);
         }
         let frozen = trial.with_edits(trial.edits.iter().cloned().chain([Edit::FreezeRouting]).collect());
-        let left = self.divergence(Request::new(frozen).with_reference(self.reference.clone()))?;
-        Ok(Some(1.0 - left / self.total))
-    }
-
-    /// Of one request with this reference, bits.
-    pub fn divergence(&mut self, request: Request) -> Result<f64> {
+        let observed = self.evaluator.observe(&[Request::new(frozen).with_reference(self.reference.clone())])?;
         self.calls += 1;
-        Ok(self.evaluator.observe(&[request])?.first().map_or(0.0, |o| o.mean_divergence_bits()))
+        Ok(observed.first().map(|o| 1.0 - o.mean_divergence_bits() / self.total))
     }
 
     /// Necessity and sufficiency of each set, at all positions that both runs have.

@@ -7,7 +7,7 @@ use super::patching::{Direction, NOTHING, Patching, rank};
 use super::{Carried, Contrast, ContrastKind, Effect, Implication, Reading};
 use crate::edit::{Component, Edit, Trial};
 use crate::error::Result;
-use crate::evaluate::ModelEvaluator;
+use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 
 /// Heads that are tried, the strongest of the case's, and how many of them are kept together as its readers.
 const TRIED: usize = 32;
@@ -74,18 +74,22 @@ impl Patching<'_, '_> {
         self.calls += observed.len() as u64;
         let loss = self.loss;
         if self.total < NOTHING {
-            return Ok(Carried { loss, ..Carried::default() });
+            return Ok(Carried { loss, each: vec![0.0; readers.len()], ..Carried::default() });
         }
         let (necessity, sufficiency) = self.measure(&[set.to_vec()])?[0];
         let after = [(span.end, span.end, ids.len() - span.end)];
-        let request = self.request(readers, &after, Direction::Necessity)?;
-        let left = self.divergence(request)?;
+        let sets = std::iter::once(readers).chain(readers.chunks(1));
+        let requests: Vec<Request> = sets.map(|set| self.request(set, &after, Direction::Necessity)).collect::<Result<_>>()?;
+        self.calls += requests.len() as u64;
+        let left: Vec<f64> =
+            self.evaluator.observe(&requests)?.iter().map(|o| 1.0 - o.mean_divergence_bits() / self.total).collect();
         Ok(Carried {
             loss,
             divergence_bits: self.total,
             necessity,
             sufficiency,
-            readers: 1.0 - left / self.total,
+            readers: left[0],
+            each: left[1..].to_vec(),
             handover: observed.iter().map(|o| 1.0 - o.mean_divergence_bits() / self.total).collect(),
         })
     }

@@ -7,6 +7,9 @@ use super::{svg, words};
 use crate::implicate::{Carried, ContrastKind, Reading};
 use crate::text;
 
+/// Readers that have a column of their own.
+const READERS: usize = 4;
+
 /// The sentence, the table of these tokens and the others, and where each leaves its own place.
 pub fn section(out: &mut String, reading: &Reading) {
     let rows: Vec<(&str, &Carried)> = std::iter::once(("these", &reading.carried))
@@ -30,10 +33,16 @@ pub fn section(out: &mut String, reading: &Reading) {
         svg::by_layer(label, &lines)
     );
     out.push_str("<div class=\"scroll\"><table><thead><tr><th>tokens</th><th class=\"n\">loss</th><th class=\"n\">bits</th>");
-    out.push_str("<th class=\"n\">set removes</th><th class=\"n\">readers remove</th></tr></thead><tbody>");
+    out.push_str("<th class=\"n\">set removes</th><th class=\"n\">readers remove</th>");
+    for reader in reading.readers.iter().take(READERS) {
+        let _ = write!(out, "<th class=\"n\">{}</th>", reader.component);
+    }
+    out.push_str("</tr></thead><tbody>");
     for (name, carried) in rows {
-        let cells = [number(carried.loss), number(carried.divergence_bits), percent(carried.necessity), percent(carried.readers)];
-        let cells = cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).concat();
+        let shares = [carried.necessity, carried.readers];
+        let shares = shares.iter().chain(carried.each.iter().take(READERS)).map(|share| percent(*share));
+        let cells = [number(carried.loss), number(carried.divergence_bits)].into_iter().chain(shares);
+        let cells: String = cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();
         let _ = write!(out, "<tr><td>{name}</td>{cells}</tr>");
     }
     out.push_str("</tbody></table></div></div>");

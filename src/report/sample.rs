@@ -119,6 +119,7 @@ fn reading(layers: usize) -> Reading {
         necessity: divergence_bits * 0.9,
         sufficiency: 0.7,
         readers: divergence_bits * 0.8,
+        each: vec![divergence_bits * 0.6, 0.2],
         handover: (0..layers).map(|layer| 1.0 / (1.0 + (6.0 * (layer as f64 - late)).exp())).collect(),
     };
     let contrast =

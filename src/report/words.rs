@@ -216,28 +216,27 @@ pub fn carried(implication: &Implication) -> Option<String> {
     Some(format!("Carried by {}: patching {it} back removes {}.", list(&names, 6), percent(implication.necessity)))
 }
 
-/// Which heads read the replaced tokens, and what the same heads are to others in their place, one sentence.
+/// Which heads read the replaced tokens, and what the first of them is to others in their place.
 pub fn read_by(reading: &Reading) -> Option<String> {
     let readers: Vec<String> = reading.readers.iter().map(|reader| reader.component.to_string()).collect();
-    if readers.is_empty() {
-        return None;
-    }
+    let (first, own) = (readers.first()?, *reading.carried.each.first()?);
     let of = |kind: ContrastKind| {
-        let shares = reading.contrasts.iter().filter(|c| c.kind == kind).map(|c| c.carried.readers).filter(|s| s.is_finite());
+        let contrasts = reading.contrasts.iter().filter(|c| c.kind == kind);
+        let shares = contrasts.filter_map(|c| c.carried.each.first().copied()).filter(|s| s.is_finite());
         let (low, high) = shares.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)));
         (low <= high).then(|| if low == high { percent(low) } else { format!("{} to {}", percent(low), percent(high)) })
     };
-    let random = of(ContrastKind::Random).map(|s| format!("; of what random tokens do there, {s}")).unwrap_or_default();
-    let fails = of(ContrastKind::Fails).map(|s| format!("; of what tokens that fail do, {s}")).unwrap_or_default();
+    let random = of(ContrastKind::Random).map(|s| format!(", of what random tokens do there {s}")).unwrap_or_default();
+    let fails = of(ContrastKind::Fails).map(|s| format!(", of what a suffix that fails does {s}")).unwrap_or_default();
     let handed = match reading.carried.handed_over() {
-        Some((from, to)) if from == to => format!(" What they say leaves their own place in layer {from}."),
-        Some((from, to)) => format!(" What they say leaves their own place between layers {from} and {to}."),
+        Some((from, to)) if from == to => format!(" Other positions read them in layer {from}."),
+        Some((from, to)) => format!(" Other positions read them in layers {from} to {to}."),
         None => String::new(),
     };
     Some(format!(
-        "The replaced tokens are read by {}: with what these put out behind them set right, {} goes{random}{fails}.{handed}",
+        "The replaced tokens are read by {}: with what {first} alone puts out behind them set right, {} of what they do goes{random}{fails}.{handed}",
         list(&readers, 4),
-        percent(reading.carried.readers)
+        percent(own)
     ))
 }
 
