@@ -177,6 +177,9 @@ fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
         let of = at(&format!("contrasts[{index}].edits"));
         bounded(&of, contrast.edits.len(), MAX_EDITS)?;
         for (index, edit) in contrast.edits.iter().enumerate() {
+            if !matches!(edit, Edit::Replace { .. }) {
+                return fault(format!("{of}[{index}]"), "no replacement, of which a reading is made");
+            }
             check_edit(edit, total).or_else(|(field, message)| fault(format!("{of}[{index}].{field}"), message))?;
         }
     }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::edit::{Action, Component, EmbeddingChange, Matrix};
+use crate::implicate::{Carried, Contrast, ContrastKind, Effect, Reading};
 
 /// A small valid case, for the tests of every room that keeps cases.
 pub(crate) fn example() -> Case {
@@ -93,6 +94,35 @@ fn a_field_that_is_wrong_is_named() {
     ] {
         let error = error(&changed(pointer, json));
         assert!(error.starts_with(expected), "{pointer} = {}: {error}", &json[..json.len().min(40)]);
+    }
+}
+
+#[test]
+fn a_reading_that_is_wrong_is_named() {
+    let carried = Carried { handover: vec![1.0, 0.2], each: vec![0.5], ..Carried::default() };
+    let edits = vec![Edit::Replace { position: 1, id: 3 }];
+    let contrast = Contrast { kind: ContrastKind::Random, edits, carried: carried.clone() };
+    let reader = Effect { component: Component::Head { layer: 1, head: 0 }, necessity: 0.5, sufficiency: 0.1 };
+    let reading = Reading { first: 1, last: 1, readers: vec![reader], carried, contrasts: vec![contrast] };
+    let mut case = example();
+    case.implication = Some(Implication { reading: Some(reading), ..Implication::default() });
+    let good = serde_json::to_value(&case).unwrap();
+    Case::parse(Path::new("good.json"), good.to_string().as_bytes()).unwrap();
+    for (pointer, json, expected) in [
+        ("/first", "2", "last: positions 2 to 1"),
+        ("/last", "5", "last: positions 1 to 5"),
+        ("/readers/0/necessity", "null", "readers[0].necessity"),
+        ("/carried/each", "[]", "carried.each: 0 of 1 readers"),
+        ("/carried/handover/1", "null", "carried.handover[1]"),
+        ("/contrasts/0/carried/loss", "null", "contrasts[0].carried.loss"),
+        ("/contrasts/0/edits/0/position", "9", "contrasts[0].edits[0].position: 9, but"),
+        ("/contrasts/0/edits/0", "{\"edit\":\"delete\",\"position\":1}", "contrasts[0].edits[0]: no replacement"),
+        ("/contrasts/0/kind", "\"x\"", "contrasts[0].kind: unknown variant"),
+    ] {
+        let mut value = good.clone();
+        *value.pointer_mut(&format!("/implication/reading{pointer}")).unwrap() = serde_json::from_str(json).unwrap();
+        let error = error(&value.to_string());
+        assert!(error.starts_with(&format!("implication.reading.{expected}")), "{pointer}: {error}");
     }
 }
 

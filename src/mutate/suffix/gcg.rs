@@ -132,7 +132,8 @@ fn candidates(
 fn copy(target: &[u32], suffix: &[u32], rng: &mut Rng) -> Option<Vec<(usize, u32)>> {
     let most = RUN.min(target.len()).min(suffix.len());
     let run = rng.random_range(1..=most.max(1));
-    let (from, place) = (rng.random_range(0..=target.len().checked_sub(run)?), rng.random_range(0..=suffix.len() - run));
+    let (last, last_place) = (target.len().checked_sub(run)?, suffix.len().checked_sub(run)?);
+    let (from, place) = (rng.random_range(0..=last), rng.random_range(0..=last_place));
     let run = target[from..from + run].iter().enumerate().map(|(i, id)| (place + i, *id));
     let candidate: Vec<(usize, u32)> = run.filter(|&(at, id)| suffix[at] != id).collect();
     (!candidate.is_empty()).then_some(candidate)
@@ -199,6 +200,7 @@ mod tests {
         }
         assert_eq!(runs.into_iter().collect::<Vec<_>>(), [1, 2, 3, RUN]);
         assert_eq!(copy(&[], &[0; 5], &mut rng), None, "nothing to copy");
+        assert_eq!(copy(&[3], &[], &mut rng), None, "no room");
         assert_eq!(copy(&[3], &[3], &mut rng), None, "it is there");
     }
 
