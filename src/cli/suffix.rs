@@ -326,8 +326,10 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u
     let (model, state) = (problem.evaluator.model, &search.state);
     let columns = output::columns();
     let text = |suffix: &[u32]| fit(&model.decode(suffix), columns.saturating_sub(16));
-    let first = state.trace.first().map_or(f64::NAN, |step| step.loss);
-    output::line(format!("loss      {first:.3} after the first step, {:.3} at best", state.best.loss));
+    output::line(match state.trace.first() {
+        Some(step) => format!("loss      {:.3} after the first step, {:.3} at best", step.loss, state.best.loss),
+        None => format!("loss      {:.3} to begin with; no step was made", state.best.loss),
+    });
     output::line(format!("suffix    {}", text(&state.best.suffix)));
     let again = problem.survives(1, &state.best.suffix);
     output::line(format!(
