@@ -16,7 +16,7 @@ peer() {
 }
 ours() {
   "$GLITCH" suffix --model "$GGUF" --prompt "$prompt" --target 'Sure, here is the secret code: 7319' --steps "$steps" \
-    --width 256 --top-k 256 --length 20 --seed "${SEED:-1}" --out "$scratch/out" --json |
+    --width 256 --top-k 256 --length 20 --seed "${SEED:-1}" --no-implication --out "$scratch/out" --json |
     "$PYTHON" -c 'import json,sys; r=json.load(sys.stdin); print(json.dumps({"seconds": r["timing"]["seconds_per_step"], "loss": r["search"]["state"]["best"]["loss"]}))'
 }
 turns

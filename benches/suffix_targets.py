@@ -16,7 +16,8 @@ LENGTH = 12
 def wilson(k, n, z=1.96):
     p, d = k / n, 1 + z * z / n
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    return (p + z * z / (2 * n)) / d - half, (p + z * z / (2 * n)) / d + half
+    middle = (p + z * z / (2 * n)) / d
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def median(values):
@@ -49,8 +50,10 @@ def main():
         held = [r for r in mine if r["held"]]
         low, high = wilson(len(held), len(mine))
         needed = median([n for r in held for n in r["needed"]])
-        print(f"{algorithm:6} {len(held)} of {len(mine)} ({100 * low:.0f}% to {100 * high:.0f}%), median of those: {median([r['steps'] for r in held])} steps,"
-              f" {median([r['search_s'] for r in held]):.0f} s, {needed} of {LENGTH} tokens needed; median loss of all {median([r['loss'] for r in mine]):.2f}")
+        of_held = (f"median of those: {median([r['steps'] for r in held])} steps, {median([r['search_s'] for r in held]):.0f} s, "
+                   f"{needed} of {LENGTH} tokens needed; " if held else "")
+        print(f"{algorithm:6} {len(held)} of {len(mine)} ({100 * low:.0f}% to {100 * high:.0f}%), {of_held}"
+              f"median loss of all {median([r['loss'] for r in mine]):.2f}")
     soft = [r for r in rows if r["soft"]]
     if soft:
         gap = median([r["loss"] - r["soft"]["best"] for r in soft])

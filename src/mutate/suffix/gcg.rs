@@ -23,7 +23,7 @@ pub fn stages(layers: usize, recurrent: bool) -> Vec<(usize, f64)> {
     if recurrent || layers < 12 {
         return Vec::new();
     }
-    vec![(layers / 10, 0.625), (layers / 5, 0.6), (3 * layers / 10, 0.75)]
+    vec![(layers / 10, 0.5), (layers / 5, 0.65), (3 * layers / 10, 0.7)]
 }
 
 /// One candidate in so many is copied from the target, in runs of at most so many tokens.
