@@ -120,7 +120,7 @@ fn print(case: &Case, found: &Implication, top: usize) {
         output::line(format!("{place:<18} {:>9.3}  {:>11.3}  token {}", effect.necessity, effect.sufficiency, effect.id));
     }
     if let Some(reading) = &found.reading {
-        output::line("how the replaced tokens are read: in which layers, and what is left without the set, without the readers");
+        output::line("how the replaced tokens are read: in which layers, and how much goes without the set, without readers");
         reading_table(reading).into_iter().for_each(|line| output::line(format!("  {line}")));
     }
     output::line(format!("calls         {} trials", found.calls));
