@@ -157,10 +157,6 @@ fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
         return fault(at("last"), format!("positions {} to {}", reading.first, reading.last));
     }
     bounded(&at("readers"), reading.readers.len(), MAX_ROWS)?;
-    for (index, effect) in reading.readers.iter().enumerate() {
-        finite(&at(&format!("readers[{index}].necessity")), effect.necessity)?;
-        finite(&at(&format!("readers[{index}].sufficiency")), effect.sufficiency)?;
-    }
     bounded(&at("contrasts"), reading.contrasts.len(), MAX_CONTROLS)?;
     let contrasts = reading.contrasts.iter().enumerate().map(|(i, c)| (format!("contrasts[{i}].carried"), &c.carried));
     for (name, carried) in contrasts.chain([("carried".to_owned(), &reading.carried)]) {

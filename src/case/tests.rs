@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::edit::{Action, Component, EmbeddingChange, Matrix};
-use crate::implicate::{Carried, Contrast, ContrastKind, Effect, Reading};
+use crate::implicate::{Carried, Contrast, ContrastKind, Reading};
 
 /// A small valid case, for the tests of every room that keeps cases.
 pub(crate) fn example() -> Case {
@@ -102,7 +102,7 @@ fn a_reading_that_is_wrong_is_named() {
     let carried = Carried { handover: vec![1.0, 0.2], each: vec![0.5], ..Carried::default() };
     let edits = vec![Edit::Replace { position: 1, id: 3 }];
     let contrast = Contrast { kind: ContrastKind::Random, edits, carried: carried.clone() };
-    let reader = Effect { component: Component::Head { layer: 1, head: 0 }, necessity: 0.5, sufficiency: 0.1 };
+    let reader = Component::Head { layer: 1, head: 0 };
     let reading = Reading { first: 1, last: 1, readers: vec![reader], carried, contrasts: vec![contrast] };
     let mut case = example();
     case.implication = Some(Implication { reading: Some(reading), ..Implication::default() });
@@ -111,7 +111,7 @@ fn a_reading_that_is_wrong_is_named() {
     for (pointer, json, expected) in [
         ("/first", "2", "last: positions 2 to 1"),
         ("/last", "5", "last: positions 1 to 5"),
-        ("/readers/0/necessity", "null", "readers[0].necessity"),
+        ("/readers/0", "\"L1.x\"", "readers[0]: "),
         ("/carried/each", "[]", "carried.each: 0 of 1 readers"),
         ("/carried/handover/1", "null", "carried.handover[1]"),
         ("/contrasts/0/carried/loss", "null", "contrasts[0].carried.loss"),

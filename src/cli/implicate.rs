@@ -89,7 +89,7 @@ pub fn reading_table(reading: &Reading) -> Vec<String> {
     let of = |kind: ContrastKind| -> Vec<&Carried> {
         reading.contrasts.iter().filter(|c| c.kind == kind).map(|c| &c.carried).collect()
     };
-    let heads = reading.readers.iter().take(READERS).map(|e| format!(" {:>10}", e.component.to_string()));
+    let heads = reading.readers.iter().take(READERS).map(|head| format!(" {:>10}", head.to_string()));
     let head = format!("{:<9} {:>5} {:>5} {:>8} {:>5} {:>8}", "tokens", "loss", "bits", "layers", "set", "readers");
     let mut lines = vec![head + &heads.collect::<String>(), row("these", &[&reading.carried])];
     let (random, fails) = (of(ContrastKind::Random), of(ContrastKind::Fails));

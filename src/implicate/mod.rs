@@ -41,9 +41,9 @@ pub struct Reading {
     /// The first and the last position that is replaced; those between them count too.
     pub first: usize,
     pub last: usize,
-    /// The heads (or whole mixers, where there are no heads) that read them, strongest first: what patching one of
-    /// them does at the positions behind the last, and at no other.
-    pub readers: Vec<Effect>,
+    /// The heads (or whole mixers, where there are no heads) that read them, strongest first: those without which most
+    /// of the effect goes when they are patched at the positions behind the last, and at no other.
+    pub readers: Vec<Component>,
     pub carried: Carried,
     pub contrasts: Vec<Contrast>,
 }

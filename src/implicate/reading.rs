@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::patching::{Direction, NOTHING, Patching, rank};
-use super::{Carried, Contrast, ContrastKind, Effect, Implication, Reading};
+use super::{Carried, Contrast, ContrastKind, Implication, Reading};
 use crate::edit::{Component, Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
@@ -29,24 +29,19 @@ pub fn reading(
     if own.total < NOTHING {
         return Ok(None);
     }
-    let after = [(span.end, span.end, trial.len() - span.end)];
     let config = &evaluator.model.config;
     let mixes = |c: &Component| matches!(c, Component::Head { .. }) || config.mixer(c.layer()) == *c;
     let tried: Vec<Component> = rank(&implication.effects).into_iter().filter(mixes).take(TRIED).collect();
-    let each: Vec<_> = tried.iter().map(|head| (std::slice::from_ref(head), &after[..])).collect();
-    let measured = own.measure_at(&each)?;
-    let mut readers: Vec<Effect> = (tried.into_iter().zip(measured))
-        .map(|(component, (necessity, sufficiency))| Effect { component, necessity, sufficiency })
-        .collect();
-    readers.sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
-    readers.truncate(READERS);
-    let heads: Vec<Component> = readers.iter().map(|reader| reader.component).collect();
-    let carried = own.carried(&implication.set, &heads, &span)?;
+    let alone = own.without(tried.chunks(1), &span)?;
+    let mut readers: Vec<(f64, Component)> = alone.into_iter().zip(tried).collect();
+    readers.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let readers: Vec<Component> = readers.into_iter().take(READERS).map(|(_, head)| head).collect();
+    let carried = own.carried(&implication.set, &readers, &span)?;
     let mut calls = own.calls;
     let mut contrasts = Vec::new();
     for (kind, trial) in trials {
         let mut other = Patching::new(evaluator, trial)?;
-        let carried = other.carried(&implication.set, &heads, &self::span(trial).unwrap_or(span.clone()))?;
+        let carried = other.carried(&implication.set, &readers, &self::span(trial).unwrap_or(span.clone()))?;
         calls += other.calls;
         contrasts.push(Contrast { kind: *kind, edits: trial.edits.clone(), carried });
     }
@@ -65,6 +60,14 @@ fn span(trial: &Trial) -> Option<Range<usize>> {
 }
 
 impl Patching<'_, '_> {
+    /// The share of the effect that goes when each of some sets is patched behind `span` and nowhere else.
+    fn without<'s>(&mut self, sets: impl Iterator<Item = &'s [Component]>, span: &Range<usize>) -> Result<Vec<f64>> {
+        let after = [(span.end, span.end, self.glitched.0.len() - span.end)];
+        let requests: Vec<Request> = sets.map(|set| self.request(set, &after, Direction::Necessity)).collect::<Result<_>>()?;
+        self.calls += requests.len() as u64;
+        Ok(self.evaluator.observe(&requests)?.iter().map(|o| 1.0 - o.mean_divergence_bits() / self.total).collect())
+    }
+
     /// What a set does everywhere, and what readers do behind `span`, in this case.
     fn carried(&mut self, set: &[Component], readers: &[Component], span: &Range<usize>) -> Result<Carried> {
         let ids = self.glitched.0.layout().ids;
@@ -77,12 +80,7 @@ impl Patching<'_, '_> {
             return Ok(Carried { loss, each: vec![0.0; readers.len()], ..Carried::default() });
         }
         let (necessity, sufficiency) = self.measure(&[set.to_vec()])?[0];
-        let after = [(span.end, span.end, ids.len() - span.end)];
-        let sets = std::iter::once(readers).chain(readers.chunks(1));
-        let requests: Vec<Request> = sets.map(|set| self.request(set, &after, Direction::Necessity)).collect::<Result<_>>()?;
-        self.calls += requests.len() as u64;
-        let left: Vec<f64> =
-            self.evaluator.observe(&requests)?.iter().map(|o| 1.0 - o.mean_divergence_bits() / self.total).collect();
+        let left = self.without(std::iter::once(readers).chain(readers.chunks(1)), span)?;
         Ok(Carried {
             loss,
             divergence_bits: self.total,

@@ -35,7 +35,7 @@ pub fn section(out: &mut String, reading: &Reading) {
     out.push_str("<div class=\"scroll\"><table><thead><tr><th>tokens</th><th class=\"n\">loss</th><th class=\"n\">bits</th>");
     out.push_str("<th class=\"n\">set removes</th><th class=\"n\">readers remove</th>");
     for reader in reading.readers.iter().take(READERS) {
-        let _ = write!(out, "<th class=\"n\">{}</th>", reader.component);
+        let _ = write!(out, "<th class=\"n\">{reader}</th>");
     }
     out.push_str("</tr></thead><tbody>");
     for (name, carried) in rows {

@@ -124,11 +124,10 @@ fn reading(layers: usize) -> Reading {
     };
     let contrast =
         |kind, bits, late| Contrast { kind, edits: vec![Edit::Replace { position: 5, id: 77 }], carried: carried(bits, late) };
-    let reader = |(layer, necessity)| Effect { component: Component::Head { layer, head: 2 }, necessity, sufficiency: 0.2 };
     Reading {
         first: 5,
         last: 5,
-        readers: [(2, 0.51), (1, 0.23)].map(reader).to_vec(),
+        readers: [2, 1].map(|layer| Component::Head { layer, head: 2 }).to_vec(),
         carried: carried(0.92, 1.5),
         contrasts: vec![contrast(ContrastKind::Random, 0.21, 0.5), contrast(ContrastKind::Fails, 0.8, 2.5)],
     }

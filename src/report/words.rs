@@ -218,7 +218,7 @@ pub fn carried(implication: &Implication) -> Option<String> {
 
 /// Which heads read the replaced tokens, and what the first of them is to others in their place.
 pub fn read_by(reading: &Reading) -> Option<String> {
-    let readers: Vec<String> = reading.readers.iter().map(|reader| reader.component.to_string()).collect();
+    let readers: Vec<String> = reading.readers.iter().map(ToString::to_string).collect();
     let (first, own) = (readers.first()?, *reading.carried.each.first()?);
     let of = |kind: ContrastKind| {
         let contrasts = reading.contrasts.iter().filter(|c| c.kind == kind);
