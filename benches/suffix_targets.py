@@ -1,4 +1,4 @@
-"""Ten harmless targets on a chat model, GCG, BEAST and soft suffixes side by side: suffix_targets.py GLITCH MODEL [SEEDS].
+"""Ten harmless targets on a chat model, GCG, BEAST and soft suffixes side by side: suffix_targets.py GLITCH MODEL [SEEDS [ALGORITHM,...]].
 MODEL is SmolLM2-135M-Instruct as a GGUF file (get-models.sh of the peers). Prints how often each reaches the target
 (greedy generation says it word for word, judged against suffixes of ordinary tokens), after how many steps and seconds,
 how many of its tokens are needed after minimising, and a line of JSON for every run on standard error."""
@@ -42,10 +42,11 @@ def run(glitch, model, algorithm, target, seed):
 
 def main():
     glitch, model, seeds = sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3
+    algorithms = sys.argv[4].split(",") if len(sys.argv) > 4 else list(ALGORITHMS)
     # Seed by seed and target by target, so that what is there when it is cut off is of all three.
     rows = [run(glitch, model, algorithm, target, seed)
-            for seed in range(1, seeds + 1) for target in TARGETS for algorithm in ALGORITHMS]
-    for algorithm in ALGORITHMS:
+            for seed in range(1, seeds + 1) for target in TARGETS for algorithm in algorithms]
+    for algorithm in algorithms:
         mine = [r for r in rows if r["algorithm"] == algorithm]
         held = [r for r in mine if r["held"]]
         low, high = wilson(len(held), len(mine))

@@ -28,9 +28,9 @@ def search(glitch, model, target, prompts, out):
                "--width", "64", "--held-out", str(HELD_OUT), "--stop-on-success", "--no-implication", "--json", "--out", out]
     result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     reached = max([r["prompts"] for r in result["search"]["state"]["reached"]], default=0)
-    print(json.dumps({"model": model, "target": target, "reached": reached, "held_out": result["held_out"], "steps":
+    print(json.dumps({"model": model, "target": target, "reached": reached, "held_out": result["search"]["held_out"], "steps":
                       result["search"]["state"]["step"], "cases": len(result["cases"])}), file=sys.stderr, flush=True)
-    return reached, result["held_out"]["reached"], len(result["cases"])
+    return reached, result["search"]["held_out"]["reached"], len(result["cases"])
 
 
 def main():

@@ -1,14 +1,17 @@
-//! What pruning candidates on their way through the layers costs a search for a suffix: `race_quality MODEL [STEP,...]`.
+//! What pruning candidates on their way through the layers costs a search for a suffix: `race_quality MODEL [STEP,... [SEED,...]]`.
 //!
-//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) and stops at some steps. There 512 candidates are run
-//! to the end and, beside that, raced: printed are the rank correlation of what the race expects behind each layer with
-//! the exact change of the loss, and, for some choices of stages, their work (1: all layers for all candidates) and the share that they find
-//! of the improvement that the best of 256 candidates makes, mean over 200 draws of 256.
+//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) with each of some seeds and stops at some steps. There 512
+//! candidates are run to the end and, beside that, raced: printed is the rank correlation of what the race expects behind
+//! each layer (of all of it, and of what has come to the positions that are read) with the exact change of the loss. At
+//! the end, mean over all these states, the share of the improvement made by the best of 256 candidates (200 draws of 256)
+//! that some choices of stages find, and as many candidates drawn at random as the same work would run; 1 is the work of
+//! all layers for all candidates.
 
-use glitch::evaluate::ModelEvaluator;
+use std::collections::BTreeMap;
+
+use glitch::evaluate::{Expected, ModelEvaluator};
 use glitch::model::Model;
-use glitch::mutate::suffix::gcg::stages;
-use glitch::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, State, Tokens};
+use glitch::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, State, Tokens, prune, stages};
 use glitch::rng;
 use rand::Rng as _;
 use rand::seq::index::sample;
@@ -24,7 +27,10 @@ type Any<T> = Result<T, Box<dyn std::error::Error>>;
 fn main() -> Any<()> {
     let mut args = std::env::args().skip(1);
     let model = Model::load(&args.next().ok_or("which model?")?)?;
-    let at: Vec<usize> = args.next().unwrap_or("2,8,14,22".into()).split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let numbers = |list: Option<String>, or: &str| -> Any<Vec<usize>> {
+        Ok(list.as_deref().unwrap_or(or).split(',').map(str::parse).collect::<Result<_, _>>()?)
+    };
+    let (at, seeds) = (numbers(args.next(), "1,4,8,12,16,20")?, numbers(args.next(), "1,2,3")?);
     let evaluator = ModelEvaluator::new(&model);
     let tokenizer = model.tokenizer.as_ref().ok_or("a model without a tokenizer")?;
     let prompt = Prompt {
@@ -35,9 +41,9 @@ fn main() -> Any<()> {
     let goal = Goal { kind: GoalKind::Target, continuation, mean: Mean::Arithmetic };
     let problem = Problem::new(&evaluator, vec![prompt], goal, Tokens::new(&model, true)?, LENGTH)?;
     let depth = model.config.num_hidden_layers;
-    let options = Options {
+    let mut options = Options {
         algorithm: Algorithm::Gcg,
-        seed: 7,
+        seed: 0,
         length: LENGTH,
         steps: 40,
         width: WIDTH,
@@ -53,22 +59,44 @@ fn main() -> Any<()> {
     };
     let choices: Vec<Vec<(usize, f64)>> = vec![
         options.stages.clone(),
+        vec![(depth / 10, 0.6), (depth / 5, 0.55), (2 * depth / 5, 0.65), (depth / 2, 0.5)],
+        vec![(depth / 10, 0.7), (depth / 5, 0.55), (2 * depth / 5, 0.65), (depth / 2, 0.6)],
+        vec![(depth / 10, 0.5), (depth / 5, 0.65), (3 * depth / 10, 0.7)],
         vec![(3 * depth / 10, 0.3), (depth / 2, 0.5), (2 * depth / 3, 0.5)],
-        vec![(depth / 10, 0.3)],
+        vec![(depth / 10, 0.25)],
         vec![(depth / 5, 0.25)],
-        vec![(3 * depth / 10, 0.145)],
+        vec![(depth / 2, 0.1)],
     ];
-    let mut state = State::new(&problem, &options)?;
-    for step in 0..=at.iter().copied().max().unwrap_or(0) {
-        if at.contains(&step) {
-            look(&problem, &state, &choices)?;
+    let mut looks = Vec::new();
+    for seed in seeds {
+        options.seed = seed as u64;
+        let mut state = State::new(&problem, &options)?;
+        for step in 0..=at.iter().copied().max().unwrap_or(0) {
+            if at.contains(&step) {
+                looks.push(look(&problem, &state, seed, &choices)?);
+            }
+            state.advance(&problem, &options)?;
         }
-        state.advance(&problem, &options)?;
+    }
+    println!("{} states; work, share of the best improvement found, of that by chance at the same work:", looks.len());
+    for stages in choices {
+        let work = work(&stages, depth);
+        let chance = vec![(0, work)];
+        let mean = |stages: &[(usize, f64)]| looks.iter().map(|look| look.found(stages, depth)).sum::<f64>() / looks.len() as f64;
+        println!("  {work:.2} {:>3.0}% {:>3.0}%  {stages:?}", 100.0 * mean(&stages), 100.0 * mean(&chance));
     }
     Ok(())
 }
 
-fn look(problem: &Problem, state: &State, choices: &[Vec<(usize, f64)>]) -> Any<()> {
+/// One state of a search, and what candidates do there.
+struct Look {
+    /// What the loss changes by.
+    exact: Vec<f64>,
+    /// By layer; behind none, nothing is expected of anyone.
+    expected: BTreeMap<usize, Vec<Expected>>,
+}
+
+fn look(problem: &Problem, state: &State, seed: usize, choices: &[Vec<(usize, f64)>]) -> Any<Look> {
     let (suffix, depth) = (&state.buffer[0].suffix, problem.evaluator.model.config.num_hidden_layers);
     let mut layers: Vec<usize> = choices.iter().flatten().map(|(layer, _)| *layer).chain([5 * depth / 6]).collect();
     layers.sort_unstable();
@@ -81,35 +109,45 @@ fn look(problem: &Problem, state: &State, choices: &[Vec<(usize, f64)>]) -> Any<
     let start = prompt.before.len();
     let moved: Vec<Vec<(usize, u32)>> = candidates.iter().map(|c| c.iter().map(|(i, id)| (start + i, *id)).collect()).collect();
     let mut race = problem.evaluator.race(&ids, ids.len() - problem.goal.continuation.len(), &moved)?;
-    let mut expected: Vec<Vec<f64>> = Vec::new();
+    let mut expected = BTreeMap::from([(0, vec![Expected::default(); CANDIDATES])]);
     let better = 100.0 * exact.iter().filter(|change| **change < 0.0).count() as f64 / CANDIDATES as f64;
-    println!("step {}: loss {:.3}, {better:.1}% of candidates improve it", state.step, gradient.loss);
-    for layer in &layers {
-        race.advance(*layer)?;
-        expected.push(race.expected(start, &gradient.residuals[layer])?.into_iter().flatten().collect());
-        println!("  behind layer {layer:>2}: rank correlation {:>5.2}", spearman(&expected[expected.len() - 1], &exact));
+    println!("seed {seed}, step {}: loss {:.3}, {better:.1}% of candidates improve it", state.step, gradient.loss);
+    for layer in layers {
+        race.advance(layer)?;
+        let of_layer: Vec<Expected> = race.expected(start, &gradient.residuals[&layer])?.into_iter().flatten().collect();
+        let correlation = |of: fn(&Expected) -> f64| spearman(&of_layer.iter().map(of).collect::<Vec<_>>(), &exact);
+        let (total, at_reads) = (correlation(|e| e.total), correlation(|e| e.at_reads));
+        println!("  behind layer {layer:>2}: rank correlation {total:>5.2}, at the reads {at_reads:>5.2}");
+        expected.insert(layer, of_layer);
     }
-    for stages in choices {
+    Ok(Look { exact, expected })
+}
+
+impl Look {
+    /// The share of the best improvement that is found, mean over draws of candidates.
+    fn found(&self, stages: &[(usize, f64)], depth: usize) -> f64 {
         let (mut found, mut best) = (0.0, 0.0);
+        let least = |of: &[usize]| of.iter().map(|i| self.exact[*i]).fold(0.0, f64::min);
         for draw in 0..DRAWS {
             let mut left = sample(&mut rng::stream(draw as u64, "race quality"), CANDIDATES, WIDTH).into_vec();
-            best += left.iter().map(|i| exact[*i]).fold(0.0, f64::min);
+            best += least(&left);
             for (layer, share) in stages {
-                let of_layer = &expected[layers.iter().position(|l| l == layer).unwrap_or(0)];
-                left.sort_by(|a, b| of_layer[*a].total_cmp(&of_layer[*b]));
-                left.truncate((left.len() as f64 * share).ceil() as usize);
+                prune(&mut left, &self.expected[layer], *share, *layer, depth);
             }
-            found += left.iter().map(|i| exact[*i]).fold(0.0, f64::min);
+            found += least(&left);
         }
-        let (mut work, mut share, mut from) = (0.0, 1.0, 0);
-        for (layer, kept) in stages {
-            work += share * (layer - from) as f64 / depth as f64;
-            (share, from) = (share * kept, *layer);
-        }
-        work += share * (depth - from) as f64 / depth as f64;
-        println!("  {stages:?}: work {work:.2}, finds {:.0}% of the best improvement", 100.0 * found / best);
+        found / best.min(-f64::MIN_POSITIVE)
     }
-    Ok(())
+}
+
+/// Layers that candidates go through, as a share of all layers for all of them.
+fn work(stages: &[(usize, f64)], depth: usize) -> f64 {
+    let (mut work, mut share, mut from) = (0.0, 1.0, 0);
+    for (layer, kept) in stages {
+        work += share * (layer - from) as f64 / depth as f64;
+        (share, from) = (share * kept, *layer);
+    }
+    work + share * (depth - from) as f64 / depth as f64
 }
 
 /// Single replacements among the tokens that the gradient expects most of.

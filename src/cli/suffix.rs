@@ -12,8 +12,9 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::minimise;
 use crate::model::Model;
-use crate::mutate::suffix::gcg::stages;
-use crate::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Reached, Search, Step, Tokens};
+use crate::mutate::suffix::{
+    Algorithm, Goal, GoalKind, HeldOut, Mean, Options, Problem, Prompt, Reached, Search, Step, Tokens, stages,
+};
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
@@ -61,7 +62,7 @@ pub struct Args {
     /// Try at most so many of a step's best replacements together; 0: none.
     #[arg(long, value_name = "N", default_value_t = 8)]
     merge: usize,
-    /// No candidates that copy runs of the target's own tokens (by default one in eight does).
+    /// No candidates that copy runs of the target's own tokens (by default one in sixteen does).
     #[arg(long)]
     no_copies: bool,
     /// Mellowmax with this sharpness in place of the mean over the target's tokens.
@@ -130,18 +131,18 @@ pub fn run(args: Args) -> Result<u8> {
     let ended = descend(&mut search, &problem, &args, &path, interrupted)?;
     let seconds = start.elapsed().as_secs_f64();
     let steps = search.state.step - resumed_at;
+    search.held_out = held_out_success(&problem, &search, &held_out)?;
+    search.write(&path)?;
     let cases = cases(&problem, &search, &args, interrupted)?;
     storage::write_atomic(&args.out.join("report.html"), report::suffix_page(&search, &cases).as_bytes())?;
-    let held = held_out_success(&problem, &search, &held_out)?;
     if args.json {
         let value = serde_json::json!({
             "search": search, "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
-            "held_out": held.map(|(reached, of)| serde_json::json!({ "reached": reached, "of": of })),
             "timing": { "seconds": seconds, "steps": steps, "seconds_per_step": seconds / steps.max(1) as f64 },
         });
         output::line(value.to_string());
     } else {
-        tell(&problem, &search, &cases, held, &args.out);
+        tell(&problem, &search, &cases, &args.out);
         if steps > 0 {
             output::line(format!("{steps} steps in {seconds:.1} s, {:.2} s a step", seconds / steps as f64));
         }
@@ -307,7 +308,7 @@ fn cases(problem: &Problem, search: &Search, args: &Args, interrupted: &AtomicBo
 }
 
 /// Of the prompts left out, how many the best suffix does it to.
-fn held_out_success(problem: &Problem, search: &Search, held_out: &[Prompt]) -> Result<Option<(u64, u64)>> {
+fn held_out_success(problem: &Problem, search: &Search, held_out: &[Prompt]) -> Result<Option<HeldOut>> {
     if held_out.is_empty() {
         return Ok(None);
     }
@@ -319,10 +320,10 @@ fn held_out_success(problem: &Problem, search: &Search, held_out: &[Prompt]) -> 
         let observed = others.observe(prompt, suffix, &[vec![]])?;
         reached += u64::from(others.goal.reached(&observed[0], others.baseline(prompt)));
     }
-    Ok(Some((reached, held_out.len() as u64)))
+    Ok(Some(HeldOut { reached, of: held_out.len() as u64 }))
 }
 
-fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u64)>, out: &Path) {
+fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
     let (model, state) = (problem.evaluator.model, &search.state);
     let columns = output::columns();
     let text = |suffix: &[u32]| fit(&model.decode(suffix), columns.saturating_sub(16));
@@ -353,7 +354,7 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], held: Option<(u64, u
             state.reached.iter().map(|r| r.step).min().unwrap_or(0)
         )),
     }
-    if let Some((reached, of)) = held {
+    if let Some(HeldOut { reached, of }) = search.held_out {
         let (low, high) = stats::wilson(reached, of, 1.96);
         output::line(format!("held out  {reached} of {of} prompts ({:.0}% to {:.0}%)", 100.0 * low, 100.0 * high));
     }

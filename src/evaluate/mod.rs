@@ -17,7 +17,7 @@ pub use activations::{Activations, Means};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
 pub use observation::{Distributions, LayerRouting, Observation, Patch, Request};
 pub use one_hot::{LossOfLogits, OneHotGradient};
-pub use race::Race;
+pub use race::{Expected, Race};
 
 use crate::error::Result;
 

@@ -3,6 +3,7 @@
 //! first order. The idea is that of probe sampling (Zhao et al. 2024, "Accelerating Greedy Coordinate Gradient
 //! via Probe Sampling"), with the model's own lower layers for the draft, and nothing computed twice.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::engine::ModelEvaluator;
@@ -23,6 +24,14 @@ pub struct Race<'e, 'm> {
     layers: usize,
     /// `None`: pruned.
     racers: Vec<Option<Racer>>,
+}
+
+/// What the loss is expected to change by, to first order in what a candidate has changed so far in the residual stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Expected {
+    pub total: f64,
+    /// What of it stands at the positions that predict the continuation.
+    pub at_reads: f64,
 }
 
 struct Racer {
@@ -91,22 +100,27 @@ impl Race<'_, '_> {
         Ok(())
     }
 
-    /// What the loss is expected to change by, of each who is left: what it changed so far in the residual stream,
-    /// times the gradient there, `[positions, d_model]` from position `start` on
+    /// What is expected of each who is left: what it changed so far in the residual stream, times the gradient there, `[positions, d_model]` from position `start` on
     /// ([`OneHotGradient::residuals`](super::OneHotGradient::residuals)).
     ///
     /// # Errors
     /// [`Error::Request`] where the gradient does not reach all that changed.
-    pub fn expected(&self, start: usize, gradient: &[f32]) -> Result<Vec<Option<f64>>> {
+    pub fn expected(&self, start: usize, gradient: &[f32]) -> Result<Vec<Option<Expected>>> {
         let d = self.evaluator.model.config.hidden_size;
         let base = &self.run.residuals.pre[self.layers];
-        let change = |racer: &Racer| {
+        let of = |racer: &Racer| {
             let from = racer.first.checked_sub(start)?;
             let gradient = gradient.get(from * d..from * d + racer.residual.len())?;
-            let old = &base[racer.first * d..];
-            Some(racer.residual.iter().zip(old).zip(gradient).map(|((n, o), g)| f64::from((n - o) * g)).sum::<f64>())
+            let old = &base[racer.first * d..][..racer.residual.len()];
+            let read = (self.prompt_len - 1 - racer.first) * d;
+            let change = |values: Range<usize>| {
+                let changed = racer.residual[values.clone()].iter().zip(&old[values.clone()]).zip(&gradient[values]);
+                changed.map(|((n, o), g)| f64::from((n - o) * g)).sum::<f64>()
+            };
+            let at_reads = change(read..old.len());
+            Some(Expected { total: change(0..read) + at_reads, at_reads })
         };
-        let of = |racer: &Racer| change(racer).ok_or_else(|| Error::request("a race beyond its gradient"));
+        let of = |racer: &Racer| of(racer).ok_or_else(|| Error::request("a race beyond its gradient"));
         self.racers.iter().map(|racer| racer.as_ref().map(of).transpose()).collect()
     }
 

@@ -8,7 +8,7 @@ use super::html::{head, legend};
 use super::svg;
 use crate::case::Case;
 use crate::mutate::suffix::{Algorithm, Search};
-use crate::text;
+use crate::{stats, text};
 
 /// The whole report.
 pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
@@ -39,6 +39,11 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     let note =
         first.map_or("greedily, by none of the suffixes tried".to_owned(), |step| format!("greedily, first in step {step}"));
     tile(&of, "prompts reached", &note);
+    if let Some(held) = search.held_out {
+        let (low, high) = stats::wilson(held.reached, held.of, 1.96);
+        let of = format!("{} of {}", count(held.reached), count(held.of));
+        tile(&of, "prompts left out reached", &format!("{} to {}", percent(low), percent(high)));
+    }
     let before = state
         .trace
         .first()
@@ -91,7 +96,7 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
 mod tests {
     use super::super::sample::{balanced, campaign, saying};
     use super::*;
-    use crate::mutate::suffix::{Entry, Goal, GoalKind, Mean, Options, Prompt, Reached, State, Step};
+    use crate::mutate::suffix::{Entry, Goal, GoalKind, HeldOut, Mean, Options, Prompt, Reached, State, Step};
 
     fn search(steps: usize, odd: f64) -> Search {
         let step = |i: usize| Step { loss: 3.0 / (i + 1) as f64, best: odd, candidates: 256, exact: 72, reached: 0, prompts: 1 };
@@ -126,6 +131,7 @@ mod tests {
                 trace: (0..steps).map(step).collect(),
                 soft: None,
             },
+            held_out: (steps > 0).then_some(HeldOut { reached: 3, of: 4 }),
         }
     }
 
@@ -139,6 +145,7 @@ mod tests {
         let page = suffix_page(&search(5, 0.2), &saying("<script>x</script>").1);
         balanced(&page).unwrap();
         assert!(page.contains("1 of 2") && page.contains("first in step 2") && page.contains("360 run to the end"));
+        assert!(page.contains("3 of 4") && page.contains("30% to 95%"));
         assert!(!page.contains("<script>x"));
     }
 }

@@ -1,7 +1,7 @@
 //! Adversarial suffixes: gradients of the one-hot tokens, races, and searches that end where they should.
 
 use glitch::edit::{Edit, Trial};
-use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
+use glitch::evaluate::{Evaluator, Expected, ModelEvaluator, Observation, Request};
 use glitch::model::batch::Row;
 use glitch::model::hooks::{Block, Change, Site};
 use glitch::model::{Forward, Model};
@@ -104,7 +104,7 @@ fn a_race_measures_what_a_batch_does() {
         let gradient =
             evaluator.one_hot_gradient(&ids, 3..12, &reads, &[1], &|logits, v| target.of_logits(logits, v, None)).unwrap();
         let expected = race.expected(3, &gradient.residuals[&1]).unwrap();
-        assert_eq!(expected[20], Some(0.0), "{name}: nothing was changed");
+        assert_eq!(expected[20], Some(Expected::default()), "{name}: nothing was changed");
         race.retain(|i| i % 2 == 0);
         let left = race.finish(None).unwrap();
         let trial = Trial::new(&ids[..15], &ids[15..]);
@@ -121,6 +121,30 @@ fn a_race_measures_what_a_batch_does() {
     }
     let model = load("mamba");
     assert!(race_error(&ModelEvaluator::new(&model), &[1, 2, 3], 2, &[vec![(1, 5)]]));
+}
+
+/// Whom a race would drop it does not drop where asked to spare them, and drops the others as before.
+#[test]
+fn the_spared_run_to_the_end() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let target = goal(GoalKind::Target, &ids(&model, " the king"));
+    let problem = problem(&evaluator, &["It was a fine day in the garden"], target);
+    let suffix = vec![problem.tokens.neutral; 6];
+    let stages = [(1, 0.5), (2, 0.5)];
+    let gradients = [problem.gradient(0, &suffix, &[1, 2]).unwrap()];
+    let candidates: Vec<Vec<(usize, u32)>> = (0..16).map(|i| vec![(i % 6, 300 + 7 * i as u32)]).collect();
+    let race = |spared: &[bool]| problem.race(&suffix, &candidates, spared, &gradients, &stages).unwrap();
+    let (exact, left) = (problem.score(1, &suffix, &candidates).unwrap(), race(&[false; 16]));
+    assert_eq!(left.iter().flatten().count(), 4);
+    let spared: Vec<bool> = left.iter().enumerate().map(|(i, score)| score.is_none() && i % 2 == 0).collect();
+    let again = race(&spared);
+    let others = spared.iter().filter(|spared| !**spared).count().div_ceil(2).div_ceil(2);
+    assert_eq!(again.iter().flatten().count(), spared.iter().filter(|spared| **spared).count() + others);
+    for i in 0..16 {
+        assert!(!spared[i] || again[i].is_some(), "{i} was spared");
+        assert!(again[i].is_none_or(|score| score == exact[i]), "{i}: {:?} {:?}", again[i], exact[i]);
+    }
 }
 
 fn race_error(evaluator: &ModelEvaluator, ids: &[u32], prompt: usize, candidates: &[Vec<(usize, u32)>]) -> bool {
@@ -341,6 +365,27 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     let again = glitch(&[&args[..], &["--stop-on-success", "--out", out, "--resume", "--json"]].concat());
     let resumed: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!((&resumed["cases"], &resumed["search"]), (&said["cases"], &said["search"]), "{}", again.stderr);
+}
+
+/// In the file and on the page as in what is printed.
+#[test]
+fn prompts_left_out_are_tried_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (out, prompts) = (at("out"), at("prompts.txt"));
+    std::fs::write(&prompts, "It was a fine day in the garden\nHe wrote a letter\nThe people of the town\n").unwrap();
+    let args = ["suffix", "--prompt", &prompts, "--target", " the", "--length", "6", "--width", "48", "--held-out", "2"];
+    let ran = glitch(&[&args[..], &["--steps", "6", "--no-implication", "--out", &out]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let file = std::fs::read(dir.path().join("out/suffix.json")).unwrap();
+    let search: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    assert_eq!(search["prompts"].as_array().unwrap().len(), 1, "{search}");
+    let reached = search["held_out"]["reached"].as_u64().unwrap();
+    assert!(reached <= 2 && search["held_out"]["of"] == 2, "{search}");
+    let said = format!("held out  {reached} of 2 prompts");
+    assert!(ran.stdout.contains(&said), "{said}: {}", ran.stdout);
+    let page = std::fs::read_to_string(dir.path().join("out/report.html")).unwrap();
+    assert!(page.contains(&format!("<b>{reached} of 2</b><span>prompts left out reached</span>")), "{page}");
 }
 
 /// Killed, not asked to stop: whatever it was writing then.

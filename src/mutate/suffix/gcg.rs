@@ -14,20 +14,8 @@ use crate::error::Result;
 use crate::evaluate::OneHotGradient;
 use crate::rng::{self, Rng};
 
-/// Stages for a model of so many layers: none where there is little to save. They prune early, gently, and leave many
-/// to run to the end, because what is expected of a candidate is worth less the farther a search has got: on SmolLM2
-/// (30 layers; `examples/race_quality.rs`) its rank correlation with the exact change of the loss behind half of the layers is
-/// about 0.7 after two steps, and 0.1 or less after fourteen, where it is not above 0.2 even behind 22 layers. A search
-/// that kept 20 of 256 candidates at layer 20 found next to none that improve by then, and wandered.
-pub fn stages(layers: usize, recurrent: bool) -> Vec<(usize, f64)> {
-    if recurrent || layers < 12 {
-        return Vec::new();
-    }
-    vec![(layers / 10, 0.5), (layers / 5, 0.65), (3 * layers / 10, 0.7)]
-}
-
 /// One candidate in so many is copied from the target, in runs of at most so many tokens.
-const COPIED: usize = 8;
+const COPIED: usize = 16;
 const RUN: usize = 4;
 
 /// Draws for each candidate before a step goes on with fewer: text may be unable to carry most of them.
@@ -42,13 +30,14 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
     let layers: Vec<usize> = options.stages.iter().map(|(layer, _)| *layer).collect();
     let gradients = (0..state.prompts).map(|prompt| problem.gradient(prompt, &current.suffix, &layers));
     let gradients = gradients.collect::<Result<Vec<OneHotGradient>>>()?;
-    let candidates = candidates(state, problem, options, &current.suffix, &gradients);
+    let (candidates, copied) = candidates(state, problem, options, &current.suffix, &gradients);
     let mut scored: Vec<(Vec<u32>, Scored)> = Vec::new();
     let mut better: Vec<(usize, f64)> = Vec::new();
     let scores = if options.stages.is_empty() {
         problem.score(state.prompts, &current.suffix, &candidates)?.into_iter().map(Some).collect()
     } else {
-        problem.race(&current.suffix, &candidates, &gradients, &options.stages)?
+        // What is copied is there because gradients do not tell of it; nor should they prune it.
+        problem.race(&current.suffix, &candidates, &copied, &gradients, &options.stages)?
     };
     let before = gradients.iter().map(|g| g.loss).sum::<f64>() / gradients.len().max(1) as f64;
     for (i, score) in scores.into_iter().enumerate().filter_map(|(i, score)| Some((i, score?))) {
@@ -86,14 +75,14 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
     })
 }
 
-/// Different candidates of a step, as lists of (index in the suffix, id).
+/// Different candidates of a step, as lists of (index in the suffix, id), and which of them are copied.
 fn candidates(
     state: &State,
     problem: &Problem,
     options: &Options,
     suffix: &[u32],
     gradients: &[OneHotGradient],
-) -> Vec<Vec<(usize, u32)>> {
+) -> (Vec<Vec<(usize, u32)>>, Vec<bool>) {
     let mut sum = vec![0f32; gradients[0].tokens.len()];
     for gradient in gradients {
         // Each prompt has one vote: by size the hardest would have all of them (Zou et al., section 2.3).
@@ -105,13 +94,14 @@ fn candidates(
     let mut rng = rng::stream(options.seed, &format!("gcg step {}", state.step));
     let places: Vec<usize> = (0..suffix.len()).filter(|place| !best[*place].is_empty()).collect();
     let width = width(options, state.step);
-    let (mut seen, mut candidates) = (BTreeSet::new(), Vec::with_capacity(width));
+    let (mut seen, mut candidates, mut copies) = (BTreeSet::new(), Vec::with_capacity(width), Vec::with_capacity(width));
     for draw in 0..DRAWS * width {
         if candidates.len() == width || places.is_empty() {
             break;
         }
         let copied = (options.copies && draw % COPIED == 0).then(|| copy(&problem.goal.continuation, suffix, &mut rng));
         let copied = copied.flatten().filter(|c| c.iter().all(|(_, id)| problem.tokens.allows(*id)));
+        let is_copied = copied.is_some();
         let mut candidate = copied.unwrap_or_else(|| {
             let mut at = places.clone();
             let (drawn, _) = at.partial_shuffle(&mut rng, options.replace.max(1));
@@ -120,9 +110,10 @@ fn candidates(
         candidate.sort_unstable();
         if seen.insert(candidate.clone()) && (!options.text || problem.survives(state.prompts, &changed(suffix, &candidate))) {
             candidates.push(candidate);
+            copies.push(is_copied);
         }
     }
-    candidates
+    (candidates, copies)
 }
 
 /// A run of the target's own tokens, put somewhere in the suffix: what of it is not there yet; `None` where all of it is.

@@ -12,12 +12,14 @@ mod mutator;
 mod problem;
 mod search;
 pub mod soft;
+mod stages;
 mod state;
 mod tokens;
 
 pub use goal::{Goal, GoalKind, Mean};
 pub use mutator::{Promising, Suffix};
 pub use problem::{Problem, Prompt, Scored};
-pub use search::Search;
+pub use search::{HeldOut, Search};
+pub use stages::{prune, stages};
 pub use state::{Algorithm, Entry, Options, Reached, State, Step};
 pub use tokens::Tokens;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::stages::prune;
 use super::tokens::read_again;
 use super::{Goal, GoalKind, Tokens};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Distributions, Evaluator as _, ModelEvaluator, Observation, OneHotGradient, Request};
+use crate::evaluate::{Distributions, Evaluator as _, Expected, ModelEvaluator, Observation, OneHotGradient, Request};
 
 /// A prompt with a gap for the suffix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,11 +182,13 @@ impl<'a, 'm> Problem<'a, 'm> {
     }
 
     /// [`score`](Self::score) of those candidates that a race leaves, `None` of the others. `stages` are layers and the
-    /// share of the contenders that goes on from there; `gradients` those of the prompts, with these layers.
+    /// share of the contenders that goes on from there; `gradients` those of the prompts, with these layers. Those that
+    /// are `spared` run to the end whatever is expected of them.
     pub fn race(
         &self,
         suffix: &[u32],
         candidates: &[Vec<(usize, u32)>],
+        spared: &[bool],
         gradients: &[OneHotGradient],
         stages: &[(usize, f64)],
     ) -> Result<Vec<Option<Scored>>> {
@@ -197,18 +200,20 @@ impl<'a, 'm> Problem<'a, 'm> {
                 candidates.iter().map(|c| c.iter().map(|&(i, id)| (at + i, id)).collect()).collect();
             races.push((at, self.evaluator.race(&ids, ids.len() - self.goal.continuation.len(), &moved)?));
         }
-        let mut left: Vec<usize> = (0..candidates.len()).collect();
+        let mut left: Vec<usize> = (0..candidates.len()).filter(|i| !spared[*i]).collect();
         for &(layers, share) in stages {
-            let mut expected = vec![0f64; candidates.len()];
+            let mut expected = vec![Expected::default(); candidates.len()];
             for ((at, race), gradient) in races.iter_mut().zip(gradients) {
                 race.advance(layers)?;
                 let of_layer = gradient.residuals.get(&layers).ok_or_else(|| Error::request("a stage without a gradient"))?;
-                let of_prompt = race.expected(*at, of_layer)?;
-                expected.iter_mut().zip(of_prompt).for_each(|(sum, change)| *sum += change.unwrap_or(f64::INFINITY));
+                for (sum, of_prompt) in expected.iter_mut().zip(race.expected(*at, of_layer)?) {
+                    let of_prompt = of_prompt.unwrap_or_default();
+                    sum.total += of_prompt.total;
+                    sum.at_reads += of_prompt.at_reads;
+                }
             }
-            left.sort_by(|a, b| expected[*a].total_cmp(&expected[*b]).then(a.cmp(b)));
-            left.truncate(((left.len() as f64 * share).ceil() as usize).max(1));
-            races.iter_mut().for_each(|(_, race)| race.retain(|i| left.contains(&i)));
+            prune(&mut left, &expected, share, layers, self.evaluator.model.config.num_hidden_layers);
+            races.iter_mut().for_each(|(_, race)| race.retain(|i| spared[i] || left.contains(&i)));
         }
         let reference = |prompt| self.reference(prompt).filter(|_| self.goal.oracle().oracle().needs_reference());
         let observed = races

@@ -23,6 +23,17 @@ pub struct Search {
     pub goal: Goal,
     pub options: Options,
     pub state: State,
+    /// Once the search is over, where prompts were left out of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOut>,
+}
+
+/// What the best suffix does to prompts that the search never saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOut {
+    pub reached: u64,
+    pub of: u64,
 }
 
 impl Search {
@@ -33,7 +44,7 @@ impl Search {
     pub fn new(problem: &Problem, options: Options) -> Result<Self> {
         let state = State::new(problem, &options)?;
         let (model, prompts, goal) = (problem.evaluator.model.reference(), problem.prompts.clone(), problem.goal.clone());
-        Ok(Self { schema_version: SCHEMA_VERSION, model, prompts, goal, options, state })
+        Ok(Self { schema_version: SCHEMA_VERSION, model, prompts, goal, options, state, held_out: None })
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {
@@ -96,6 +107,7 @@ impl Search {
         if !(1..=self.prompts.len()).contains(&state.prompts) || state.step != state.trace.len() {
             return Err(Error::file(path, "state", "counts that do not fit together"));
         }
-        Ok(found)
+        // It goes on, so that what was left out is asked again at its end.
+        Ok(Self { held_out: None, ..found })
     }
 }
