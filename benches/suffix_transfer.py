@@ -5,6 +5,8 @@ never saw; what it reaches is minimised, and every case is tried on all five mod
 of those searched and of those held out, and the matrix of `glitch transfer`, with 95% intervals (Wilson)."""
 import json, os, subprocess, sys, tempfile
 
+from intervals import wilson
+
 PROMPTS = [
     "It was a fine day in the garden{suffix} and", "The people of the town came down{suffix} and",
     "She was very glad to see her sister{suffix} and", "The old captain looked out over the sea{suffix} and",
@@ -16,11 +18,9 @@ TARGETS = [" the king of England", " went to sea", " nothing more was said", " t
 BUILT_IN = ["builtin:dense", "builtin:moe", "builtin:mamba", "builtin:rwkv"]
 
 
-def interval(k, n, z=1.96):
-    p, d = k / n, 1 + z * z / n
-    half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / d
-    middle = (p + z * z / (2 * n)) / d
-    return f"{k} of {n} ({100 * max(0, middle - half):.0f}% to {100 * min(1, middle + half):.0f}%)"
+def interval(k, n):
+    low, high = wilson(k, n)
+    return f"{k} of {n} ({100 * low:.0f}% to {100 * high:.0f}%)"
 
 
 def search(glitch, model, target, prompts, out):

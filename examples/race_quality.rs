@@ -1,11 +1,12 @@
-//! What pruning candidates on their way through the layers costs a search for a suffix: `race_quality MODEL [STEP,... [SEED,...]]`.
+//! What pruning candidates on their way through the layers costs a search for a suffix:
+//! `race_quality MODEL [STEP,... [SEED,...]]`.
 //!
-//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) with each of some seeds and stops at some steps. There 512
-//! candidates are run to the end and, beside that, raced: printed is the rank correlation of what the race expects behind
-//! each layer (of all of it, and of what has come to the positions that are read) with the exact change of the loss. At
-//! the end, mean over all these states, the share of the improvement made by the best of 256 candidates (200 draws of 256)
-//! that some choices of stages find, and as many candidates drawn at random as the same work would run; 1 is the work of
-//! all layers for all candidates.
+//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) with each of some seeds and stops at some steps. There
+//! 512 candidates are run to the end and, beside that, raced: printed is the rank correlation of what the race expects
+//! behind each layer (of all of it, and of what has come to the positions that are read) with the exact change of the
+//! loss. At the end, mean over all these states, the share of the improvement made by the best of 256 candidates (200
+//! draws of 256) that some choices of stages find, and as many candidates drawn at random as the same work would run; 1 is
+//! the work of all layers for all candidates.
 
 use std::collections::BTreeMap;
 

@@ -26,7 +26,8 @@ pub struct Race<'e, 'm> {
     racers: Vec<Option<Racer>>,
 }
 
-/// What the loss is expected to change by, to first order in what a candidate has changed so far in the residual stream.
+/// What the loss is expected to change by, nats a token (or what the loss is in): to first order in what a candidate
+/// has changed so far in the residual stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Expected {
     pub total: f64,
@@ -100,7 +101,8 @@ impl Race<'_, '_> {
         Ok(())
     }
 
-    /// What is expected of each who is left: what it changed so far in the residual stream, times the gradient there, `[positions, d_model]` from position `start` on
+    /// What is expected of each who is left: what it changed so far in the residual stream, times the gradient there,
+    /// `[positions, d_model]` from position `start` on
     /// ([`OneHotGradient::residuals`](super::OneHotGradient::residuals)).
     ///
     /// # Errors

@@ -54,7 +54,7 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     tile(
         &count(drawn as u64),
         "candidates",
-        &format!("in {}; {} run to the end", plural(state.step as u64, "step"), count(exact as u64)),
+        &format!("in {}; with merges {} run to the end", plural(state.step as u64, "step"), count(exact as u64)),
     );
     if let Some(soft) = &state.soft {
         tile(
@@ -144,7 +144,7 @@ mod tests {
         }
         let page = suffix_page(&search(5, 0.2), &saying("<script>x</script>").1);
         balanced(&page).unwrap();
-        assert!(page.contains("1 of 2") && page.contains("first in step 2") && page.contains("360 run to the end"));
+        assert!(page.contains("1 of 2") && page.contains("first in step 2") && page.contains("with merges 360 run to the end"));
         assert!(page.contains("3 of 4") && page.contains("30% to 95%"));
         assert!(!page.contains("<script>x"));
     }

@@ -213,7 +213,9 @@ impl<'a, 'm> Problem<'a, 'm> {
                 }
             }
             prune(&mut left, &expected, share, layers, self.evaluator.model.config.num_hidden_layers);
-            races.iter_mut().for_each(|(_, race)| race.retain(|i| spared[i] || left.contains(&i)));
+            let mut goes_on = spared.to_vec();
+            left.iter().for_each(|i| goes_on[*i] = true);
+            races.iter_mut().for_each(|(_, race)| race.retain(|i| goes_on[i]));
         }
         let reference = |prompt| self.reference(prompt).filter(|_| self.goal.oracle().oracle().needs_reference());
         let observed = races

@@ -1,10 +1,16 @@
 //! Where candidates in a race are pruned, and by what.
 //!
-//! What is expected of a candidate behind some layers (what it changed so far, times the gradient there) is worth little
-//! early in the model and late in a search: most of all it is too much for those that change much. So the race
-//! prunes gently at first; and before a third of the layers it also asks how much of what is expected has already come to
-//! the positions that are read, for what still stands in the suffix has layers of attention to pass. `examples/race_quality.rs`
-//! holds both against exact losses.
+//! What is expected of a candidate behind some layers (what it changed so far, times the gradient there) says little
+//! for most of the way. Over 18 states of searches on SmolLM2 (30 layers; `examples/race_quality.rs`) its rank
+//! correlation with the exact change of the loss is -0.21 behind 3 layers, where it is most for those that change most,
+//! 0.01 behind 9, 0.26 behind 15 and 0.77 behind 25. What of it has already come to the positions that are read, and has
+//! no more attention to pass, does better at first: 0.15 behind 3 layers, 0.17 behind 6. So early stages ask for both.
+//!
+//! Even so these stages do not beat chance in those states: at 27% of the work of running all candidates to the end they
+//! find 63% of the improvement that the best of them makes, and as many drawn at random as that work would run find 65%.
+//! Gentler ones do (0.7, 0.55, 0.65 and 0.6: 77% against 71%, at 35% of the work). Nor do whole searches differ: after 40
+//! steps without copies three of them stood at 1.59, 1.50 and 1.30 nats a token, and three that ran 69 candidates a
+//! step to the end, in the same time, at 1.72, 1.39 and 1.48.
 
 use crate::evaluate::Expected;
 
