@@ -386,6 +386,14 @@ fn prompts_left_out_are_tried_at_the_end() {
     assert!(ran.stdout.contains(&said), "{said}: {}", ran.stdout);
     let page = std::fs::read_to_string(dir.path().join("out/report.html")).unwrap();
     assert!(page.contains(&format!("<b>{reached} of 2</b><span>prompts left out reached</span>")), "{page}");
+    for held in [(3, 2), (0, 0)] {
+        let mut odd = search.clone();
+        odd["held_out"] = serde_json::json!({ "reached": held.0, "of": held.1 });
+        std::fs::write(dir.path().join("out/suffix.json"), odd.to_string()).unwrap();
+        let ran = glitch(&["report", &out]);
+        assert!(ran.code != 0 && ran.stderr.contains("held_out"), "{held:?}: {}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    }
 }
 
 /// Killed, not asked to stop: whatever it was writing then.

@@ -60,6 +60,9 @@ impl Search {
         if found.schema_version != SCHEMA_VERSION {
             return Err(Error::file(path, "schema_version", format!("{}, known: {SCHEMA_VERSION}", found.schema_version)));
         }
+        if let Some(HeldOut { reached, of }) = found.held_out.filter(|held| held.of == 0 || held.reached > held.of) {
+            return Err(Error::file(path, "held_out", format!("{reached} reached of {of}")));
+        }
         Ok(found)
     }
 
