@@ -132,7 +132,9 @@ pub fn run(args: Args) -> Result<u8> {
     let seconds = start.elapsed().as_secs_f64();
     let steps = search.state.step - resumed_at;
     search.held_out = held_out_success(&problem, &search, &held_out)?;
-    search.write(&path)?;
+    if search.held_out.is_some() {
+        search.write(&path)?;
+    }
     let cases = cases(&problem, &search, &args, interrupted)?;
     storage::write_atomic(&args.out.join("report.html"), report::suffix_page(&search, &cases).as_bytes())?;
     if args.json {

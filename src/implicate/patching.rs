@@ -239,7 +239,7 @@ impl<'a, 'm> Patching<'a, 'm> {
     }
 
     /// Necessity and sufficiency of each set at its stretches.
-    pub fn measure_at(&mut self, sets: &[(&[Component], &[Stretch])]) -> Result<Vec<(f64, f64)>> {
+    fn measure_at(&mut self, sets: &[(&[Component], &[Stretch])]) -> Result<Vec<(f64, f64)>> {
         let mut requests = Vec::with_capacity(2 * sets.len());
         for (set, at) in sets {
             requests.push(self.request(set, at, Direction::Necessity)?);
