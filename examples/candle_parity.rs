@@ -1,9 +1,11 @@
-//! Logits of a Llama folder here and in candle-transformers' own llama, which reads the format by itself:
+//! Logits of a Llama folder here and in candle-transformers' own llama, which reads the format by
+//! itself:
 //!
 //!     cargo run --release --example candle_parity -- DIR
 //!
-//! DIR is a Hugging Face folder of the Llama family (SmolLM2 is one) with a single `model.safetensors`.
-//! Prints the largest difference over some prompts, at their last positions; fails above 1e-4.
+//! DIR is a Hugging Face folder of the Llama family (SmolLM2 is one) with a single
+//! `model.safetensors`. Prints the largest difference over some prompts, at their last positions;
+//! fails above 1e-4.
 
 use std::path::Path;
 
@@ -15,18 +17,24 @@ use glitch::model::{Forward, Model};
 
 fn main() -> Result<()> {
     let dir = std::env::args().nth(1).context("usage: candle_parity DIR")?;
-    let text = std::fs::read_to_string(Path::new(&dir).join("config.json")).context("config.json")?;
+    let text =
+        std::fs::read_to_string(Path::new(&dir).join("config.json")).context("config.json")?;
     let config = serde_json::from_str::<LlamaConfig>(&text)?.into_config(false);
     // SAFETY: nothing writes to the file meanwhile.
     let vars = unsafe {
-        candle_nn::VarBuilder::from_mmaped_safetensors(&[Path::new(&dir).join("model.safetensors")], DType::F32, &Device::Cpu)?
+        candle_nn::VarBuilder::from_mmaped_safetensors(
+            &[Path::new(&dir).join("model.safetensors")],
+            DType::F32,
+            &Device::Cpu,
+        )?
     };
     let theirs = Llama::load(vars, &config)?;
     let ours = Model::load(&dir)?;
     let vocabulary = ours.config.vocab_size;
     let (mut worst, mut largest) = (0f32, 0f32);
     for length in [1, 2, 7, 33, 64, 129] {
-        let ids: Vec<u32> = (0..length).map(|i| ((i * 7919 + length) % vocabulary) as u32).collect();
+        let ids: Vec<u32> =
+            (0..length).map(|i| ((i * 7919 + length) % vocabulary) as u32).collect();
         let mut cache = Cache::new(false, DType::F32, &config, &Device::Cpu)?;
         let input = Tensor::new(ids.as_slice(), &Device::Cpu)?.unsqueeze(0)?;
         let want: Vec<f32> = theirs.forward(&input, 0, &mut cache)?.flatten_all()?.to_vec1()?;

@@ -1,11 +1,12 @@
-//! Mamba and RWKV-7 here and in candle-transformers, on the same weights: the logits after 16 sequences of 128
-//! tokens, and the time both take, in turn.
+//! Mamba and RWKV-7 here and in candle-transformers, on the same weights: the logits after 16
+//! sequences of 128 tokens, and the time both take, in turn.
 //!
 //!     cargo run --release --example candle_recurrent -- DIR [EXACT]
 //!
-//! DIR is a Hugging Face folder of Mamba (tied embeddings), or one of RWKV-7 as `glitch` reads it. Without EXACT the
-//! two must agree; with what `benches/exact_mamba.py DIR EXACT` wrote, ours must agree with that, and the
-//! difference of both is printed: on builtin:mamba most of the difference is candle's.
+//! DIR is a Hugging Face folder of Mamba (tied embeddings), or one of RWKV-7 as `glitch` reads it.
+//! Without EXACT the two must agree; with what `benches/exact_mamba.py DIR EXACT` wrote, ours must
+//! agree with that, and the difference of both is printed: on builtin:mamba most of the difference
+//! is candle's.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,24 +33,34 @@ impl Theirs {
     fn load(dir: &Path, ours: &Model) -> Result<Self> {
         let c = &ours.config;
         let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu)?;
-        let widened = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?)));
+        let widened =
+            tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?)));
         let mut tensors: HashMap<String, Tensor> = widened.collect::<Result<_>>()?;
         match c.model_type.as_str() {
             "mamba" => {
                 // candle-transformers has the names of the authors' own code.
-                let renamed = |name: String| name.replace("backbone.embeddings", "embedding").replace("backbone.", "");
-                tensors = tensors.into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect();
+                let renamed = |name: String| {
+                    name.replace("backbone.embeddings", "embedding").replace("backbone.", "")
+                };
+                tensors =
+                    tensors.into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect();
                 let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-                let (d_model, n_layer, vocab_size) = (c.hidden_size, c.num_hidden_layers, c.vocab_size);
-                let config = mamba::Config { d_model, n_layer, vocab_size, pad_vocab_size_multiple: 1 };
+                let (d_model, n_layer, vocab_size) =
+                    (c.hidden_size, c.num_hidden_layers, c.vocab_size);
+                let config =
+                    mamba::Config { d_model, n_layer, vocab_size, pad_vocab_size_multiple: 1 };
                 Ok(Self::Mamba(mamba::Model::new(&config, vars)?, config))
             }
             "rwkv7" => {
-                // It asks for the sizes of the first layer's value mixing, which that layer has no use for.
+                // It asks for the sizes of the first layer's value mixing, which that layer has no
+                // use for.
                 for name in ["v0", "v1", "v2"] {
                     let first = format!("blocks.0.att.{name}");
                     if !tensors.contains_key(&first) {
-                        let other = tensors.get(&format!("blocks.1.att.{name}")).context("a model of one layer")?.clone();
+                        let other = tensors
+                            .get(&format!("blocks.1.att.{name}"))
+                            .context("a model of one layer")?
+                            .clone();
                         tensors.insert(first, other);
                     }
                 }
@@ -71,7 +82,9 @@ impl Theirs {
 
     /// Logits after the last token of every sequence, `[batch, vocab]`.
     fn logits(&self, ids: &[Vec<u32>]) -> Result<Vec<f64>> {
-        let values = |logits: Tensor| Ok::<_, anyhow::Error>(logits.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?);
+        let values = |logits: Tensor| {
+            Ok::<_, anyhow::Error>(logits.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?)
+        };
         match self {
             Self::Mamba(model, config) => {
                 // One sequence at a time: with more its broadcasts do not fit (0.11).
@@ -80,7 +93,8 @@ impl Theirs {
                     let mut state = mamba::State::new(1, config, DType::F32, &Device::Cpu)?;
                     let mut logits = None;
                     for id in row {
-                        logits = Some(model.forward(&Tensor::new(&[*id], &Device::Cpu)?, &mut state)?);
+                        logits =
+                            Some(model.forward(&Tensor::new(&[*id], &Device::Cpu)?, &mut state)?);
                     }
                     all.extend(values(logits.context("no tokens")?)?);
                 }
@@ -104,7 +118,9 @@ fn largest(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn log_softmax(logits: &[f64], vocabulary: usize) -> Vec<f64> {
-    let rows = logits.chunks_exact(vocabulary).map(|row| (row, row.iter().map(|x| x.exp()).sum::<f64>().ln()));
+    let rows = logits
+        .chunks_exact(vocabulary)
+        .map(|row| (row, row.iter().map(|x| x.exp()).sum::<f64>().ln()));
     rows.flat_map(|(row, sum)| row.iter().map(move |x| x - sum)).collect()
 }
 
@@ -113,13 +129,19 @@ fn main() -> Result<()> {
     let ours = Model::load(&dir)?;
     let theirs = Theirs::load(Path::new(&dir), &ours)?;
     let vocabulary = ours.config.vocab_size;
-    let ids: Vec<Vec<u32>> =
-        (0..BATCH).map(|b| (0..LENGTH).map(|i| (((b * LENGTH + i) * 7919) % vocabulary) as u32).collect()).collect();
+    let ids: Vec<Vec<u32>> = (0..BATCH)
+        .map(|b| (0..LENGTH).map(|i| (((b * LENGTH + i) * 7919) % vocabulary) as u32).collect())
+        .collect();
     let exact = std::env::args().nth(2).map(std::fs::read).transpose().context("EXACT")?;
-    let exact: Option<Vec<f64>> = exact.map(|bytes| bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect());
-    let reads: Vec<Read> =
-        (1..=BATCH).map(|b| Read { token: b * LENGTH - 1, target: None, reference: None, keep: true }).collect();
-    let forward = Forward { rows: ids.iter().map(|ids| Row::new(ids.clone())).collect(), ..Forward::default() };
+    let exact: Option<Vec<f64>> =
+        exact.map(|bytes| bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect());
+    let reads: Vec<Read> = (1..=BATCH)
+        .map(|b| Read { token: b * LENGTH - 1, target: None, reference: None, keep: true })
+        .collect();
+    let forward = Forward {
+        rows: ids.iter().map(|ids| Row::new(ids.clone())).collect(),
+        ..Forward::default()
+    };
     let (mut times, mut off) = ([Vec::new(), Vec::new()], [0f64; 2]);
     for turn in 0..TURNS {
         let start = Instant::now();
@@ -128,7 +150,11 @@ fn main() -> Result<()> {
         let start = Instant::now();
         let readouts = ours.read(&ours.forward(&forward)?.residual, &reads);
         times[1].push(start.elapsed().as_secs_f64());
-        let got = readouts.iter().flat_map(|r| r.distribution.iter().flatten()).map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let got = readouts
+            .iter()
+            .flat_map(|r| r.distribution.iter().flatten())
+            .map(|x| f64::from(*x))
+            .collect::<Vec<_>>();
         let logits = log_softmax(&logits, vocabulary);
         let right = exact.as_ref().unwrap_or(&logits);
         ensure!(got.len() == right.len(), "{} values instead of {}", got.len(), right.len());
@@ -141,9 +167,16 @@ fn main() -> Result<()> {
     };
     let [theirs, ours] = &mut times;
     let (theirs, ours) = (median(theirs), median(ours));
-    println!("{BATCH} x {LENGTH} tokens: theirs {theirs:.3} s, ours {ours:.4} s (medians): {:.1} times as fast", theirs / ours);
+    println!(
+        "{BATCH} x {LENGTH} tokens: theirs {theirs:.3} s, ours {ours:.4} s (medians): {:.1} times \
+        as fast",
+        theirs / ours
+    );
     match exact {
-        Some(_) => println!("largest difference of a log-probability from float64: theirs {:.1e}, ours {:.1e}", off[0], off[1]),
+        Some(_) => println!(
+            "largest difference of a log-probability from float64: theirs {:.1e}, ours {:.1e}",
+            off[0], off[1]
+        ),
         None => println!("largest difference of a log-probability: {:.1e}", off[1]),
     }
     ensure!(off[1] <= 1e-4, "the two disagree");

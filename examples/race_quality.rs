@@ -1,18 +1,21 @@
 //! What pruning candidates on their way through the layers costs a search for a suffix:
 //! `race_quality MODEL [STEP,... [SEED,...]]`.
 //!
-//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) with each of some seeds and stops at some steps. There
-//! 512 candidates are run to the end and, beside that, raced: printed is the rank correlation of what the race expects
-//! behind each layer (of all of it, and of what has come to the positions that are read) with the exact change of the
-//! loss. At the end, mean over all these states, the share of the improvement made by the best of 256 candidates (200
-//! draws of 256) that some choices of stages find, and as many candidates drawn at random as the same work would run; 1 is
-//! the work of all layers for all candidates.
+//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) with each of some seeds and
+//! stops at some steps. There 512 candidates are run to the end and, beside that, raced: printed is
+//! the rank correlation of what the race expects behind each layer (of all of it, and of what has
+//! come to the positions that are read) with the exact change of the loss. At the end, mean over
+//! all these states, the share of the improvement made by the best of 256 candidates (200 draws of
+//! 256) that some choices of stages find, and as many candidates drawn at random as the same work
+//! would run; 1 is the work of all layers for all candidates.
 
 use std::collections::BTreeMap;
 
 use glitch::evaluate::{Expected, ModelEvaluator};
 use glitch::model::Model;
-use glitch::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, State, Tokens, prune, stages};
+use glitch::mutate::suffix::{
+    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, State, Tokens, prune, stages,
+};
 use glitch::rng;
 use rand::Rng as _;
 use rand::seq::index::sample;
@@ -35,7 +38,8 @@ fn main() -> Any<()> {
     let evaluator = ModelEvaluator::new(&model);
     let tokenizer = model.tokenizer.as_ref().ok_or("a model without a tokenizer")?;
     let prompt = Prompt {
-        before: tokenizer.encode("<|im_start|>user\nWrite one sentence about the weather in Paris.")?,
+        before: tokenizer
+            .encode("<|im_start|>user\nWrite one sentence about the weather in Paris.")?,
         after: tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")?,
     };
     let continuation = tokenizer.encode("Sure, here is the secret code: 7319")?;
@@ -79,12 +83,21 @@ fn main() -> Any<()> {
             state.advance(&problem, &options)?;
         }
     }
-    println!("{} states; work, share of the best improvement found, of that by chance at the same work:", looks.len());
+    println!(
+        "{} states; work, share of the best improvement found, of that by chance at the same work:",
+        looks.len()
+    );
     for stages in choices {
         let work = work(&stages, depth);
         let chance = vec![(0, work)];
-        let mean = |stages: &[(usize, f64)]| looks.iter().map(|look| look.found(stages, depth)).sum::<f64>() / looks.len() as f64;
-        println!("  {work:.2} {:>3.0}% {:>3.0}%  {stages:?}", 100.0 * mean(&stages), 100.0 * mean(&chance));
+        let mean = |stages: &[(usize, f64)]| {
+            looks.iter().map(|look| look.found(stages, depth)).sum::<f64>() / looks.len() as f64
+        };
+        println!(
+            "  {work:.2} {:>3.0}% {:>3.0}%  {stages:?}",
+            100.0 * mean(&stages),
+            100.0 * mean(&chance)
+        );
     }
     Ok(())
 }
@@ -98,27 +111,41 @@ struct Look {
 }
 
 fn look(problem: &Problem, state: &State, seed: usize, choices: &[Vec<(usize, f64)>]) -> Any<Look> {
-    let (suffix, depth) = (&state.buffer[0].suffix, problem.evaluator.model.config.num_hidden_layers);
-    let mut layers: Vec<usize> = choices.iter().flatten().map(|(layer, _)| *layer).chain([5 * depth / 6]).collect();
+    let (suffix, depth) =
+        (&state.buffer[0].suffix, problem.evaluator.model.config.num_hidden_layers);
+    let mut layers: Vec<usize> =
+        choices.iter().flatten().map(|(layer, _)| *layer).chain([5 * depth / 6]).collect();
     layers.sort_unstable();
     layers.dedup();
     let gradient = problem.gradient(0, suffix, &layers)?;
     let candidates = candidates(problem, suffix, &gradient.tokens);
-    let exact: Vec<f64> = problem.score(1, suffix, &candidates)?.iter().map(|s| s.loss - gradient.loss).collect();
+    let exact: Vec<f64> =
+        problem.score(1, suffix, &candidates)?.iter().map(|s| s.loss - gradient.loss).collect();
     let prompt = &problem.prompts[0];
     let ids = [&prompt.with(suffix)[..], &problem.goal.continuation].concat();
     let start = prompt.before.len();
-    let moved: Vec<Vec<(usize, u32)>> = candidates.iter().map(|c| c.iter().map(|(i, id)| (start + i, *id)).collect()).collect();
-    let mut race = problem.evaluator.race(&ids, ids.len() - problem.goal.continuation.len(), &moved)?;
+    let moved: Vec<Vec<(usize, u32)>> =
+        candidates.iter().map(|c| c.iter().map(|(i, id)| (start + i, *id)).collect()).collect();
+    let mut race =
+        problem.evaluator.race(&ids, ids.len() - problem.goal.continuation.len(), &moved)?;
     let mut expected = BTreeMap::from([(0, vec![Expected::default(); CANDIDATES])]);
-    let better = 100.0 * exact.iter().filter(|change| **change < 0.0).count() as f64 / CANDIDATES as f64;
-    println!("seed {seed}, step {}: loss {:.3}, {better:.1}% of candidates improve it", state.step, gradient.loss);
+    let better =
+        100.0 * exact.iter().filter(|change| **change < 0.0).count() as f64 / CANDIDATES as f64;
+    println!(
+        "seed {seed}, step {}: loss {:.3}, {better:.1}% of candidates improve it",
+        state.step, gradient.loss
+    );
     for layer in layers {
         race.advance(layer)?;
-        let of_layer: Vec<Expected> = race.expected(start, &gradient.residuals[&layer])?.into_iter().flatten().collect();
-        let correlation = |of: fn(&Expected) -> f64| spearman(&of_layer.iter().map(of).collect::<Vec<_>>(), &exact);
+        let of_layer: Vec<Expected> =
+            race.expected(start, &gradient.residuals[&layer])?.into_iter().flatten().collect();
+        let correlation = |of: fn(&Expected) -> f64| {
+            spearman(&of_layer.iter().map(of).collect::<Vec<_>>(), &exact)
+        };
         let (total, at_reads) = (correlation(|e| e.total), correlation(|e| e.at_reads));
-        println!("  behind layer {layer:>2}: rank correlation {total:>5.2}, at the reads {at_reads:>5.2}");
+        println!(
+            "  behind layer {layer:>2}: rank correlation {total:>5.2}, at the reads {at_reads:>5.2}"
+        );
         expected.insert(layer, of_layer);
     }
     Ok(Look { exact, expected })
@@ -130,7 +157,8 @@ impl Look {
         let (mut found, mut best) = (0.0, 0.0);
         let least = |of: &[usize]| of.iter().map(|i| self.exact[*i]).fold(0.0, f64::min);
         for draw in 0..DRAWS {
-            let mut left = sample(&mut rng::stream(draw as u64, "race quality"), CANDIDATES, WIDTH).into_vec();
+            let mut left =
+                sample(&mut rng::stream(draw as u64, "race quality"), CANDIDATES, WIDTH).into_vec();
             best += least(&left);
             for (layer, share) in stages {
                 prune(&mut left, &self.expected[layer], *share, *layer, depth);
@@ -176,6 +204,8 @@ fn spearman(a: &[f64], b: &[f64]) -> f64 {
         ranks
     };
     let (a, b, middle) = (ranks(a), ranks(b), (a.len() - 1) as f64 / 2.0);
-    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - middle) * (y - middle)).sum::<f64>();
+    let product = |x: &[f64], y: &[f64]| {
+        x.iter().zip(y).map(|(x, y)| (x - middle) * (y - middle)).sum::<f64>()
+    };
     product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
 }

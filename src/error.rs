@@ -19,7 +19,10 @@ pub enum Error {
     Request(String),
 
     /// A case was made on another model.
-    #[error("{path}: fingerprint: made on model {expected}, this is {got} (pass --model to replay on it anyway)")]
+    #[error(
+        "{path}: fingerprint: made on model {expected}, this is {got} (pass --model to replay on \
+        it anyway)"
+    )]
     Fingerprint { path: String, expected: String, got: String },
 
     /// Reading or writing failed.
@@ -38,11 +41,19 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    pub fn model(path: impl Into<String>, field: impl Into<String>, message: impl ToString) -> Self {
+    pub fn model(
+        path: impl Into<String>,
+        field: impl Into<String>,
+        message: impl ToString,
+    ) -> Self {
         Self::Model { path: path.into(), field: field.into(), message: message.to_string() }
     }
 
-    pub fn file(path: impl Into<PathBuf>, field: impl Into<String>, message: impl ToString) -> Self {
+    pub fn file(
+        path: impl Into<PathBuf>,
+        field: impl Into<String>,
+        message: impl ToString,
+    ) -> Self {
         Self::File { path: path.into(), field: field.into(), message: message.to_string() }
     }
 

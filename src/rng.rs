@@ -1,5 +1,5 @@
-//! The one source of randomness: ChaCha8, whose stream is fixed by its specification, so that a seed
-//! means the same campaign in every later version.
+//! The one source of randomness: ChaCha8, whose stream is fixed by its specification, so that a
+//! seed means the same campaign in every later version.
 
 use rand::SeedableRng;
 pub use rand_chacha::ChaCha8Rng as Rng;

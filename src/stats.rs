@@ -1,7 +1,7 @@
 //! The statistics of verdicts and sweeps: order statistics, false discovery rate, intervals.
 //!
-//! Everything here takes plain slices and is total: no input panics, and NaN sorts last, because the
-//! numbers come from models that may well produce NaN.
+//! Everything here takes plain slices and is total: no input panics, and NaN sorts last, because
+//! the numbers come from models that may well produce NaN.
 
 /// A copy in ascending order (NaN last).
 pub fn sorted(values: &[f64]) -> Vec<f64> {
@@ -10,7 +10,8 @@ pub fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// The `q`-quantile (0 to 1), linear between neighbours (type 7, as R and numpy do); NaN when empty.
+/// The `q`-quantile (0 to 1), linear between neighbours (type 7, as R and numpy do); NaN when
+/// empty.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let sorted = sorted(values);
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
@@ -24,14 +25,15 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// Median absolute deviation from the median; times 1.4826 it estimates a normal's standard deviation.
+/// Median absolute deviation from the median; times 1.4826 it estimates a normal's standard
+/// deviation.
 pub fn mad(values: &[f64]) -> f64 {
     let centre = median(values);
     median(&values.iter().map(|v| (v - centre).abs()).collect::<Vec<_>>())
 }
 
-/// Benjamini-Hochberg q-values, in the order of the p-values given: the smallest false discovery rate
-/// at which each would be called a discovery.
+/// Benjamini-Hochberg q-values, in the order of the p-values given: the smallest false discovery
+/// rate at which each would be called a discovery.
 pub fn q_values(p_values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
@@ -45,8 +47,8 @@ pub fn q_values(p_values: &[f64]) -> Vec<f64> {
     q
 }
 
-/// `(1 + #{c >= score}) / (1 + n)`: the one-sided p-value of a score by its rank among controls. It is
-/// never zero: n controls cannot speak of anything rarer than 1 in n + 1.
+/// `(1 + #{c >= score}) / (1 + n)`: the one-sided p-value of a score by its rank among controls. It
+/// is never zero: n controls cannot speak of anything rarer than 1 in n + 1.
 pub fn p_value(score: f64, controls: &[f64]) -> f64 {
     let at_least = controls.iter().filter(|c| c.total_cmp(&score).is_ge()).count();
     (1 + at_least) as f64 / (1 + controls.len()) as f64
@@ -74,7 +76,8 @@ pub fn wilson(successes: u64, trials: u64, z: f64) -> (f64, f64) {
 /// Half the width of the 95% interval of a mean by Student's t; 0 for a single value.
 pub fn t_half_width(values: &[f64]) -> f64 {
     /// 97.5% quantiles by degrees of freedom, from 1 on.
-    const QUANTILES: [f64; 12] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179];
+    const QUANTILES: [f64; 12] =
+        [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179];
     let n = values.len();
     if n < 2 {
         return 0.0;
@@ -85,8 +88,8 @@ pub fn t_half_width(values: &[f64]) -> f64 {
     QUANTILES[(n - 2).min(QUANTILES.len() - 1)] * (variance / n as f64).sqrt()
 }
 
-/// Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer than two
-/// pairs, unequal lengths, or a side that is constant).
+/// Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer than
+/// two pairs, unequal lengths, or a side that is constant).
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     if a.len() != b.len() || a.len() < 2 {
         return None;
@@ -110,7 +113,11 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let tied = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count().max(1);
+        let tied = order[start..]
+            .iter()
+            .take_while(|&&i| values[i] == values[order[start]])
+            .count()
+            .max(1);
         for &index in &order[start..start + tied] {
             ranks[index] = start as f64 + (tied + 1) as f64 / 2.0;
         }

@@ -1,9 +1,9 @@
 //! Text that came from a model or a file, made safe to show.
 //!
-//! A token may be anything: a terminal escape sequence, half of a right-to-left override, a zero-width
-//! joiner, `<script>`. What it holds is the finding, so nothing is dropped: what cannot be seen is
-//! written out (`\n`, `\x1b`, `\u{202e}`), what can be seen stays. Every text that reaches a terminal
-//! or a page goes through here ([`escape`], [`fit`], [`html`]).
+//! A token may be anything: a terminal escape sequence, half of a right-to-left override, a
+//! zero-width joiner, `<script>`. What it holds is the finding, so nothing is dropped: what cannot
+//! be seen is written out (`\n`, `\x1b`, `\u{202e}`), what can be seen stays. Every text that
+//! reaches a terminal or a page goes through here ([`escape`], [`fit`], [`html`]).
 
 use unicode_width::UnicodeWidthChar;
 
@@ -169,12 +169,19 @@ mod tests {
     fn a_mark_with_nothing_to_sit_on_is_written_out() {
         check("\u{301}", "\\u{301}", "\\u{301}");
         check("\n\u{301}", "\\n\\u{301}", "\\n\\u{301}");
-        assert_eq!(escape(&format!("z{}", "\u{301}".repeat(5))), "z\u{301}\u{301}\u{301}\\u{301}\\u{301}");
+        assert_eq!(
+            escape(&format!("z{}", "\u{301}".repeat(5))),
+            "z\u{301}\u{301}\u{301}\\u{301}\\u{301}"
+        );
     }
 
     #[test]
     fn markup_becomes_entities() {
-        check("<script>alert(1)</script>", "<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;");
+        check(
+            "<script>alert(1)</script>",
+            "<script>alert(1)</script>",
+            "&lt;script&gt;alert(1)&lt;/script&gt;",
+        );
         check("\" onload='x' &amp;", "\" onload='x' &amp;", "&quot; onload=&#39;x&#39; &amp;amp;");
     }
 

@@ -16,10 +16,11 @@ use crate::oracle::{ModelJudge, baseline_request};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// As the token ids that it is made of: both have the same tokenizer. Judged like a replay, against controls.
+    /// As the token ids that it is made of: both have the same tokenizer. Judged like a replay,
+    /// against controls.
     Ids,
-    /// As the text of these, which the other tokenizer cuts in its own way: edits and controls have no place there any
-    /// more, so the oracle's own minimum is the threshold.
+    /// As the text of these, which the other tokenizer cuts in its own way: edits and controls have
+    /// no place there any more, so the oracle's own minimum is the threshold.
     Text,
 }
 
@@ -50,19 +51,29 @@ impl<'m> Destination<'m> {
         Ok(Self { model, vocabulary: Vocabulary::of(model), evaluator, noise_floor })
     }
 
-    /// A case on this model; `source` is one with the tokenizer that the case was made with. `None` where the case has
-    /// no meaning here: a lesion of what the model does not have, or of anything where only text gets across.
+    /// A case on this model; `source` is one with the tokenizer that the case was made with. `None`
+    /// where the case has no meaning here: a lesion of what the model does not have, or of anything
+    /// where only text gets across.
     ///
     /// # Errors
     /// [`Error::File`] for a case that cannot be read as text, for want of `source`.
-    pub fn try_on(&self, path: &Path, case: &Case, source: Option<&Model>) -> Result<Option<Outcome>> {
+    pub fn try_on(
+        &self,
+        path: &Path,
+        case: &Case,
+        source: Option<&Model>,
+    ) -> Result<Option<Outcome>> {
         let trial = case.trial();
-        let same = case.model.tokenizer.is_some() && case.model.tokenizer == self.model.tokenizer_fingerprint;
+        let same = case.model.tokenizer.is_some()
+            && case.model.tokenizer == self.model.tokenizer_fingerprint;
         if same {
             let layout = trial.layout();
-            let fits = self.model.check_ids(&layout.ids).is_ok() && layout.ids.len() <= self.model.config.max_position_embeddings;
+            let fits = self.model.check_ids(&layout.ids).is_ok()
+                && layout.ids.len() <= self.model.config.max_position_embeddings;
             let components = trial.edits.iter().all(|edit| match edit {
-                crate::edit::Edit::Lesion { component, .. } => self.model.check_component(component).is_ok(),
+                crate::edit::Edit::Lesion { component, .. } => {
+                    self.model.check_component(component).is_ok()
+                }
                 edit => edit.is_token_edit(),
             });
             if !fits || !components || !case.verdict.oracle.applies(&self.model.config) {
@@ -70,30 +81,58 @@ impl<'m> Destination<'m> {
             }
             let config = &self.model.config;
             let (oracle, seed) = (case.verdict.oracle, case.control_seed);
-            let judge = ModelJudge::new(&self.evaluator, config, &self.vocabulary, oracle, seed, self.noise_floor)
-                .with_controls(case.verdict.controls.len());
+            let judge = ModelJudge::new(
+                &self.evaluator,
+                config,
+                &self.vocabulary,
+                oracle,
+                seed,
+                self.noise_floor,
+            )
+            .with_controls(case.verdict.controls.len());
             let verdict = judge.judge_alone(&trial)?;
             let reached = verdict.fails();
-            return Ok(Some(Outcome { by: By::Ids, score: verdict.score, threshold: verdict.threshold, reached }));
+            return Ok(Some(Outcome {
+                by: By::Ids,
+                score: verdict.score,
+                threshold: verdict.threshold,
+                reached,
+            }));
         }
-        if !trial.edits.iter().all(crate::edit::Edit::is_token_edit) || !case.verdict.oracle.applies(&self.model.config) {
+        if !trial.edits.iter().all(crate::edit::Edit::is_token_edit)
+            || !case.verdict.oracle.applies(&self.model.config)
+        {
             return Ok(None);
         }
-        let unknown = || Error::file(path, "model", "neither it nor another model with its tokenizer is at hand to read the ids");
+        let unknown = || {
+            Error::file(
+                path,
+                "model",
+                "neither it nor another model with its tokenizer is at hand to read the ids",
+            )
+        };
         self.by_text(&trial, case, source.ok_or_else(unknown)?).map(Some)
     }
 
     fn by_text(&self, trial: &Trial, case: &Case, source: &Model) -> Result<Outcome> {
         // A text begins without the other's BOS, and gets this one's.
         let text = |ids: &[u32]| {
-            let bos = usize::from(source.config.bos_token_id.is_some() && ids.first().copied() == source.config.bos_token_id);
+            let bos = usize::from(
+                source.config.bos_token_id.is_some()
+                    && ids.first().copied() == source.config.bos_token_id,
+            );
             source.decode(&ids[bos..])
         };
         let layout = trial.layout();
         let (prompt, continuation) = layout.ids.split_at(layout.prompt_len);
         let continuation = match &self.model.tokenizer {
             Some(tokenizer) => tokenizer.encode(&text(continuation))?,
-            None => return Err(Error::request(format!("{} has no tokenizer to read a case with", self.model.name))),
+            None => {
+                return Err(Error::request(format!(
+                    "{} has no tokenizer to read a case with",
+                    self.model.name
+                )));
+            }
         };
         let oracle = case.verdict.oracle;
         let baseline = Trial::new(self.model.encode(&text(&trial.base))?, &continuation[..]);
@@ -102,6 +141,11 @@ impl<'m> Destination<'m> {
         let request = oracle.oracle().request(&edited, baseline.distributions.as_ref());
         let score = oracle.oracle().score(&self.evaluator.observe_alone(&request)?, &baseline);
         let threshold = oracle.oracle().minimum();
-        Ok(Outcome { by: By::Text, score, threshold, reached: score - threshold > self.noise_floor })
+        Ok(Outcome {
+            by: By::Text,
+            score,
+            threshold,
+            reached: score - threshold > self.noise_floor,
+        })
     }
 }

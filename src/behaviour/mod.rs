@@ -1,9 +1,9 @@
 //! The map of behaviours seen: what counts as new.
 //!
-//! A campaign that only climbs scores finds one glitch many times. This map is to it what the coverage
-//! bitmap is to a fuzzer of binaries, but of behaviour (what comes out), not of neurons: a trial is new
-//! when no earlier one scored, changed its top tokens, spread its probability and moved its residual
-//! stream in the same quantised way.
+//! A campaign that only climbs scores finds one glitch many times. This map is to it what the
+//! coverage bitmap is to a fuzzer of binaries, but of behaviour (what comes out), not of neurons: a
+//! trial is new when no earlier one scored, changed its top tokens, spread its probability and
+//! moved its residual stream in the same quantised way.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use crate::evaluate::Observation;
 /// Bits of the residual sketch in a key: more, and every trial is new.
 const SKETCH_BITS: u64 = 12;
 
-/// A quantised behaviour, relative to the baseline's: the same glitch on two prompts is one behaviour.
+/// A quantised behaviour, relative to the baseline's: the same glitch on two prompts is one
+/// behaviour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Behaviour {
     /// Quarters of an octave of the score over its scale.
@@ -30,9 +31,11 @@ impl Behaviour {
     /// `score` is the oracle's; `scale` what is ordinary for it (its threshold).
     pub fn new(trial: &Observation, baseline: &Observation, score: f64, scale: f64) -> Self {
         let top = |o: &Observation, i: usize| o.top.get(i).and_then(|t| t.first()).map(|t| t.0);
-        let changed =
-            (0..trial.top.len().min(16)).filter(|&i| top(trial, i) != top(baseline, i)).fold(0, |bits, i| bits | 1 << i);
-        let entropy = |o: &Observation| o.entropy.iter().sum::<f32>() / o.entropy.len().max(1) as f32;
+        let changed = (0..trial.top.len().min(16))
+            .filter(|&i| top(trial, i) != top(baseline, i))
+            .fold(0, |bits, i| bits | 1 << i);
+        let entropy =
+            |o: &Observation| o.entropy.iter().sum::<f32>() / o.entropy.len().max(1) as f32;
         Self {
             // A float to integer `as` saturates, and NaN becomes 0.
             score: ((score / scale).max(1e-3).log2() * 2.0).floor() as i8,
@@ -48,19 +51,26 @@ impl Behaviour {
 #[derive(Debug, Clone, Default)]
 pub struct Map {
     seen: BTreeSet<Behaviour>,
-    /// Layers and the two experts that some token is most routed to there: of all that are chosen, a mixture of
-    /// many has too many sets for any to be seen twice.
+    /// Layers and the two experts that some token is most routed to there: of all that are chosen,
+    /// a mixture of many has too many sets for any to be seen twice.
     routes: BTreeSet<(usize, u32, u32)>,
 }
 
 impl Map {
     /// Whether the behaviour is new; it no longer is afterwards.
-    pub fn insert(&mut self, trial: &Observation, baseline: &Observation, score: f64, scale: f64) -> bool {
+    pub fn insert(
+        &mut self,
+        trial: &Observation,
+        baseline: &Observation,
+        score: f64,
+        scale: f64,
+    ) -> bool {
         let mut new_route = false;
         for layer in &trial.routing {
             for chosen in layer.by_position(trial.entropy.len()) {
                 let (first, second) = (chosen[0], chosen.get(1).copied().unwrap_or(chosen[0]));
-                new_route |= self.routes.insert((layer.layer, first.min(second), first.max(second)));
+                new_route |=
+                    self.routes.insert((layer.layer, first.min(second), first.max(second)));
             }
         }
         self.seen.insert(Behaviour::new(trial, baseline, score, scale)) || new_route
@@ -102,7 +112,11 @@ mod tests {
         check(observe(1, 1.0, 0), 0.9, true);
         check(observe(1, f32::NAN, 0), f64::NAN, true);
         let routed = |chosen: [u32; 2]| {
-            let routing = vec![crate::evaluate::LayerRouting { layer: 3, num_experts: 8, chosen: chosen.to_vec() }];
+            let routing = vec![crate::evaluate::LayerRouting {
+                layer: 3,
+                num_experts: 8,
+                chosen: chosen.to_vec(),
+            }];
             Observation { routing, ..observe(1, 1.0, 0) }
         };
         check(routed([2, 5]), 0.01, true);

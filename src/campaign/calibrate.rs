@@ -17,7 +17,12 @@ pub(super) struct Baselines(BTreeMap<(Vec<u32>, Vec<u32>), Observation>);
 
 impl Baselines {
     /// Observes those that are not known yet; how many that were.
-    pub fn prepare(&mut self, trials: &[&Trial], kinds: &[OracleKind], subject: &Subject) -> Result<u64> {
+    pub fn prepare(
+        &mut self,
+        trials: &[&Trial],
+        kinds: &[OracleKind],
+        subject: &Subject,
+    ) -> Result<u64> {
         let mut missing = BTreeMap::new();
         for trial in trials {
             let key = (trial.base.to_vec(), trial.continuation.to_vec());
@@ -26,7 +31,8 @@ impl Baselines {
             }
         }
         let requests: Vec<_> = missing.values().cloned().collect();
-        let observations = if requests.is_empty() { Vec::new() } else { subject.evaluator.observe(&requests)? };
+        let observations =
+            if requests.is_empty() { Vec::new() } else { subject.evaluator.observe(&requests)? };
         self.0.extend(missing.into_keys().zip(observations));
         Ok(requests.len() as u64)
     }
@@ -58,22 +64,30 @@ pub(super) fn calibrate(
     for mutator in mutators {
         for parent in seeds.iter().cycle().take(SAMPLES) {
             if let Some(trial) = mutator.propose(parent, context, &mut rng) {
-                trials.push((mutator.name(), controls::control(&trial, subject.config, subject.vocabulary, &mut rng)));
+                trials.push((
+                    mutator.name(),
+                    controls::control(&trial, subject.config, subject.vocabulary, &mut rng),
+                ));
             }
         }
     }
     let all: Vec<&Trial> = trials.iter().map(|(_, trial)| trial).collect();
     let mut calls = baselines.prepare(&all, kinds, subject)?;
     let reference = |trial: &Trial| baselines.of(trial).and_then(|b| b.distributions.as_ref());
-    let requests: Vec<_> = all.iter().map(|trial| oracle::request(kinds, trial, reference(trial))).collect();
+    let requests: Vec<_> =
+        all.iter().map(|trial| oracle::request(kinds, trial, reference(trial))).collect();
     calls += requests.len() as u64;
-    let observations = if requests.is_empty() { Vec::new() } else { subject.evaluator.observe(&requests)? };
+    let observations =
+        if requests.is_empty() { Vec::new() } else { subject.evaluator.observe(&requests)? };
     let mut thresholds = PreThresholds::new();
     for mutator in mutators {
         for &kind in kinds.iter().filter(|kind| mutator.oracles().contains(kind)) {
-            let of_this = trials.iter().zip(&observations).filter(|((name, _), _)| *name == mutator.name());
+            let of_this =
+                trials.iter().zip(&observations).filter(|((name, _), _)| *name == mutator.name());
             let scores: Vec<f64> = of_this
-                .filter_map(|((_, trial), observation)| Some(kind.oracle().score(observation, baselines.of(trial)?)))
+                .filter_map(|((_, trial), observation)| {
+                    Some(kind.oracle().score(observation, baselines.of(trial)?))
+                })
                 .collect();
             let decile = stats::quantile(&scores, 0.9);
             // `max` ignores NaN: no samples leave the oracle's minimum.

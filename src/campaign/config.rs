@@ -51,7 +51,9 @@ impl Default for CampaignConfig {
             seed: 1,
             max_time: None,
             max_evals: None,
-            mutate: ["tokens", "vocabulary", "embeddings", "lesions", "weights"].map(String::from).to_vec(),
+            mutate: ["tokens", "vocabulary", "embeddings", "lesions", "weights"]
+                .map(String::from)
+                .to_vec(),
             batch_size: 128,
             controls_per_trial: crate::oracle::judge::CONTROLS_PER_TRIAL,
             oracles: OracleKind::ALL.to_vec(),
@@ -71,7 +73,10 @@ impl CampaignConfig {
     /// Reads a definition; `path` is for the error, which is one line and names file and field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|error| {
-            let field = error.span().and_then(|span| field_at(text, span.start)).unwrap_or_else(|| "(file)".into());
+            let field = error
+                .span()
+                .and_then(|span| field_at(text, span.start))
+                .unwrap_or_else(|| "(file)".into());
             Error::file(path, field, error.message().replace('\n', " "))
         })?;
         config.check().map_err(|(field, message)| Error::file(path, field, message))?;
@@ -86,10 +91,19 @@ impl CampaignConfig {
     /// What the types do not say: field and fault.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let within = |field, value: usize, low: usize, high: usize| {
-            if (low..=high).contains(&value) { Ok(()) } else { Err((field, format!("{value} is not within {low} to {high}"))) }
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err((field, format!("{value} is not within {low} to {high}")))
+            }
         };
         within("batch_size", self.batch_size, 1, 65_536)?;
-        within("controls_per_trial", self.controls_per_trial, crate::oracle::LEAST_CONTROLS, 1_024)?;
+        within(
+            "controls_per_trial",
+            self.controls_per_trial,
+            crate::oracle::LEAST_CONTROLS,
+            1_024,
+        )?;
         within("follow_ups_per_round", self.follow_ups_per_round, 1, 1_024)?;
         within("continuation", self.continuation, 1, 256)?;
         if self.generate_every == 0 {
@@ -158,13 +172,15 @@ mod tests {
     fn the_definitions_that_ship_are_valid() {
         for name in ["quick", "overnight", "smollm2"] {
             let path = format!("{}/fuzz/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-            CampaignConfig::parse(&std::fs::read_to_string(&path).unwrap(), Path::new(&path)).unwrap();
+            CampaignConfig::parse(&std::fs::read_to_string(&path).unwrap(), Path::new(&path))
+                .unwrap();
         }
     }
 
     #[test]
     fn times() {
-        let check = |text, seconds| assert_eq!(parse_duration(text).map(|d| d.as_secs()), Ok(seconds));
+        let check =
+            |text, seconds| assert_eq!(parse_duration(text).map(|d| d.as_secs()), Ok(seconds));
         check("90", 90);
         check("60s", 60);
         check("1.5m", 90);

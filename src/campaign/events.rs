@@ -9,7 +9,8 @@ use crate::oracle::Verdict;
 
 /// Explains a finding (implication, texts) as a case.
 pub trait Follow {
-    /// The case, and how many trials it took. Without `implicate`, which costs most, when time is up.
+    /// The case, and how many trials it took. Without `implicate`, which costs most, when time is
+    /// up.
     fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)>;
 }
 

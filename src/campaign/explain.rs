@@ -23,9 +23,9 @@ const GENERATED: usize = 16;
 /// Trials with other tokens in the place of a case's that its reading is held against.
 const CONTRASTS: usize = 4;
 
-/// Adds to an implication how the replaced tokens of its trial are read: against ordinary tokens in their place, drawn
-/// as the verdict's controls are, and against `fails`, a trial of the same kind that does not do it. Nothing where the
-/// trial is not made of replacements.
+/// Adds to an implication how the replaced tokens of its trial are read: against ordinary tokens in
+/// their place, drawn as the verdict's controls are, and against `fails`, a trial of the same kind
+/// that does not do it. Nothing where the trial is not made of replacements.
 ///
 /// # Errors
 /// What the evaluator refuses.
@@ -38,7 +38,8 @@ pub fn read_against(
 ) -> Result<()> {
     let vocabulary = Vocabulary::of(evaluator.model);
     let random = controls::draw(trial, CONTRASTS, seed, &evaluator.model.config, &vocabulary);
-    let mut contrasts: Vec<(ContrastKind, Trial)> = random.into_iter().map(|trial| (ContrastKind::Random, trial)).collect();
+    let mut contrasts: Vec<(ContrastKind, Trial)> =
+        random.into_iter().map(|trial| (ContrastKind::Random, trial)).collect();
     contrasts.extend(fails.map(|trial| (ContrastKind::Fails, trial)));
     if let Some((reading, calls)) = implicate::reading(evaluator, trial, implication, &contrasts)? {
         implication.reading = Some(reading);
@@ -51,7 +52,9 @@ impl Follow for Explain<'_, '_> {
     fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)> {
         let options = implicate::Options { seed: finding.control_seed, ..Default::default() };
         let implicate = implicate && comparable(&finding.trial);
-        let implication = implicate.then(|| implicate::implicate(self.evaluator, &finding.trial, &options)).transpose()?;
+        let implication = implicate
+            .then(|| implicate::implicate(self.evaluator, &finding.trial, &options))
+            .transpose()?;
         let calls = implication.as_ref().map_or(0, |i| i.calls) + 2;
         let mut case = Case {
             schema_version: SCHEMA_VERSION,
@@ -99,40 +102,70 @@ pub fn describe(evaluator: &ModelEvaluator, case: &mut Case) -> Result<()> {
 
 fn top(model: &Model, observation: &Observation) -> Vec<TokenProbability> {
     let first = observation.top.first().map(Vec::as_slice).unwrap_or_default();
-    first.iter().map(|(id, p)| TokenProbability { id: *id, text: model.token(*id), probability: f64::from(p.exp()) }).collect()
+    first
+        .iter()
+        .map(|(id, p)| TokenProbability {
+            id: *id,
+            text: model.token(*id),
+            probability: f64::from(p.exp()),
+        })
+        .collect()
 }
 
 /// One line: what is done and what happens.
 fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64) -> String {
-    let what: Vec<String> = trial.edits.iter().take(2).map(|edit| edit_in_words(model, trial, edit)).collect();
-    let more = if trial.edits.len() > 2 { format!(" and {} more edits", trial.edits.len() - 2) } else { String::new() };
+    let what: Vec<String> =
+        trial.edits.iter().take(2).map(|edit| edit_in_words(model, trial, edit)).collect();
+    let more = if trial.edits.len() > 2 {
+        format!(" and {} more edits", trial.edits.len() - 2)
+    } else {
+        String::new()
+    };
     let effect = match oracle {
         OracleKind::Divergence => format!("shifts the next-token distributions by {score:.2} bits"),
         OracleKind::Echo => format!("makes repeating it {score:.1} bits less likely"),
         OracleKind::Collapse => "makes generation collapse".to_owned(),
         OracleKind::NonFinite => "makes logits that are not finite".to_owned(),
         OracleKind::LossBlowup => format!("raises the loss by {score:.2} nats a token"),
-        OracleKind::RoutingCollapse => format!("sends {:.0}% of the choices to other experts, or to fewer", 100.0 * score),
-        OracleKind::StateBlowup => format!("makes a recurrent state {:.1} times as large", score.exp()),
-        OracleKind::Target => format!("makes the model say `{}`", model.decode(&trial.continuation)),
-        OracleKind::StateMemory => format!("changes what the state remembers by a factor of {:.1}", score.exp()),
+        OracleKind::RoutingCollapse => {
+            format!("sends {:.0}% of the choices to other experts, or to fewer", 100.0 * score)
+        }
+        OracleKind::StateBlowup => {
+            format!("makes a recurrent state {:.1} times as large", score.exp())
+        }
+        OracleKind::Target => {
+            format!("makes the model say `{}`", model.decode(&trial.continuation))
+        }
+        OracleKind::StateMemory => {
+            format!("changes what the state remembers by a factor of {:.1}", score.exp())
+        }
     };
     // An echo case edits the same token in several places; saying so once is enough.
-    let what =
-        if oracle == OracleKind::Echo { what.into_iter().take(1).collect::<Vec<_>>().join("") } else { what.join(", ") + &more };
+    let what = if oracle == OracleKind::Echo {
+        what.into_iter().take(1).collect::<Vec<_>>().join("")
+    } else {
+        what.join(", ") + &more
+    };
     format!("{what} {effect}")
 }
 
 fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
     let quoted = |id: u32| format!("`{}`", model.token(id));
     let at = |position: usize| {
-        trial.base.iter().chain(trial.continuation.iter()).nth(position).map_or("the end".into(), |id| quoted(*id))
+        trial
+            .base
+            .iter()
+            .chain(trial.continuation.iter())
+            .nth(position)
+            .map_or("the end".into(), |id| quoted(*id))
     };
     match edit {
         Edit::Replace { position, id } => format!("{} for {}", quoted(*id), at(*position)),
         Edit::Insert { position, id } => format!("{} before {}", quoted(*id), at(*position)),
         Edit::Delete { position } => format!("deleting {}", at(*position)),
-        Edit::Embedding { position, change } => format!("moving the embedding of {} by {:.2}", at(*position), change.strength()),
+        Edit::Embedding { position, change } => {
+            format!("moving the embedding of {} by {:.2}", at(*position), change.strength())
+        }
         Edit::Lesion { component, action, position } => {
             let place = position.map_or(String::new(), |position| format!(" at {}", at(position)));
             match action {
@@ -141,11 +174,17 @@ fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
                 Action::Route => format!("routing to {component}{place}"),
                 Action::Mean => format!("mean-ablating {component}{place}"),
                 Action::Scale { factor } => format!("scaling {component} by {factor:.2}{place}"),
-                Action::Noise { strength, .. } => format!("noise of {strength:.2} on {component}{place}"),
+                Action::Noise { strength, .. } => {
+                    format!("noise of {strength:.2} on {component}{place}")
+                }
             }
         }
         Edit::CarryState { component, position, from } => {
-            format!("carrying {component} over from {} other tokens at {}", from.len(), at(*position))
+            format!(
+                "carrying {component} over from {} other tokens at {}",
+                from.len(),
+                at(*position)
+            )
         }
         Edit::FreezeRouting => "with routing frozen".to_owned(),
     }

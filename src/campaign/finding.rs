@@ -20,8 +20,9 @@ pub struct Finding {
     pub lineage: Lineage,
 }
 
-/// Reduces a trial that was confirmed alone. The reduction judges in batches, and what is reported must hold alone:
-/// where it does not, the finding is kept as it was confirmed. Also the other failures that were met on the way.
+/// Reduces a trial that was confirmed alone. The reduction judges in batches, and what is reported
+/// must hold alone: where it does not, the finding is kept as it was confirmed. Also the other
+/// failures that were met on the way.
 ///
 /// # Errors
 /// What the judge and the reduction refuse.
@@ -34,9 +35,15 @@ pub fn reduced(
 ) -> Result<(Finding, Vec<Trial>)> {
     let reduced = minimise::minimise(&trial, &confirmed, judge, options)?;
     let alone = judge.judge_alone(&reduced.trial)?;
-    let (trial, verdict, minimisation) =
-        if alone.fails() { (reduced.trial, alone, Some(reduced.minimisation)) } else { (trial, confirmed, None) };
-    Ok((Finding { trial, verdict, control_seed: judge.seed, minimisation, lineage }, reduced.others))
+    let (trial, verdict, minimisation) = if alone.fails() {
+        (reduced.trial, alone, Some(reduced.minimisation))
+    } else {
+        (trial, confirmed, None)
+    };
+    Ok((
+        Finding { trial, verdict, control_seed: judge.seed, minimisation, lineage },
+        reduced.others,
+    ))
 }
 
 /// What the edits of a trial do, without where and how much: two trials with the same token in

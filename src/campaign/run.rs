@@ -1,7 +1,8 @@
 //! The campaign itself.
 //!
-//! Everything here is a function of the seed, the batch size and the number of evaluations; the clock is
-//! looked at only to stop: between rounds, between follow-ups, and between the batches of a reduction.
+//! Everything here is a function of the seed, the batch size and the number of evaluations; the
+//! clock is looked at only to stop: between rounds, between follow-ups, and between the batches of
+//! a reduction.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -58,8 +59,8 @@ struct Campaign<'a> {
     slowest_explanation: Duration,
 }
 
-/// Runs a campaign to the end of its budget. What was found went to the sink when it was found, so an
-/// error or an interruption loses nothing.
+/// Runs a campaign to the end of its budget. What was found went to the sink when it was found, so
+/// an error or an interruption loses nothing.
 pub fn run(
     config: &CampaignConfig,
     subject: &Subject,
@@ -69,12 +70,19 @@ pub fn run(
 ) -> Result<Summary> {
     config.check().map_err(|(field, message)| Error::request(format!("{field}: {message}")))?;
     if subject.seeds.is_empty() {
-        return Err(Error::request("seeds: no prompt is long enough (2 tokens and a continuation)"));
+        return Err(Error::request(
+            "seeds: no prompt is long enough (2 tokens and a continuation)",
+        ));
     }
     let mut mutators = mutate::select(&config.mutate)?;
     mutators.retain(|mutator| mutator.applies(subject.config));
     let entry = |seed: &Seed| (seed.name.clone(), seed.trial.clone());
-    let yields = mutators.iter().map(|m| MutatorYield { mutator: m.name().into(), trials: 0, new_behaviours: 0, findings: 0 });
+    let yields = mutators.iter().map(|m| MutatorYield {
+        mutator: m.name().into(),
+        trials: 0,
+        new_behaviours: 0,
+        findings: 0,
+    });
     let mut campaign = Campaign {
         config,
         subject,
@@ -129,8 +137,15 @@ impl<'a> Campaign<'a> {
         let seeds: Vec<Trial> = self.subject.seeds.iter().map(|seed| seed.trial.clone()).collect();
         let (subject, splices) = (self.subject, self.splices.clone());
         let context = subject.context(&splices);
-        let (thresholds, calls) =
-            calibrate(&self.mutators, &self.kinds, &seeds, &context, subject, &mut self.baselines, self.config.seed)?;
+        let (thresholds, calls) = calibrate(
+            &self.mutators,
+            &self.kinds,
+            &seeds,
+            &context,
+            subject,
+            &mut self.baselines,
+            self.config.seed,
+        )?;
         self.thresholds = thresholds;
         self.summary.follow_up_evaluations += calls;
         let mut rng = rng::stream(self.config.seed, "campaign");
@@ -139,7 +154,8 @@ impl<'a> Campaign<'a> {
                 break reason;
             }
             if self.config.max_evals.is_some_and(|most| self.summary.evaluations >= most) {
-                // What was found is followed up whatever it takes: the evaluations of the loop are spent.
+                // What was found is followed up whatever it takes: the evaluations of the loop are
+                // spent.
                 while !self.pending.is_empty() && self.may_follow_up() {
                     self.follow_up(follow, sink)?;
                 }
@@ -195,13 +211,22 @@ impl<'a> Campaign<'a> {
     fn round(&mut self, rng: &mut Rng, sink: &mut dyn Sink) -> Result<bool> {
         let proposals = self.propose(rng);
         let trials: Vec<&Trial> = proposals.iter().map(|proposal| &proposal.trial).collect();
-        self.summary.follow_up_evaluations += self.baselines.prepare(&trials, &self.kinds, self.subject)?;
+        self.summary.follow_up_evaluations +=
+            self.baselines.prepare(&trials, &self.kinds, self.subject)?;
         // Some oracles cost many forwards: only now and then.
         let generates = self.rounds.is_multiple_of(self.config.generate_every);
         self.rounds += 1;
-        let kinds: Vec<OracleKind> = self.kinds.iter().copied().filter(|kind| generates || !kind.oracle().is_costly()).collect();
-        let reference = |trial: &Trial| self.baselines.of(trial).and_then(|baseline| baseline.distributions.as_ref());
-        let requests: Vec<_> = trials.iter().map(|trial| oracle::request(&kinds, trial, reference(trial))).collect();
+        let kinds: Vec<OracleKind> = self
+            .kinds
+            .iter()
+            .copied()
+            .filter(|kind| generates || !kind.oracle().is_costly())
+            .collect();
+        let reference = |trial: &Trial| {
+            self.baselines.of(trial).and_then(|baseline| baseline.distributions.as_ref())
+        };
+        let requests: Vec<_> =
+            trials.iter().map(|trial| oracle::request(&kinds, trial, reference(trial))).collect();
         let observations = self.subject.evaluator.observe(&requests)?;
 
         let mut candidates: Vec<(f64, OracleKind, usize)> = Vec::new();
@@ -217,7 +242,8 @@ impl<'a> Campaign<'a> {
             let mut best = (0.0, 0.0, 1.0);
             for &kind in kinds.iter().filter(|kind| mutator.oracles().contains(kind)) {
                 let score = kind.oracle().score(observation, baseline);
-                let scale = self.thresholds.get(&(mutator.name(), kind)).copied().unwrap_or(f64::MAX);
+                let scale =
+                    self.thresholds.get(&(mutator.name(), kind)).copied().unwrap_or(f64::MAX);
                 if score > scale {
                     candidates.push((score / scale, kind, index));
                 }
@@ -226,13 +252,20 @@ impl<'a> Campaign<'a> {
                 }
             }
             let new = self.map.insert(observation, baseline, best.1, best.2);
-            self.bandit.reward(proposal.arm, if new { 0.2 } else { 0.0 } + f64::min(best.0, 4.0) * 0.2);
+            self.bandit
+                .reward(proposal.arm, if new { 0.2 } else { 0.0 } + f64::min(best.0, 4.0) * 0.2);
             if new {
                 self.summary.mutators[proposal.arm].new_behaviours += 1;
                 // An echo trial edits the continuation too, which the other oracles cannot read.
                 if !mutator.oracles().contains(&OracleKind::Echo) {
-                    let (seed, mutators) = (proposal.lineage.parent.clone(), proposal.lineage.mutators.clone());
-                    self.queue.push(proposal.trial.clone(), seed, mutators, 0.25 + f64::min(best.0, 4.0));
+                    let (seed, mutators) =
+                        (proposal.lineage.parent.clone(), proposal.lineage.mutators.clone());
+                    self.queue.push(
+                        proposal.trial.clone(),
+                        seed,
+                        mutators,
+                        0.25 + f64::min(best.0, 4.0),
+                    );
                 }
             }
         }
@@ -246,18 +279,23 @@ impl<'a> Campaign<'a> {
 
     fn propose(&mut self, rng: &mut Rng) -> Vec<Proposal> {
         let context = self.subject.context(&self.splices);
-        let left = self.config.max_evals.map_or(u64::MAX, |most| most.saturating_sub(self.summary.evaluations));
+        let left = self
+            .config
+            .max_evals
+            .map_or(u64::MAX, |most| most.saturating_sub(self.summary.evaluations));
         let size = self.config.batch_size.min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut proposals = Vec::with_capacity(size);
-        // However well an arm pays, it gets no more than half of a batch: what is paid is an estimate, and
-        // a map with one region is not what a campaign is for. Unless nothing else can propose anything.
+        // However well an arm pays, it gets no more than half of a batch: what is paid is an
+        // estimate, and a map with one region is not what a campaign is for. Unless nothing else
+        // can propose anything.
         let mut counts = vec![0; self.mutators.len()];
         // Bounded: mutators that can propose nothing (no suspects, say) must not hang the loop.
         for attempt in 0..size * 20 {
             if proposals.len() == size {
                 break;
             }
-            let arm = self.bandit.pick(|arm| counts[arm] < size.div_ceil(2) || attempt > size * 10, rng);
+            let arm =
+                self.bandit.pick(|arm| counts[arm] < size.div_ceil(2) || attempt > size * 10, rng);
             let Some(parent) = self.queue.pick(rng) else { break };
             let Some(trial) = self.mutators[arm].propose(&parent.trial, &context, rng) else {
                 self.bandit.reward(arm, 0.0);
@@ -277,15 +315,21 @@ impl<'a> Campaign<'a> {
         proposals
     }
 
-    /// Judges the most promising candidates against matched controls; at most as many as cost about as
-    /// much as the batch they came from.
-    fn judge(&mut self, candidates: &[(f64, OracleKind, usize)], proposals: &[Proposal], sink: &mut dyn Sink) -> Result<()> {
+    /// Judges the most promising candidates against matched controls; at most as many as cost about
+    /// as much as the batch they came from.
+    fn judge(
+        &mut self,
+        candidates: &[(f64, OracleKind, usize)],
+        proposals: &[Proposal],
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
         let most = (self.config.batch_size / (self.config.controls_per_trial + 1)).max(1);
         let mut chosen: BTreeMap<OracleKind, Vec<usize>> = BTreeMap::new();
         let mut count = 0;
         for &(_, kind, index) in candidates {
             let signature = signature(&proposals[index].trial);
-            let explained = self.known.iter().any(|(k, known)| *k == kind && known.is_subset(&signature));
+            let explained =
+                self.known.iter().any(|(k, known)| *k == kind && known.is_subset(&signature));
             if count < most && !explained && self.judged.insert((kind, signature)) {
                 chosen.entry(kind).or_default().push(index);
                 count += 1;
@@ -293,7 +337,8 @@ impl<'a> Campaign<'a> {
         }
         for (kind, indices) in chosen {
             let judge = self.judge_of(kind);
-            let trials: Vec<Trial> = indices.iter().map(|&index| proposals[index].trial.clone()).collect();
+            let trials: Vec<Trial> =
+                indices.iter().map(|&index| proposals[index].trial.clone()).collect();
             let verdicts = judge.judge(&trials)?;
             self.summary.follow_up_evaluations += judge.calls();
             for (&index, verdict) in indices.iter().zip(verdicts) {
@@ -305,7 +350,11 @@ impl<'a> Campaign<'a> {
                     self.summary.mutators[*arm].findings += 1;
                     self.bandit.reward(*arm, 1.0);
                     let (trial, lineage) = (trial.clone(), lineage.clone());
-                    sink.event(Event::Raw { trial: trial.clone(), verdict: verdict.clone(), lineage: lineage.clone() })?;
+                    sink.event(Event::Raw {
+                        trial: trial.clone(),
+                        verdict: verdict.clone(),
+                        lineage: lineage.clone(),
+                    })?;
                     self.pending.push_back((trial, verdict, lineage));
                 }
             }
@@ -316,8 +365,15 @@ impl<'a> Campaign<'a> {
     fn judge_of(&self, kind: OracleKind) -> ModelJudge<'a> {
         let subject = self.subject;
         let floor = subject.noise_floors.get(&kind).copied().unwrap_or(1e-4);
-        ModelJudge::new(subject.evaluator, subject.config, subject.vocabulary, kind, self.config.seed, floor)
-            .with_controls(self.config.controls_per_trial)
+        ModelJudge::new(
+            subject.evaluator,
+            subject.config,
+            subject.vocabulary,
+            kind,
+            self.config.seed,
+            floor,
+        )
+        .with_controls(self.config.controls_per_trial)
     }
 
     /// Confirms, minimises and explains the next raw finding that is not explained by a known one.
@@ -332,12 +388,18 @@ impl<'a> Campaign<'a> {
         if self.summary.cases.len() >= self.config.max_findings {
             self.pending.clear();
         }
-        let known = |kind: OracleKind, signature: &BTreeSet<String>, known: &[(OracleKind, BTreeSet<String>)]| {
+        let known = |kind: OracleKind,
+                     signature: &BTreeSet<String>,
+                     known: &[(OracleKind, BTreeSet<String>)]| {
             known.iter().any(|(k, s)| *k == kind && s.is_subset(signature))
         };
         let next = loop {
             match self.next_pending() {
-                Some((trial, verdict, _)) if known(verdict.oracle, &signature(&trial), &self.known) => continue,
+                Some((trial, verdict, _))
+                    if known(verdict.oracle, &signature(&trial), &self.known) =>
+                {
+                    continue;
+                }
                 next => break next,
             }
         };
@@ -381,12 +443,15 @@ impl<'a> Campaign<'a> {
         self.take_others(kind, others, &lineage)
     }
 
-    /// The raw finding to follow up: of the oracle with the fewest findings so far, so that one easy kind
-    /// does not crowd out the others; of those the one that stands out most, relative to its threshold.
+    /// The raw finding to follow up: of the oracle with the fewest findings so far, so that one
+    /// easy kind does not crowd out the others; of those the one that stands out most, relative to
+    /// its threshold.
     fn next_pending(&mut self) -> Option<(Trial, Verdict, Lineage)> {
         let found = |kind: OracleKind| self.known.iter().filter(|(k, _)| *k == kind).count();
         let excess = |v: &Verdict| v.margin / v.threshold.abs().max(f64::MIN_POSITIVE);
-        let better = |a: &Verdict, b: &Verdict| found(b.oracle).cmp(&found(a.oracle)).then(excess(a).total_cmp(&excess(b)));
+        let better = |a: &Verdict, b: &Verdict| {
+            found(b.oracle).cmp(&found(a.oracle)).then(excess(a).total_cmp(&excess(b)))
+        };
         let mut best: Option<usize> = None;
         for (i, (_, verdict, _)) in self.pending.iter().enumerate() {
             if best.is_none_or(|b| better(verdict, &self.pending[b].1).is_gt()) {
@@ -397,8 +462,16 @@ impl<'a> Campaign<'a> {
     }
 
     /// Other failures that the reduction met become raw findings of their own.
-    fn take_others(&mut self, kind: OracleKind, others: Vec<Trial>, lineage: &Lineage) -> Result<()> {
-        let fresh: Vec<Trial> = others.into_iter().filter(|trial| self.judged.insert((kind, signature(trial)))).collect();
+    fn take_others(
+        &mut self,
+        kind: OracleKind,
+        others: Vec<Trial>,
+        lineage: &Lineage,
+    ) -> Result<()> {
+        let fresh: Vec<Trial> = others
+            .into_iter()
+            .filter(|trial| self.judged.insert((kind, signature(trial))))
+            .collect();
         let judge = self.judge_of(kind);
         let verdicts = judge.judge(&fresh)?;
         self.summary.follow_up_evaluations += judge.calls();

@@ -31,7 +31,8 @@ const CAPACITY: usize = 512;
 impl Queue {
     /// A queue of seeds, which never leave it.
     pub fn new(seeds: impl IntoIterator<Item = (String, Trial)>) -> Self {
-        let entry = |(seed, trial)| Entry { trial, seed, mutators: Vec::new(), energy: 1.0, picks: 0 };
+        let entry =
+            |(seed, trial)| Entry { trial, seed, mutators: Vec::new(), energy: 1.0, picks: 0 };
         let entries: Vec<Entry> = seeds.into_iter().map(entry).collect();
         Self { seeds: entries.len(), entries }
     }
@@ -47,7 +48,8 @@ impl Queue {
     pub fn push(&mut self, trial: Trial, seed: String, mutators: Vec<String>, energy: f64) {
         self.entries.push(Entry { trial, seed, mutators, energy, picks: 0 });
         if self.entries.len() > self.seeds + CAPACITY {
-            let weakest = (self.seeds..self.entries.len()).min_by(|&a, &b| self.weight(a).total_cmp(&self.weight(b)));
+            let weakest = (self.seeds..self.entries.len())
+                .min_by(|&a, &b| self.weight(a).total_cmp(&self.weight(b)));
             if let Some(weakest) = weakest {
                 self.entries.remove(weakest);
             }
@@ -80,8 +82,8 @@ impl Queue {
 
 /// Thompson sampling over arms with discounted Gaussian rewards.
 ///
-/// A batch is drawn before any of its rewards is known, so a rule without randomness (UCB) would give a
-/// whole batch to one arm; the discount lets an arm that has run dry be left.
+/// A batch is drawn before any of its rewards is known, so a rule without randomness (UCB) would
+/// give a whole batch to one arm; the discount lets an arm that has run dry be left.
 #[derive(Debug, Clone)]
 pub struct Bandit {
     /// Discounted trials and rewards of each arm.

@@ -27,16 +27,22 @@ pub fn subject<'a>(
         ids.truncate(model.config.max_position_embeddings);
         seeds.extend(Seed::new(name, &ids, config.continuation));
     }
-    let (echo, median) = sweep::EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
+    let (echo, median) =
+        sweep::EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
     let echo = if median >= sweep::LEAST_ECHO {
         let trial = echo.trial();
-        vec![mutate::EchoPrompt { slots: vec![echo.before.len()], token: echo.stand_in, base: trial.base }]
+        vec![mutate::EchoPrompt {
+            slots: vec![echo.before.len()],
+            token: echo.stand_in,
+            base: trial.base,
+        }]
     } else {
         Vec::new()
     };
     let interactions = if config.mutate.iter().any(|group| group == "sets") {
         let echo = echo.iter().map(|echo| ("echo".to_owned(), echo.baseline()));
-        let seeds = seeds.iter().take(SEEDS_OF_SETS).map(|seed| (seed.name.clone(), seed.trial.clone()));
+        let seeds =
+            seeds.iter().take(SEEDS_OF_SETS).map(|seed| (seed.name.clone(), seed.trial.clone()));
         sweep::interactions(evaluator, &echo.chain(seeds).collect::<Vec<_>>(), config.seed)?
     } else {
         Vec::new()
@@ -54,10 +60,22 @@ pub fn subject<'a>(
     let floor = evaluator.noise_floor()?.max(1e-6);
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
     let (model, config) = (model.reference(), &model.config);
-    Ok(Subject { evaluator, model, config, vocabulary, seeds, echo, weights, interactions, suffixes, noise_floors })
+    Ok(Subject {
+        evaluator,
+        model,
+        config,
+        vocabulary,
+        seeds,
+        echo,
+        weights,
+        interactions,
+        suffixes,
+        noise_floors,
+    })
 }
 
-/// Seeds on which the interactions are measured that the `sets` mutator is guided by, besides the echo prompt.
+/// Seeds on which the interactions are measured that the `sets` mutator is guided by, besides the
+/// echo prompt.
 const SEEDS_OF_SETS: usize = 2;
 
 /// Seeds of whose continuations the gradient is taken that the `suffix` mutator is guided by.

@@ -57,11 +57,12 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// A prompt whose last `continuation` tokens (at most half of it) are teacher-forced; `None` when
-    /// it is too short to have both.
+    /// A prompt whose last `continuation` tokens (at most half of it) are teacher-forced; `None`
+    /// when it is too short to have both.
     pub fn new(name: impl Into<String>, ids: &[u32], continuation: usize) -> Option<Self> {
         let at = ids.len() - continuation.min(ids.len() / 2);
-        (at < ids.len() && at > 1).then(|| Self { name: name.into(), trial: Trial::new(&ids[..at], &ids[at..]) })
+        (at < ids.len() && at > 1)
+            .then(|| Self { name: name.into(), trial: Trial::new(&ids[..at], &ids[at..]) })
     }
 }
 

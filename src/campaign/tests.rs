@@ -66,13 +66,25 @@ fn model() -> ModelRef {
 }
 
 fn small() -> CampaignConfig {
-    CampaignConfig { max_evals: Some(3000), batch_size: 96, generate_every: 2, ..Default::default() }
+    CampaignConfig {
+        max_evals: Some(3000),
+        batch_size: 96,
+        generate_every: 2,
+        ..Default::default()
+    }
 }
 
-fn campaign(evaluator: &dyn Evaluator, config: &CampaignConfig, interrupted: bool) -> (Summary, Vec<Event>) {
+fn campaign(
+    evaluator: &dyn Evaluator,
+    config: &CampaignConfig,
+    interrupted: bool,
+) -> (Summary, Vec<Event>) {
     let (shape, vocabulary) = (twin::config(), twin::vocabulary());
     let ids = |start: u32| std::iter::once(0).chain(start..start + 14).collect::<Vec<u32>>();
-    let seeds = [30, 50, 70].iter().filter_map(|&start| Seed::new(format!("seed{start}"), &ids(start), 4)).collect();
+    let seeds = [30, 50, 70]
+        .iter()
+        .filter_map(|&start| Seed::new(format!("seed{start}"), &ids(start), 4))
+        .collect();
     let subject = Subject {
         evaluator,
         model: model(),
@@ -105,12 +117,19 @@ fn planted_glitches_are_found_and_nothing_else() {
         assert!(found(planted), "{planted} is not among {:#?}", summary.cases);
     }
     for case in &summary.cases {
-        let planted = ["token 666", "token 667", "token 668", "token 669", "L1.head2"].iter().any(|part| case.contains(part));
+        let planted = ["token 666", "token 667", "token 668", "token 669", "L1.head2"]
+            .iter()
+            .any(|part| case.contains(part));
         assert!(planted, "{case} is ordinary");
     }
     assert_eq!((summary.evaluations, summary.stopped_by.as_str()), (3000, "max-evals"));
     // Not none: a control of another head's lesion may be the planted head's.
-    assert!(100 * summary.controls_flagged <= summary.controls, "{} of {}", summary.controls_flagged, summary.controls);
+    assert!(
+        100 * summary.controls_flagged <= summary.controls,
+        "{} of {}",
+        summary.controls_flagged,
+        summary.controls
+    );
     let cases = events.iter().filter(|event| matches!(event, Event::Case(_))).count();
     assert_eq!(cases, summary.cases.len());
 }
@@ -131,6 +150,10 @@ fn budgets_and_interruptions_stop_a_campaign() {
     };
     check(small(), true, "interrupted");
     check(CampaignConfig { exit_on_find: true, ..small() }, false, "exit-on-find");
-    check(CampaignConfig { max_time: Some(Duration::from_millis(1)), max_evals: None, ..small() }, false, "max-time");
+    check(
+        CampaignConfig { max_time: Some(Duration::from_millis(1)), max_evals: None, ..small() },
+        false,
+        "max-time",
+    );
     check(CampaignConfig { max_evals: Some(10), ..small() }, false, "max-evals");
 }

@@ -53,7 +53,11 @@ pub fn config_of(layers: usize) -> Config {
 }
 
 pub fn vocabulary() -> Vocabulary {
-    Vocabulary { anomalous: (660..670).collect(), ordinary: (25..500).collect(), special: vec![0, 1] }
+    Vocabulary {
+        anomalous: (660..670).collect(),
+        ordinary: (25..500).collect(),
+        special: vec![0, 1],
+    }
 }
 
 pub fn echo() -> EchoPrompt {
@@ -69,11 +73,23 @@ pub fn suffixes() -> Vec<Promising> {
 }
 
 pub fn interactions() -> Interactions {
-    let components: Vec<Component> = (0..4).flat_map(|layer| (0..4).map(move |head| Component::Head { layer, head })).collect();
+    let components: Vec<Component> =
+        (0..4).flat_map(|layer| (0..4).map(move |head| Component::Head { layer, head })).collect();
     let every = (0..16).flat_map(|a| (a + 1..16).map(move |b| (a, b)));
-    let pairs = every.zip((0..120).rev()).map(|((a, b), i)| Interaction { a, b, nats: 0.01 * f64::from(i) - 0.2 });
+    let pairs = every.zip((0..120).rev()).map(|((a, b), i)| Interaction {
+        a,
+        b,
+        nats: 0.01 * f64::from(i) - 0.2,
+    });
     let (base, continuation) = (vec![0, 30, 31, 32, 33], vec![34, 35]);
-    Interactions { prompt: "twin".into(), base, continuation, alone: vec![0.01; 16], components, pairs: pairs.collect() }
+    Interactions {
+        prompt: "twin".into(),
+        base,
+        continuation,
+        alone: vec![0.01; 16],
+        components,
+        pairs: pairs.collect(),
+    }
 }
 
 /// A number in `[0, 1)` that is a function of its input.
@@ -95,7 +111,8 @@ fn observe(request: &Request) -> Observation {
     let broken = prompt.contains(&666) || lesioned;
     let stuck = prompt.contains(&669);
     // Ordinary edits move the distribution a little.
-    let sum: u64 = layout.ids.iter().map(|&id| u64::from(id)).sum::<u64>() + trial.edits.len() as u64;
+    let sum: u64 =
+        layout.ids.iter().map(|&id| u64::from(id)).sum::<u64>() + trial.edits.len() as u64;
     let mild = 0.02 * hash(sum);
     let mut log_probs = Vec::new();
     let mut rows = Vec::new();
@@ -127,7 +144,12 @@ fn observe(request: &Request) -> Observation {
         entropy: vec![if broken { 3.0 } else { 1.0 }; rows.len()],
         top: rows
             .iter()
-            .map(|row| vec![((0..VOCABULARY).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32, -0.1)])
+            .map(|row| {
+                vec![(
+                    (0..VOCABULARY).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32,
+                    -0.1,
+                )]
+            })
             .collect(),
         divergence_bits: request.reference.as_deref().map(divergence).unwrap_or_default(),
         finite: !prompt.contains(&667),

@@ -15,7 +15,10 @@ fn fault<T>(field: impl Into<String>, message: impl Into<String>) -> Result<T, F
 /// The first fault, by field.
 pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     if case.schema_version != SCHEMA_VERSION {
-        return fault("schema_version", format!("{} in memory, this program writes {SCHEMA_VERSION}", case.schema_version));
+        return fault(
+            "schema_version",
+            format!("{} in memory, this program writes {SCHEMA_VERSION}", case.schema_version),
+        );
     }
     if case.model.fingerprint.is_empty() {
         return fault("model.fingerprint", "empty");
@@ -28,7 +31,8 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     bounded("edits", case.edits.len(), MAX_EDITS)?;
     let total = case.base.len() + case.continuation.len();
     for (index, edit) in case.edits.iter().enumerate() {
-        check_edit(edit, total).or_else(|(field, message)| fault(format!("edits[{index}].{field}"), message))?;
+        check_edit(edit, total)
+            .or_else(|(field, message)| fault(format!("edits[{index}].{field}"), message))?;
     }
     check_verdict(&case.verdict)?;
     if let Some(implication) = &case.implication {
@@ -37,7 +41,10 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     if let Some(m) = &case.minimisation
         && m.elements_after > m.elements_before
     {
-        return fault("minimisation.elements_after", format!("{} out of {}", m.elements_after, m.elements_before));
+        return fault(
+            "minimisation.elements_after",
+            format!("{} out of {}", m.elements_after, m.elements_before),
+        );
     }
     bounded("lineage.mutators", case.lineage.mutators.len(), MAX_ROWS)?;
     for (name, list) in [("top_before", &case.top_before), ("top_after", &case.top_after)] {
@@ -56,7 +63,12 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
 }
 
 fn check_verdict(v: &Verdict) -> Result<(), Fault> {
-    for (name, value) in [("score", v.score), ("threshold", v.threshold), ("margin", v.margin), ("noise_floor", v.noise_floor)] {
+    for (name, value) in [
+        ("score", v.score),
+        ("threshold", v.threshold),
+        ("margin", v.margin),
+        ("noise_floor", v.noise_floor),
+    ] {
         finite(&format!("verdict.{name}"), value)?;
     }
     if v.noise_floor < 0.0 {
@@ -100,7 +112,10 @@ fn check_edit(edit: &Edit, total: usize) -> Result<(), Fault> {
     };
     match edit.position() {
         Some(position) if position >= end => {
-            return fault("position", format!("{position}, but base and continuation are {total} tokens"));
+            return fault(
+                "position",
+                format!("{position}, but base and continuation are {total} tokens"),
+            );
         }
         _ => {}
     }
@@ -112,25 +127,36 @@ fn check_edit(edit: &Edit, total: usize) -> Result<(), Fault> {
                 | EmbeddingChange::Towards { strength, .. },
             ..
         } => finite("change.strength", f64::from(strength)),
-        Edit::Lesion { action, component, .. } if action.is_of_experts() && !matches!(component, Component::Expert { .. }) => {
+        Edit::Lesion { action, component, .. }
+            if action.is_of_experts() && !matches!(component, Component::Expert { .. }) =>
+        {
             fault("action", format!("{}, but {component} is no expert", action.name()))
         }
         Edit::CarryState { component, .. } if !matches!(component, Component::State { .. }) => {
             fault("component", format!("{component} is no state to carry over"))
         }
-        Edit::CarryState { ref from, .. } if from.is_empty() => fault("from", "empty; a state comes from at least one token"),
+        Edit::CarryState { ref from, .. } if from.is_empty() => {
+            fault("from", "empty; a state comes from at least one token")
+        }
         Edit::CarryState { ref from, .. } => bounded("from", from.len(), MAX_IDS),
-        Edit::Lesion { action: Action::Scale { factor }, .. } => finite("action.factor", f64::from(factor)),
-        Edit::Lesion { action: Action::Noise { strength, .. }, .. } => finite("action.strength", f64::from(strength)),
+        Edit::Lesion { action: Action::Scale { factor }, .. } => {
+            finite("action.factor", f64::from(factor))
+        }
+        Edit::Lesion { action: Action::Noise { strength, .. }, .. } => {
+            finite("action.strength", f64::from(strength))
+        }
         _ => Ok(()),
     }
 }
 
 fn check_implication(implication: &Implication, total: usize) -> Result<(), Fault> {
     let i = implication;
-    for (name, length) in
-        [("set", i.set.len()), ("controls", i.controls.len()), ("effects", i.effects.len()), ("positions", i.positions.len())]
-    {
+    for (name, length) in [
+        ("set", i.set.len()),
+        ("controls", i.controls.len()),
+        ("effects", i.effects.len()),
+        ("positions", i.positions.len()),
+    ] {
         bounded(&format!("implication.{name}"), length, MAX_ROWS)?;
     }
     finite("implication.necessity", i.necessity)?;
@@ -158,14 +184,28 @@ fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
     }
     bounded(&at("readers"), reading.readers.len(), MAX_ROWS)?;
     bounded(&at("contrasts"), reading.contrasts.len(), MAX_CONTROLS)?;
-    let contrasts = reading.contrasts.iter().enumerate().map(|(i, c)| (format!("contrasts[{i}].carried"), &c.carried));
+    let contrasts = reading
+        .contrasts
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (format!("contrasts[{i}].carried"), &c.carried));
     for (name, carried) in contrasts.chain([("carried".to_owned(), &reading.carried)]) {
         bounded(&at(&format!("{name}.handover")), carried.handover.len(), MAX_ROWS)?;
         if carried.each.len() != reading.readers.len() {
-            return fault(at(&format!("{name}.each")), format!("{} of {} readers", carried.each.len(), reading.readers.len()));
+            return fault(
+                at(&format!("{name}.each")),
+                format!("{} of {} readers", carried.each.len(), reading.readers.len()),
+            );
         }
-        let values = [carried.loss, carried.divergence_bits, carried.necessity, carried.sufficiency, carried.readers];
-        for value in values.into_iter().chain(carried.handover.iter().chain(&carried.each).copied()) {
+        let values = [
+            carried.loss,
+            carried.divergence_bits,
+            carried.necessity,
+            carried.sufficiency,
+            carried.readers,
+        ];
+        for value in values.into_iter().chain(carried.handover.iter().chain(&carried.each).copied())
+        {
             finite(&at(&name), value)?;
         }
     }
@@ -174,9 +214,13 @@ fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
         bounded(&of, contrast.edits.len(), MAX_EDITS)?;
         for (index, edit) in contrast.edits.iter().enumerate() {
             if !matches!(edit, Edit::Replace { .. }) {
-                return fault(format!("{of}[{index}]"), "no replacement, of which a reading is made");
+                return fault(
+                    format!("{of}[{index}]"),
+                    "no replacement, of which a reading is made",
+                );
             }
-            check_edit(edit, total).or_else(|(field, message)| fault(format!("{of}[{index}].{field}"), message))?;
+            check_edit(edit, total)
+                .or_else(|(field, message)| fault(format!("{of}[{index}].{field}"), message))?;
         }
     }
     Ok(())

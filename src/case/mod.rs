@@ -20,14 +20,16 @@ pub(crate) mod tests;
 /// Version 2 added `implication.positions`.
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// Most token ids (base and continuation together), edits, controls and rows of any other list that a
-/// case may hold. Cases are kilobytes; these bounds keep a hostile one from costing more than it says.
+/// Most token ids (base and continuation together), edits, controls and rows of any other list that
+/// a case may hold. Cases are kilobytes; these bounds keep a hostile one from costing more than it
+/// says.
 pub const MAX_IDS: usize = 65_536;
 pub const MAX_EDITS: usize = 65_536;
 pub const MAX_CONTROLS: usize = 65_536;
 pub const MAX_ROWS: usize = 1 << 20;
 
-/// One finding, in a JSON file of its own. Token ids and edits are the truth; every text is a comment.
+/// One finding, in a JSON file of its own. Token ids and edits are the truth; every text is a
+/// comment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
@@ -125,12 +127,16 @@ pub struct Comment {
 impl Case {
     /// The trial that is replayed.
     pub fn trial(&self) -> Trial {
-        Trial { base: self.base.clone().into(), continuation: self.continuation.clone().into(), edits: self.edits.clone() }
+        Trial {
+            base: self.base.clone().into(),
+            continuation: self.continuation.clone().into(),
+            edits: self.edits.clone(),
+        }
     }
 
-    /// The id that belongs to the content: first 16 hex digits of the sha256 over the compact JSON of
-    /// model fingerprint, base, continuation, edits and oracle, in this order. Scores, lineage and
-    /// comments do not enter: the same glitch found twice is one case.
+    /// The id that belongs to the content: first 16 hex digits of the sha256 over the compact JSON
+    /// of model fingerprint, base, continuation, edits and oracle, in this order. Scores, lineage
+    /// and comments do not enter: the same glitch found twice is one case.
     pub fn compute_id(&self) -> String {
         #[derive(Serialize)]
         struct Content<'a> {
@@ -147,7 +153,8 @@ impl Case {
             edits: &self.edits,
             oracle: self.verdict.oracle,
         };
-        // Strings, integers and floats always serialise (a NaN becomes null, and `validate` refuses it).
+        // Strings, integers and floats always serialise (a NaN becomes null, and `validate` refuses
+        // it).
         let json = serde_json::to_vec(&content).unwrap_or_default();
         storage::hex(&Sha256::digest(json)[..8])
     }
@@ -167,14 +174,16 @@ impl Case {
         let case: Self = match storage::parse_json::<Versioned>(path, bytes)?.schema_version {
             // Straight from the bytes: a key that is there twice is an error, not the last one's.
             SCHEMA_VERSION => storage::parse_json(path, bytes)?,
-            older => storage::from_value(path, migrate(path, storage::parse_json(path, bytes)?, older)?)?,
+            older => {
+                storage::from_value(path, migrate(path, storage::parse_json(path, bytes)?, older)?)?
+            }
         };
         case.validate(path)?;
         Ok(case)
     }
 
-    /// Writes `<id>.json` into `dir`, atomically, and returns its path. An invalid case (its id is not
-    /// that of its content, a score is no number) is refused: nobody could read it again.
+    /// Writes `<id>.json` into `dir`, atomically, and returns its path. An invalid case (its id is
+    /// not that of its content, a score is no number) is refused: nobody could read it again.
     pub fn write(&self, dir: &Path) -> Result<PathBuf> {
         let path = dir.join(format!("{}.json", self.id));
         self.validate(&path)?;
@@ -182,15 +191,15 @@ impl Case {
         Ok(path)
     }
 
-    /// Checks everything that can be checked without the model; an error names `path` and the field.
-    /// Whether ids and components exist is the model's to say.
+    /// Checks everything that can be checked without the model; an error names `path` and the
+    /// field. Whether ids and components exist is the model's to say.
     pub fn validate(&self, path: &Path) -> Result<()> {
         check::faults(self).map_err(|(field, message)| Error::file(path, field, message))
     }
 }
 
-/// Brings a case of an older schema up to the current one, version by version; files already written
-/// stay readable for ever. A new version adds an arm here and never changes an old one.
+/// Brings a case of an older schema up to the current one, version by version; files already
+/// written stay readable for ever. A new version adds an arm here and never changes an old one.
 fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<serde_json::Value> {
     match version {
         SCHEMA_VERSION => Ok(value),
@@ -203,15 +212,26 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
             if let Some(implication) = fields.get_mut("implication").and_then(|i| i.as_object_mut())
                 && implication.insert("positions".into(), serde_json::json!([])).is_some()
             {
-                return Err(Error::file(path, "implication.positions", "unknown field in a case of version 1"));
+                return Err(Error::file(
+                    path,
+                    "implication.positions",
+                    "unknown field in a case of version 1",
+                ));
             }
             migrate(path, value, 2)
         }
         newer if newer > SCHEMA_VERSION => Err(Error::file(
             path,
             "schema_version",
-            format!("{newer} is newer than this program, which reads up to {SCHEMA_VERSION}; update glitch"),
+            format!(
+                "{newer} is newer than this program, which reads up to {SCHEMA_VERSION}; update \
+                glitch"
+            ),
         )),
-        unknown => Err(Error::file(path, "schema_version", format!("{unknown} is no version of the case schema"))),
+        unknown => Err(Error::file(
+            path,
+            "schema_version",
+            format!("{unknown} is no version of the case schema"),
+        )),
     }
 }

@@ -9,13 +9,20 @@ pub(crate) fn example() -> Case {
     let mut case = Case {
         schema_version: SCHEMA_VERSION,
         id: String::new(),
-        model: ModelRef { name: "builtin:dense".into(), fingerprint: "ab".repeat(32), tokenizer: None },
+        model: ModelRef {
+            name: "builtin:dense".into(),
+            fingerprint: "ab".repeat(32),
+            tokenizer: None,
+        },
         base: vec![1, 2, 3],
         continuation: vec![4, 5],
         edits: vec![
             Edit::Replace { position: 1, id: 9 },
             Edit::Insert { position: 5, id: 7 },
-            Edit::Embedding { position: 2, change: EmbeddingChange::Noise { seed: 3, strength: 0.1 } },
+            Edit::Embedding {
+                position: 2,
+                change: EmbeddingChange::Noise { seed: 3, strength: 0.1 },
+            },
             Edit::lesion(Component::Head { layer: 1, head: 2 }, Action::Scale { factor: 2.0 }),
         ],
         verdict: Verdict {
@@ -31,7 +38,12 @@ pub(crate) fn example() -> Case {
         expectation: Expectation::Reproduces,
         minimisation: None,
         implication: None,
-        lineage: Lineage { seed: 1, evaluation: 2, mutators: vec!["tokens".into()], parent: "a".into() },
+        lineage: Lineage {
+            seed: 1,
+            evaluation: 2,
+            mutators: vec!["tokens".into()],
+            parent: "a".into(),
+        },
         top_before: vec![TokenProbability { id: 1, text: "x".into(), probability: 0.5 }],
         top_after: vec![],
         comment: Comment::default(),
@@ -44,12 +56,16 @@ pub(crate) fn example() -> Case {
 fn error(text: &str) -> String {
     let error = Case::parse(Path::new("dir/bad.json"), text.as_bytes()).unwrap_err().to_string();
     assert_eq!(error.lines().count(), 1, "{error}");
-    error.strip_prefix("dir/bad.json: ").unwrap_or_else(|| panic!("no file name in {error}")).to_string()
+    error
+        .strip_prefix("dir/bad.json: ")
+        .unwrap_or_else(|| panic!("no file name in {error}"))
+        .to_string()
 }
 
 fn changed(pointer: &str, json: &str) -> String {
     let mut value = serde_json::to_value(example()).unwrap();
-    *value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = serde_json::from_str(json).unwrap();
+    *value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) =
+        serde_json::from_str(json).unwrap();
     value.to_string()
 }
 
@@ -69,7 +85,11 @@ fn a_field_that_is_wrong_is_named() {
         ("/base", long.as_str(), "base: 65537 entries"),
         ("/continuation", long.as_str(), "continuation: 65537 entries"),
         ("/edits/0/position", "5", "edits[0].position: 5, but"),
-        ("/edits/0/position", "18446744073709551615", "edits[0].position: 18446744073709551615, but"),
+        (
+            "/edits/0/position",
+            "18446744073709551615",
+            "edits[0].position: 18446744073709551615, but",
+        ),
         ("/edits/0/position", "18446744073709551616", "edits[0]"),
         ("/edits/1/position", "6", "edits[1].position: 6, but"),
         ("/edits/2/change/strength", "null", "edits[2]"),
@@ -93,7 +113,11 @@ fn a_field_that_is_wrong_is_named() {
         ("/comment", "\"x\"", "comment: invalid type"),
     ] {
         let error = error(&changed(pointer, json));
-        assert!(error.starts_with(expected), "{pointer} = {}: {error}", &json[..json.len().min(40)]);
+        assert!(
+            error.starts_with(expected),
+            "{pointer} = {}: {error}",
+            &json[..json.len().min(40)]
+        );
     }
 }
 
@@ -103,7 +127,8 @@ fn a_reading_that_is_wrong_is_named() {
     let edits = vec![Edit::Replace { position: 1, id: 3 }];
     let contrast = Contrast { kind: ContrastKind::Random, edits, carried: carried.clone() };
     let reader = Component::Head { layer: 1, head: 0 };
-    let reading = Reading { first: 1, last: 1, readers: vec![reader], carried, contrasts: vec![contrast] };
+    let reading =
+        Reading { first: 1, last: 1, readers: vec![reader], carried, contrasts: vec![contrast] };
     let mut case = example();
     case.implication = Some(Implication { reading: Some(reading), ..Implication::default() });
     let good = serde_json::to_value(&case).unwrap();
@@ -116,13 +141,21 @@ fn a_reading_that_is_wrong_is_named() {
         ("/carried/handover/1", "null", "carried.handover[1]"),
         ("/contrasts/0/carried/loss", "null", "contrasts[0].carried.loss"),
         ("/contrasts/0/edits/0/position", "9", "contrasts[0].edits[0].position: 9, but"),
-        ("/contrasts/0/edits/0", "{\"edit\":\"delete\",\"position\":1}", "contrasts[0].edits[0]: no replacement"),
+        (
+            "/contrasts/0/edits/0",
+            "{\"edit\":\"delete\",\"position\":1}",
+            "contrasts[0].edits[0]: no replacement",
+        ),
         ("/contrasts/0/kind", "\"x\"", "contrasts[0].kind: unknown variant"),
     ] {
         let mut value = good.clone();
-        *value.pointer_mut(&format!("/implication/reading{pointer}")).unwrap() = serde_json::from_str(json).unwrap();
+        *value.pointer_mut(&format!("/implication/reading{pointer}")).unwrap() =
+            serde_json::from_str(json).unwrap();
         let error = error(&value.to_string());
-        assert!(error.starts_with(&format!("implication.reading.{expected}")), "{pointer}: {error}");
+        assert!(
+            error.starts_with(&format!("implication.reading.{expected}")),
+            "{pointer}: {error}"
+        );
     }
 }
 
@@ -143,7 +176,10 @@ fn text_that_is_no_case_is_refused() {
         (good.replacen("[0.1,0.2]", &controls, 1), "verdict.controls: 65537 entries"),
         (good.replacen("\"edit\":\"replace\"", "\"edit\":\"replace\",\"x\":1", 1), "edits[0]"),
         (good.replacen("{\"schema", "{\"extra\":1,\"schema", 1), "extra: unknown field"),
-        (good.replacen("\"continuation\"", "\"base\":[1],\"continuation\"", 1), "(top level): duplicate field `base`"),
+        (
+            good.replacen("\"continuation\"", "\"base\":[1],\"continuation\"", 1),
+            "(top level): duplicate field `base`",
+        ),
         (format!("{good} {good}"), "(end of file)"),
     ] {
         let error = error(&text);
@@ -195,13 +231,12 @@ fn the_id_is_of_what_is_replayed() {
 fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
     let strength = -10.0f32..10.0;
     let change = prop_oneof![
-        (any::<u64>(), strength.clone()).prop_map(|(seed, strength)| EmbeddingChange::Noise { seed, strength }),
-        (any::<u32>(), strength.clone()).prop_map(|(id, strength)| EmbeddingChange::Towards { id, strength }),
-        (any::<u32>(), any::<u32>(), strength.clone()).prop_map(|(from, to, strength)| EmbeddingChange::Direction {
-            from,
-            to,
-            strength
-        }),
+        (any::<u64>(), strength.clone())
+            .prop_map(|(seed, strength)| EmbeddingChange::Noise { seed, strength }),
+        (any::<u32>(), strength.clone())
+            .prop_map(|(id, strength)| EmbeddingChange::Towards { id, strength }),
+        (any::<u32>(), any::<u32>(), strength.clone())
+            .prop_map(|(from, to, strength)| EmbeddingChange::Direction { from, to, strength }),
     ];
     let action = prop_oneof![
         Just(Action::Zero),
@@ -212,7 +247,12 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
     let component = prop_oneof![
         Just(Component::Embed),
         (0..99usize, 0..99usize).prop_map(|(layer, head)| Component::Head { layer, head }),
-        (0..99usize, 0..99usize).prop_map(|(layer, out)| Component::Weight { layer, matrix: Matrix::Down, out, input: 7 }),
+        (0..99usize, 0..99usize).prop_map(|(layer, out)| Component::Weight {
+            layer,
+            matrix: Matrix::Down,
+            out,
+            input: 7
+        }),
     ];
     let edit = prop_oneof![
         (0..total, any::<u32>()).prop_map(|(position, id)| Edit::Replace { position, id }),
@@ -271,6 +311,7 @@ fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
     old["implication"].as_object_mut().unwrap().remove("positions");
     assert_eq!(Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap(), case);
     old["implication"]["positions"] = serde_json::json!([]);
-    let error = Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap_err().to_string();
+    let error =
+        Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap_err().to_string();
     assert!(error.contains("implication.positions"), "{error}");
 }

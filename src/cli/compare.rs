@@ -33,7 +33,8 @@ pub fn run(args: Args) -> Result<u8> {
     let interrupted = super::interrupt::flag();
     let mut config = CampaignConfig::quick()?;
     (config.max_evals, config.max_time) = (Some(args.max_evals), None);
-    // Every finding is followed up: a campaign cut short at some number of them would find as many on every model.
+    // Every finding is followed up: a campaign cut short at some number of them would find as many
+    // on every model.
     config.max_findings = usize::MAX;
     let seeds: Vec<u64> = (1..=args.seeds).collect();
     let bar = output::bar(0, "steps");
@@ -43,15 +44,22 @@ pub fn run(args: Args) -> Result<u8> {
         models.push(measure(spec, &config, &seeds, interrupted, &progress)?);
     }
     bar.finish_and_clear();
-    let all = Comparison { schema_version: SCHEMA_VERSION, max_evals: args.max_evals, seeds, models };
+    let all =
+        Comparison { schema_version: SCHEMA_VERSION, max_evals: args.max_evals, seeds, models };
     storage::create_dir(&args.out)?;
     storage::write_json(&args.out.join("comparison.json"), &all)?;
     storage::write_atomic(&args.out.join("comparison.html"), comparison::page(&all).as_bytes())?;
     if args.json {
-        output::line(serde_json::to_string(&all).map_err(|e| crate::error::Error::file(&args.out, "comparison", e))?);
+        output::line(
+            serde_json::to_string(&all)
+                .map_err(|e| crate::error::Error::file(&args.out, "comparison", e))?,
+        );
     } else {
         output::print(&comparison::terminal(&all, output::columns()));
-        output::line(format!("\n{}", crate::text::escape(&args.out.join("comparison.html").display().to_string())));
+        output::line(format!(
+            "\n{}",
+            crate::text::escape(&args.out.join("comparison.html").display().to_string())
+        ));
     }
     Ok(exit::OK)
 }

@@ -118,7 +118,11 @@ fn verify(dir: &Path, quarantine: bool) -> Result<u8> {
     exists(dir)?;
     let verified = corpus::verify(dir, quarantine)?;
     for bad in &verified.bad {
-        let moved = bad.moved.as_ref().map(|to| format!(" (moved to {})", to.display())).unwrap_or_default();
+        let moved = bad
+            .moved
+            .as_ref()
+            .map(|to| format!(" (moved to {})", to.display()))
+            .unwrap_or_default();
         output::warn(format!("bad: {}{moved}", bad.error));
     }
     output::line(format!("{} good, {} bad", verified.good.len(), verified.bad.len()));
@@ -163,20 +167,35 @@ fn show(named: &Path, dir: &Path) -> Result<u8> {
         ("after", case.comment.generated_after.clone()),
     ];
     for edit in &case.edits {
-        rows.push(("edit", serde_json::to_string(edit).map_err(|e| Error::file(&path, "edits", e))?));
+        rows.push((
+            "edit",
+            serde_json::to_string(edit).map_err(|e| Error::file(&path, "edits", e))?,
+        ));
     }
     if let Some(m) = &case.minimisation {
         let certificate = if m.one_minimal { "1-minimal" } else { "not certified" };
         rows.push((
             "minimised",
-            format!("{} to {} elements in {} calls, {certificate}", m.elements_before, m.elements_after, m.calls),
+            format!(
+                "{} to {} elements in {} calls, {certificate}",
+                m.elements_before, m.elements_after, m.calls
+            ),
         ));
     }
     if let Some(implication) = &case.implication {
         rows.push(("carried by", super::implicate::in_words(implication)));
     }
     let l = &case.lineage;
-    rows.push(("lineage", format!("seed {}, evaluation {}, {} from {}", l.seed, l.evaluation, l.mutators.join("+"), l.parent)));
+    rows.push((
+        "lineage",
+        format!(
+            "seed {}, evaluation {}, {} from {}",
+            l.seed,
+            l.evaluation,
+            l.mutators.join("+"),
+            l.parent
+        ),
+    ));
     for (name, value) in rows {
         output::line(format!("{name:<12} {}", escape(&value)));
     }

@@ -19,7 +19,8 @@ pub const FINGERPRINT: u8 = 103;
 /// Interrupted, after everything was saved.
 pub const INTERRUPTED: u8 = 130;
 
-pub const HELP: &str = "Exit codes: 0 as expected, 1 internal, 2 usage, 3 model or device, 77 found (--exit-on-find), \
+pub const HELP: &str = "Exit codes: 0 as expected, 1 internal, 2 usage, 3 model or device, 77 \
+    found (--exit-on-find), \
 100 regression, 103 other model's fingerprint, 130 interrupted after saving.";
 
 /// The exit code of an error.

@@ -9,7 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{exit, output};
 use crate::campaign::config::parse_duration;
-use crate::campaign::{CampaignConfig, Control, Event, Explain, Follow, Progress, Sink, Subject, Summary, Timing, run, setup};
+use crate::campaign::{
+    CampaignConfig, Control, Event, Explain, Follow, Progress, Sink, Subject, Summary, Timing, run,
+    setup,
+};
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
@@ -34,7 +37,8 @@ pub struct FuzzArgs {
     /// Trials of the loop; the findings of a seed and a number of trials are always the same.
     #[arg(long)]
     pub max_evals: Option<u64>,
-    /// Groups of mutators: tokens, dictionary, vocabulary, suffix, embeddings, lesions, sets, weights.
+    /// Groups of mutators: tokens, dictionary, vocabulary, suffix, embeddings, lesions, sets,
+    /// weights.
     #[arg(long, value_delimiter = ',')]
     pub mutate: Vec<String>,
     /// Where cases, journal and report go.
@@ -52,19 +56,35 @@ pub struct FuzzArgs {
 #[derive(serde::Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Record<'a> {
-    Raw { edits: &'a [crate::edit::Edit], verdict: &'a crate::oracle::Verdict, lineage: &'a crate::case::Lineage },
-    Confirmed { verdict: &'a crate::oracle::Verdict, holds: bool },
-    Minimised { edits: &'a [crate::edit::Edit], verdict: &'a crate::oracle::Verdict },
-    Case { id: &'a str },
+    Raw {
+        edits: &'a [crate::edit::Edit],
+        verdict: &'a crate::oracle::Verdict,
+        lineage: &'a crate::case::Lineage,
+    },
+    Confirmed {
+        verdict: &'a crate::oracle::Verdict,
+        holds: bool,
+    },
+    Minimised {
+        edits: &'a [crate::edit::Edit],
+        verdict: &'a crate::oracle::Verdict,
+    },
+    Case {
+        id: &'a str,
+    },
 }
 
 impl<'a> Record<'a> {
     fn of(event: &'a Event) -> Option<Self> {
         match event {
             Event::Round(_) => None,
-            Event::Raw { trial, verdict, lineage } => Some(Self::Raw { edits: &trial.edits, verdict, lineage }),
+            Event::Raw { trial, verdict, lineage } => {
+                Some(Self::Raw { edits: &trial.edits, verdict, lineage })
+            }
             Event::Confirmed { verdict, holds } => Some(Self::Confirmed { verdict, holds: *holds }),
-            Event::Minimised { finding } => Some(Self::Minimised { edits: &finding.trial.edits, verdict: &finding.verdict }),
+            Event::Minimised { finding } => {
+                Some(Self::Minimised { edits: &finding.trial.edits, verdict: &finding.verdict })
+            }
             Event::Case(case) => Some(Self::Case { id: &case.id }),
         }
     }
@@ -85,7 +105,8 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let explain = Explain { evaluator: &evaluator, model: &model_ref };
     let cases_dir = out.join("cases");
     storage::create_dir(&cases_dir)?;
-    let mut journal = storage::Journal::open::<serde_json::Value>(&out.join("journal.log"))?.journal;
+    let mut journal =
+        storage::Journal::open::<serde_json::Value>(&out.join("journal.log"))?.journal;
     let mut cases = Vec::new();
     let mut store = |event: &Event| -> Result<()> {
         if let Some(record) = Record::of(event) {
@@ -100,7 +121,10 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     };
     let summary = campaign(&config, &subject, &explain, &mut store, interrupted, started)?;
     storage::write_json(&out.join("summary.json"), &summary)?;
-    storage::write_atomic(&out.join("report.html"), crate::report::page(&summary, &cases).as_bytes())?;
+    storage::write_atomic(
+        &out.join("report.html"),
+        crate::report::page(&summary, &cases).as_bytes(),
+    )?;
     if args.json {
         output::line(serde_json::to_string(&summary).map_err(|e| Error::file(out, "summary", e))?);
     } else {
@@ -113,10 +137,13 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     })
 }
 
-/// Makes room in the output folder: what an earlier campaign wrote there goes, and nothing else does.
+/// Makes room in the output folder: what an earlier campaign wrote there goes, and nothing else
+/// does.
 fn clear(out: &Path) -> Result<()> {
     storage::remove_json(&out.join("cases"))?;
-    ["journal.log", "summary.json", "report.html"].iter().try_for_each(|name| storage::remove(&out.join(name)))
+    ["journal.log", "summary.json", "report.html"]
+        .iter()
+        .try_for_each(|name| storage::remove(&out.join(name)))
 }
 
 impl FuzzArgs {
@@ -124,7 +151,8 @@ impl FuzzArgs {
     pub fn config(&self) -> Result<CampaignConfig> {
         let mut config = match &self.file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
                 CampaignConfig::parse(&text, path)?
             }
             None => CampaignConfig::quick()?,
@@ -146,13 +174,15 @@ impl FuzzArgs {
             config.out = out.display().to_string();
         }
         config.exit_on_find |= self.exit_on_find;
-        config.check().map_err(|(field, message)| Error::request(format!("--{}: {message}", field.replace('_', "-"))))?;
+        config.check().map_err(|(field, message)| {
+            Error::request(format!("--{}: {message}", field.replace('_', "-")))
+        })?;
         Ok(config)
     }
 }
 
-/// Runs a campaign that is ready to run, with a progress line; `store` gets every event before it is
-/// shown (it writes cases and the journal). The summary carries the timing.
+/// Runs a campaign that is ready to run, with a progress line; `store` gets every event before it
+/// is shown (it writes cases and the journal). The summary carries the timing.
 pub fn campaign(
     config: &CampaignConfig,
     subject: &Subject,
@@ -163,7 +193,9 @@ pub fn campaign(
 ) -> Result<Summary> {
     let bar = ProgressBar::new_spinner();
     let style = "{spinner} {elapsed_precise} {msg}";
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     let mut shown = Shown { bar, store, started, last: Progress::default() };
     let mut summary = run(config, subject, follow, &mut shown, &Control { interrupted, started })?;
     let elapsed = started.elapsed().as_secs_f64().max(1e-9);
@@ -188,13 +220,18 @@ impl Sink for Shown<'_> {
         (self.store)(&event)?;
         match event {
             Event::Round(progress) => {
-                self.bar.set_message(status(&progress, self.started.elapsed().as_secs_f64(), output::columns()));
+                self.bar.set_message(status(
+                    &progress,
+                    self.started.elapsed().as_secs_f64(),
+                    output::columns(),
+                ));
                 self.bar.tick();
                 self.last = progress;
             }
             Event::Case(case) => {
                 let (oracle, margin) = (case.verdict.oracle, case.verdict.margin);
-                let line = format!("{}  {oracle}  margin {margin:.3}  {}", case.id, case.comment.title);
+                let line =
+                    format!("{}  {oracle}  margin {margin:.3}  {}", case.id, case.comment.title);
                 self.bar.println(fit(&line, output::columns()));
             }
             Event::Raw { .. } | Event::Confirmed { .. } | Event::Minimised { .. } => {}
@@ -217,10 +254,12 @@ fn status(progress: &Progress, elapsed: f64, columns: usize) -> String {
         progress.queue, progress.behaviours, progress.raw, progress.confirmed, progress.minimised
     );
     let found = progress.yields.iter().filter(|m| m.findings > 0 || m.new_behaviours > 0);
-    let yields: Vec<String> = found.map(|m| format!("{} {}+{}", m.mutator, m.findings, m.new_behaviours)).collect();
+    let yields: Vec<String> =
+        found.map(|m| format!("{} {}+{}", m.mutator, m.findings, m.new_behaviours)).collect();
     let yields = format!("yield (findings+behaviours): {}", yields.join(", "));
     // What stands before the first line: a spinner and the time.
-    let lines = [(rates, 11), (findings, 2), (yields, 2)].map(|(line, before)| fit(&line, columns.saturating_sub(before + 1)));
+    let lines = [(rates, 11), (findings, 2), (yields, 2)]
+        .map(|(line, before)| fit(&line, columns.saturating_sub(before + 1)));
     lines.join("\n  ")
 }
 
@@ -263,16 +302,26 @@ mod tests {
             "queue 77  behaviours 88  findings 9 raw, 6 confirmed, 5 minimised",
             "yield (findings+behaviours): echo 4+12, heads 3+12",
         ];
-        assert_eq!(status(&progress, 10.0, 80).lines().map(str::trim_start).collect::<Vec<_>>(), expect);
+        assert_eq!(
+            status(&progress, 10.0, 80).lines().map(str::trim_start).collect::<Vec<_>>(),
+            expect
+        );
         let narrow = status(&progress, 10.0, 40);
-        assert!(narrow.lines().count() == 3 && narrow.lines().all(|line| line.chars().count() < 40), "{narrow}");
+        assert!(
+            narrow.lines().count() == 3 && narrow.lines().all(|line| line.chars().count() < 40),
+            "{narrow}"
+        );
     }
 
     #[test]
     fn the_command_line_changes_the_definition() {
         let quick = config(&[]).unwrap();
-        assert_eq!((quick.model.as_str(), quick.max_time), ("builtin:dense", Some(Duration::from_secs(60))));
-        let counted = config(&["--max-evals", "500", "--mutate", "tokens,lesions", "--seed", "7"]).unwrap();
+        assert_eq!(
+            (quick.model.as_str(), quick.max_time),
+            ("builtin:dense", Some(Duration::from_secs(60)))
+        );
+        let counted =
+            config(&["--max-evals", "500", "--mutate", "tokens,lesions", "--seed", "7"]).unwrap();
         assert_eq!((counted.max_evals, counted.max_time, counted.seed), (Some(500), None, 7));
         assert_eq!(counted.mutate, ["tokens", "lesions"]);
         let error = config(&["--mutate", "tokns"]).unwrap_err().to_string();

@@ -35,14 +35,18 @@ pub fn run(args: Args) -> Result<u8> {
     let subject = Subject::of(&args.case, &case, args.model.as_deref())?;
     let evaluator = subject.evaluator();
     let trial = case.trial();
-    let mut found = implicate(&evaluator, &trial, &Options { seed: case.control_seed, ..Default::default() })?;
+    let mut found =
+        implicate(&evaluator, &trial, &Options { seed: case.control_seed, ..Default::default() })?;
     // What fails is known to the search that found the case alone.
     let known = case.implication.as_ref().and_then(|i| i.reading.as_ref());
-    let fails = known.and_then(|reading| reading.contrasts.iter().find(|c| c.kind == ContrastKind::Fails));
+    let fails =
+        known.and_then(|reading| reading.contrasts.iter().find(|c| c.kind == ContrastKind::Fails));
     let fails = fails.map(|contrast| trial.with_edits(contrast.edits.clone()));
     read_against(&evaluator, &trial, &mut found, case.control_seed, fails)?;
     if args.json {
-        output::line(serde_json::to_string(&found).map_err(|e| Error::file(&args.case, "implication", e))?);
+        output::line(
+            serde_json::to_string(&found).map_err(|e| Error::file(&args.case, "implication", e))?,
+        );
     } else {
         print(&case, &found, args.top);
     }
@@ -65,32 +69,49 @@ pub fn in_words(found: &Implication) -> String {
     }
     let set: Vec<String> = found.set.iter().map(ToString::to_string).collect();
     let emergence = found.emergence.map(|e| format!(", emergence {e:.2}")).unwrap_or_default();
-    let routing = found.routing.map(|r| format!(", {:.0}% through routing", 100.0 * r)).unwrap_or_default();
-    format!("{}: necessity {:.2}, sufficiency {:.2}{emergence}{routing}", set.join(" "), found.necessity, found.sufficiency)
+    let routing =
+        found.routing.map(|r| format!(", {:.0}% through routing", 100.0 * r)).unwrap_or_default();
+    format!(
+        "{}: necessity {:.2}, sufficiency {:.2}{emergence}{routing}",
+        set.join(" "),
+        found.necessity,
+        found.sufficiency
+    )
 }
 
 /// Readers that have a column, which leaves a table of 78 columns.
 const READERS: usize = 3;
 
-/// How the replaced tokens are read, as a table: these, ordinary ones (means), and ones that fail; of the set and of
-/// all readers together, then of the strongest readers alone, how much of what the tokens do is gone without them.
+/// How the replaced tokens are read, as a table: these, ordinary ones (means), and ones that fail;
+/// of the set and of all readers together, then of the strongest readers alone, how much of what
+/// the tokens do is gone without them.
 pub fn reading_table(reading: &Reading) -> Vec<String> {
     let row = |name: &str, all: &[&Carried]| {
-        let mean = |of: &dyn Fn(&Carried) -> f64| all.iter().map(|c| of(c)).sum::<f64>() / all.len() as f64;
+        let mean = |of: &dyn Fn(&Carried) -> f64| {
+            all.iter().map(|c| of(c)).sum::<f64>() / all.len() as f64
+        };
         let layers: Vec<(usize, usize)> = all.iter().filter_map(|c| c.handed_over()).collect();
         let first = layers.iter().map(|l| l.0).min().unwrap_or(0);
         let last = layers.iter().map(|l| l.1).max().unwrap_or(0);
-        let each = (0..reading.readers.len().min(READERS)).map(|i| format!(" {:>10.2}", mean(&|c| c.each[i])));
+        let each = (0..reading.readers.len().min(READERS))
+            .map(|i| format!(" {:>10.2}", mean(&|c| c.each[i])));
         let (loss, bits) = (mean(&|c| c.loss), mean(&|c| c.divergence_bits));
         let (set, readers) = (mean(&|c| c.necessity), mean(&|c| c.readers));
         let layers = format!("{first} to {last}");
-        format!("{name:<9} {loss:>5.2} {bits:>5.3} {layers:>8} {set:>5.2} {readers:>8.2}{}", each.collect::<String>())
+        format!(
+            "{name:<9} {loss:>5.2} {bits:>5.3} {layers:>8} {set:>5.2} {readers:>8.2}{}",
+            each.collect::<String>()
+        )
     };
     let of = |kind: ContrastKind| -> Vec<&Carried> {
         reading.contrasts.iter().filter(|c| c.kind == kind).map(|c| &c.carried).collect()
     };
-    let heads = reading.readers.iter().take(READERS).map(|head| format!(" {:>10}", head.to_string()));
-    let head = format!("{:<9} {:>5} {:>5} {:>8} {:>5} {:>8}", "tokens", "loss", "bits", "layers", "set", "readers");
+    let heads =
+        reading.readers.iter().take(READERS).map(|head| format!(" {:>10}", head.to_string()));
+    let head = format!(
+        "{:<9} {:>5} {:>5} {:>8} {:>5} {:>8}",
+        "tokens", "loss", "bits", "layers", "set", "readers"
+    );
     let mut lines = vec![head + &heads.collect::<String>(), row("these", &[&reading.carried])];
     let (random, fails) = (of(ContrastKind::Random), of(ContrastKind::Fails));
     lines.extend((!random.is_empty()).then(|| row(&format!("{} random", random.len()), &random)));
@@ -102,7 +123,10 @@ fn print(case: &Case, found: &Implication, top: usize) {
     output::line(format!("case          {}  {}", escape(&case.id), escape(&case.comment.title)));
     output::line(format!("carried by    {}", in_words(found)));
     if let (Some(low), Some(high)) = (found.controls.first(), found.controls.last()) {
-        output::line(format!("random sets   necessity {low:.2} to {high:.2} ({} sets of the same kinds)", found.controls.len()));
+        output::line(format!(
+            "random sets   necessity {low:.2} to {high:.2} ({} sets of the same kinds)",
+            found.controls.len()
+        ));
     }
     let mut effects: Vec<&Effect> = found.effects.iter().collect();
     effects.sort_by(|a, b| (b.necessity + b.sufficiency).total_cmp(&(a.necessity + a.sufficiency)));
@@ -110,17 +134,28 @@ fn print(case: &Case, found: &Implication, top: usize) {
         output::line(format!("{:<18} necessity  sufficiency", "component"));
     }
     for effect in effects.into_iter().take(top) {
-        output::line(format!("{:<18} {:>9.3}  {:>11.3}", effect.component.to_string(), effect.necessity, effect.sufficiency));
+        output::line(format!(
+            "{:<18} {:>9.3}  {:>11.3}",
+            effect.component.to_string(),
+            effect.necessity,
+            effect.sufficiency
+        ));
     }
     if !found.positions.is_empty() && top > 0 {
         output::line(format!("{:<18} necessity  sufficiency", "at one position"));
     }
     for effect in found.positions.iter().take(top) {
         let place = format!("{} @{}", effect.component, effect.position);
-        output::line(format!("{place:<18} {:>9.3}  {:>11.3}  token {}", effect.necessity, effect.sufficiency, effect.id));
+        output::line(format!(
+            "{place:<18} {:>9.3}  {:>11.3}  token {}",
+            effect.necessity, effect.sufficiency, effect.id
+        ));
     }
     if let Some(reading) = &found.reading {
-        output::line("how the replaced tokens are read: in which layers, and how much goes without the set, without readers");
+        output::line(
+            "how the replaced tokens are read: in which layers, and how much goes without the set, \
+            without readers",
+        );
         reading_table(reading).into_iter().for_each(|line| output::line(format!("  {line}")));
     }
     output::line(format!("calls         {} trials", found.calls));

@@ -41,7 +41,11 @@ pub fn run(args: Args) -> Result<u8> {
     let trial = case.trial();
     let before = judge.judge_alone(&trial)?;
     if !before.fails() {
-        output::line(format!("gone  {}  nothing to minimise: {}", escape(&case.id), scores(&before)));
+        output::line(format!(
+            "gone  {}  nothing to minimise: {}",
+            escape(&case.id),
+            scores(&before)
+        ));
         return Ok(exit::REGRESSION);
     }
     let options = minimise::Options {
@@ -57,7 +61,8 @@ pub fn run(args: Args) -> Result<u8> {
     if !after.fails() {
         output::warn("the reduced case does not hold alone: the case stays as it was");
         let elements = reduced.minimisation.elements_before;
-        reduced.minimisation = Minimisation { elements_after: elements, one_minimal: false, ..reduced.minimisation };
+        reduced.minimisation =
+            Minimisation { elements_after: elements, one_minimal: false, ..reduced.minimisation };
         (reduced.trial, after) = (trial.clone(), before.clone());
     }
     let spent = reduced.minimisation.clone();
@@ -75,27 +80,48 @@ pub fn run(args: Args) -> Result<u8> {
         minimisation: Some(minimisation),
         lineage: case.lineage.clone(),
     };
-    let (mut new, _) = Explain { evaluator: &evaluator, model: &subject.model.reference() }.follow(&finding, true)?;
+    let (mut new, _) = Explain { evaluator: &evaluator, model: &subject.model.reference() }
+        .follow(&finding, true)?;
     new.expectation = case.expectation;
     let beside = args.case.parent().map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
     let written = new.write(&args.out.unwrap_or(beside))?;
     output::line(format!("before   {}  {}  {}", escape(&case.id), size(&trial), scores(&before)));
-    output::line(format!("after    {}  {}  {}", new.id, size(&finding.trial), scores(&finding.verdict)));
+    output::line(format!(
+        "after    {}  {}  {}",
+        new.id,
+        size(&finding.trial),
+        scores(&finding.verdict)
+    ));
     output::line(format!("         {}", fit(&new.comment.title, 100)));
-    let certificate = if spent.one_minimal { "no single element can go" } else { "not certified to be minimal" };
+    let certificate =
+        if spent.one_minimal { "no single element can go" } else { "not certified to be minimal" };
     let others = match reduced.others.len() {
         0 => String::new(),
         n => format!("; {n} other failures met on the way"),
     };
-    output::line(format!("calls    {} trials judged, {} evaluated; {certificate}{others}", spent.calls, judge.calls()));
+    output::line(format!(
+        "calls    {} trials judged, {} evaluated; {certificate}{others}",
+        spent.calls,
+        judge.calls()
+    ));
     output::line(format!("written  {}", escape(&written.display().to_string())));
     Ok(exit::OK)
 }
 
 fn size(trial: &Trial) -> String {
-    format!("{} edits, {} prompt tokens, {} continued", trial.edits.len(), trial.base.len(), trial.continuation.len())
+    format!(
+        "{} edits, {} prompt tokens, {} continued",
+        trial.edits.len(),
+        trial.base.len(),
+        trial.continuation.len()
+    )
 }
 
 fn scores(verdict: &Verdict) -> String {
-    format!("score {}  threshold {}  margin {}", figure(verdict.score), figure(verdict.threshold), figure(verdict.margin))
+    format!(
+        "score {}  threshold {}  margin {}",
+        figure(verdict.score),
+        figure(verdict.threshold),
+        figure(verdict.margin)
+    )
 }

@@ -20,7 +20,8 @@ pub struct Args {
 }
 
 /// How a model is named, for every command's help.
-pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, a .pth file of RWKV, builtin:NAME (dense, moe, mamba, rwkv), or hf:org/name from the local cache";
+pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, a .pth file of RWKV, \
+    builtin:NAME (dense, moe, mamba, rwkv), or hf:org/name from the local cache";
 
 #[derive(Subcommand)]
 enum Command {
@@ -69,8 +70,12 @@ pub fn run(args: Args) -> Result<u8> {
     match args.command {
         Command::Show { model, json } => show(&Model::load(&model)?, json)?,
         Command::Logits { model, ids } => logits(&Model::load(&model)?, ids)?,
-        Command::Complete { model, text, tokens } => complete(&Model::load(&model)?, &text, tokens as usize)?,
-        Command::Bench { model, batch, length, json } => bench(&Model::load(&model)?, batch as usize, length as usize, json)?,
+        Command::Complete { model, text, tokens } => {
+            complete(&Model::load(&model)?, &text, tokens as usize)?
+        }
+        Command::Bench { model, batch, length, json } => {
+            bench(&Model::load(&model)?, batch as usize, length as usize, json)?
+        }
     }
     Ok(exit::OK)
 }
@@ -97,14 +102,42 @@ fn show(model: &Model, json: bool) -> Result<()> {
     let rows = [
         ("model", escape(&model.name)),
         ("family", format!("{}, {:.1}M parameters", c.model_type, model.parameters() as f64 / 1e6)),
-        ("layers", format!("{} of d_model {}: {}{window}", c.num_hidden_layers, c.hidden_size, blocks(c).join("; "))),
-        ("vocabulary", format!("{} tokens, {} head", c.vocab_size, if c.tie_word_embeddings { "tied" } else { "separate" })),
-        ("bos, eos", format!("{}, {:?}", c.bos_token_id.map_or("none".into(), |b| b.to_string()), c.eos_token_ids)),
+        (
+            "layers",
+            format!(
+                "{} of d_model {}: {}{window}",
+                c.num_hidden_layers,
+                c.hidden_size,
+                blocks(c).join("; ")
+            ),
+        ),
+        (
+            "vocabulary",
+            format!(
+                "{} tokens, {} head",
+                c.vocab_size,
+                if c.tie_word_embeddings { "tied" } else { "separate" }
+            ),
+        ),
+        (
+            "bos, eos",
+            format!(
+                "{}, {:?}",
+                c.bos_token_id.map_or("none".into(), |b| b.to_string()),
+                c.eos_token_ids
+            ),
+        ),
         ("components", components(c)),
         ("weights", weights(c)),
         ("fingerprint", model.fingerprint.clone()),
-        ("tokenizer", model.tokenizer_fingerprint.clone().unwrap_or_else(|| "none (token ids only)".into())),
-        ("noise floor", format!("{noise:.2e} (largest change when only the batch shape changes, nats or bits)")),
+        (
+            "tokenizer",
+            model.tokenizer_fingerprint.clone().unwrap_or_else(|| "none (token ids only)".into()),
+        ),
+        (
+            "noise floor",
+            format!("{noise:.2e} (largest change when only the batch shape changes, nats or bits)"),
+        ),
     ];
     rows.iter().for_each(|(name, value)| output::line(format!("{name:<12} {value}")));
     Ok(())
@@ -115,11 +148,18 @@ fn blocks(c: &Config) -> Vec<String> {
     let mut blocks = Vec::new();
     if c.mixers.contains(&Mixer::Attention) {
         let (heads, kv) = (c.num_attention_heads, c.num_key_value_heads);
-        blocks.push(format!("attention with {heads} heads ({kv} for keys and values) of {}", c.head_dim));
+        blocks.push(format!(
+            "attention with {heads} heads ({kv} for keys and values) of {}",
+            c.head_dim
+        ));
     }
     if let Some(ssm) = &c.ssm {
-        let heads = if ssm.num_heads > 0 { format!(" in {} heads", ssm.num_heads) } else { String::new() };
-        blocks.push(format!("state space with {} channels{heads}, states of {}", ssm.intermediate_size, ssm.state_size));
+        let heads =
+            if ssm.num_heads > 0 { format!(" in {} heads", ssm.num_heads) } else { String::new() };
+        blocks.push(format!(
+            "state space with {} channels{heads}, states of {}",
+            ssm.intermediate_size, ssm.state_size
+        ));
     }
     match &c.rwkv {
         Some(rwkv) if rwkv.num_heads > 0 => {
@@ -130,7 +170,8 @@ fn blocks(c: &Config) -> Vec<String> {
     }
     let sparse = (0..c.num_hidden_layers).filter(|layer| c.is_sparse(*layer)).count();
     if let Some(experts) = c.experts.as_ref().filter(|_| sparse > 0) {
-        let (n, k, width) = (experts.num_experts, experts.num_experts_per_tok, experts.moe_intermediate_size);
+        let (n, k, width) =
+            (experts.num_experts, experts.num_experts_per_tok, experts.moe_intermediate_size);
         blocks.push(format!("{k} of {n} experts of {width} in {sparse} layers"));
     }
     if c.has_mlp() && sparse < c.num_hidden_layers {
@@ -151,8 +192,14 @@ fn components(c: &Config) -> String {
     let mut names = vec!["embed".to_owned(), format!("L0..L{}:", c.num_hidden_layers - 1)];
     let wholes = ["attn", "ssm", "time_mix", "mlp", "channel_mix", "router", "conv", "gate", "dt"];
     let shifts = ["time_mix.shift", "channel_mix.shift", "state"];
-    let exists = |name: &&str| format!("L0.{name}").parse::<Component>().is_ok_and(|like| c.all_like(like).next().is_some());
-    names.extend(wholes.iter().chain(&shifts).filter(|name| exists(name)).map(|name| format!(".{name}")));
+    let exists = |name: &&str| {
+        format!("L0.{name}")
+            .parse::<Component>()
+            .is_ok_and(|like| c.all_like(like).next().is_some())
+    };
+    names.extend(
+        wholes.iter().chain(&shifts).filter(|name| exists(name)).map(|name| format!(".{name}")),
+    );
     for like in kinds {
         let most = (0..c.num_hidden_layers).map(|layer| c.count_in(layer, like)).max().unwrap_or(0);
         if most > 0 {
@@ -165,7 +212,8 @@ fn components(c: &Config) -> String {
 
 /// The single-weight addresses there are.
 fn weights(c: &Config) -> String {
-    let exists = |m: &Matrix| (0..c.num_hidden_layers).any(|layer| c.matrix_shape(layer, *m).is_some());
+    let exists =
+        |m: &Matrix| (0..c.num_hidden_layers).any(|layer| c.matrix_shape(layer, *m).is_some());
     let names: Vec<&str> = Matrix::ALL.into_iter().filter(exists).map(Matrix::name).collect();
     format!("L0.NAME[out,in] with NAME of {}", names.join(" "))
 }
@@ -174,7 +222,8 @@ fn logits(model: &Model, ids: Vec<u32>) -> Result<()> {
     let forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
     let logits = model.logits(&model.forward(&forward)?.residual);
     let rows: Vec<&[f32]> = logits.chunks(model.config.vocab_size).collect();
-    let text = serde_json::to_string(&serde_json::json!({ "logits": rows })).map_err(Error::request)?;
+    let text =
+        serde_json::to_string(&serde_json::json!({ "logits": rows })).map_err(Error::request)?;
     output::line(text);
     Ok(())
 }
@@ -194,10 +243,16 @@ fn complete(model: &Model, text: &str, tokens: usize) -> Result<()> {
 /// Arbitrary ids, those of the peer script that benches/forward.sh compares with.
 fn bench(model: &Model, batch: usize, length: usize, json: bool) -> Result<()> {
     let span = model.config.vocab_size.min(49_000);
-    let rows: Vec<Row> =
-        (0..batch).map(|b| Row::new((0..length).map(|i| ((b * length + i) * 7919 % span) as u32).collect::<Vec<_>>())).collect();
-    let reads: Vec<Read> =
-        (1..=batch).map(|b| Read { token: b * length - 1, target: None, reference: None, keep: false }).collect();
+    let rows: Vec<Row> = (0..batch)
+        .map(|b| {
+            Row::new(
+                (0..length).map(|i| ((b * length + i) * 7919 % span) as u32).collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    let reads: Vec<Read> = (1..=batch)
+        .map(|b| Read { token: b * length - 1, target: None, reference: None, keep: false })
+        .collect();
     let forward = Forward { rows, ..Forward::default() };
     let mut seconds = Vec::new();
     for _ in 0..8 {
@@ -211,8 +266,7 @@ fn bench(model: &Model, batch: usize, length: usize, json: bool) -> Result<()> {
     let median = seconds[seconds.len() / 2];
     let rate = (batch * length) as f64 / median;
     if json {
-        let value =
-            serde_json::json!({ "work": "forward", "batch": batch, "length": length, "median_s": median, "tokens_per_s": rate });
+        let value = serde_json::json!({ "work": "forward", "batch": batch, "length": length, "median_s": median, "tokens_per_s": rate });
         output::line(value.to_string());
     } else {
         output::line(format!(

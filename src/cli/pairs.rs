@@ -19,7 +19,8 @@ pub struct Args {
     /// Pairs of what.
     #[arg(long, value_enum, default_value_t = Of::Heads)]
     of: Of,
-    /// What the lesions do: zero, the mean over plain English, or (experts) never chosen by the router.
+    /// What the lesions do: zero, the mean over plain English, or (experts) never chosen by the
+    /// router.
     #[arg(long, value_enum, default_value_t = By::Zero)]
     by: By,
     #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
@@ -80,17 +81,19 @@ pub fn run(args: &Args) -> Result<u8> {
     let evaluator = ModelEvaluator::new(&model);
     let ids = lesion_text(&model, args.text.as_deref())?;
     let [first, rest @ ..] = &ids[..] else { return Err(Error::request("the text has no tokens")) };
-    let options = PairOptions { of, action, limit: args.limit, controls: args.controls, seed: args.seed };
+    let options =
+        PairOptions { of, action, limit: args.limit, controls: args.controls, seed: args.seed };
     let bar = output::bar(0, "pairs");
     let start = std::time::Instant::now();
-    let sweep = PairSweep::run(&evaluator, &Trial::new([*first], rest), &options, &|done, total| {
-        // Phase by phase: the bar begins anew with each.
-        if bar.length() != Some(total) || bar.position() >= total {
-            bar.set_length(total);
-            bar.set_position(0);
-        }
-        bar.inc(done);
-    })?;
+    let sweep =
+        PairSweep::run(&evaluator, &Trial::new([*first], rest), &options, &|done, total| {
+            // Phase by phase: the bar begins anew with each.
+            if bar.length() != Some(total) || bar.position() >= total {
+                bar.set_length(total);
+                bar.set_position(0);
+            }
+            bar.inc(done);
+        })?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     write_rows(args.out.as_deref(), &sweep.rows)?;
@@ -109,7 +112,8 @@ pub fn run(args: &Args) -> Result<u8> {
         return Ok(exit::OK);
     }
     output::line(format!(
-        "{} of {} pairs of {} {} of {} in {seconds:.1} s; loss on {} tokens of the intact model: {:.4} nats a token",
+        "{} of {} pairs of {} {} of {} in {seconds:.1} s; loss on {} tokens of the intact model: \
+        {:.4} nats a token",
         sweep.rows.len(),
         sweep.pairs,
         sweep.singles.len(),
@@ -119,18 +123,27 @@ pub fn run(args: &Args) -> Result<u8> {
         sweep.baseline_loss
     ));
     output::line(format!(
-        "{flagged} interact at a false discovery rate of 5%; the same threshold flags {} of {} {} and {} of {} pairs given noise of the same norm",
+        "{flagged} interact at a false discovery rate of 5%; the same threshold flags {} of {} {} \
+        and {} of {} pairs given noise of the same norm",
         sweep.null_flagged,
         sweep.null_pairs,
-        if sweep.rows.len() == sweep.pairs { "pairs (all: the null)" } else { "random pairs of the same layers (the null)" },
+        if sweep.rows.len() == sweep.pairs {
+            "pairs (all: the null)"
+        } else {
+            "random pairs of the same layers (the null)"
+        },
         sweep.controls_flagged,
         sweep.controls
     ));
     output::line(
-        "loss over the intact model's, nats a token; interaction = joint - a alone - b alone; ratio: to the larger of the two alone\n",
+        "loss over the intact model's, nats a token; interaction = joint - a alone - b alone; \
+        ratio: to the larger of the two alone\n",
     );
     let (a, b, joint, ratio) = ("a alone", "b alone", "joint", "ratio");
-    output::line(format!("{:<13} {:<13} {a:>8} {b:>8} {joint:>8} {:>11} {ratio:>8} {:>8}  kind", "a", "b", "interaction", "q"));
+    output::line(format!(
+        "{:<13} {:<13} {a:>8} {b:>8} {joint:>8} {:>11} {ratio:>8} {:>8}  kind",
+        "a", "b", "interaction", "q"
+    ));
     for row in sweep.rows.iter().take(SHOWN) {
         output::line(format!(
             "{:<13} {:<13} {:>+8.4} {:>+8.4} {:>+8.4} {:>+11.4} {:>8.2} {:>8.1e}  {}",

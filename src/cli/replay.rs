@@ -15,9 +15,10 @@ use crate::text::{escape, fit};
 
 /// Run cases again, on the model they were made on, and compare.
 ///
-/// Says `reproduced`, `gone` or `changed` of each. Exit 0 when every case is as it expects itself to be; 100
-/// when one is not or cannot be read; 3 when a case's model cannot be loaded; 103 when it is not the model
-/// the case was made on and --model did not say so. Where several apply, the first of these counts.
+/// Says `reproduced`, `gone` or `changed` of each. Exit 0 when every case is as it expects itself
+/// to be; 100 when one is not or cannot be read; 3 when a case's model cannot be loaded; 103 when
+/// it is not the model the case was made on and --model did not say so. Where several apply, the
+/// first of these counts.
 #[derive(clap::Args)]
 pub struct Args {
     /// Case files; folders of them; folders that `glitch fuzz` wrote.
@@ -60,10 +61,11 @@ pub fn run(args: Args) -> Result<u8> {
             match entry.case {
                 Ok(case) => {
                     let name = args.model.clone().unwrap_or_else(|| case.model.name.clone());
-                    let at = groups.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-                        groups.push((name, Vec::new()));
-                        groups.len() - 1
-                    });
+                    let at =
+                        groups.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+                            groups.push((name, Vec::new()));
+                            groups.len() - 1
+                        });
                     groups[at].1.push((entry.path, case));
                 }
                 Err(error) => tally.failed(&entry.path, &error),
@@ -97,7 +99,13 @@ fn cases_of(path: &Path) -> PathBuf {
     if inside.is_dir() { inside } else { path.to_owned() }
 }
 
-fn one(subject: &Subject, evaluator: &ModelEvaluator, path: &Path, case: &Case, own_model: bool) -> Result<Outcome> {
+fn one(
+    subject: &Subject,
+    evaluator: &ModelEvaluator,
+    path: &Path,
+    case: &Case,
+    own_model: bool,
+) -> Result<Outcome> {
     if own_model {
         subject.check_fingerprint(path, case)?;
     }
@@ -165,10 +173,13 @@ impl Tally {
         };
         let message = error.to_string();
         let place = path.display().to_string();
-        let named = if message.contains(&place) { message.clone() } else { format!("{place}: {message}") };
+        let named =
+            if message.contains(&place) { message.clone() } else { format!("{place}: {message}") };
         output::warn(format!("set aside: {named}"));
         if self.json {
-            self.rows.push(json!({ "path": place, "status": status, "as_expected": false, "error": message }));
+            self.rows.push(
+                json!({ "path": place, "status": status, "as_expected": false, "error": message }),
+            );
         }
     }
 
@@ -186,7 +197,11 @@ impl Tally {
             "{replayed} replayed: {} reproduced, {} gone, {} changed; {} not as expected",
             self.reproduced, self.gone, self.changed, self.unexpected
         );
-        let aside = [(self.bad, "bad"), (self.unloaded, "without their model"), (self.other_model, "of another model")];
+        let aside = [
+            (self.bad, "bad"),
+            (self.unloaded, "without their model"),
+            (self.other_model, "of another model"),
+        ];
         for (count, what) in aside.into_iter().filter(|(count, _)| *count > 0) {
             text.push_str(&format!(", {count} {what}"));
         }

@@ -1,4 +1,5 @@
-//! `glitch report DIR`: writes the page of a campaign, or of a search for a suffix, from what it left in its folder.
+//! `glitch report DIR`: writes the page of a campaign, or of a search for a suffix, from what it
+//! left in its folder.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use crate::{Error, Result, report, storage, text};
 /// Write the report of a campaign, or of a search for a suffix, as one HTML page.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder that `glitch fuzz` or `glitch suffix` wrote (summary.json or suffix.json, and cases/).
+    /// Folder that `glitch fuzz` or `glitch suffix` wrote (summary.json or suffix.json, and
+    /// cases/).
     dir: PathBuf,
     /// Where to write the page [default: DIR/report.html].
     #[arg(long, value_name = "FILE")]
@@ -36,7 +38,11 @@ pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
     let path = dir.join("summary.json");
     let summary: Summary = storage::read_json(&path)?;
     if summary.schema_version > crate::campaign::SCHEMA_VERSION {
-        return Err(Error::file(path, "schema_version", format!("{} is newer than this program", summary.schema_version)));
+        return Err(Error::file(
+            path,
+            "schema_version",
+            format!("{} is newer than this program", summary.schema_version),
+        ));
     }
     Ok((summary, cases(dir)?))
 }
@@ -81,12 +87,16 @@ mod tests {
         let args = |out: Option<&str>| Args { dir: dir.path().to_owned(), out: out.map(path) };
         assert!(run(args(None)).is_err(), "a folder without a summary");
 
-        std::fs::write(path("summary.json"), serde_json::to_vec(&sample::campaign().0).unwrap()).unwrap();
+        std::fs::write(path("summary.json"), serde_json::to_vec(&sample::campaign().0).unwrap())
+            .unwrap();
         assert_eq!(run(args(None)).unwrap(), 0, "a campaign that found nothing");
         std::fs::create_dir(path("cases")).unwrap();
         std::fs::write(path("cases/bad.json"), b"{\"schema_version\":").unwrap();
         assert_eq!(run(args(Some("page.html"))).unwrap(), 0);
-        assert_eq!(std::fs::read(path("report.html")).unwrap(), std::fs::read(path("page.html")).unwrap());
+        assert_eq!(
+            std::fs::read(path("report.html")).unwrap(),
+            std::fs::read(path("page.html")).unwrap()
+        );
     }
 
     #[test]
@@ -94,7 +104,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut summary = sample::campaign().0;
         summary.schema_version = crate::campaign::SCHEMA_VERSION + 1;
-        std::fs::write(dir.path().join("summary.json"), serde_json::to_vec(&summary).unwrap()).unwrap();
+        std::fs::write(dir.path().join("summary.json"), serde_json::to_vec(&summary).unwrap())
+            .unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.contains("summary.json: schema_version: 2 is newer"), "{error}");
     }

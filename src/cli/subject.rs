@@ -24,8 +24,8 @@ impl Subject {
         Ok(Self { model, vocabulary })
     }
 
-    /// The model that a case names, which must be the one it was made on, or the one the user asks for,
-    /// which may be any.
+    /// The model that a case names, which must be the one it was made on, or the one the user asks
+    /// for, which may be any.
     pub fn of(path: &Path, case: &Case, asked: Option<&str>) -> Result<Self> {
         let subject = Self::load(asked.unwrap_or(&case.model.name))?;
         if asked.is_none() {
@@ -67,9 +67,14 @@ impl Subject {
             checked.map_err(|e| bad(format!("edits[{index}]"), e))?;
         }
         // Mutations may add a little to a prompt of full length; far beyond it a forward is a bomb.
-        let (length, most) = (case.trial().layout().ids.len(), 2 * self.model.config.max_position_embeddings);
+        let (length, most) =
+            (case.trial().layout().ids.len(), 2 * self.model.config.max_position_embeddings);
         if length > most {
-            return Err(Error::file(path, "base", format!("{length} tokens, more than twice the model's context ({most})")));
+            return Err(Error::file(
+                path,
+                "base",
+                format!("{length} tokens, more than twice the model's context ({most})"),
+            ));
         }
         Ok(())
     }
@@ -77,8 +82,15 @@ impl Subject {
     /// The judge that made the case's verdict.
     pub fn judge<'a>(&'a self, evaluator: &'a dyn Evaluator, case: &Case) -> ModelJudge<'a> {
         let v = &case.verdict;
-        ModelJudge::new(evaluator, &self.model.config, &self.vocabulary, v.oracle, case.control_seed, v.noise_floor)
-            .with_controls(v.controls.len())
+        ModelJudge::new(
+            evaluator,
+            &self.model.config,
+            &self.vocabulary,
+            v.oracle,
+            case.control_seed,
+            v.noise_floor,
+        )
+        .with_controls(v.controls.len())
     }
 
     /// An ordinary token, to put in the place of those that do not matter.

@@ -13,20 +13,22 @@ use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::minimise;
 use crate::model::Model;
 use crate::mutate::suffix::{
-    Algorithm, Goal, GoalKind, HeldOut, Mean, Options, Problem, Prompt, Reached, Search, Step, Tokens, stages,
+    Algorithm, Goal, GoalKind, HeldOut, Mean, Options, Problem, Prompt, Reached, Search, Step,
+    Tokens, stages,
 };
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
 use crate::{report, stats, storage};
 
-/// Search for an adversarial suffix by gradient; confirm, shorten and explain what reaches the goal.
+/// Search for an adversarial suffix by gradient; confirm, shorten and explain what reaches the
+/// goal.
 #[derive(clap::Args)]
 pub struct Args {
     #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
     model: String,
-    /// A prompt, or a file with one a line; `{suffix}` is where the suffix goes (at the end where it is missing), and
-    /// `\n` a new line. With several prompts one suffix is searched for all.
+    /// A prompt, or a file with one a line; `{suffix}` is where the suffix goes (at the end where
+    /// it is missing), and `\n` a new line. With several prompts one suffix is searched for all.
     #[arg(long, value_name = "TEXT|FILE")]
     prompt: String,
     /// The text that the model is to say (or, with `--goal loss`, to find improbable).
@@ -44,7 +46,8 @@ pub struct Args {
     /// Candidates a step.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     width: u64,
-    /// Candidates of the last step, towards which the width falls evenly [default: as many as in the first].
+    /// Candidates of the last step, towards which the width falls evenly [default: as many as in
+    /// the first].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     last_width: Option<u64>,
     /// Tokens of the suffix.
@@ -111,7 +114,11 @@ pub fn run(args: Args) -> Result<u8> {
     let evaluator = ModelEvaluator::new(&model);
     let mut prompts = prompts(&model, &args.prompt)?;
     if args.held_out >= prompts.len() {
-        return Err(Error::request(format!("--held-out {} leaves none of {} prompts", args.held_out, prompts.len())));
+        return Err(Error::request(format!(
+            "--held-out {} leaves none of {} prompts",
+            args.held_out,
+            prompts.len()
+        )));
     }
     let held_out = prompts.split_off(prompts.len() - args.held_out);
     let tokens = Tokens::new(&model, !args.any_text)?;
@@ -136,7 +143,10 @@ pub fn run(args: Args) -> Result<u8> {
         search.write(&path)?;
     }
     let cases = cases(&problem, &search, &args, interrupted)?;
-    storage::write_atomic(&args.out.join("report.html"), report::suffix_page(&search, &cases).as_bytes())?;
+    storage::write_atomic(
+        &args.out.join("report.html"),
+        report::suffix_page(&search, &cases).as_bytes(),
+    )?;
     if args.json {
         let value = serde_json::json!({
             "search": search, "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
@@ -146,14 +156,21 @@ pub fn run(args: Args) -> Result<u8> {
     } else {
         tell(&problem, &search, &cases, &args.out);
         if steps > 0 {
-            output::line(format!("{steps} steps in {seconds:.1} s, {:.2} s a step", seconds / steps as f64));
+            output::line(format!(
+                "{steps} steps in {seconds:.1} s, {:.2} s a step",
+                seconds / steps as f64
+            ));
         }
     }
     Ok(if ended { exit::OK } else { exit::INTERRUPTED })
 }
 
 fn options(args: &Args, model: &Model) -> Options {
-    let stages = if args.exact { Vec::new() } else { stages(model.config.num_hidden_layers, model.config.is_recurrent()) };
+    let stages = if args.exact {
+        Vec::new()
+    } else {
+        stages(model.config.num_hidden_layers, model.config.is_recurrent())
+    };
     Options {
         algorithm: args.algorithm,
         seed: args.seed,
@@ -180,8 +197,11 @@ fn prompts(model: &Model, text: &str) -> Result<Vec<Prompt>> {
     } else {
         text.to_owned()
     };
-    let lines: Vec<&str> =
-        if path.is_file() { text.lines().filter(|line| !line.trim().is_empty()).collect() } else { vec![&text] };
+    let lines: Vec<&str> = if path.is_file() {
+        text.lines().filter(|line| !line.trim().is_empty()).collect()
+    } else {
+        vec![&text]
+    };
     let prompt = |line: &&str| {
         let line = line.replace("\\n", "\n");
         let (before, after) = line.split_once("{suffix}").unwrap_or((&line, ""));
@@ -202,17 +222,28 @@ fn continued(model: &Model, text: &str) -> Result<Vec<u32>> {
 /// Tokens that a model caught in a loop repeats.
 const LOOP: usize = 8;
 
-fn goal(args: &Args, model: &Model, evaluator: &ModelEvaluator, prompt: &Prompt, neutral: u32) -> Result<Goal> {
+fn goal(
+    args: &Args,
+    model: &Model,
+    evaluator: &ModelEvaluator,
+    prompt: &Prompt,
+    neutral: u32,
+) -> Result<Goal> {
     let continuation = match args.goal {
-        GoalKind::Target | GoalKind::Loss => continued(model, args.target.as_deref().unwrap_or_default())?,
+        GoalKind::Target | GoalKind::Loss => {
+            continued(model, args.target.as_deref().unwrap_or_default())?
+        }
         GoalKind::Away => Vec::new(),
         GoalKind::End => {
             let end = model.config.eos_token_ids.first().or(model.config.bos_token_id.as_ref());
-            vec![*end.ok_or_else(|| Error::request(format!("{} has no token that ends a text", model.name)))?]
+            vec![*end.ok_or_else(|| {
+                Error::request(format!("{} has no token that ends a text", model.name))
+            })?]
         }
         // Of the token that the model would say first anyway.
         GoalKind::Loop => {
-            let trial = crate::edit::Trial::new(prompt.with(&vec![neutral; args.length as usize]), []);
+            let trial =
+                crate::edit::Trial::new(prompt.with(&vec![neutral; args.length as usize]), []);
             let observed = evaluator.observe(&[Request::new(trial)])?;
             let first = observed.first().and_then(|o| o.top.first()?.first().copied());
             vec![first.ok_or_else(|| Error::request("the model predicts nothing"))?.0; LOOP]
@@ -224,20 +255,29 @@ fn goal(args: &Args, model: &Model, evaluator: &ModelEvaluator, prompt: &Prompt,
     let mean = match args.mellowmax {
         None => Mean::Arithmetic,
         Some(alpha) if alpha.is_finite() && alpha > 0.0 => Mean::Mellowmax { alpha },
-        Some(alpha) => return Err(Error::request(format!("--mellowmax {alpha}: expected a number above 0"))),
+        Some(alpha) => {
+            return Err(Error::request(format!("--mellowmax {alpha}: expected a number above 0")));
+        }
     };
     Ok(Goal { kind: args.goal, continuation, mean })
 }
 
 /// Goes on to the end of the search, writing it after every step; false where it was interrupted.
-fn descend(search: &mut Search, problem: &Problem, args: &Args, path: &Path, interrupted: &AtomicBool) -> Result<bool> {
+fn descend(
+    search: &mut Search,
+    problem: &Problem,
+    args: &Args,
+    path: &Path,
+    interrupted: &AtomicBool,
+) -> Result<bool> {
     search.write(path)?;
     let steps = if args.algorithm == Algorithm::Beast { args.length } else { args.steps };
     let bar = output::bar(steps, "steps");
     bar.set_position(search.state.step as u64);
     let done = |search: &Search| {
         let all = |reached: &Reached| reached.prompts == problem.prompts.len();
-        search.state.ended(&search.options) || args.stop_on_success && search.state.reached.iter().any(all)
+        search.state.ended(&search.options)
+            || args.stop_on_success && search.state.reached.iter().any(all)
     };
     while !done(search) {
         if interrupted.load(Ordering::Relaxed) {
@@ -254,12 +294,23 @@ fn descend(search: &mut Search, problem: &Problem, args: &Args, path: &Path, int
 }
 
 fn message(step: &Step, seconds: f64) -> String {
-    let reached = if step.reached > 0 { format!(", {} reach the goal", step.reached) } else { String::new() };
-    format!("loss {:.3} best {:.3}, {:.0} candidates/s{reached}", step.loss, step.best, step.candidates as f64 / seconds)
+    let reached =
+        if step.reached > 0 { format!(", {} reach the goal", step.reached) } else { String::new() };
+    format!(
+        "loss {:.3} best {:.3}, {:.0} candidates/s{reached}",
+        step.loss,
+        step.best,
+        step.candidates as f64 / seconds
+    )
 }
 
 /// Judges, reduces and explains the best suffixes that reached the goal, in every prompt of theirs.
-fn cases(problem: &Problem, search: &Search, args: &Args, interrupted: &AtomicBool) -> Result<Vec<Case>> {
+fn cases(
+    problem: &Problem,
+    search: &Search,
+    args: &Args,
+    interrupted: &AtomicBool,
+) -> Result<Vec<Case>> {
     let dir = &args.out.join("cases");
     storage::create_dir(dir)?;
     let mut found = Vec::new();
@@ -274,7 +325,14 @@ fn cases(problem: &Problem, search: &Search, args: &Args, interrupted: &AtomicBo
     for prompt in 0..search.state.prompts {
         for reached in search.state.reached.iter().filter(|r| r.prompts > prompt).take(JUDGED) {
             let trial = problem.trial(prompt, &reached.suffix);
-            let judge = ModelJudge::new(evaluator, &model.config, &vocabulary, problem.goal.oracle(), search.options.seed, floor);
+            let judge = ModelJudge::new(
+                evaluator,
+                &model.config,
+                &vocabulary,
+                problem.goal.oracle(),
+                search.options.seed,
+                floor,
+            );
             let confirmed = judge.judge_alone(&trial)?;
             if !confirmed.fails() {
                 continue;
@@ -298,7 +356,8 @@ fn cases(problem: &Problem, search: &Search, args: &Args, interrupted: &AtomicBo
             let (finding, _) = reduced(trial, confirmed, &judge, &options, lineage)?;
             let (mut case, _) = explain.follow(&finding, !args.no_implication && !stop())?;
             if let Some(implication) = &mut case.implication {
-                let fails = search.state.fails.as_ref().map(|entry| problem.trial(prompt, &entry.suffix));
+                let fails =
+                    search.state.fails.as_ref().map(|entry| problem.trial(prompt, &entry.suffix));
                 read_against(evaluator, &finding.trial, implication, finding.control_seed, fails)?;
             }
             case.write(dir)?;
@@ -310,11 +369,16 @@ fn cases(problem: &Problem, search: &Search, args: &Args, interrupted: &AtomicBo
 }
 
 /// Of the prompts left out, how many the best suffix does it to.
-fn held_out_success(problem: &Problem, search: &Search, held_out: &[Prompt]) -> Result<Option<HeldOut>> {
+fn held_out_success(
+    problem: &Problem,
+    search: &Search,
+    held_out: &[Prompt],
+) -> Result<Option<HeldOut>> {
     if held_out.is_empty() {
         return Ok(None);
     }
-    let suffix = search.state.reached.first().map_or(&search.state.best.suffix, |reached| &reached.suffix);
+    let suffix =
+        search.state.reached.first().map_or(&search.state.best.suffix, |reached| &reached.suffix);
     let (goal, tokens) = (problem.goal.clone(), problem.tokens.clone());
     let others = Problem::new(problem.evaluator, held_out.to_vec(), goal, tokens, suffix.len())?;
     let mut reached = 0;
@@ -330,24 +394,36 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
     let columns = output::columns();
     let text = |suffix: &[u32]| fit(&model.decode(suffix), columns.saturating_sub(16));
     output::line(match state.trace.first() {
-        Some(step) => format!("loss      {:.3} after the first step, {:.3} at best", step.loss, state.best.loss),
+        Some(step) => format!(
+            "loss      {:.3} after the first step, {:.3} at best",
+            step.loss, state.best.loss
+        ),
         None => format!("loss      {:.3} to begin with; no step was made", state.best.loss),
     });
     output::line(format!("suffix    {}", text(&state.best.suffix)));
     let again = problem.survives(1, &state.best.suffix);
     output::line(format!(
         "as text   {}",
-        if again { "is read as the same tokens" } else { "is read as other tokens: ids alone carry it" }
+        if again {
+            "is read as the same tokens"
+        } else {
+            "is read as other tokens: ids alone carry it"
+        }
     ));
     if let Some(soft) = &state.soft {
-        let says = soft
-            .reached
-            .map_or("do not make the model do it".into(), |step| format!("make the model do it, from step {step} on"));
+        let says = soft.reached.map_or("do not make the model do it".into(), |step| {
+            format!("make the model do it, from step {step} on")
+        });
         let gap = state.best.loss - soft.best;
-        output::line(format!("soft      embeddings get to {:.3} and {says}; tokens stay {gap:.3} behind", soft.best));
+        output::line(format!(
+            "soft      embeddings get to {:.3} and {says}; tokens stay {gap:.3} behind",
+            soft.best
+        ));
     }
     match state.reached.first() {
-        None => output::line("reached   never: the model does not do it, greedily, after any suffix that was tried"),
+        None => output::line(
+            "reached   never: the model does not do it, greedily, after any suffix that was tried",
+        ),
         Some(reached) => output::line(format!(
             "reached   by {} suffixes, in {} of {} prompts, first in step {}",
             state.reached.len(),
@@ -358,18 +434,33 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
     }
     if let Some(HeldOut { reached, of }) = search.held_out {
         let (low, high) = stats::wilson(reached, of, 1.96);
-        output::line(format!("held out  {reached} of {of} prompts ({:.0}% to {:.0}%)", 100.0 * low, 100.0 * high));
+        output::line(format!(
+            "held out  {reached} of {of} prompts ({:.0}% to {:.0}%)",
+            100.0 * low,
+            100.0 * high
+        ));
     }
     if cases.is_empty() && !state.reached.is_empty() {
-        output::line("case      none: suffixes of ordinary tokens do as much, or it was interrupted before they were asked");
+        output::line(
+            "case      none: suffixes of ordinary tokens do as much, or it was interrupted before \
+            they were asked",
+        );
     }
     for case in cases {
         let changed = case.edits.len();
-        let tokens = case.minimisation.as_ref().map_or(String::new(), |m| format!(", {} judged", m.calls));
-        output::line(format!("case      {}: {changed} tokens are needed{tokens}", escape(&case.id)));
+        let tokens =
+            case.minimisation.as_ref().map_or(String::new(), |m| format!(", {} judged", m.calls));
+        output::line(format!(
+            "case      {}: {changed} tokens are needed{tokens}",
+            escape(&case.id)
+        ));
         output::line(format!("          {}", fit(&case.comment.title, columns.saturating_sub(10))));
-        output::line(format!("          it says: {}", fit(&case.comment.generated_after, columns.saturating_sub(19))));
-        let reading = case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
+        output::line(format!(
+            "          it says: {}",
+            fit(&case.comment.generated_after, columns.saturating_sub(19))
+        ));
+        let reading =
+            case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
         for line in reading.map(super::implicate::reading_table).unwrap_or_default() {
             output::line(format!("  {line}"));
         }

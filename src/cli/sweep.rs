@@ -13,7 +13,8 @@ use crate::storage;
 use crate::sweep::{LesionSweep, Target, TokenVerdict, VocabularySweep};
 use crate::text::{escape, fit};
 
-/// Map a whole model: test every token, or remove every head, MLP, neuron or suspect weight in turn.
+/// Map a whole model: test every token, or remove every head, MLP, neuron or suspect weight in
+/// turn.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -36,7 +37,8 @@ enum Command {
     Experts(Options),
     /// Zero the logits of every router in turn: it has no preference then.
     Routers(Options),
-    /// Zero the recurrent state of every head or channel in turn, after each position: it has no memory then.
+    /// Zero the recurrent state of every head or channel in turn, after each position: it has no
+    /// memory then.
     States(Options),
     /// Zero the single weights whose product with their largest input is largest ("super weights").
     Weights(Options),
@@ -54,11 +56,12 @@ struct Options {
     /// Write one JSON row each to this file.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Test only this many (vocabulary: the echo of the most suspect, and of as many controls; weights: the
-    /// largest products, 256 by default).
+    /// Test only this many (vocabulary: the echo of the most suspect, and of as many controls;
+    /// weights: the largest products, 256 by default).
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Matched controls: components given noise of their own norm instead of being removed (lesions).
+    /// Matched controls: components given noise of their own norm instead of being removed
+    /// (lesions).
     #[arg(long, value_name = "N", default_value_t = 16)]
     controls: usize,
     /// Print a JSON summary instead of the table.
@@ -117,9 +120,12 @@ fn vocabulary(options: &Options) -> Result<u8> {
         TokenVerdict::Undecodable,
         TokenVerdict::Untested,
     ];
-    let name = |v: &TokenVerdict| serde_json::to_value(v).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    let name = |v: &TokenVerdict| {
+        serde_json::to_value(v).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    };
     if options.json {
-        let counts: serde_json::Map<_, _> = verdicts.iter().map(|v| (name(v), count(*v).into())).collect();
+        let counts: serde_json::Map<_, _> =
+            verdicts.iter().map(|v| (name(v), count(*v).into())).collect();
         output::line(serde_json::json!({
             "work": "vocabulary", "tokens": sweep.rows.len(), "tokens_tested": sweep.tested, "seconds": seconds,
             "tested_per_s": sweep.tested as f64 / seconds,
@@ -129,7 +135,8 @@ fn vocabulary(options: &Options) -> Result<u8> {
         return Ok(exit::OK);
     }
     output::line(format!(
-        "{} of {} tokens of {} tested in {seconds:.1} s, prompt `{}`, ordinary tokens are repeated with probability {:.3} (median)",
+        "{} of {} tokens of {} tested in {seconds:.1} s, prompt `{}`, ordinary tokens are repeated \
+        with probability {:.3} (median)",
         sweep.tested,
         sweep.rows.len(),
         escape(&model.name),
@@ -137,13 +144,27 @@ fn vocabulary(options: &Options) -> Result<u8> {
         sweep.median_ordinary
     ));
     if sweep.median_ordinary < crate::sweep::LEAST_ECHO {
-        output::line("The model cannot repeat ordinary tokens: the echo test is not used, rows are in order of the indicator.");
+        output::line(
+            "The model cannot repeat ordinary tokens: the echo test is not used, rows are in order \
+            of the indicator.",
+        );
     }
     output::line(
-        verdicts.iter().filter(|v| count(**v) > 0).map(|v| format!("{} {}", count(*v), name(v))).collect::<Vec<_>>().join(", "),
+        verdicts
+            .iter()
+            .filter(|v| count(**v) > 0)
+            .map(|v| format!("{} {}", count(*v), name(v)))
+            .collect::<Vec<_>>()
+            .join(", "),
     );
-    output::line(format!("the same thresholds flag {} of {} controls", sweep.controls_flagged, sweep.controls));
-    output::line(format!("\n{:>7}  {:<24} {:>9} {:>9} {:>9}  verdict", "id", "token", "indicator", "repeated", "q"));
+    output::line(format!(
+        "the same thresholds flag {} of {} controls",
+        sweep.controls_flagged, sweep.controls
+    ));
+    output::line(format!(
+        "\n{:>7}  {:<24} {:>9} {:>9} {:>9}  verdict",
+        "id", "token", "indicator", "repeated", "q"
+    ));
     for row in sweep.rows.iter().take(SHOWN) {
         let repeated = row.repeated().map_or("-".into(), |p| format!("{p:.2e}"));
         let q = row.q_value.map_or("-".into(), |q| format!("{q:.1e}"));
@@ -161,8 +182,12 @@ fn vocabulary(options: &Options) -> Result<u8> {
 
 pub(super) fn more(out: Option<&Path>, rows: usize) {
     match out {
-        Some(path) => output::line(format!("all {rows} rows: {}", escape(&path.display().to_string()))),
-        None if rows > SHOWN => output::line(format!("... {} more; --out FILE keeps them all", rows - SHOWN)),
+        Some(path) => {
+            output::line(format!("all {rows} rows: {}", escape(&path.display().to_string())))
+        }
+        None if rows > SHOWN => {
+            output::line(format!("... {} more; --out FILE keeps them all", rows - SHOWN))
+        }
         None => {}
     }
 }
@@ -184,10 +209,17 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
     let ids = lesion_text(&model, options.text.as_deref())?;
     let bar = output::bar(0, "lesions");
     let start = std::time::Instant::now();
-    let sweep = LesionSweep::run(&evaluator, target, &ids, options.limit, options.controls, &|done, total| {
-        bar.set_length(total);
-        bar.inc(done);
-    })?;
+    let sweep = LesionSweep::run(
+        &evaluator,
+        target,
+        &ids,
+        options.limit,
+        options.controls,
+        &|done, total| {
+            bar.set_length(total);
+            bar.inc(done);
+        },
+    )?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     write_rows(options.out.as_deref(), &sweep.rows)?;
@@ -209,15 +241,20 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
         sweep.baseline_loss
     ));
     output::line(format!(
-        "{flagged} stand out at a false discovery rate of 5%; of {} matched controls (noise of the same norm) {} diverge as much",
+        "{flagged} stand out at a false discovery rate of 5%; of {} matched controls (noise of the \
+        same norm) {} diverge as much",
         sweep.controls, sweep.controls_flagged
     ));
     if let Some(correlation) = sweep.routing_correlation {
         output::line(format!(
-            "how often an expert is chosen and how far its loss moves the output: rank correlation {correlation:.2}"
+            "how often an expert is chosen and how far its loss moves the output: rank correlation \
+            {correlation:.2}"
         ));
     }
-    output::line(format!("\n{:<26} {:>9} {:>11} {:>11} {:>9}", "component", "loss", "perplexity", "divergence", "q"));
+    output::line(format!(
+        "\n{:<26} {:>9} {:>11} {:>11} {:>9}",
+        "component", "loss", "perplexity", "divergence", "q"
+    ));
     for row in sweep.rows.iter().take(SHOWN) {
         output::line(format!(
             "{:<26} {:>9.4} {:>10.3}x {:>6.4} bit {:>9.1e}",

@@ -56,12 +56,18 @@ pub fn run(args: Args) -> Result<u8> {
     if cases.is_empty() {
         return Err(Error::request("no case in there"));
     }
-    let models: Vec<Model> = args.models.iter().map(|spec| Model::load(spec)).collect::<Result<_>>()?;
+    let models: Vec<Model> =
+        args.models.iter().map(|spec| Model::load(spec)).collect::<Result<_>>()?;
     // Where text has to carry a case, somebody must be able to read its ids.
     let mut others: BTreeMap<&str, Option<Model>> = BTreeMap::new();
     for (case, _) in &cases {
-        if !models.iter().any(|model| reads(model, case)) && !others.contains_key(case.model.name.as_str()) {
-            others.insert(&case.model.name, Model::load(&case.model.name).ok().filter(|model| reads(model, case)));
+        if !models.iter().any(|model| reads(model, case))
+            && !others.contains_key(case.model.name.as_str())
+        {
+            others.insert(
+                &case.model.name,
+                Model::load(&case.model.name).ok().filter(|model| reads(model, case)),
+            );
         }
     }
     let mut rows = Vec::new();
@@ -85,7 +91,8 @@ pub fn run(args: Args) -> Result<u8> {
     }
     bar.finish_and_clear();
     if let Some(out) = &args.out {
-        let lines: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap_or_default()).collect();
+        let lines: Vec<String> =
+            rows.iter().map(|row| serde_json::to_string(row).unwrap_or_default()).collect();
         storage::write_atomic(out, (lines.join("\n") + "\n").as_bytes())?;
     }
     let mut from: Vec<&str> = cases.iter().map(|(case, _)| case.model.name.as_str()).collect();
@@ -95,7 +102,10 @@ pub fn run(args: Args) -> Result<u8> {
         output::line(matrix(&from, &models, &cells).to_string());
         return Ok(exit::OK);
     }
-    output::line("cases that hold on another model, of those that mean something there; 95% intervals (Wilson)\n");
+    output::line(
+        "cases that hold on another model, of those that mean something there; 95% intervals \
+        (Wilson)\n",
+    );
     for from in from {
         for (to, model) in models.iter().enumerate() {
             let name = |text: &str| fit(&escape(text), 30);
@@ -124,7 +134,11 @@ fn reads(model: &Model, case: &Case) -> bool {
     case.model.tokenizer.is_some() && model.tokenizer_fingerprint == case.model.tokenizer
 }
 
-fn matrix(from: &[&str], models: &[Model], cells: &BTreeMap<(&str, usize), Cell>) -> serde_json::Value {
+fn matrix(
+    from: &[&str],
+    models: &[Model],
+    cells: &BTreeMap<(&str, usize), Cell>,
+) -> serde_json::Value {
     let row = |from: &&str| {
         let cell = |(to, model): (usize, &Model)| {
             let cell = cells.get(&(*from, to));

@@ -12,7 +12,9 @@ use crate::evaluate::{Evaluator as _, ModelEvaluator, REFERENCE_TEXT, Request};
 use crate::model::Model;
 use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::OracleKind;
-use crate::sweep::{LesionSweep, PairKind, PairOptions, PairSweep, Target, TokenVerdict, VocabularySweep};
+use crate::sweep::{
+    LesionSweep, PairKind, PairOptions, PairSweep, Target, TokenVerdict, VocabularySweep,
+};
 
 /// Told what is under way.
 pub type Progress<'a> = &'a dyn Fn(&str);
@@ -20,7 +22,8 @@ pub type Progress<'a> = &'a dyn Fn(&str);
 /// The most suspect tokens that are tested, and as many controls.
 const TOKENS: usize = 8192;
 
-/// Lesions of a kind at most: of tens of thousands of neurons or channels, evenly many are left out.
+/// Lesions of a kind at most: of tens of thousands of neurons or channels, evenly many are left
+/// out.
 const LESIONS: usize = 2048;
 
 const TARGETS: [(Target, &str); 7] = [
@@ -49,7 +52,8 @@ impl Sink for Cases {
 /// Measures a model: a campaign of each seed by `config`, then the sweeps.
 ///
 /// # Errors
-/// What loading and evaluating refuse; [`Error::Request`] when the user interrupts, as half a comparison is none.
+/// What loading and evaluating refuse; [`Error::Request`] when the user interrupts, as half a
+/// comparison is none.
 pub fn measure(
     spec: &str,
     config: &CampaignConfig,
@@ -68,18 +72,30 @@ pub fn measure(
         progress(&format!("{spec}: campaign of seed {seed}"));
         let mut cases = Cases::default();
         let control = Control { interrupted, started: Instant::now() };
-        let summary = run(&CampaignConfig { seed, ..config.clone() }, &subject, &explain, &mut cases, &control)?;
+        let summary = run(
+            &CampaignConfig { seed, ..config.clone() },
+            &subject,
+            &explain,
+            &mut cases,
+            &control,
+        )?;
         if summary.stopped_by == "interrupted" {
             return Err(Error::request("interrupted: nothing is compared"));
         }
         runs.push((summary, cases.0));
     }
     progress(&format!("{spec}: vocabulary"));
-    let tokens = VocabularySweep::run(&model, &evaluator, Some(TOKENS.min(model.config.vocab_size)), &|_, _| {})?;
+    let tokens = VocabularySweep::run(
+        &model,
+        &evaluator,
+        Some(TOKENS.min(model.config.vocab_size)),
+        &|_, _| {},
+    )?;
     let mut ids = model.encode(REFERENCE_TEXT.trim_end())?;
     ids.truncate(model.config.max_position_embeddings);
     let text = crate::edit::Trial::new(&ids[..1], &ids[1..]);
-    let loss = evaluator.observe(&[Request::new(text.clone())])?.first().map_or(f64::NAN, |o| o.loss());
+    let loss =
+        evaluator.observe(&[Request::new(text.clone())])?.first().map_or(f64::NAN, |o| o.loss());
 
     progress(&format!("{spec}: pairs of blocks"));
     let options = PairOptions { of: Target::Blocks, controls: 0, ..PairOptions::default() };
@@ -89,33 +105,43 @@ pub fn measure(
     let (mut harmful, mut not_applicable) = (BTreeMap::new(), Vec::new());
     for (target, name) in TARGETS {
         progress(&format!("{spec}: lesions of {name}"));
-        let Some(sweep) = LesionSweep::if_any(&evaluator, target, &ids, Some(LESIONS), 0, &|_, _| {})? else {
+        let Some(sweep) =
+            LesionSweep::if_any(&evaluator, target, &ids, Some(LESIONS), 0, &|_, _| {})?
+        else {
             not_applicable.push(name.to_owned());
             continue;
         };
-        let harms = sweep.rows.iter().filter(|row| row.loss - sweep.baseline_loss >= HARMFUL).count();
+        let harms =
+            sweep.rows.iter().filter(|row| row.loss - sweep.baseline_loss >= HARMFUL).count();
         harmful.insert(name.to_owned(), Share::new(harms as u64, sweep.rows.len() as u64));
     }
     let kinds = config.oracles.iter().filter(|kind| kind.applies(&model.config));
     let per_thousand = |kind: Option<OracleKind>| {
         let rate = |(summary, cases): &(Summary, Vec<Case>)| {
-            let found = cases.iter().filter(|case| kind.is_none_or(|kind| case.verdict.oracle == kind)).count();
+            let found = cases
+                .iter()
+                .filter(|case| kind.is_none_or(|kind| case.verdict.oracle == kind))
+                .count();
             1000.0 * found as f64 / summary.evaluations.max(1) as f64
         };
         Estimate::new(runs.iter().map(rate).collect())
     };
-    not_applicable.extend(config.oracles.iter().filter(|k| !k.applies(&model.config)).map(|k| k.name().to_owned()));
+    not_applicable.extend(
+        config.oracles.iter().filter(|k| !k.applies(&model.config)).map(|k| k.name().to_owned()),
+    );
     let echo_works = tokens.median_ordinary >= crate::sweep::LEAST_ECHO;
     if !echo_works {
         not_applicable.push("glitch tokens (ordinary ones cannot be repeated)".into());
     }
     let glitches = tokens.rows.iter().filter(|row| row.verdict == TokenVerdict::Glitch).count();
-    let implications = || runs.iter().flat_map(|(_, cases)| cases).filter_map(|case| case.implication.as_ref());
+    let implications =
+        || runs.iter().flat_map(|(_, cases)| cases).filter_map(|case| case.implication.as_ref());
     let implicated = implications().filter(|i| !i.set.is_empty()).count();
     let needed: Vec<f64> = implications().filter_map(|i| i.most).map(|n| n as f64).collect();
     let emergence: Vec<f64> = implications().filter_map(|i| i.emergence).collect();
     let routing: Vec<f64> = implications().filter_map(|i| i.routing).collect();
-    let sum = |count: fn(&Summary) -> u64| runs.iter().map(|(summary, _)| count(summary)).sum::<u64>();
+    let sum =
+        |count: fn(&Summary) -> u64| runs.iter().map(|(summary, _)| count(summary)).sum::<u64>();
     Ok(ModelFigures {
         model: reference,
         model_type: model.config.model_type.clone(),

@@ -1,8 +1,9 @@
 //! The same campaign on several models, and what of it can be held against each other.
 //!
-//! Everything is measured by what the other commands measure: campaigns over several seeds, a sweep of the
-//! vocabulary, lesion sweeps. A figure that differs from seed to seed has an interval over the seeds, a share of a
-//! fixed set (tokens, components) has one of its own; what has no meaning for a model is said to have none.
+//! Everything is measured by what the other commands measure: campaigns over several seeds, a sweep
+//! of the vocabulary, lesion sweeps. A figure that differs from seed to seed has an interval over
+//! the seeds, a share of a fixed set (tokens, components) has one of its own; what has no meaning
+//! for a model is said to have none.
 
 mod measure;
 
@@ -36,30 +37,34 @@ pub struct ModelFigures {
     pub parameters: usize,
     /// Loss on the reference text, nats a token.
     pub loss: f64,
-    /// Confirmed and minimised findings per 1,000 evaluations, by oracle; those that do not apply are left out.
+    /// Confirmed and minimised findings per 1,000 evaluations, by oracle; those that do not apply
+    /// are left out.
     pub findings: BTreeMap<String, Estimate>,
     /// All of them together.
     pub all_findings: Estimate,
     /// Matched controls that the same thresholds flag, over all seeds.
     pub controls_flagged: Share,
-    /// Tokens that the model cannot repeat, of those tested; `None` where it cannot repeat ordinary ones.
+    /// Tokens that the model cannot repeat, of those tested; `None` where it cannot repeat ordinary
+    /// ones.
     pub glitch_tokens: Option<Share>,
-    /// Components (the strongest first) that together remove 80% of a case's effect when they are given their
-    /// clean outputs: over all cases that were implicated.
+    /// Components (the strongest first) that together remove 80% of a case's effect when they are
+    /// given their clean outputs: over all cases that were implicated.
     pub concentration: Spread,
     /// Of those cases, how many need more components than were tried together.
     pub diffuse: Share,
-    /// [`Implication::emergence`](crate::implicate::Implication::emergence) over the cases of more than one
-    /// component.
+    /// [`Implication::emergence`](crate::implicate::Implication::emergence) over the cases of more
+    /// than one component.
     pub emergence: Spread,
     /// Of a mixture of experts: the share of a case's effect that acts through routing.
     pub routing: Option<Spread>,
-    /// Two blocks (a layer's mixer or its MLP) removed together, every pair of them on the reference text: the
-    /// interaction in units of the larger of the two single effects ([`PairRow::ratio`](crate::sweep::PairRow::ratio)).
+    /// Two blocks (a layer's mixer or its MLP) removed together, every pair of them on the
+    /// reference text: the interaction in units of the larger of the two single effects
+    /// ([`PairRow::ratio`](crate::sweep::PairRow::ratio)).
     pub interaction: Spread,
     /// Of those pairs, how many do more harm together than the sum.
     pub redundant: Share,
-    /// Single lesions that raise the loss on the reference text by [`HARMFUL`] nats a token or more, by kind.
+    /// Single lesions that raise the loss on the reference text by [`HARMFUL`] nats a token or
+    /// more, by kind.
     pub harmful: BTreeMap<String, Share>,
     /// What of the comparison has no meaning for this model.
     pub not_applicable: Vec<String>,
@@ -116,7 +121,12 @@ impl Spread {
     /// `n` is 0 and the rest NaN (`null` in JSON) of nothing.
     pub fn new(values: &[f64]) -> Self {
         let at = |q| if values.is_empty() { f64::NAN } else { stats::quantile(values, q) };
-        Self { n: values.len(), median: at(0.5), lower_quartile: at(0.25), upper_quartile: at(0.75) }
+        Self {
+            n: values.len(),
+            median: at(0.5),
+            lower_quartile: at(0.25),
+            upper_quartile: at(0.75),
+        }
     }
 }
 
@@ -132,7 +142,10 @@ mod tests {
         assert_eq!((one.low, one.high), (5.0, 5.0));
         // 1, 2, 3: standard error 1/sqrt(3), t of two degrees of freedom 4.303.
         let three = Estimate::new(vec![1.0, 2.0, 3.0]);
-        assert!((three.high - (2.0 + 4.303 / 3f64.sqrt())).abs() < 1e-3 && (three.low + three.high - 4.0).abs() < 1e-9);
+        assert!(
+            (three.high - (2.0 + 4.303 / 3f64.sqrt())).abs() < 1e-3
+                && (three.low + three.high - 4.0).abs() < 1e-9
+        );
     }
 
     #[test]

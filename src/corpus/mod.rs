@@ -38,8 +38,8 @@ pub struct Verified {
     pub bad: Vec<Bad>,
 }
 
-/// The `.json` files of a directory, by name; a path that is a file stands for itself. Subdirectories
-/// (`quarantine/` among them) and our own temporary files are left out.
+/// The `.json` files of a directory, by name; a path that is a file stands for itself.
+/// Subdirectories (`quarantine/` among them) and our own temporary files are left out.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let io = |e| Error::io(path, e);
     if !std::fs::metadata(path).map_err(io)?.is_dir() {
@@ -56,26 +56,31 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads every case of a directory (or the one file), one after the other, by file name; a bad one is an
-/// entry with its error and does not keep the others from being read.
+/// Reads every case of a directory (or the one file), one after the other, by file name; a bad one
+/// is an entry with its error and does not keep the others from being read.
 pub fn entries(path: &Path) -> Result<impl Iterator<Item = Entry>> {
     Ok(files(path)?.into_iter().map(|path| Entry { case: Case::read(&path), path }))
 }
 
-/// Copies a case into the corpus under its id, as the very bytes that were validated. One that is there
-/// already is refused.
+/// Copies a case into the corpus under its id, as the very bytes that were validated. One that is
+/// there already is refused.
 pub fn add(file: &Path, corpus: &Path) -> Result<PathBuf> {
     let bytes = storage::read_bounded(file, storage::MAX_FILE)?;
     let case = Case::parse(file, &bytes)?;
     let target = corpus.join(format!("{}.json", case.id));
     match storage::write_new(&target, &bytes)? {
         true => Ok(target),
-        false => Err(Error::file(file, "id", format!("{} is in the corpus already: {}", case.id, target.display()))),
+        false => Err(Error::file(
+            file,
+            "id",
+            format!("{} is in the corpus already: {}", case.id, target.display()),
+        )),
     }
 }
 
-/// Reads all cases; bad ones are reported and, if `quarantine`, moved to `quarantine/` in the corpus.
-/// A case under another name than its id's is bad too: it would be a duplicate nobody notices.
+/// Reads all cases; bad ones are reported and, if `quarantine`, moved to `quarantine/` in the
+/// corpus. A case under another name than its id's is bad too: it would be a duplicate nobody
+/// notices.
 pub fn verify(corpus: &Path, quarantine: bool) -> Result<Verified> {
     let mut verified = Verified { good: Vec::new(), bad: Vec::new() };
     for Entry { path, case } in entries(corpus)? {
@@ -84,12 +89,17 @@ pub fn verify(corpus: &Path, quarantine: bool) -> Result<Verified> {
                 verified.good.push((path, case));
                 continue;
             }
-            Ok(case) => Error::file(&path, "id", format!("the file of this case is to be named {}.json", case.id)),
+            Ok(case) => Error::file(
+                &path,
+                "id",
+                format!("the file of this case is to be named {}.json", case.id),
+            ),
             Err(error) => error,
         };
         // One that cannot be moved stays, reported all the same.
         let dir = if corpus.is_dir() { corpus } else { corpus.parent().unwrap_or(Path::new("")) };
-        let moved = if quarantine { storage::move_into(&path, &dir.join(QUARANTINE)).ok() } else { None };
+        let moved =
+            if quarantine { storage::move_into(&path, &dir.join(QUARANTINE)).ok() } else { None };
         verified.bad.push(Bad { path, error, moved });
     }
     Ok(verified)
@@ -123,7 +133,11 @@ mod tests {
         std::fs::copy(&good, dir.path().join("z.json")).unwrap();
         std::fs::write(dir.path().join("notes.txt"), "no case").unwrap();
         let names = |verified: &Verified| -> Vec<String> {
-            verified.bad.iter().map(|b| b.path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+            verified
+                .bad
+                .iter()
+                .map(|b| b.path.file_name().unwrap().to_string_lossy().into_owned())
+                .collect()
         };
         for quarantine in [false, true] {
             let verified = verify(dir.path(), quarantine).unwrap();

@@ -56,7 +56,8 @@ pub fn replay(case: &Case, judge: &dyn Judge) -> Result<Outcome> {
 }
 
 fn status(then: &Verdict, now: &Verdict) -> Status {
-    let tolerance = then.noise_floor.max(now.noise_floor).max(RELATIVE_TOLERANCE * then.score.abs());
+    let tolerance =
+        then.noise_floor.max(now.noise_floor).max(RELATIVE_TOLERANCE * then.score.abs());
     if !now.fails() {
         Status::Gone
     } else if now.oracle == then.oracle && (now.score - then.score).abs() <= tolerance {
@@ -84,10 +85,18 @@ mod tests {
     fn the_status_follows_the_figures() {
         let case = crate::case::tests::example();
         let check = |score: f64, oracle, expected| {
-            let verdict = Verdict { score, margin: score - case.verdict.threshold, oracle, ..case.verdict.clone() };
+            let verdict = Verdict {
+                score,
+                margin: score - case.verdict.threshold,
+                oracle,
+                ..case.verdict.clone()
+            };
             let outcome = replay(&case, &Fixed(vec![verdict])).unwrap();
             assert_eq!(outcome.status, expected, "{score}");
-            assert_eq!(outcome.as_expected(Expectation::Reproduces), expected == Status::Reproduced);
+            assert_eq!(
+                outcome.as_expected(Expectation::Reproduces),
+                expected == Status::Reproduced
+            );
             assert_eq!(outcome.as_expected(Expectation::Gone), expected == Status::Gone);
         };
         check(0.8, OracleKind::Divergence, Status::Reproduced);

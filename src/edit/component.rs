@@ -90,8 +90,8 @@ impl Matrix {
 pub enum Component {
     /// The token embedding of every position.
     Embed,
-    /// The output of one head before the output projection: of attention (`z`), of Mamba-2 and RWKV with the
-    /// gate.
+    /// The output of one head before the output projection: of attention (`z`), of Mamba-2 and RWKV
+    /// with the gate.
     Head { layer: usize, head: usize },
     /// The whole output of the attention block.
     Attention { layer: usize },
@@ -99,8 +99,8 @@ pub enum Component {
     Mlp { layer: usize },
     /// One hidden unit of the MLP or the channel mixing, after the activation (and the gate).
     Neuron { layer: usize, neuron: usize },
-    /// What one expert of a mixture adds to its output: its own output times the weight that the router gives
-    /// it; nothing for a token that is not routed to it.
+    /// What one expert of a mixture adds to its output: its own output times the weight that the
+    /// router gives it; nothing for a token that is not routed to it.
     Expert { layer: usize, expert: usize },
     /// The logits by which a mixture chooses its experts.
     Router { layer: usize },
@@ -112,7 +112,8 @@ pub enum Component {
     TimeMix { layer: usize },
     /// The whole output of RWKV's channel mixing.
     ChannelMix { layer: usize },
-    /// One channel of a state space (or of RWKV-4's time mixing), gated, before the output projection.
+    /// One channel of a state space (or of RWKV-4's time mixing), gated, before the output
+    /// projection.
     Channel { layer: usize, channel: usize },
     /// What a state space's convolution puts out.
     Conv { layer: usize },
@@ -124,7 +125,8 @@ pub enum Component {
     Shift { layer: usize },
     /// What token shift adds before channel mixing.
     ChannelShift { layer: usize },
-    /// The recurrent state, all of it or one part: a head's, or a channel's where there are no heads.
+    /// The recurrent state, all of it or one part: a head's, or a channel's where there are no
+    /// heads.
     State { layer: usize, part: Option<usize> },
 }
 
@@ -183,11 +185,15 @@ impl fmt::Display for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embed => write!(f, "embed"),
-            Self::Weight { layer, matrix, out, input } => write!(f, "L{layer}.{}[{out},{input}]", matrix.name()),
+            Self::Weight { layer, matrix, out, input } => {
+                write!(f, "L{layer}.{}[{out},{input}]", matrix.name())
+            }
             Self::Head { layer, head: index }
             | Self::Neuron { layer, neuron: index }
             | Self::Expert { layer, expert: index }
-            | Self::Channel { layer, channel: index } => write!(f, "L{layer}.{}{index}", self.kind()),
+            | Self::Channel { layer, channel: index } => {
+                write!(f, "L{layer}.{}{index}", self.kind())
+            }
             Self::State { layer, part: Some(part) } => write!(f, "L{layer}.state{part}"),
             whole => write!(f, "L{}.{}", whole.layer(), whole.kind()),
         }
@@ -200,13 +206,16 @@ impl FromStr for Component {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || {
             format!(
-                "`{text}` is no component; examples: embed, L11.head3, L11.attn, L11.mlp, L11.neuron1229, L4.expert5, L4.router, L3.ssm, L3.channel17, L3.state5, L2.time_mix, L2.channel_mix, L11.mlp.down[507,1229]"
+                "`{text}` is no component; examples: embed, L11.head3, L11.attn, L11.mlp, \
+                L11.neuron1229, L4.expert5, L4.router, L3.ssm, L3.channel17, L3.state5, \
+                L2.time_mix, L2.channel_mix, L11.mlp.down[507,1229]"
             )
         };
         if text == "embed" {
             return Ok(Self::Embed);
         }
-        let (layer, part) = text.strip_prefix('L').and_then(|rest| rest.split_once('.')).ok_or_else(bad)?;
+        let (layer, part) =
+            text.strip_prefix('L').and_then(|rest| rest.split_once('.')).ok_or_else(bad)?;
         let layer = layer.parse().map_err(|_| bad())?;
         let whole = match part {
             "attn" => Some(Self::Attention { layer }),
@@ -236,10 +245,16 @@ impl FromStr for Component {
             ("state", part @ Some(_)) => return Ok(Self::State { layer, part }),
             _ => {}
         }
-        let (name, indices) = part.strip_suffix(']').and_then(|p| p.split_once('[')).ok_or_else(bad)?;
+        let (name, indices) =
+            part.strip_suffix(']').and_then(|p| p.split_once('[')).ok_or_else(bad)?;
         let matrix = Matrix::ALL.into_iter().find(|m| m.name() == name).ok_or_else(bad)?;
         let (out, input) = indices.split_once(',').ok_or_else(bad)?;
-        Ok(Self::Weight { layer, matrix, out: out.parse().map_err(|_| bad())?, input: input.parse().map_err(|_| bad())? })
+        Ok(Self::Weight {
+            layer,
+            matrix,
+            out: out.parse().map_err(|_| bad())?,
+            input: input.parse().map_err(|_| bad())?,
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The vocabulary of mutations: what may be done to a trial, as plain data.
 //!
 //! An [`Edit`] is small, ordered, serialisable and independent of any model object. How a batch of
-//! them becomes one table per site of the forward pass is `evaluate`'s business ([`crate::evaluate`]).
+//! them becomes one table per site of the forward pass is `evaluate`'s business
+//! ([`crate::evaluate`]).
 
 mod component;
 mod trial;
@@ -18,15 +19,15 @@ use serde::{Deserialize, Serialize};
 pub enum Edit {
     /// Put `id` where the token at `position` was.
     Replace { position: usize, id: u32 },
-    /// Put `id` before the token at `position` (`position` = length: at the end). Several inserts at
-    /// one position keep their order in the list.
+    /// Put `id` before the token at `position` (`position` = length: at the end). Several inserts
+    /// at one position keep their order in the list.
     Insert { position: usize, id: u32 },
     /// Remove the token at `position`.
     Delete { position: usize },
     /// Change the embedding of the token at `position`.
     Embedding { position: usize, change: EmbeddingChange },
-    /// Change what a component puts out: at every position of the row, or at one. A recurrent state changes
-    /// after the position, before the next token meets it.
+    /// Change what a component puts out: at every position of the row, or at one. A recurrent state
+    /// changes after the position, before the next token meets it.
     Lesion {
         component: Component,
         action: Action,
@@ -35,8 +36,8 @@ pub enum Edit {
     },
     /// Put the recurrent state that reading `from` leaves in the place of the one after `position`.
     CarryState { component: Component, position: usize, from: Vec<u32> },
-    /// Route every token as it is without the other edits: what they do through values is left, what they do
-    /// by sending tokens to other experts is not.
+    /// Route every token as it is without the other edits: what they do through values is left,
+    /// what they do by sending tokens to other experts is not.
     FreezeRouting,
 }
 
@@ -100,13 +101,17 @@ pub enum EmbeddingChange {
 impl EmbeddingChange {
     pub fn strength(&self) -> f32 {
         match *self {
-            Self::Noise { strength, .. } | Self::Direction { strength, .. } | Self::Towards { strength, .. } => strength,
+            Self::Noise { strength, .. }
+            | Self::Direction { strength, .. }
+            | Self::Towards { strength, .. } => strength,
         }
     }
 
     fn set_strength(&mut self, new: f32) {
         match self {
-            Self::Noise { strength, .. } | Self::Direction { strength, .. } | Self::Towards { strength, .. } => *strength = new,
+            Self::Noise { strength, .. }
+            | Self::Direction { strength, .. }
+            | Self::Towards { strength, .. } => *strength = new,
         }
     }
 }
@@ -120,15 +125,15 @@ pub enum Action {
     /// Replace the output by its mean over the built-in reference text; a weight by the mean of its
     /// matrix row.
     Mean,
-    /// Keep the router from choosing an expert: its logit is minus infinity before the choice, and the others
-    /// share what it would have got as the model has it.
+    /// Keep the router from choosing an expert: its logit is minus infinity before the choice, and
+    /// the others share what it would have got as the model has it.
     Unroute,
     /// Send a token to one expert alone.
     Route,
     /// Multiply the output by `factor`.
     Scale { factor: f32 },
-    /// Add Gaussian noise of `strength` times the output's own norm, drawn from `seed` (one draw per
-    /// position).
+    /// Add Gaussian noise of `strength` times the output's own norm, drawn from `seed` (one draw
+    /// per position).
     Noise { seed: u64, strength: f32 },
 }
 

@@ -59,13 +59,14 @@ impl Trial {
     }
 
     /// Applies the token edits. Edits at positions that do not exist are ignored here; a case with
-    /// one is refused when it is read (`case`). Of several replacements at one position the last wins,
-    /// and a deletion wins over a replacement.
+    /// one is refused when it is read (`case`). Of several replacements at one position the last
+    /// wins, and a deletion wins over a replacement.
     ///
     /// Inserts at `base.len()` go to the end of the prompt, before the continuation.
     pub fn layout(&self) -> Layout {
         let total = self.len();
-        let mut replaced: Vec<u32> = self.base.iter().chain(self.continuation.iter()).copied().collect();
+        let mut replaced: Vec<u32> =
+            self.base.iter().chain(self.continuation.iter()).copied().collect();
         let mut deleted = vec![false; total];
         let mut inserts: Vec<(usize, u32)> = Vec::new();
         for edit in &self.edits {
@@ -119,9 +120,21 @@ mod tests {
         check(vec![], &[10, 11, 12, 20, 21], 3);
         check(vec![Replace { position: 1, id: 5 }], &[10, 5, 12, 20, 21], 3);
         check(vec![Delete { position: 0 }, Replace { position: 1, id: 5 }], &[5, 12, 20, 21], 2);
-        check(vec![Insert { position: 3, id: 7 }, Insert { position: 3, id: 8 }], &[10, 11, 12, 7, 8, 20, 21], 5);
+        check(
+            vec![Insert { position: 3, id: 7 }, Insert { position: 3, id: 8 }],
+            &[10, 11, 12, 7, 8, 20, 21],
+            5,
+        );
         check(vec![Insert { position: 0, id: 7 }, Delete { position: 2 }], &[7, 10, 11, 20, 21], 3);
-        check(vec![Replace { position: 3, id: 9 }, Insert { position: 5, id: 1 }], &[10, 11, 12, 9, 21, 1], 3);
-        check(vec![Replace { position: 99, id: 9 }, Delete { position: 99 }], &[10, 11, 12, 20, 21], 3);
+        check(
+            vec![Replace { position: 3, id: 9 }, Insert { position: 5, id: 1 }],
+            &[10, 11, 12, 9, 21, 1],
+            3,
+        );
+        check(
+            vec![Replace { position: 99, id: 9 }, Delete { position: 99 }],
+            &[10, 11, 12, 20, 21],
+            3,
+        );
     }
 }

@@ -15,27 +15,40 @@ pub struct Activations {
 }
 
 /// Where a component's output is: layer, site, columns. Weights have none.
-pub fn place(component: &Component, config: &Config) -> Option<(usize, Site, std::ops::Range<usize>)> {
+pub fn place(
+    component: &Component,
+    config: &Config,
+) -> Option<(usize, Site, std::ops::Range<usize>)> {
     let d = config.hidden_size;
     let part = |index: usize, width: usize| index * width..(index + 1) * width;
     Some(match *component {
         Component::Embed => (0, Site::Embed, 0..d),
-        Component::Head { layer, head } => {
-            (layer, Site::Z, part(head, config.z_width(layer).checked_div(config.heads(layer)).unwrap_or(0)))
-        }
+        Component::Head { layer, head } => (
+            layer,
+            Site::Z,
+            part(head, config.z_width(layer).checked_div(config.heads(layer)).unwrap_or(0)),
+        ),
         Component::Channel { layer, channel } => (layer, Site::Z, part(channel, 1)),
-        Component::Attention { layer } | Component::Ssm { layer } | Component::TimeMix { layer } => (layer, Site::AttnOut, 0..d),
+        Component::Attention { layer }
+        | Component::Ssm { layer }
+        | Component::TimeMix { layer } => (layer, Site::AttnOut, 0..d),
         Component::Mlp { layer } | Component::ChannelMix { layer } => (layer, Site::MlpOut, 0..d),
         Component::Neuron { layer, neuron } => (layer, Site::Neurons, part(neuron, 1)),
         Component::Expert { layer, expert } => (layer, Site::Experts, part(expert, d)),
-        Component::State { layer, part: Some(index) } => (layer, Site::State, part(index, config.state_parts(layer).1)),
-        Component::Router { layer } => (layer, Site::RouterLogits, 0..width(layer, Site::RouterLogits, config)),
+        Component::State { layer, part: Some(index) } => {
+            (layer, Site::State, part(index, config.state_parts(layer).1))
+        }
+        Component::Router { layer } => {
+            (layer, Site::RouterLogits, 0..width(layer, Site::RouterLogits, config))
+        }
         Component::Conv { layer } => (layer, Site::Conv, 0..width(layer, Site::Conv, config)),
         Component::Gate { layer } => (layer, Site::Gate, 0..width(layer, Site::Gate, config)),
         Component::Dt { layer } => (layer, Site::Dt, 0..width(layer, Site::Dt, config)),
         Component::Shift { layer } => (layer, Site::Shift, 0..d),
         Component::ChannelShift { layer } => (layer, Site::ChannelShift, 0..d),
-        Component::State { layer, part: None } => (layer, Site::State, 0..width(layer, Site::State, config)),
+        Component::State { layer, part: None } => {
+            (layer, Site::State, 0..width(layer, Site::State, config))
+        }
         Component::Weight { .. } => return None,
     })
 }
@@ -83,8 +96,14 @@ pub fn width(layer: usize, site: Site, config: &Config) -> usize {
 }
 
 impl Activations {
-    /// A component's output at `positions`, `[positions, width]`; `None` for a weight, or beyond the run.
-    pub fn of(&self, component: &Component, positions: std::ops::Range<usize>, config: &Config) -> Option<Vec<f32>> {
+    /// A component's output at `positions`, `[positions, width]`; `None` for a weight, or beyond
+    /// the run.
+    pub fn of(
+        &self,
+        component: &Component,
+        positions: std::ops::Range<usize>,
+        config: &Config,
+    ) -> Option<Vec<f32>> {
         let (layer, site, columns) = place(component, config)?;
         let (values, width) = (self.sites.get(&(layer, site))?, width(layer, site, config));
         if positions.end > self.positions {
@@ -94,8 +113,8 @@ impl Activations {
     }
 }
 
-/// Mean output of every component over the reference text, BOS left out: it is an outlier everywhere
-/// (attention sinks) and would stand for no position of a real text.
+/// Mean output of every component over the reference text, BOS left out: it is an outlier
+/// everywhere (attention sinks) and would stand for no position of a real text.
 #[derive(Debug, Clone)]
 pub struct Means(BTreeMap<(usize, Site), Vec<f32>>);
 
@@ -109,7 +128,12 @@ impl Means {
             rows.for_each(|row| sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x)));
             sum.into_iter().map(|s| (s / n) as f32).collect()
         };
-        Self(run.sites.iter().map(|(&(layer, site), values)| ((layer, site), mean(layer, site, values))).collect())
+        Self(
+            run.sites
+                .iter()
+                .map(|(&(layer, site), values)| ((layer, site), mean(layer, site, values)))
+                .collect(),
+        )
     }
 
     /// Mean output of a component, `[width]`.

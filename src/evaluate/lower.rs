@@ -13,7 +13,8 @@ use crate::model::Model;
 use crate::model::hooks::{Block, Change, Hooks, Site, WeightEdit};
 use crate::rng;
 
-/// Where a row's computed tokens are: packed indices, the position of the first in the sequence, the lowest layer.
+/// Where a row's computed tokens are: packed indices, the position of the first in the sequence,
+/// the lowest layer.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub tokens: Range<usize>,
@@ -50,7 +51,8 @@ const CERTAIN: f32 = 1e30;
 /// A unit vector drawn from a seed.
 fn unit(rng: &mut rng::Rng, width: usize) -> Vec<f32> {
     // Sums of uniforms are near enough to normal for a direction, and need no table.
-    let mut v: Vec<f32> = (0..width).map(|_| (0..6).map(|_| rng.random_range(-1.0f32..1.0)).sum()).collect();
+    let mut v: Vec<f32> =
+        (0..width).map(|_| (0..6).map(|_| rng.random_range(-1.0f32..1.0)).sum()).collect();
     let norm = norm(&v).max(f32::MIN_POSITIVE);
     v.iter_mut().for_each(|x| *x /= norm);
     v
@@ -79,8 +81,13 @@ impl Lowering<'_, '_> {
                     let Some(tokens) = self.tokens(*position) else { continue };
                     self.lesion(component, action, tokens)?;
                 }
-                Edit::CarryState { component, position, from } => self.carry_state(component, *position, from)?,
-                Edit::Replace { .. } | Edit::Insert { .. } | Edit::Delete { .. } | Edit::FreezeRouting => {}
+                Edit::CarryState { component, position, from } => {
+                    self.carry_state(component, *position, from)?
+                }
+                Edit::Replace { .. }
+                | Edit::Insert { .. }
+                | Edit::Delete { .. }
+                | Edit::FreezeRouting => {}
             }
         }
         patches.iter().try_for_each(|patch| self.patch(patch))
@@ -90,7 +97,8 @@ impl Lowering<'_, '_> {
         self.evaluator.model
     }
 
-    /// Packed index of a token by its position before the edits; `None` where it is gone or not computed.
+    /// Packed index of a token by its position before the edits; `None` where it is gone or not
+    /// computed.
     fn token(&self, position: usize) -> Option<usize> {
         self.place.token(self.layout.at(position)?)
     }
@@ -110,32 +118,60 @@ impl Lowering<'_, '_> {
         let shift: Vec<f32> = match *change {
             EmbeddingChange::Noise { seed, strength } => {
                 let length = strength * norm(&e);
-                unit(&mut rng::stream(seed, "embedding noise"), e.len()).into_iter().map(|u| u * length).collect()
+                unit(&mut rng::stream(seed, "embedding noise"), e.len())
+                    .into_iter()
+                    .map(|u| u * length)
+                    .collect()
             }
             EmbeddingChange::Direction { from, to, strength } => {
                 model.check_ids(&[from, to])?;
-                let difference: Vec<f32> = model.embedding(to).iter().zip(model.embedding(from)).map(|(b, a)| b - a).collect();
+                let difference: Vec<f32> = model
+                    .embedding(to)
+                    .iter()
+                    .zip(model.embedding(from))
+                    .map(|(b, a)| b - a)
+                    .collect();
                 let length = strength * norm(&e) / norm(&difference).max(f32::MIN_POSITIVE);
                 difference.into_iter().map(|x| x * length).collect()
             }
             EmbeddingChange::Towards { id, strength } => {
                 model.check_ids(&[id])?;
-                model.embedding(id).iter().zip(&e).map(|(other, e)| strength * (other - e)).collect()
+                model
+                    .embedding(id)
+                    .iter()
+                    .zip(&e)
+                    .map(|(other, e)| strength * (other - e))
+                    .collect()
             }
         };
         let change = Change::Affine { scale: 1.0, shift: Some(shift.into()) };
-        self.hooks.push(0, Site::Embed, Block { tokens: token..token + 1, columns: 0..e.len(), change });
+        self.hooks.push(
+            0,
+            Site::Embed,
+            Block { tokens: token..token + 1, columns: 0..e.len(), change },
+        );
         Ok(())
     }
 
-    fn lesion(&mut self, component: &Component, action: &Action, tokens: Range<usize>) -> Result<()> {
+    fn lesion(
+        &mut self,
+        component: &Component,
+        action: &Action,
+        tokens: Range<usize>,
+    ) -> Result<()> {
         self.model().check_component(component)?;
         if action.is_of_experts() {
             let Component::Expert { layer, expert } = *component else {
-                return Err(Error::request(format!("{component} is no expert: nothing routes to it")));
+                return Err(Error::request(format!(
+                    "{component} is no expert: nothing routes to it"
+                )));
             };
             let logit = if *action == Action::Route { CERTAIN } else { f32::NEG_INFINITY };
-            self.hooks.push(layer, Site::RouterLogits, Block { tokens, columns: expert..expert + 1, change: put([logit]) });
+            self.hooks.push(
+                layer,
+                Site::RouterLogits,
+                Block { tokens, columns: expert..expert + 1, change: put([logit]) },
+            );
             return Ok(());
         }
         if let Component::Weight { layer, matrix, out, input } = *component {
@@ -148,21 +184,32 @@ impl Lowering<'_, '_> {
                 }
                 Action::Scale { factor } => factor * weight,
                 Action::Noise { seed, strength } => {
-                    weight * (1.0 + strength * rng::stream(seed, "weight noise").random_range(-1.0..1.0))
+                    weight
+                        * (1.0
+                            + strength * rng::stream(seed, "weight noise").random_range(-1.0..1.0))
                 }
             };
-            self.hooks.push_weight(layer, matrix, WeightEdit { tokens, out, input, delta: new - weight });
+            self.hooks.push_weight(
+                layer,
+                matrix,
+                WeightEdit { tokens, out, input, delta: new - weight },
+            );
             return Ok(());
         }
-        if let (Action::Noise { .. }, Component::State { layer, part: None }) = (action, *component) {
+        if let (Action::Noise { .. }, Component::State { layer, part: None }) = (action, *component)
+        {
             // In proportion to each part's own norm: parts are computed apart from each other.
             let parts = self.model().config.state_parts(layer).0;
             let mut parts = (0..parts).map(|part| Component::State { layer, part: Some(part) });
             return parts.try_for_each(|part| self.lesion(&part, action, tokens.clone()));
         }
-        let Some((layer, site, columns)) = place(component, &self.model().config) else { return Ok(()) };
+        let Some((layer, site, columns)) = place(component, &self.model().config) else {
+            return Ok(());
+        };
         let change = match *action {
-            Action::Zero | Action::Unroute | Action::Route => Change::Affine { scale: 0.0, shift: None },
+            Action::Zero | Action::Unroute | Action::Route => {
+                Change::Affine { scale: 0.0, shift: None }
+            }
             Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
             Action::Mean => {
                 let means = self.evaluator.means()?;
@@ -170,7 +217,8 @@ impl Lowering<'_, '_> {
                 put(mean.ok_or_else(|| Error::request(format!("{component} has no mean")))?)
             }
             Action::Noise { seed, strength } => {
-                // Drawn per position of the sequence, so that a row with a cached prefix gets the same noise.
+                // Drawn per position of the sequence, so that a row with a cached prefix gets the
+                // same noise.
                 let mut rng = rng::stream(seed, "lesion noise");
                 let end = self.place.position_of(tokens.end);
                 let all: Vec<Vec<f32>> = (0..end).map(|_| unit(&mut rng, columns.len())).collect();
@@ -190,8 +238,10 @@ impl Lowering<'_, '_> {
         };
         let Some(token) = self.token(position) else { return Ok(()) };
         let run = self.evaluator.run(from, &[])?;
-        let state = from.len().checked_sub(1).and_then(|last| run.kv.layers[layer].states.get(&last));
-        let state = state.ok_or_else(|| Error::request("a state to carry over comes from at least one token"))?;
+        let state =
+            from.len().checked_sub(1).and_then(|last| run.kv.layers[layer].states.get(&last));
+        let state = state
+            .ok_or_else(|| Error::request("a state to carry over comes from at least one token"))?;
         self.hooks.push(
             layer,
             Site::State,
@@ -206,7 +256,8 @@ impl Lowering<'_, '_> {
             let experts = self.model().config.num_experts(layer);
             for (position, logits) in logits.chunks_exact(experts).enumerate() {
                 let Some(token) = self.token(position) else { continue };
-                let block = Block { tokens: token..token + 1, columns: 0..experts, change: put(logits) };
+                let block =
+                    Block { tokens: token..token + 1, columns: 0..experts, change: put(logits) };
                 self.hooks.push(layer, Site::RouterLogits, block);
             }
         }
@@ -215,21 +266,34 @@ impl Lowering<'_, '_> {
 
     fn patch(&mut self, patch: &Patch) -> Result<()> {
         let bad = || Error::request(format!("a patch of {} does not fit its row", patch.component));
-        let (layer, site, columns) = place(&patch.component, &self.model().config).ok_or_else(bad)?;
+        let (layer, site, columns) =
+            place(&patch.component, &self.model().config).ok_or_else(bad)?;
         let positions = patch.values.len() / columns.len().max(1);
-        if positions == 0 || patch.values.len() != positions * columns.len() || patch.first + positions > self.layout.ids.len() {
+        if positions == 0
+            || patch.values.len() != positions * columns.len()
+            || patch.first + positions > self.layout.ids.len()
+        {
             return Err(bad());
         }
-        // The planner shares no prefix that a patch reaches into; what it leaves out at the end is not read.
+        // The planner shares no prefix that a patch reaches into; what it leaves out at the end is
+        // not read.
         let at = &self.place;
         let start = at.tokens.start + patch.first.checked_sub(at.position).ok_or_else(bad)?;
         let computed = positions.min(at.tokens.end.saturating_sub(start));
         if computed == 0 {
             return Ok(());
         }
-        let shift = if computed == positions { patch.values.clone() } else { patch.values[..computed * columns.len()].into() };
+        let shift = if computed == positions {
+            patch.values.clone()
+        } else {
+            patch.values[..computed * columns.len()].into()
+        };
         // One token whose shift has as many values as columns is the same thing either way round.
-        self.hooks.push(layer, site, Block { tokens: start..start + computed, columns, change: put(shift) });
+        self.hooks.push(
+            layer,
+            site,
+            Block { tokens: start..start + computed, columns, change: put(shift) },
+        );
         Ok(())
     }
 }

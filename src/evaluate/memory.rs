@@ -1,4 +1,5 @@
-//! What recurrent states hold at the end of a row: how large they are, and what of the beginning is left in them.
+//! What recurrent states hold at the end of a row: how large they are, and what of the beginning is
+//! left in them.
 
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
@@ -10,8 +11,13 @@ use crate::model::batch::{KvStore, Row};
 use crate::model::{Forward, Output, Pooled};
 
 impl ModelEvaluator<'_> {
-    /// The states after a token, by layer; what lies behind their parts (RWKV-4's exponents) is left out.
-    fn states_after<'s>(&'s self, store: &'s KvStore, token: usize) -> impl Iterator<Item = (usize, &'s [f32])> {
+    /// The states after a token, by layer; what lies behind their parts (RWKV-4's exponents) is
+    /// left out.
+    fn states_after<'s>(
+        &'s self,
+        store: &'s KvStore,
+        token: usize,
+    ) -> impl Iterator<Item = (usize, &'s [f32])> {
         store.layers.iter().enumerate().filter_map(move |(layer, cache)| {
             let (parts, size) = self.model.config.state_parts(layer);
             Some((layer, &cache.states.get(&token)?.scan[..parts * size]))
@@ -28,34 +34,48 @@ impl ModelEvaluator<'_> {
         self.states_after(store, token).map(|(layer, state)| (layer, norm(state))).collect()
     }
 
-    /// [`Observation::memory`](super::Observation::memory) of each request: two rows a request, one with the
-    /// beginning of its prompt backwards, many requests a forward.
+    /// [`Observation::memory`](super::Observation::memory) of each request: two rows a request, one
+    /// with the beginning of its prompt backwards, many requests a forward.
     pub(super) fn memory(&self, requests: &[&Request]) -> Result<Vec<f32>> {
-        let layouts: Vec<[Layout; 2]> = requests.iter().map(|request| self.both_ways(request)).collect();
+        let layouts: Vec<[Layout; 2]> =
+            requests.iter().map(|request| self.both_ways(request)).collect();
         let mut memory = Vec::with_capacity(requests.len());
-        for chunk in forwards(requests.iter().zip(&layouts), |(_, layouts)| 2 * layouts[0].ids.len()) {
+        for chunk in
+            forwards(requests.iter().zip(&layouts), |(_, layouts)| 2 * layouts[0].ids.len())
+        {
             let mut forward = Forward { keep_ends: true, ..Forward::default() };
             let (mut tokens, mut ends) = (0, Vec::new());
             for (request, layouts) in chunk {
                 for layout in layouts {
-                    let place = Place { tokens: tokens..tokens + layout.ids.len(), position: 0, layer: 0 };
+                    let place =
+                        Place { tokens: tokens..tokens + layout.ids.len(), position: 0, layer: 0 };
                     tokens = place.tokens.end;
-                    Lowering { evaluator: self, trial: &request.trial, layout, place, hooks: &mut forward.hooks }.run(&[])?;
+                    Lowering {
+                        evaluator: self,
+                        trial: &request.trial,
+                        layout,
+                        place,
+                        hooks: &mut forward.hooks,
+                    }
+                    .run(&[])?;
                     forward.rows.push(Row::new(layout.ids.clone()));
                     ends.push(tokens - 1);
                 }
             }
-            let store = self.forward(&forward)?.kv.ok_or_else(|| Error::request("states were not kept"))?;
+            let store =
+                self.forward(&forward)?.kv.ok_or_else(|| Error::request("states were not kept"))?;
             memory.extend(ends.chunks_exact(2).map(|ends| self.distance(&store, ends[0], ends[1])));
         }
         Ok(memory)
     }
 
-    /// The tokens of a request, and the same with the first half of the prompt backwards, up to the first place
-    /// that is edited, lest the edit be turned round with it.
+    /// The tokens of a request, and the same with the first half of the prompt backwards, up to the
+    /// first place that is edited, lest the edit be turned round with it.
     fn both_ways(&self, request: &Request) -> [Layout; 2] {
         let layout = request.trial.layout();
-        let bos = usize::from(self.model.config.bos_token_id.is_some_and(|bos| layout.ids.first() == Some(&bos)));
+        let bos = usize::from(
+            self.model.config.bos_token_id.is_some_and(|bos| layout.ids.first() == Some(&bos)),
+        );
         let edited = request.trial.edits.iter().filter_map(|e| layout.at(e.position()?)).min();
         let half = (layout.prompt_len / 2).min(edited.unwrap_or(usize::MAX)).max(bos);
         let mut other = layout.clone();
@@ -63,7 +83,8 @@ impl ModelEvaluator<'_> {
         [layout, other]
     }
 
-    /// Distance of the states after two tokens over the norm of the first, mean over the recurrent layers.
+    /// Distance of the states after two tokens over the norm of the first, mean over the recurrent
+    /// layers.
     fn distance(&self, store: &KvStore, a: usize, b: usize) -> f32 {
         let pairs = self.states_after(store, a).zip(self.states_after(store, b));
         let distances: Vec<f32> = pairs

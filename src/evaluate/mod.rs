@@ -1,4 +1,5 @@
-//! "Observe these trials": the one question that the campaign, the minimiser and the implication ask.
+//! "Observe these trials": the one question that the campaign, the minimiser and the implication
+//! ask.
 
 mod activations;
 mod engine;
@@ -25,7 +26,8 @@ use crate::error::Result;
 ///
 /// Contract: answers come in the order of the requests; an answer does not depend on which requests
 /// share the call beyond the noise floor; `observe_alone` computes every request by itself at the
-/// canonical shape (whole sequence, no shared prefix, no restart), which is what confirms a finding.
+/// canonical shape (whole sequence, no shared prefix, no restart), which is what confirms a
+/// finding.
 pub trait Evaluator {
     fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>>;
 

@@ -37,7 +37,14 @@ pub struct Patch {
 
 impl Request {
     pub fn new(trial: Trial) -> Self {
-        Self { trial, reference: None, keep_distributions: false, generate: 0, patches: Vec::new(), memory: false }
+        Self {
+            trial,
+            reference: None,
+            keep_distributions: false,
+            generate: 0,
+            patches: Vec::new(),
+            memory: false,
+        }
     }
 
     pub fn with_reference(mut self, reference: Arc<Distributions>) -> Self {
@@ -101,8 +108,8 @@ pub struct Observation {
     pub log_probs: Vec<f32>,
     /// Entropy of the distribution at each read position, nats.
     pub entropy: Vec<f32>,
-    /// The most probable tokens at each read position with their log-probabilities (nats), best first,
-    /// at most [`Observation::TOP`].
+    /// The most probable tokens at each read position with their log-probabilities (nats), best
+    /// first, at most [`Observation::TOP`].
     pub top: Vec<Vec<(u32, f32)>>,
     /// Jensen-Shannon divergence from the reference at each read position, bits in `[0, 1]`; empty
     /// without a reference.
@@ -115,15 +122,15 @@ pub struct Observation {
     /// A sketch of the residual stream at the last prompt token: signs of random projections of the
     /// final normalised residual, one bit each.
     pub sketch: u64,
-    /// The experts that each read position is routed to, by the sparse layers that were computed for this row
-    /// (a row that resumes above a layer is routed there as without its edits).
+    /// The experts that each read position is routed to, by the sparse layers that were computed
+    /// for this row (a row that resumes above a layer is routed there as without its edits).
     pub routing: Vec<LayerRouting>,
-    /// Natural logarithm of the norm of the recurrent state at the end, by the recurrent layers that were
-    /// computed.
+    /// Natural logarithm of the norm of the recurrent state at the end, by the recurrent layers
+    /// that were computed.
     pub state_norms: Vec<(usize, f32)>,
-    /// How much of the beginning is left in the state at the end, when asked for: the distance between the
-    /// states with the first half of the prompt as it is and backwards, over the norm, mean over the recurrent
-    /// layers.
+    /// How much of the beginning is left in the state at the end, when asked for: the distance
+    /// between the states with the first half of the prompt as it is and backwards, over the norm,
+    /// mean over the recurrent layers.
     pub memory: Option<f32>,
     /// Full distributions, when asked for.
     pub distributions: Option<Arc<Distributions>>,
@@ -133,7 +140,8 @@ impl Observation {
     /// How many top tokens are kept per read position.
     pub const TOP: usize = 5;
 
-    /// What was read at the read positions, of which the last has no token of the continuation where that is empty.
+    /// What was read at the read positions, of which the last has no token of the continuation
+    /// where that is empty.
     pub(super) fn of(readouts: Vec<Readout>, continuation: usize) -> Self {
         Self {
             log_probs: readouts.iter().take(continuation).map(|r| r.log_prob).collect(),
@@ -145,19 +153,24 @@ impl Observation {
         }
     }
 
-    /// Whether greedy generation would write the continuation: each of its tokens is the most probable one.
+    /// Whether greedy generation would write the continuation: each of its tokens is the most
+    /// probable one.
     pub fn says_continuation(&self) -> bool {
         let best = self.top.iter().map(|top| top.first().map_or(f32::INFINITY, |(_, p)| *p));
-        self.finite && !self.log_probs.is_empty() && self.log_probs.iter().zip(best).all(|(p, best)| *p >= best)
+        self.finite
+            && !self.log_probs.is_empty()
+            && self.log_probs.iter().zip(best).all(|(p, best)| *p >= best)
     }
 
     /// Mean loss of the continuation, nats per token.
     pub fn loss(&self) -> f64 {
-        -self.log_probs.iter().map(|&p| f64::from(p)).sum::<f64>() / self.log_probs.len().max(1) as f64
+        -self.log_probs.iter().map(|&p| f64::from(p)).sum::<f64>()
+            / self.log_probs.len().max(1) as f64
     }
 
     /// Mean Jensen-Shannon divergence over the read positions, bits.
     pub fn mean_divergence_bits(&self) -> f64 {
-        self.divergence_bits.iter().map(|&d| f64::from(d)).sum::<f64>() / self.divergence_bits.len().max(1) as f64
+        self.divergence_bits.iter().map(|&d| f64::from(d)).sum::<f64>()
+            / self.divergence_bits.len().max(1) as f64
     }
 }

@@ -1,5 +1,5 @@
-//! The gradient of a loss with respect to which token stands where: of the one-hot rows that the embedding is
-//! multiplied with (Ebrahimi et al. 2018, "HotFlip"; Zou et al. 2023, algorithm 1).
+//! The gradient of a loss with respect to which token stands where: of the one-hot rows that the
+//! embedding is multiplied with (Ebrahimi et al. 2018, "HotFlip"; Zou et al. 2023, algorithm 1).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,8 +18,8 @@ pub type LossOfLogits<'a> = &'a dyn Fn(&[f32], usize) -> (f64, Vec<f32>);
 /// Gradients of one loss.
 pub struct OneHotGradient {
     pub loss: f64,
-    /// Of the token at each position asked for, `[positions, vocab]`: what the loss changes by, to first order, is
-    /// the entry of the new token less that of the old.
+    /// Of the token at each position asked for, `[positions, vocab]`: what the loss changes by, to
+    /// first order, is the entry of the new token less that of the old.
     pub tokens: Vec<f32>,
     /// Of the embeddings of those positions, `[positions, d_model]`.
     pub embeddings: Vec<f32>,
@@ -29,9 +29,9 @@ pub struct OneHotGradient {
 }
 
 impl ModelEvaluator<'_> {
-    /// The gradient of `loss`, of the logits that follow the tokens at `reads`, for the tokens at `positions` of a
-    /// sequence, and for the residual stream entering `layers`. What stands before `positions` is not part of the
-    /// graph: it comes from a run, which is kept.
+    /// The gradient of `loss`, of the logits that follow the tokens at `reads`, for the tokens at
+    /// `positions` of a sequence, and for the residual stream entering `layers`. What stands before
+    /// `positions` is not part of the graph: it comes from a run, which is kept.
     ///
     /// # Errors
     /// [`Error::Request`] for positions or reads that the sequence does not have.
@@ -46,7 +46,8 @@ impl ModelEvaluator<'_> {
         self.gradient_of(ids, positions, None, reads, layers, loss)
     }
 
-    /// The same for embeddings in the place of those of the tokens at `positions`, `[positions, d_model]`.
+    /// The same for embeddings in the place of those of the tokens at `positions`, `[positions,
+    /// d_model]`.
     ///
     /// # Errors
     /// As [`one_hot_gradient`](Self::one_hot_gradient), and for embeddings of another number.
@@ -59,7 +60,11 @@ impl ModelEvaluator<'_> {
         loss: LossOfLogits,
     ) -> Result<OneHotGradient> {
         if embeddings.len() != positions.len() * self.model.config.hidden_size {
-            return Err(Error::request(format!("{} values for {} embeddings", embeddings.len(), positions.len())));
+            return Err(Error::request(format!(
+                "{} values for {} embeddings",
+                embeddings.len(),
+                positions.len()
+            )));
         }
         self.gradient_of(ids, positions, Some(embeddings), reads, &[], loss)
     }
@@ -75,7 +80,11 @@ impl ModelEvaluator<'_> {
     ) -> Result<OneHotGradient> {
         let (model, d) = (self.model, self.model.config.hidden_size);
         let (start, end) = (positions.start, reads.iter().map(|read| read + 1).max().unwrap_or(0));
-        if positions.is_empty() || positions.end > end || end > ids.len() || reads.iter().any(|read| *read < start) {
+        if positions.is_empty()
+            || positions.end > end
+            || end > ids.len()
+            || reads.iter().any(|read| *read < start)
+        {
             return Err(Error::request("a gradient of positions that nothing read depends on"));
         }
         let mut row = Row::new(&ids[start..end]);
@@ -98,12 +107,15 @@ impl ModelEvaluator<'_> {
             variables.insert(layer, zeros);
         }
         let tokens: Vec<u32> = reads.iter().map(|read| (read - start) as u32).collect();
-        let logits = model.forward_gradient_at(&forward, embeddings.as_tensor(), probes, Some(&tokens))?;
+        let logits =
+            model.forward_gradient_at(&forward, embeddings.as_tensor(), probes, Some(&tokens))?;
         let (value, seed) = loss(&logits.flatten_all()?.to_vec1::<f32>()?, model.config.vocab_size);
         let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?;
         let gradients = (logits * seed)?.sum_all()?.backward()?;
         let of = |var: &Var| -> Result<Vec<f32>> {
-            let gradient = gradients.get(var).ok_or_else(|| Error::request("a variable without a gradient"))?;
+            let gradient = gradients
+                .get(var)
+                .ok_or_else(|| Error::request("a variable without a gradient"))?;
             Ok(gradient.flatten_all()?.to_vec1::<f32>()?)
         };
         let mut embeddings = of(&embeddings)?;
@@ -112,7 +124,10 @@ impl ModelEvaluator<'_> {
             loss: value,
             tokens: model.along_embeddings(&embeddings),
             embeddings,
-            residuals: variables.iter().map(|(layer, var)| Ok((*layer, of(var)?))).collect::<Result<_>>()?,
+            residuals: variables
+                .iter()
+                .map(|(layer, var)| Ok((*layer, of(var)?)))
+                .collect::<Result<_>>()?,
         })
     }
 }

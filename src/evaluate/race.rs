@@ -1,7 +1,8 @@
-//! Candidates that differ from one sequence in a few tokens, run through the layers side by side and pruned on the
-//! way: what is expected of a candidate at a layer is what it has become there, exactly, and the rest of the way to
-//! first order. The idea is that of probe sampling (Zhao et al. 2024, "Accelerating Greedy Coordinate Gradient
-//! via Probe Sampling"), with the model's own lower layers for the draft, and nothing computed twice.
+//! Candidates that differ from one sequence in a few tokens, run through the layers side by side
+//! and pruned on the way: what is expected of a candidate at a layer is what it has become there,
+//! exactly, and the rest of the way to first order. The idea is that of probe sampling (Zhao et al.
+//! 2024, "Accelerating Greedy Coordinate Gradient via Probe Sampling"), with the model's own lower
+//! layers for the draft, and nothing computed twice.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,8 +27,8 @@ pub struct Race<'e, 'm> {
     racers: Vec<Option<Racer>>,
 }
 
-/// What the loss is expected to change by, nats a token (or what the loss is in): to first order in what a candidate
-/// has changed so far in the residual stream.
+/// What the loss is expected to change by, nats a token (or what the loss is in): to first order in
+/// what a candidate has changed so far in the residual stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Expected {
     pub total: f64,
@@ -44,19 +45,32 @@ struct Racer {
 }
 
 impl<'m> ModelEvaluator<'m> {
-    /// A race of `candidates`, lists of (position, id) each, on a prompt of `prompt_len` tokens and a continuation.
+    /// A race of `candidates`, lists of (position, id) each, on a prompt of `prompt_len` tokens and
+    /// a continuation.
     ///
     /// # Errors
-    /// [`Error::Request`] for positions that are none of the prompt's, and for recurrent models, which keep no state
-    /// at every position.
-    pub fn race(&self, ids: &[u32], prompt_len: usize, candidates: &[Vec<(usize, u32)>]) -> Result<Race<'_, 'm>> {
+    /// [`Error::Request`] for positions that are none of the prompt's, and for recurrent models,
+    /// which keep no state at every position.
+    pub fn race(
+        &self,
+        ids: &[u32],
+        prompt_len: usize,
+        candidates: &[Vec<(usize, u32)>],
+    ) -> Result<Race<'_, 'm>> {
         if self.model.config.is_recurrent() {
-            return Err(Error::request("a recurrent model runs no race: its rows begin where a state was kept"));
+            return Err(Error::request(
+                "a recurrent model runs no race: its rows begin where a state was kept",
+            ));
         }
-        if prompt_len == 0 || prompt_len > ids.len() || candidates.iter().flatten().any(|(at, _)| *at >= prompt_len) {
+        if prompt_len == 0
+            || prompt_len > ids.len()
+            || candidates.iter().flatten().any(|(at, _)| *at >= prompt_len)
+        {
             return Err(Error::request("a candidate changes what is no part of the prompt"));
         }
-        candidates.iter().try_for_each(|c| self.model.check_ids(&c.iter().map(|(_, id)| *id).collect::<Vec<_>>()))?;
+        candidates.iter().try_for_each(|c| {
+            self.model.check_ids(&c.iter().map(|(_, id)| *id).collect::<Vec<_>>())
+        })?;
         let end = (ids.len() - 1).max(prompt_len);
         let racer = |candidate: &Vec<(usize, u32)>| {
             let first = candidate.iter().map(|(at, _)| *at).min().unwrap_or(prompt_len - 1);
@@ -85,11 +99,19 @@ impl Race<'_, '_> {
                 let restart = (from > 0).then(|| {
                     let mut pre = vec![Vec::new(); from];
                     pre.push(std::mem::take(&mut racer.residual));
-                    Restart { entry: (from, false), residuals: Arc::new(Residuals { pre, mid: Vec::new() }), start: 0 }
+                    Restart {
+                        entry: (from, false),
+                        residuals: Arc::new(Residuals { pre, mid: Vec::new() }),
+                        start: 0,
+                    }
                 });
                 Row { prefix: run.prefix(racer.first), ids: racer.ids.clone(), restart }
             };
-            let forward = Forward { rows: chunk.iter_mut().map(row).collect(), layers: Some(layers), ..Forward::default() };
+            let forward = Forward {
+                rows: chunk.iter_mut().map(row).collect(),
+                layers: Some(layers),
+                ..Forward::default()
+            };
             let residual = self.evaluator.forward(&forward)?.residual;
             let mut at = 0;
             for racer in chunk {
@@ -101,8 +123,8 @@ impl Race<'_, '_> {
         Ok(())
     }
 
-    /// What is expected of each who is left: what it changed so far in the residual stream, times the gradient there,
-    /// `[positions, d_model]` from position `start` on
+    /// What is expected of each who is left: what it changed so far in the residual stream, times
+    /// the gradient there, `[positions, d_model]` from position `start` on
     /// ([`OneHotGradient::residuals`](super::OneHotGradient::residuals)).
     ///
     /// # Errors
@@ -116,24 +138,35 @@ impl Race<'_, '_> {
             let old = &base[racer.first * d..][..racer.residual.len()];
             let read = (self.prompt_len - 1 - racer.first) * d;
             let change = |values: Range<usize>| {
-                let changed = racer.residual[values.clone()].iter().zip(&old[values.clone()]).zip(&gradient[values]);
+                let changed = racer.residual[values.clone()]
+                    .iter()
+                    .zip(&old[values.clone()])
+                    .zip(&gradient[values]);
                 changed.map(|((n, o), g)| f64::from((n - o) * g)).sum::<f64>()
             };
             let at_reads = change(read..old.len());
             Some(Expected { total: change(0..read) + at_reads, at_reads })
         };
-        let of = |racer: &Racer| of(racer).ok_or_else(|| Error::request("a race beyond its gradient"));
+        let of =
+            |racer: &Racer| of(racer).ok_or_else(|| Error::request("a race beyond its gradient"));
         self.racers.iter().map(|racer| racer.as_ref().map(of).transpose()).collect()
     }
 
     /// Only those for which `keep` says so go on.
     pub fn retain(&mut self, keep: impl Fn(usize) -> bool) {
-        self.racers.iter_mut().enumerate().filter(|(i, _)| !keep(*i)).for_each(|(_, racer)| *racer = None);
+        self.racers
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| !keep(*i))
+            .for_each(|(_, racer)| *racer = None);
     }
 
-    /// What those who are left do at the end, in the order of the candidates: log-probabilities, entropies, top tokens
-    /// and, with a `reference`, divergences at the read positions.
-    pub fn finish(mut self, reference: Option<&Arc<Distributions>>) -> Result<Vec<Option<Observation>>> {
+    /// What those who are left do at the end, in the order of the candidates: log-probabilities,
+    /// entropies, top tokens and, with a `reference`, divergences at the read positions.
+    pub fn finish(
+        mut self,
+        reference: Option<&Arc<Distributions>>,
+    ) -> Result<Vec<Option<Observation>>> {
         let (model, d) = (self.evaluator.model, self.evaluator.model.config.hidden_size);
         self.advance(model.config.num_hidden_layers)?;
         let (mut residual, mut reads) = (Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! How far lesions and patches reach: where in the stack the lowest of them takes hold, and at which position the
-//! first. What lies before either is as it was without them.
+//! How far lesions and patches reach: where in the stack the lowest of them takes hold, and at
+//! which position the first. What lies before either is as it was without them.
 
 use std::ops::Range;
 
@@ -27,39 +27,61 @@ impl Reach {
     pub fn new(request: &Request, layout: &Layout, config: &Config) -> Self {
         let trial = &request.trial;
         let mut reach = Self { entry: None, first: usize::MAX, routed: Vec::new(), sparse: None };
-        // Every edit: where it takes hold, and the first position, if it is not for the router to say.
+        // Every edit: where it takes hold, and the first position, if it is not for the router to
+        // say.
         let mut touched: Vec<(Entry, Option<usize>)> = Vec::new();
         for edit in &trial.edits {
             match edit {
                 Edit::Lesion { component, action, position: None } => match (component, action) {
-                    (Component::Expert { layer, expert }, Action::Zero | Action::Scale { .. } | Action::Noise { .. }) => {
+                    (
+                        Component::Expert { layer, expert },
+                        Action::Zero | Action::Scale { .. } | Action::Noise { .. },
+                    ) => {
                         reach.routed.push((*layer, *expert));
                         touched.push((entry_of(component, config), None));
                     }
                     _ => touched.push((entry_of(component, config), Some(0))),
                 },
-                Edit::Lesion { component, position: Some(position), .. } | Edit::CarryState { component, position, .. } => {
-                    touched.extend(layout.at(*position).map(|at| (entry_of(component, config), Some(at))));
+                Edit::Lesion { component, position: Some(position), .. }
+                | Edit::CarryState { component, position, .. } => {
+                    touched.extend(
+                        layout.at(*position).map(|at| (entry_of(component, config), Some(at))),
+                    );
                 }
                 // What is as without edits up to some point is routed so, frozen or not.
-                Edit::FreezeRouting if layout.ids.iter().eq(trial.base.iter().chain(trial.continuation.iter())) => {}
+                Edit::FreezeRouting
+                    if layout.ids.iter().eq(trial.base.iter().chain(trial.continuation.iter())) => {
+                }
                 Edit::FreezeRouting => {
-                    let lowest = (0..config.num_hidden_layers).find(|layer| config.is_sparse(*layer));
+                    let lowest =
+                        (0..config.num_hidden_layers).find(|layer| config.is_sparse(*layer));
                     touched.extend(lowest.map(|layer| ((layer, false), Some(0))));
                 }
-                Edit::Embedding { .. } | Edit::Replace { .. } | Edit::Insert { .. } | Edit::Delete { .. } => {}
+                Edit::Embedding { .. }
+                | Edit::Replace { .. }
+                | Edit::Insert { .. }
+                | Edit::Delete { .. } => {}
             }
         }
-        touched.extend(request.patches.iter().map(|p| (entry_of(&p.component, config), Some(p.first))));
+        touched.extend(
+            request.patches.iter().map(|p| (entry_of(&p.component, config), Some(p.first))),
+        );
         if touched.is_empty() {
             return reach;
         }
-        let embedded = trial.edits.iter().filter(|e| matches!(e, Edit::Embedding { .. })).filter_map(|e| e.position());
-        touched.extend(embedded.filter_map(|position| Some(((0, false), Some(layout.at(position)?)))));
+        let embedded = trial
+            .edits
+            .iter()
+            .filter(|e| matches!(e, Edit::Embedding { .. }))
+            .filter_map(|e| e.position());
+        touched
+            .extend(embedded.filter_map(|position| Some(((0, false), Some(layout.at(position)?)))));
         reach.entry = touched.iter().map(|(entry, _)| *entry).min();
         reach.first = touched.iter().filter_map(|(_, first)| *first).min().unwrap_or(usize::MAX);
         reach.sparse = reach.entry.map(|(layer, _)| layer);
-        reach.sparse = reach.sparse.filter(|lowest| touched.iter().all(|((layer, _), first)| layer != lowest || first.is_none()));
+        reach.sparse = reach.sparse.filter(|lowest| {
+            touched.iter().all(|((layer, _), first)| layer != lowest || first.is_none())
+        });
         reach
     }
 
@@ -70,15 +92,24 @@ impl Reach {
 
     /// The first position that is not as in `run`, a plain run of the same tokens.
     pub fn start(&self, run: &Run) -> usize {
-        let routed = self.routed.iter().filter_map(|(layer, expert)| run.routed_to(*layer, *expert).first().copied());
+        let routed = self
+            .routed
+            .iter()
+            .filter_map(|(layer, expert)| run.routed_to(*layer, *expert).first().copied());
         routed.min().unwrap_or(usize::MAX).min(self.first)
     }
 
-    /// The lowest layer and stretches of `positions` that leave it as in `run`: no edit there touches them.
-    pub fn untouched(&self, run: &Run, positions: Range<usize>) -> Option<(usize, Vec<Range<usize>>)> {
+    /// The lowest layer and stretches of `positions` that leave it as in `run`: no edit there
+    /// touches them.
+    pub fn untouched(
+        &self,
+        run: &Run,
+        positions: Range<usize>,
+    ) -> Option<(usize, Vec<Range<usize>>)> {
         let lowest = self.sparse?;
         let experts = self.routed.iter().filter(|(layer, _)| *layer == lowest);
-        let mut touched: Vec<usize> = experts.flat_map(|(layer, expert)| run.routed_to(*layer, *expert)).copied().collect();
+        let mut touched: Vec<usize> =
+            experts.flat_map(|(layer, expert)| run.routed_to(*layer, *expert)).copied().collect();
         touched.sort_unstable();
         touched.dedup();
         let mut stretches = Vec::new();
@@ -105,8 +136,13 @@ pub fn entry_of(component: &Component, config: &Config) -> Entry {
         return (layer_of(component, config), false);
     }
     match (place(component, config), component) {
-        (Some((layer, site, _)), _) => (layer, matches!(site, Site::Neurons | Site::MlpOut | Site::RouterLogits | Site::Experts)),
-        (None, Component::Weight { layer, matrix, .. }) => (*layer, matches!(matrix, Matrix::Gate | Matrix::Up | Matrix::Down)),
+        (Some((layer, site, _)), _) => (
+            layer,
+            matches!(site, Site::Neurons | Site::MlpOut | Site::RouterLogits | Site::Experts),
+        ),
+        (None, Component::Weight { layer, matrix, .. }) => {
+            (*layer, matches!(matrix, Matrix::Gate | Matrix::Up | Matrix::Down))
+        }
         (None, _) => (component.layer(), false),
     }
 }

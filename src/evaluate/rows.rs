@@ -18,11 +18,16 @@ use crate::model::{Config, Forward, Output, Pooled, Read, Readout};
 const TOKENS_PER_FORWARD: usize = 2048;
 
 /// Rows in their order, cut into forwards: each of as many as have room, or of one that is longer.
-pub fn forwards<T>(rows: impl IntoIterator<Item = T>, tokens: impl Fn(&T) -> usize) -> impl Iterator<Item = Vec<T>> {
+pub fn forwards<T>(
+    rows: impl IntoIterator<Item = T>,
+    tokens: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = Vec<T>> {
     let mut rows = rows.into_iter().peekable();
     std::iter::from_fn(move || {
         let (mut forward, mut sum) = (Vec::new(), 0);
-        while let Some(row) = rows.next_if(|row| sum == 0 || sum + tokens(row) <= TOKENS_PER_FORWARD) {
+        while let Some(row) =
+            rows.next_if(|row| sum == 0 || sum + tokens(row) <= TOKENS_PER_FORWARD)
+        {
             sum += tokens(&row);
             forward.push(row);
         }
@@ -48,19 +53,29 @@ impl ModelEvaluator<'_> {
         let offsets = forward.offsets();
         let mut hooks = Hooks::default();
         let mut reads: Vec<Read> = Vec::new();
-        // Which reads are whose. What a row leaves as its run has it is read once for all rows of that run, and goes
-        // behind the last row.
+        // Which reads are whose. What a row leaves as its run has it is read once for all rows of
+        // that run, and goes behind the last row.
         let mut reads_of: Vec<Vec<usize>> = Vec::new();
         let mut shared: BTreeMap<Shared, usize> = BTreeMap::new();
         let mut of_runs: Vec<&[f32]> = Vec::new();
         for (i, job) in jobs.iter().enumerate() {
             let row = &forward.rows[i];
-            let place = Place { tokens: offsets[i]..offsets[i + 1], position: row.prefix_len(), layer: row.entry().0 };
+            let place = Place {
+                tokens: offsets[i]..offsets[i + 1],
+                position: row.prefix_len(),
+                layer: row.entry().0,
+            };
             let untouched = spare(job, &place, config, &mut hooks);
             // What a run had below the layer it is resumed at is in what it left there.
             let trial = &job.plan.above(&job.request.trial, row.entry().0, config);
             let position = place.position;
-            let lowering = Lowering { evaluator: self, trial, layout: &job.plan.layout, place, hooks: &mut hooks };
+            let lowering = Lowering {
+                evaluator: self,
+                trial,
+                layout: &job.plan.layout,
+                place,
+                hooks: &mut hooks,
+            };
             lowering.run(&job.request.patches)?;
             let mut mine = Vec::new();
             for (n, at) in job.plan.read_positions().enumerate() {
@@ -68,7 +83,9 @@ impl ModelEvaluator<'_> {
                 let reference = job.request.reference.clone().map(|r| (r, n));
                 let keep = job.request.keep_distributions;
                 let read = |token| Read { token, target, reference: reference.clone(), keep };
-                let as_run = job.run.as_ref().filter(|_| at < position || untouched.iter().any(|stretch| stretch.contains(&at)));
+                let as_run = job.run.as_ref().filter(|_| {
+                    at < position || untouched.iter().any(|stretch| stretch.contains(&at))
+                });
                 let Some(run) = as_run else {
                     mine.push(reads.len());
                     reads.push(read(offsets[i] + at - position));
@@ -84,7 +101,10 @@ impl ModelEvaluator<'_> {
             }
             reads_of.push(mine);
         }
-        hooks.capture = (0..config.num_hidden_layers).filter(|l| config.is_sparse(*l)).map(|l| (l, Site::RouterLogits)).collect();
+        hooks.capture = (0..config.num_hidden_layers)
+            .filter(|l| config.is_sparse(*l))
+            .map(|l| (l, Site::RouterLogits))
+            .collect();
         forward.hooks = hooks;
         let mut output = self.forward(&forward)?;
         of_runs.into_iter().for_each(|residual| output.residual.extend(residual));
@@ -106,25 +126,39 @@ impl ModelEvaluator<'_> {
         let kept: Option<Vec<Vec<f32>>> = readouts.iter().map(|r| r.distribution.clone()).collect();
         Observation {
             distributions: kept.filter(|_| request.keep_distributions).map(|log_probs| {
-                Arc::new(Distributions { vocabulary: self.model.config.vocab_size, log_probs: log_probs.concat() })
+                Arc::new(Distributions {
+                    vocabulary: self.model.config.vocab_size,
+                    log_probs: log_probs.concat(),
+                })
             }),
             ..Observation::of(readouts, continuation)
         }
     }
 
     /// The experts chosen for the read positions, in the layers that were computed for the row.
-    fn routing(&self, output: &Output<Pooled>, row: &Row, offset: usize, Job { plan, run, .. }: &Job) -> Vec<LayerRouting> {
+    fn routing(
+        &self,
+        output: &Output<Pooled>,
+        row: &Row,
+        offset: usize,
+        Job { plan, run, .. }: &Job,
+    ) -> Vec<LayerRouting> {
         let Some(experts) = &self.model.config.experts else { return Vec::new() };
         let (n, first) = (experts.num_experts, row.prefix_len());
         let layers = output.captured.iter().filter(|((layer, _), _)| *layer >= row.entry().0);
         layers
             .map(|(&(layer, _), logits)| {
-                let picked = plan.read_positions().flat_map(|at| match (at.checked_sub(first), run) {
-                    (None, Some(run)) => &run.router_logits[&layer][at * n..][..n],
-                    (after, _) => &logits[(offset + after.unwrap_or_default()) * n..][..n],
-                });
+                let picked =
+                    plan.read_positions().flat_map(|at| match (at.checked_sub(first), run) {
+                        (None, Some(run)) => &run.router_logits[&layer][at * n..][..n],
+                        (after, _) => &logits[(offset + after.unwrap_or_default()) * n..][..n],
+                    });
                 let picked: Vec<f32> = picked.copied().collect();
-                LayerRouting { layer, num_experts: n, chosen: crate::model::chosen_experts(&picked, experts) }
+                LayerRouting {
+                    layer,
+                    num_experts: n,
+                    chosen: crate::model::chosen_experts(&picked, experts),
+                }
             })
             .collect()
     }
@@ -140,9 +174,14 @@ struct Shared {
     keep: bool,
 }
 
-/// Puts what a run has in the place of what need not be computed in the lowest layer. The positions that leave the
-/// last layer as in the run.
-fn spare(Job { plan, run, .. }: &Job, place: &Place, config: &Config, hooks: &mut Hooks) -> Vec<Range<usize>> {
+/// Puts what a run has in the place of what need not be computed in the lowest layer. The positions
+/// that leave the last layer as in the run.
+fn spare(
+    Job { plan, run, .. }: &Job,
+    place: &Place,
+    config: &Config,
+    hooks: &mut Hooks,
+) -> Vec<Range<usize>> {
     let Some(run) = run else { return Vec::new() };
     let (positions, d) = (place.position..place.position + place.tokens.len(), config.hidden_size);
     let Some((layer, stretches)) = plan.untouched(run, positions) else { return Vec::new() };

@@ -1,10 +1,11 @@
 //! Activation patching in both directions (Meng et al. 2022; Zhang and Nanda 2024), batched.
 //!
-//! The clean run is the trial without its edits, the glitched run the trial with them. One number says
-//! how glitched a run is: its mean Jensen-Shannon divergence from the clean run over the read positions.
-//! *Necessity* of a component is the share of that which goes when the glitched run is given the
-//! component's clean output; *sufficiency* the share that comes when the clean run is given its glitched
-//! output. Nothing here looks at the edits themselves: the two runs are all it sees.
+//! The clean run is the trial without its edits, the glitched run the trial with them. One number
+//! says how glitched a run is: its mean Jensen-Shannon divergence from the clean run over the read
+//! positions. *Necessity* of a component is the share of that which goes when the glitched run is
+//! given the component's clean output; *sufficiency* the share that comes when the clean run is
+//! given its glitched output. Nothing here looks at the edits themselves: the two runs are all it
+//! sees.
 
 use std::sync::Arc;
 
@@ -38,7 +39,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mlps: 2, neurons: 48, set: 8, enough: 0.9, controls: 16, placed: 3, positions: 12, seed: 0 }
+        Self {
+            mlps: 2,
+            neurons: 48,
+            set: 8,
+            enough: 0.9,
+            controls: 16,
+            placed: 3,
+            positions: 12,
+            seed: 0,
+        }
     }
 }
 
@@ -83,21 +93,32 @@ pub(super) const NOTHING: f64 = 1e-6;
 /// Finds the components that carry the difference between a trial and its baseline.
 ///
 /// # Errors
-/// What the evaluator refuses; [`Error::Request`] when the edits change how many tokens are predicted.
-pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -> Result<Implication> {
+/// What the evaluator refuses; [`Error::Request`] when the edits change how many tokens are
+/// predicted.
+pub fn implicate(
+    evaluator: &ModelEvaluator,
+    trial: &Trial,
+    options: &Options,
+) -> Result<Implication> {
     let mut patching = Patching::new(evaluator, trial)?;
     if patching.total < NOTHING {
         return Ok(Implication { calls: patching.calls, ..Implication::default() });
     }
     let c = &evaluator.model.config;
-    let coarse: Vec<Component> = (0..c.num_hidden_layers).flat_map(|layer| coarse(c, layer)).collect();
+    let coarse: Vec<Component> =
+        (0..c.num_hidden_layers).flat_map(|layer| coarse(c, layer)).collect();
     let mut effects = patching.effects(&coarse)?;
     let parts = patching.parts(&effects, options);
     effects.extend(patching.effects(&parts)?);
     let ranked = rank(&effects);
     let Named { set, necessity, sufficiency, most } = patching.smallest_set(&ranked, options)?;
-    let single: f64 = set.iter().filter_map(|c| effects.iter().find(|e| e.component == *c)).map(|e| e.sufficiency).sum();
-    let emergence = (set.len() > 1 && sufficiency > 0.01).then(|| (sufficiency - single) / sufficiency);
+    let single: f64 = set
+        .iter()
+        .filter_map(|c| effects.iter().find(|e| e.component == *c))
+        .map(|e| e.sufficiency)
+        .sum();
+    let emergence =
+        (set.len() > 1 && sufficiency > 0.01).then(|| (sufficiency - single) / sufficiency);
     let controls = patching.controls(&set, &coarse, &parts, options)?;
     let positions = patching.positions(&set, options)?;
     let routing = patching.routing()?;
@@ -116,8 +137,8 @@ pub fn implicate(evaluator: &ModelEvaluator, trial: &Trial, options: &Options) -
     })
 }
 
-/// What of a layer is tried first: the heads of its mixer, with their states where they have some (or the whole
-/// mixer, where it has no heads), and its MLP.
+/// What of a layer is tried first: the heads of its mixer, with their states where they have some
+/// (or the whole mixer, where it has no heads), and its MLP.
 fn coarse(config: &Config, layer: usize) -> Vec<Component> {
     let heads = config.heads(layer);
     let states = if heads > 0 { config.state_parts(layer).0 } else { 0 };
@@ -134,29 +155,39 @@ fn coarse(config: &Config, layer: usize) -> Vec<Component> {
 fn overlap(a: &Component, b: &Component) -> bool {
     // The block of a component (mixer or MLP), and the part of it: `None` is the whole.
     let place = |c: &Component| match *c {
-        Component::Head { head: part, .. } | Component::Channel { channel: part, .. } => Some((0, Some(part))),
+        Component::Head { head: part, .. } | Component::Channel { channel: part, .. } => {
+            Some((0, Some(part)))
+        }
         Component::State { part, .. } => Some((0, part)),
-        Component::Attention { .. } | Component::Ssm { .. } | Component::TimeMix { .. } => Some((0, None)),
-        Component::Neuron { neuron: part, .. } | Component::Expert { expert: part, .. } => Some((1, Some(part))),
+        Component::Attention { .. } | Component::Ssm { .. } | Component::TimeMix { .. } => {
+            Some((0, None))
+        }
+        Component::Neuron { neuron: part, .. } | Component::Expert { expert: part, .. } => {
+            Some((1, Some(part)))
+        }
         // A router decides over all experts, and is a part beside them.
         Component::Router { .. } => Some((1, Some(usize::MAX))),
         Component::Mlp { .. } | Component::ChannelMix { .. } => Some((1, None)),
         _ => None,
     };
-    let (Some((block_a, part_a)), Some((block_b, part_b))) = (place(a), place(b)) else { return false };
-    a.layer() == b.layer() && block_a == block_b && (part_a == part_b || part_a.is_none() || part_b.is_none())
+    let (Some((block_a, part_a)), Some((block_b, part_b))) = (place(a), place(b)) else {
+        return false;
+    };
+    a.layer() == b.layer()
+        && block_a == block_b
+        && (part_a == part_b || part_a.is_none() || part_b.is_none())
 }
 
-/// Whether the runs with and without the edits predict equally many tokens, so that each position of one
-/// can be held against the same of the other.
+/// Whether the runs with and without the edits predict equally many tokens, so that each position
+/// of one can be held against the same of the other.
 pub fn comparable(trial: &Trial) -> bool {
     let layout = trial.layout();
     layout.ids.len() - layout.prompt_len == trial.continuation.len()
 }
 
-/// Strongest first by the mean of both directions (what exceeds the whole counts as the whole). Of equals
-/// the finer component comes first: an MLP whose one neuron does everything does so by that neuron, and a head
-/// of RWKV whose state does everything by its state.
+/// Strongest first by the mean of both directions (what exceeds the whole counts as the whole). Of
+/// equals the finer component comes first: an MLP whose one neuron does everything does so by that
+/// neuron, and a head of RWKV whose state does everything by its state.
 pub(super) fn rank(effects: &[Effect]) -> Vec<Component> {
     let strength = |e: &Effect| 0.5 * (e.necessity.min(1.0) + e.sufficiency.min(1.0));
     let fineness = |c: &Component| match c {
@@ -169,7 +200,8 @@ pub(super) fn rank(effects: &[Effect]) -> Vec<Component> {
     };
     let mut order: Vec<&Effect> = effects.iter().collect();
     // Rounded, so that equals up to arithmetic are equals.
-    let key = |e: &Effect| (-(strength(e) * 1e5).round() as i64, fineness(&e.component), e.component);
+    let key =
+        |e: &Effect| (-(strength(e) * 1e5).round() as i64, fineness(&e.component), e.component);
     order.sort_by_key(|e| key(e));
     order.into_iter().map(|e| e.component).collect()
 }
@@ -177,28 +209,42 @@ pub(super) fn rank(effects: &[Effect]) -> Vec<Component> {
 impl<'a, 'm> Patching<'a, 'm> {
     pub fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Self> {
         let baseline = trial.baseline();
-        let observed = evaluator.observe(&[Request::new(baseline.clone()).keeping_distributions()])?.pop();
-        let reference = observed.and_then(|o| o.distributions).ok_or_else(|| Error::request("distributions were not kept"))?;
+        let observed =
+            evaluator.observe(&[Request::new(baseline.clone()).keeping_distributions()])?.pop();
+        let reference = observed
+            .and_then(|o| o.distributions)
+            .ok_or_else(|| Error::request("distributions were not kept"))?;
         let layout = trial.layout();
         if !comparable(trial) {
-            return Err(Error::request("the edits change how many tokens are predicted: the two runs cannot be compared"));
+            return Err(Error::request(
+                "the edits change how many tokens are predicted: the two runs cannot be compared",
+            ));
         }
         let mut aligned: Vec<Stretch> = Vec::new();
-        for (clean, glitched) in layout.moved.iter().enumerate().filter_map(|(p, m)| Some((p, (*m)?))) {
+        for (clean, glitched) in
+            layout.moved.iter().enumerate().filter_map(|(p, m)| Some((p, (*m)?)))
+        {
             match aligned.last_mut() {
                 Some((c, g, len)) if *c + *len == clean && *g + *len == glitched => *len += 1,
                 _ => aligned.push((clean, glitched, 1)),
             }
         }
-        let glitched = evaluator.observe(&[Request::new(trial.clone()).with_reference(reference.clone())])?;
-        let (total, loss) = glitched.first().map_or((0.0, 0.0), |o| (o.mean_divergence_bits(), o.loss()));
+        let glitched =
+            evaluator.observe(&[Request::new(trial.clone()).with_reference(reference.clone())])?;
+        let (total, loss) =
+            glitched.first().map_or((0.0, 0.0), |o| (o.mean_divergence_bits(), o.loss()));
         let clean = (baseline.clone(), evaluator.activations(&baseline, &[])?);
         let glitched = (trial.clone(), evaluator.activations(trial, &[])?);
         Ok(Self { evaluator, clean, glitched, aligned, reference, total, loss, calls: 4 })
     }
 
     /// The request that patches a set of components at the given stretches.
-    pub fn request(&self, set: &[Component], at: &[Stretch], direction: Direction) -> Result<Request> {
+    pub fn request(
+        &self,
+        set: &[Component],
+        at: &[Stretch],
+        direction: Direction,
+    ) -> Result<Request> {
         let config = &self.evaluator.model.config;
         let (into, from) = match direction {
             Direction::Necessity => (&self.glitched.0, &self.clean.1),
@@ -212,21 +258,28 @@ impl<'a, 'm> Patching<'a, 'm> {
                     Direction::Sufficiency => (clean, glitched),
                 };
                 let values = from.of(component, source..source + len, config);
-                let values = values.ok_or_else(|| Error::request(format!("{component} has no output to patch")))?;
+                let values = values
+                    .ok_or_else(|| Error::request(format!("{component} has no output to patch")))?;
                 patches.push(Patch { component: *component, first, values: values.into() });
             }
         }
         Ok(Request::new(into.clone()).with_reference(self.reference.clone()).patched(patches))
     }
 
-    /// The share of the divergence that goes with the routing frozen; `None` where nothing is routed.
+    /// The share of the divergence that goes with the routing frozen; `None` where nothing is
+    /// routed.
     fn routing(&mut self) -> Result<Option<f64>> {
         let trial = &self.glitched.0;
-        if self.evaluator.model.config.experts.is_none() || trial.edits.contains(&Edit::FreezeRouting) {
+        if self.evaluator.model.config.experts.is_none()
+            || trial.edits.contains(&Edit::FreezeRouting)
+        {
             return Ok(None);
         }
-        let frozen = trial.with_edits(trial.edits.iter().cloned().chain([Edit::FreezeRouting]).collect());
-        let observed = self.evaluator.observe(&[Request::new(frozen).with_reference(self.reference.clone())])?;
+        let frozen =
+            trial.with_edits(trial.edits.iter().cloned().chain([Edit::FreezeRouting]).collect());
+        let observed = self
+            .evaluator
+            .observe(&[Request::new(frozen).with_reference(self.reference.clone())])?;
         self.calls += 1;
         Ok(observed.first().map(|o| 1.0 - o.mean_divergence_bits() / self.total))
     }
@@ -234,7 +287,8 @@ impl<'a, 'm> Patching<'a, 'm> {
     /// Necessity and sufficiency of each set, at all positions that both runs have.
     pub fn measure(&mut self, sets: &[Vec<Component>]) -> Result<Vec<(f64, f64)>> {
         let aligned = self.aligned.clone();
-        let sets: Vec<(&[Component], &[Stretch])> = sets.iter().map(|set| (&set[..], &aligned[..])).collect();
+        let sets: Vec<(&[Component], &[Stretch])> =
+            sets.iter().map(|set| (&set[..], &aligned[..])).collect();
         self.measure_at(&sets)
     }
 
@@ -247,7 +301,8 @@ impl<'a, 'm> Patching<'a, 'm> {
         }
         self.calls += requests.len() as u64;
         let observed = self.evaluator.observe(&requests)?;
-        let bits: Vec<f64> = observed.iter().map(|o| o.mean_divergence_bits() / self.total).collect();
+        let bits: Vec<f64> =
+            observed.iter().map(|o| o.mean_divergence_bits() / self.total).collect();
         Ok(bits.chunks_exact(2).map(|pair| (1.0 - pair[0], pair[1])).collect())
     }
 
@@ -257,13 +312,17 @@ impl<'a, 'm> Patching<'a, 'm> {
         Ok(components
             .iter()
             .zip(measured)
-            .map(|(&component, (necessity, sufficiency))| Effect { component, necessity, sufficiency })
+            .map(|(&component, (necessity, sufficiency))| Effect {
+                component,
+                necessity,
+                sufficiency,
+            })
             .collect())
     }
 
-    /// What the strongest blocks are made of: the neurons (of a state space the channels, with their states) that
-    /// change most between the runs, weighed by what they write; of a mixture, its
-    /// experts and their router.
+    /// What the strongest blocks are made of: the neurons (of a state space the channels, with
+    /// their states) that change most between the runs, weighed by what they write; of a mixture,
+    /// its experts and their router.
     fn parts(&self, effects: &[Effect], options: &Options) -> Vec<Component> {
         let config = &self.evaluator.model.config;
         let ranked = rank(effects);
@@ -273,24 +332,35 @@ impl<'a, 'm> Patching<'a, 'm> {
         for layer in mlps.map(Component::layer) {
             if self.clean.1.sites.contains_key(&(layer, Site::Experts)) {
                 chosen.push(Component::Router { layer });
-                chosen.extend((0..config.num_experts(layer)).map(|expert| Component::Expert { layer, expert }));
+                chosen.extend(
+                    (0..config.num_experts(layer))
+                        .map(|expert| Component::Expert { layer, expert }),
+                );
             }
-            let down = if config.rwkv_of(layer).is_some() { Matrix::ChannelValue } else { Matrix::Down };
+            let down =
+                if config.rwkv_of(layer).is_some() { Matrix::ChannelValue } else { Matrix::Down };
             let neurons = self.most_changed(layer, Site::Neurons, down, options.neurons);
             chosen.extend(neurons.into_iter().map(|neuron| Component::Neuron { layer, neuron }));
         }
         for layer in mixers.map(Component::layer) {
             let out = if config.ssm_of(layer).is_some() { Matrix::SsmOut } else { Matrix::TimeOut };
             let channels = self.most_changed(layer, Site::Z, out, options.neurons);
-            chosen.extend(channels.iter().map(|channel| Component::Channel { layer, channel: *channel }));
+            chosen.extend(
+                channels.iter().map(|channel| Component::Channel { layer, channel: *channel }),
+            );
             if self.clean.1.sites.contains_key(&(layer, Site::State)) {
-                chosen.extend(channels.into_iter().map(|channel| Component::State { layer, part: Some(channel) }));
+                chosen.extend(
+                    channels
+                        .into_iter()
+                        .map(|channel| Component::State { layer, part: Some(channel) }),
+                );
             }
         }
         chosen
     }
 
-    /// The columns of a site that change most between the runs, weighed by what `matrix` writes of them.
+    /// The columns of a site that change most between the runs, weighed by what `matrix` writes of
+    /// them.
     fn most_changed(&self, layer: usize, site: Site, matrix: Matrix, count: usize) -> Vec<usize> {
         let model = self.evaluator.model;
         let (Some(clean), Some(glitched), Some((rows, width))) = (
@@ -303,13 +373,20 @@ impl<'a, 'm> Patching<'a, 'm> {
         let mut change = vec![0f32; width];
         for &(c, g, len) in &self.aligned {
             for i in 0..len {
-                let (a, b) = (&clean[(c + i) * width..][..width], &glitched[(g + i) * width..][..width]);
-                change.iter_mut().zip(a.iter().zip(b)).for_each(|(m, (a, b))| *m = m.max((a - b).abs()));
+                let (a, b) =
+                    (&clean[(c + i) * width..][..width], &glitched[(g + i) * width..][..width]);
+                change
+                    .iter_mut()
+                    .zip(a.iter().zip(b))
+                    .for_each(|(m, (a, b))| *m = m.max((a - b).abs()));
             }
         }
         let mut norms = vec![0f32; width];
         for out in 0..rows {
-            norms.iter_mut().zip(model.weight_row(layer, matrix, out)).for_each(|(n, w)| *n += w * w);
+            norms
+                .iter_mut()
+                .zip(model.weight_row(layer, matrix, out))
+                .for_each(|(n, w)| *n += w * w);
         }
         let mut order: Vec<usize> = (0..width).collect();
         let score = |n: usize| change[n] * norms[n].sqrt();
@@ -329,19 +406,28 @@ impl<'a, 'm> Patching<'a, 'm> {
                 break;
             }
         }
-        let heads: Vec<Vec<Component>> = (1..=members.len()).map(|n| members[..n].to_vec()).collect();
+        let heads: Vec<Vec<Component>> =
+            (1..=members.len()).map(|n| members[..n].to_vec()).collect();
         let measured = self.measure(&heads)?;
         let best = measured.iter().map(|m| m.0).fold(f64::NEG_INFINITY, f64::max);
         let at = measured.iter().position(|m| m.0 >= options.enough * best).unwrap_or(0);
         let most = measured.iter().position(|m| m.0 >= MOST).map(|at| at + 1);
         match (heads.into_iter().nth(at), measured.get(at)) {
-            (Some(set), Some(&(necessity, sufficiency))) => Ok(Named { set, necessity, sufficiency, most }),
+            (Some(set), Some(&(necessity, sufficiency))) => {
+                Ok(Named { set, necessity, sufficiency, most })
+            }
             _ => Err(Error::request("the model has no components to implicate")),
         }
     }
 
     /// Necessity of random sets of the same kinds and size, ascending.
-    fn controls(&mut self, set: &[Component], coarse: &[Component], parts: &[Component], options: &Options) -> Result<Vec<f64>> {
+    fn controls(
+        &mut self,
+        set: &[Component],
+        coarse: &[Component],
+        parts: &[Component],
+        options: &Options,
+    ) -> Result<Vec<f64>> {
         let mut rng = rng::stream(options.seed, "implication controls");
         let mut sets: Vec<Vec<Component>> = Vec::new();
         for _ in 0..options.controls {
@@ -365,8 +451,8 @@ impl<'a, 'm> Patching<'a, 'm> {
         Ok(necessity)
     }
 
-    /// Each of the strongest members of the set, patched at one position at a time: at those where its
-    /// output differs most between the runs.
+    /// Each of the strongest members of the set, patched at one position at a time: at those where
+    /// its output differs most between the runs.
     fn positions(&mut self, set: &[Component], options: &Options) -> Result<Vec<PositionEffect>> {
         let config = &self.evaluator.model.config;
         let ids = self.glitched.0.layout().ids;
@@ -375,11 +461,16 @@ impl<'a, 'm> Patching<'a, 'm> {
             let mut changes: Vec<(f32, Stretch)> = Vec::new();
             for &(clean, glitched, len) in &self.aligned {
                 for i in 0..len {
-                    let outputs = |run: &Activations, at: usize| run.of(component, at..at + 1, config);
-                    let (Some(a), Some(b)) = (outputs(&self.clean.1, clean + i), outputs(&self.glitched.1, glitched + i)) else {
+                    let outputs =
+                        |run: &Activations, at: usize| run.of(component, at..at + 1, config);
+                    let (Some(a), Some(b)) = (
+                        outputs(&self.clean.1, clean + i),
+                        outputs(&self.glitched.1, glitched + i),
+                    ) else {
                         continue;
                     };
-                    let change = a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+                    let change =
+                        a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
                     changes.push((change, (clean + i, glitched + i, 1)));
                 }
             }
@@ -389,18 +480,22 @@ impl<'a, 'm> Patching<'a, 'm> {
             changes.truncate(options.positions);
             let member = [*component];
             let places: Vec<[Stretch; 1]> = changes.iter().map(|(_, stretch)| [*stretch]).collect();
-            let sets: Vec<(&[Component], &[Stretch])> = places.iter().map(|place| (&member[..], &place[..])).collect();
-            let mut effects: Vec<PositionEffect> = (self.measure_at(&sets)?.into_iter().zip(&places))
-                .map(|((necessity, sufficiency), &[(_, position, _)])| PositionEffect {
-                    component: *component,
-                    position,
-                    id: ids[position],
-                    necessity,
-                    sufficiency,
-                })
-                .collect();
+            let sets: Vec<(&[Component], &[Stretch])> =
+                places.iter().map(|place| (&member[..], &place[..])).collect();
+            let mut effects: Vec<PositionEffect> =
+                (self.measure_at(&sets)?.into_iter().zip(&places))
+                    .map(|((necessity, sufficiency), &[(_, position, _)])| PositionEffect {
+                        component: *component,
+                        position,
+                        id: ids[position],
+                        necessity,
+                        sufficiency,
+                    })
+                    .collect();
             let strength = |e: &PositionEffect| e.necessity + e.sufficiency;
-            effects.sort_by(|a, b| strength(b).total_cmp(&strength(a)).then(a.position.cmp(&b.position)));
+            effects.sort_by(|a, b| {
+                strength(b).total_cmp(&strength(a)).then(a.position.cmp(&b.position))
+            });
             found.extend(effects);
         }
         Ok(found)

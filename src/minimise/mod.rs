@@ -1,8 +1,9 @@
 //! Reduction of a failing trial to the smallest one that still fails in the same way.
 //!
-//! The algorithm is apart from what is reduced: [`reduce`] knows only a set and a test, [`strength`]
-//! only a number and a test; `trial` says which sets and numbers a trial has. All of them ask in rounds:
-//! the candidates of a round are independent, so a round is one batch of the model.
+//! The algorithm is apart from what is reduced: [`reduce`] knows only a set and a test,
+//! [`strength`] only a number and a test; `trial` says which sets and numbers a trial has. All of
+//! them ask in rounds: the candidates of a round are independent, so a round is one batch of the
+//! model.
 
 pub mod reduce;
 pub mod strength;
@@ -27,18 +28,22 @@ pub type Same<'a> = dyn Fn(&Trial, &Verdict) -> bool + 'a;
 /// How a trial is reduced, and what still counts as the same failure.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
-    /// Trials that may be judged; a reduction that runs out keeps the best so far, without certificate.
+    /// Trials that may be judged; a reduction that runs out keeps the best so far, without
+    /// certificate.
     pub max_calls: u64,
     /// Most trials in one call of the judge.
     pub batch: usize,
-    /// Share of the original margin that a step must keep, so that small losses do not add up until a
-    /// lesser failure is left.
+    /// Share of the original margin that a step must keep, so that small losses do not add up until
+    /// a lesser failure is left.
     pub keep_share: f64,
-    /// A margin more than this many times the original's is another failure, not the same one reduced.
+    /// A margin more than this many times the original's is another failure, not the same one
+    /// reduced.
     pub far: f64,
-    /// Puts an ordinary token in the place of base tokens that do not matter; `None`: no replacement.
+    /// Puts an ordinary token in the place of base tokens that do not matter; `None`: no
+    /// replacement.
     pub neutral: Option<u32>,
-    /// So many base tokens at the beginning (a BOS, say) and at the end are neither replaced nor deleted.
+    /// So many base tokens at the beginning (a BOS, say) and at the end are neither replaced nor
+    /// deleted.
     pub keep_first: usize,
     pub keep_last: usize,
     /// Most other failures kept.

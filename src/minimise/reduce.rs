@@ -1,12 +1,13 @@
 //! Reduction of a set: which elements can go while the test still holds?
 //!
-//! A probabilistic delta debugging (after Wang et al., "Probabilistic Delta Debugging", 2021) turned
-//! into rounds. Every element has a probability of being essential. A round cuts the elements, least
-//! essential first, into disjoint groups, each as large as pays (group size times the probability that
-//! the whole group can go is largest), and tests every group's deletion in one batch. A failed deletion
-//! raises the probabilities of its group by Bayes's rule, so that groups halve where something essential
-//! hides and nowhere else. What could go is tried together in the next round. At the end every
-//! remaining element is removed alone, all in one batch: the certificate of 1-minimality.
+//! A probabilistic delta debugging (after Wang et al., "Probabilistic Delta Debugging", 2021)
+//! turned into rounds. Every element has a probability of being essential. A round cuts the
+//! elements, least essential first, into disjoint groups, each as large as pays (group size times
+//! the probability that the whole group can go is largest), and tests every group's deletion in one
+//! batch. A failed deletion raises the probabilities of its group by Bayes's rule, so that groups
+//! halve where something essential hides and nowhere else. What could go is tried together in the
+//! next round. At the end every remaining element is removed alone, all in one batch: the
+//! certificate of 1-minimality.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +44,14 @@ pub struct Reduction {
 
 /// Reduces a set of `n` elements, all of which together are taken to pass the test.
 pub fn reduce(n: usize, keep_test: &mut KeepTest, options: &Options) -> Result<Reduction> {
-    let mut search = Search { kept: vec![true; n], tested: BTreeMap::new(), calls: 0, rounds: 0, keep_test, options };
+    let mut search = Search {
+        kept: vec![true; n],
+        tested: BTreeMap::new(),
+        calls: 0,
+        rounds: 0,
+        keep_test,
+        options,
+    };
     if !options.singles_only && n > 1 {
         search.groups()?;
     }
@@ -87,7 +95,11 @@ impl Search<'_, '_> {
         if !new.is_empty() {
             let answers = (self.keep_test)(&new)?;
             if answers.len() != new.len() {
-                return Err(Error::request(format!("{} answers to {} candidates", answers.len(), new.len())));
+                return Err(Error::request(format!(
+                    "{} answers to {} candidates",
+                    answers.len(),
+                    new.len()
+                )));
             }
             self.calls += new.len() as u64;
             self.rounds += 1;
@@ -96,14 +108,14 @@ impl Search<'_, '_> {
         Ok(sets.iter().map(|set| self.tested.get(set).copied()).collect())
     }
 
-    /// Removes groups that can go one by one, together as far as that holds too; returns whether any
-    /// went. In doubt the first ones: each step is one that was tested.
+    /// Removes groups that can go one by one, together as far as that holds too; returns whether
+    /// any went. In doubt the first ones: each step is one that was tested.
     fn accept(&mut self, groups: &[Vec<usize>]) -> Result<bool> {
         let mut pending: Vec<Vec<usize>> = groups.to_vec();
         let mut any = false;
         while !pending.is_empty() {
-            // Unions of the first 1, 2, 4, ... and of all; the first alone was tested already when it
-            // is one of a round's, so that progress is certain for the first step.
+            // Unions of the first 1, 2, 4, ... and of all; the first alone was tested already when
+            // it is one of a round's, so that progress is certain for the first step.
             let mut unions: Vec<Vec<usize>> = Vec::new();
             let mut size = pending.len();
             loop {
@@ -133,11 +145,14 @@ impl Search<'_, '_> {
 
     fn groups(&mut self) -> Result<()> {
         let n = self.kept.len();
-        // Two essential elements are expected; clamped so that small sets are not searched one by one.
+        // Two essential elements are expected; clamped so that small sets are not searched one by
+        // one.
         let mut essential = vec![(2.0 / n as f64).clamp(0.001, 0.3); n];
         loop {
-            let mut order: Vec<usize> = self.remaining().into_iter().filter(|&e| essential[e] < 1.0).collect();
-            // By probability, then by position: neighbours stay together, as in text they belong together.
+            let mut order: Vec<usize> =
+                self.remaining().into_iter().filter(|&e| essential[e] < 1.0).collect();
+            // By probability, then by position: neighbours stay together, as in text they belong
+            // together.
             order.sort_by(|&a, &b| essential[a].total_cmp(&essential[b]).then(a.cmp(&b)));
             let mut groups = Vec::new();
             let mut rest = order.as_slice();
@@ -184,13 +199,24 @@ impl Search<'_, '_> {
         loop {
             let remaining = self.remaining();
             // No more than can be answered: each candidate is a set in memory.
-            let most = self.options.max_calls.saturating_sub(self.calls).saturating_add(self.tested.len() as u64);
-            let alone: Vec<Vec<usize>> =
-                remaining.iter().take(usize::try_from(most).unwrap_or(usize::MAX)).map(|&element| vec![element]).collect();
+            let most = self
+                .options
+                .max_calls
+                .saturating_sub(self.calls)
+                .saturating_add(self.tested.len() as u64);
+            let alone: Vec<Vec<usize>> = remaining
+                .iter()
+                .take(usize::try_from(most).unwrap_or(usize::MAX))
+                .map(|&element| vec![element])
+                .collect();
             let complete = alone.len() == remaining.len();
             let answers = self.test(&alone)?;
-            let gone: Vec<Vec<usize>> =
-                alone.into_iter().zip(&answers).filter(|(_, answer)| **answer == Some(true)).map(|(group, _)| group).collect();
+            let gone: Vec<Vec<usize>> = alone
+                .into_iter()
+                .zip(&answers)
+                .filter(|(_, answer)| **answer == Some(true))
+                .map(|(group, _)| group)
+                .collect();
             if gone.is_empty() {
                 return Ok(complete && answers.iter().all(|answer| *answer == Some(false)));
             }
@@ -256,7 +282,8 @@ mod tests {
         let mut parts = 2;
         'outer: while !elements.is_empty() {
             parts = parts.min(elements.len());
-            let chunks: Vec<Vec<usize>> = elements.chunks(elements.len().div_ceil(parts)).map(<[usize]>::to_vec).collect();
+            let chunks: Vec<Vec<usize>> =
+                elements.chunks(elements.len().div_ceil(parts)).map(<[usize]>::to_vec).collect();
             for chunk in &chunks {
                 if chunks.len() > 2 && test(chunk) {
                     (elements, parts) = (chunk.clone(), 2);
@@ -264,7 +291,8 @@ mod tests {
                 }
             }
             for chunk in &chunks {
-                let rest: Vec<usize> = elements.iter().copied().filter(|e| !chunk.contains(e)).collect();
+                let rest: Vec<usize> =
+                    elements.iter().copied().filter(|e| !chunk.contains(e)).collect();
                 if test(&rest) {
                     (elements, parts) = (rest, parts.saturating_sub(1).max(2));
                     continue 'outer;
@@ -297,11 +325,22 @@ mod tests {
             assert!(found.one_minimal);
             let (slow, calls) = naive(n, &predicate);
             assert!(is_one_minimal(&slow, &predicate));
-            println!("{n} {needed:?}: {} calls in {} rounds, ddmin {calls}", found.calls, found.rounds);
-            assert!(found.calls <= 2 * calls + 2, "{n} {needed:?}: {} calls, ddmin {calls}", found.calls);
+            println!(
+                "{n} {needed:?}: {} calls in {} rounds, ddmin {calls}",
+                found.calls, found.rounds
+            );
+            assert!(
+                found.calls <= 2 * calls + 2,
+                "{n} {needed:?}: {} calls, ddmin {calls}",
+                found.calls
+            );
             // For a single essential element ddmin is a binary search, and nothing beats that.
             if n >= 64 && needed.len() > 1 {
-                assert!(found.calls < calls, "{n} {needed:?}: {} calls, ddmin {calls}", found.calls);
+                assert!(
+                    found.calls < calls,
+                    "{n} {needed:?}: {} calls, ddmin {calls}",
+                    found.calls
+                );
                 assert!(found.rounds < 30, "{n} {needed:?}: {} rounds", found.rounds);
             }
         }

@@ -11,14 +11,19 @@ use crate::oracle::{OracleKind, Verdict};
 
 /// Passes over all phases at most: each later one removes only what an earlier one made removable.
 const MAX_PASSES: usize = 8;
-/// The first pass spends no more than one in so many calls on neutral tokens: a short budget must not be
-/// gone before anything is deleted, which also makes every later call cheaper.
+/// The first pass spends no more than one in so many calls on neutral tokens: a short budget must
+/// not be gone before anything is deleted, which also makes every later call cheaper.
 const NEUTRAL_SHARE: u64 = 3;
 
-/// Reduces `trial`, on which `original` was the verdict: edits first, then prompt tokens (replaced by
-/// neutral ones, then deleted), then the continuation, at last strengths. Every step is one that was
-/// judged to fail in the same way.
-pub fn minimise(trial: &Trial, original: &Verdict, judge: &dyn Judge, options: &Options) -> Result<Minimised> {
+/// Reduces `trial`, on which `original` was the verdict: edits first, then prompt tokens (replaced
+/// by neutral ones, then deleted), then the continuation, at last strengths. Every step is one that
+/// was judged to fail in the same way.
+pub fn minimise(
+    trial: &Trial,
+    original: &Verdict,
+    judge: &dyn Judge,
+    options: &Options,
+) -> Result<Minimised> {
     if !original.fails() {
         return Err(Error::request("there is nothing to minimise: the trial does not fail"));
     }
@@ -53,8 +58,12 @@ pub fn minimise(trial: &Trial, original: &Verdict, judge: &dyn Judge, options: &
             break;
         }
     }
-    let minimisation =
-        Minimisation { calls: run.calls, elements_before: before, elements_after: elements(&run.trial), one_minimal };
+    let minimisation = Minimisation {
+        calls: run.calls,
+        elements_before: before,
+        elements_after: elements(&run.trial),
+        one_minimal,
+    };
     Ok(Minimised { trial: run.trial, verdict: run.verdict, minimisation, others: run.others })
 }
 
@@ -66,10 +75,13 @@ fn elements(trial: &Trial) -> usize {
 /// Which edits go or stay together: a group for each edit, numbered from 0.
 ///
 /// An echo trial shows a token and asks for it. To keep the asking without the showing would be a
-/// failure, but another one: nobody can repeat what was not said. So all places of a token are one element.
+/// failure, but another one: nobody can repeat what was not said. So all places of a token are one
+/// element.
 fn inseparable(edits: &[Edit], oracle: OracleKind) -> Vec<usize> {
     let token = |edit: &Edit| match edit {
-        Edit::Replace { id, .. } | Edit::Insert { id, .. } if oracle == OracleKind::Echo => Some(*id),
+        Edit::Replace { id, .. } | Edit::Insert { id, .. } if oracle == OracleKind::Echo => {
+            Some(*id)
+        }
         _ => None,
     };
     let mut groups: Vec<Option<u32>> = Vec::new();
@@ -91,12 +103,13 @@ struct Run<'a> {
     original: &'a Verdict,
     judge: &'a dyn Judge,
     options: &'a Options<'a>,
-    /// Every trial judged: its verdict if it fails in the same way. Phases meet the same candidates.
+    /// Every trial judged: its verdict if it fails in the same way. Phases meet the same
+    /// candidates.
     judged: BTreeMap<String, Option<Verdict>>,
     others: Vec<Trial>,
     calls: u64,
-    /// Whether a candidate was passed over because nothing was left to judge it with: then there is no
-    /// certificate, for `reduce` takes the answer for a judgement.
+    /// Whether a candidate was passed over because nothing was left to judge it with: then there is
+    /// no certificate, for `reduce` takes the answer for a judgement.
     skipped: bool,
 }
 
@@ -107,13 +120,18 @@ fn key(trial: &Trial) -> String {
 
 impl Run<'_> {
     fn left(&self) -> u64 {
-        if self.options.stop.is_some_and(|stop| stop()) { 0 } else { self.options.max_calls.saturating_sub(self.calls) }
+        if self.options.stop.is_some_and(|stop| stop()) {
+            0
+        } else {
+            self.options.max_calls.saturating_sub(self.calls)
+        }
     }
 
-    /// Whether each candidate fails in the same way as the original. A candidate for which no calls are
-    /// left counts as one that does not, and is not remembered.
+    /// Whether each candidate fails in the same way as the original. A candidate for which no calls
+    /// are left counts as one that does not, and is not remembered.
     fn hold(&mut self, candidates: &[Option<Trial>]) -> Result<Vec<bool>> {
-        let keys: Vec<Option<String>> = candidates.iter().map(|candidate| candidate.as_ref().map(key)).collect();
+        let keys: Vec<Option<String>> =
+            candidates.iter().map(|candidate| candidate.as_ref().map(key)).collect();
         let mut new: Vec<(&str, &Trial)> = Vec::new();
         for (key, candidate) in keys.iter().zip(candidates) {
             if let (Some(key), Some(candidate)) = (key, candidate)
@@ -125,7 +143,8 @@ impl Run<'_> {
         }
         let mut rest = &new[..];
         while !rest.is_empty() {
-            let most = self.options.batch.max(1).min(usize::try_from(self.left()).unwrap_or(usize::MAX));
+            let most =
+                self.options.batch.max(1).min(usize::try_from(self.left()).unwrap_or(usize::MAX));
             if most == 0 {
                 self.skipped = true;
                 break;
@@ -135,7 +154,11 @@ impl Run<'_> {
             let trials: Vec<Trial> = chunk.iter().map(|(_, trial)| (*trial).clone()).collect();
             let verdicts = self.judge.judge(&trials)?;
             if verdicts.len() != trials.len() {
-                return Err(Error::request(format!("{} verdicts on {} trials", verdicts.len(), trials.len())));
+                return Err(Error::request(format!(
+                    "{} verdicts on {} trials",
+                    verdicts.len(),
+                    trials.len()
+                )));
             }
             self.calls += trials.len() as u64;
             for ((key, _), (trial, verdict)) in chunk.iter().zip(trials.into_iter().zip(verdicts)) {
@@ -143,10 +166,16 @@ impl Run<'_> {
                 self.judged.insert((*key).to_string(), same.then_some(verdict));
             }
         }
-        Ok(keys.iter().map(|key| key.as_ref().is_some_and(|key| matches!(self.judged.get(key), Some(Some(_))))).collect())
+        Ok(keys
+            .iter()
+            .map(|key| {
+                key.as_ref().is_some_and(|key| matches!(self.judged.get(key), Some(Some(_))))
+            })
+            .collect())
     }
 
-    /// Whether a verdict is the original's failure. Another failure is put aside as a finding of its own.
+    /// Whether a verdict is the original's failure. Another failure is put aside as a finding of
+    /// its own.
     fn same(&mut self, trial: &Trial, verdict: &Verdict) -> bool {
         if !verdict.fails() {
             return false;
@@ -173,7 +202,8 @@ impl Run<'_> {
         }
     }
 
-    /// Reduces a set of `n` elements; `without` makes the trial in which only the marked ones are kept.
+    /// Reduces a set of `n` elements; `without` makes the trial in which only the marked ones are
+    /// kept.
     fn reduce(
         &mut self,
         n: usize,
@@ -184,7 +214,8 @@ impl Run<'_> {
         if n == 0 {
             return Ok(true);
         }
-        let options = reduce::Options { max_calls, width: self.options.batch.clamp(1, 16), singles_only };
+        let options =
+            reduce::Options { max_calls, width: self.options.batch.clamp(1, 16), singles_only };
         // Answers out of memory cost nothing, but `reduce` counts them: it may stop early, and then
         // gives no certificate it has not earned.
         let mut test = |sets: &[Vec<bool>]| {
@@ -212,7 +243,12 @@ impl Run<'_> {
         let groups = inseparable(&trial.edits, self.original.oracle);
         let n = groups.iter().max().map_or(0, |last| last + 1);
         self.reduce(n, self.left(), singles_only, &|kept| {
-            let edits = trial.edits.iter().zip(&groups).filter(|(_, group)| kept[**group]).map(|(edit, _)| edit.clone());
+            let edits = trial
+                .edits
+                .iter()
+                .zip(&groups)
+                .filter(|(_, group)| kept[**group])
+                .map(|(edit, _)| edit.clone());
             usable(trial.with_edits(edits.collect()))
         })
     }
@@ -235,7 +271,8 @@ impl Run<'_> {
     fn neutral(&mut self, singles_only: bool) -> Result<bool> {
         let Some(neutral) = self.options.neutral else { return Ok(true) };
         let trial = self.trial.clone();
-        let positions: Vec<usize> = self.free().into_iter().filter(|&p| trial.base[p] != neutral).collect();
+        let positions: Vec<usize> =
+            self.free().into_iter().filter(|&p| trial.base[p] != neutral).collect();
         let most = if singles_only { self.left() } else { self.left() / NEUTRAL_SHARE };
         self.reduce(positions.len(), most, singles_only, &|kept| {
             let mut base = trial.base.to_vec();
@@ -273,19 +310,25 @@ impl Run<'_> {
         });
         let shortest = edited.max().unwrap_or(0).max(1);
         let (mut low, mut high) = (shortest, trial.continuation.len());
-        let cut = |length: usize| Trial { continuation: trial.continuation[..length].into(), ..trial.clone() };
+        let cut = |length: usize| Trial {
+            continuation: trial.continuation[..length].into(),
+            ..trial.clone()
+        };
         while low < high {
             if self.left() == 0 {
                 return Ok(false);
             }
             // Lengths from `low` to below `high`; with `high - low` small, all of them.
-            let points = (high - low).min(self.options.batch.clamp(1, 16)).min(self.left() as usize);
-            let lengths: Vec<usize> = (1..=points).map(|i| low + (high - low) * i / (points + 1)).collect();
+            let points =
+                (high - low).min(self.options.batch.clamp(1, 16)).min(self.left() as usize);
+            let lengths: Vec<usize> =
+                (1..=points).map(|i| low + (high - low) * i / (points + 1)).collect();
             let lengths = match high - low <= points {
                 true => (low..high).collect(),
                 false => lengths,
             };
-            let answers = self.hold(&lengths.iter().map(|&length| Some(cut(length))).collect::<Vec<_>>())?;
+            let answers =
+                self.hold(&lengths.iter().map(|&length| Some(cut(length))).collect::<Vec<_>>())?;
             match answers.iter().position(|&holds| holds) {
                 Some(first) => {
                     high = lengths[first];
@@ -308,9 +351,14 @@ impl Run<'_> {
                 edits[index] = edits[index].with_strength(strength);
                 trial.with_edits(edits)
             };
-            let options =
-                strength::Options { points: 8, tolerance: self.options.strength_tolerance.max(1e-6), max_calls: self.left() };
-            let mut test = |points: &[f32]| self.hold(&points.iter().map(|&point| Some(at(point))).collect::<Vec<_>>());
+            let options = strength::Options {
+                points: 8,
+                tolerance: self.options.strength_tolerance.max(1e-6),
+                max_calls: self.left(),
+            };
+            let mut test = |points: &[f32]| {
+                self.hold(&points.iter().map(|&point| Some(at(point))).collect::<Vec<_>>())
+            };
             let found = strength::smallest(initial, &mut test, &options)?;
             if found.strength != initial {
                 self.accept(at(found.strength));
@@ -325,8 +373,8 @@ fn usable(trial: Trial) -> Option<Trial> {
     (!trial.base.is_empty() && trial.layout().prompt_len > 0).then_some(trial)
 }
 
-/// The trial with only the marked base tokens, the edits moved with the tokens they are at. `None` if an
-/// edit loses its token.
+/// The trial with only the marked base tokens, the edits moved with the tokens they are at. `None`
+/// if an edit loses its token.
 fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
     // How many kept tokens are before each position, the end of the base included.
     let mut before = vec![0; keep.len() + 1];
@@ -338,9 +386,10 @@ fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
         Some(after) => before[keep.len()] + after,
     };
     let mut edits = trial.edits.clone();
-    // Inserts that meet at one place keep the order of the places they come from, which the list's order
-    // alone would not give: they are sorted among the slots that inserts have in the list.
-    let slots: Vec<usize> = (0..edits.len()).filter(|&i| matches!(edits[i], Edit::Insert { .. })).collect();
+    // Inserts that meet at one place keep the order of the places they come from, which the list's
+    // order alone would not give: they are sorted among the slots that inserts have in the list.
+    let slots: Vec<usize> =
+        (0..edits.len()).filter(|&i| matches!(edits[i], Edit::Insert { .. })).collect();
     let mut inserts: Vec<Edit> = slots.iter().map(|&i| edits[i].clone()).collect();
     inserts.sort_by_key(Edit::position);
     for (slot, insert) in slots.into_iter().zip(inserts) {
@@ -362,7 +411,8 @@ fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
             Edit::Lesion { position: None, .. } | Edit::FreezeRouting => {}
         }
     }
-    let base: Arc<[u32]> = trial.base.iter().zip(keep).filter(|(_, kept)| **kept).map(|(&id, _)| id).collect();
+    let base: Arc<[u32]> =
+        trial.base.iter().zip(keep).filter(|(_, kept)| **kept).map(|(&id, _)| id).collect();
     Some(Trial { base, continuation: trial.continuation.clone(), edits })
 }
 

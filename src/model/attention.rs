@@ -32,13 +32,16 @@ impl Attention {
     ) -> Result<Attended<N::Array>> {
         let (mode, config) = (pass.mode, &pass.model.config);
         let qkv = match &self.qkv {
-            Projection::Stacked(qkv) => pass.product(layer, x, qkv, &[Matrix::Q, Matrix::K, Matrix::V])?,
+            Projection::Stacked(qkv) => {
+                pass.product(layer, x, qkv, &[Matrix::Q, Matrix::K, Matrix::V])?
+            }
             Projection::Latent(latent) => latent.qkv(mode, x)?,
         };
         let norms = HeadNorms { q: self.q_norm.as_ref(), k: self.k_norm.as_ref() };
         let (q, keys, values) = mode.heads(&qkv, norms, config, rope, spans)?;
         drop(qkv);
-        let attention_rows: Vec<AttentionRow> = rows.iter().zip(spans).map(|(r, s)| attention_row(r, s, layer, config)).collect();
+        let attention_rows: Vec<AttentionRow> =
+            rows.iter().zip(spans).map(|(r, s)| attention_row(r, s, layer, config)).collect();
         let z = mode.attention(&q, &keys, &values, &attention_rows, shape(config, layer))?;
         let z = pass.at(layer, Site::Z, z)?;
         Ok(Attended { out: pass.product(layer, &z, &self.o, &[Matrix::O])?, keys, values })
@@ -57,7 +60,9 @@ fn shape(config: &Config, layer: usize) -> AttentionShape {
 }
 
 fn attention_row<'a>(row: &'a Row, span: &Span, layer: usize, config: &Config) -> AttentionRow<'a> {
-    let part = |x: &'a [f32], s: &super::batch::Segment, width: usize| &x[s.start * width..(s.start + s.len) * width];
+    let part = |x: &'a [f32], s: &super::batch::Segment, width: usize| {
+        &x[s.start * width..(s.start + s.len) * width]
+    };
     let of = |s: &'a super::batch::Segment| {
         let cache = &s.store.layers[layer];
         (part(&cache.keys, s, config.kv_width()), part(&cache.values, s, config.v_width()))

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a finished forward keeps, for rows that continue it: nothing is copied when a row refers to a part.
+/// What a finished forward keeps, for rows that continue it: nothing is copied when a row refers to
+/// a part.
 #[derive(Debug, Default)]
 pub struct KvStore {
     pub layers: Vec<LayerCache>,
@@ -19,19 +20,20 @@ pub struct LayerCache {
     pub keys: Vec<f32>,
     /// `[tokens, v_width]`.
     pub values: Vec<f32>,
-    /// Of recurrent layers: the state after some tokens (indices into the packed batch), those at every
-    /// [`STATE_STRIDE`]th position of a row and at its end.
+    /// Of recurrent layers: the state after some tokens (indices into the packed batch), those at
+    /// every [`STATE_STRIDE`]th position of a row and at its end.
     pub states: BTreeMap<usize, State>,
 }
 
-/// Positions from one kept state to the next. A state is as large as hundreds of keys, so not each is kept.
+/// Positions from one kept state to the next. A state is as large as hundreds of keys, so not each
+/// is kept.
 pub const STATE_STRIDE: usize = 16;
 
 /// What a recurrent layer carries from one position to the next.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// The last inputs of a Mamba layer's convolution, `[conv_kernel - 1, conv_width]`, oldest first; of time
-    /// mixing the last input, `[d_model]`.
+    /// The last inputs of a Mamba layer's convolution, `[conv_kernel - 1, conv_width]`, oldest
+    /// first; of time mixing the last input, `[d_model]`.
     pub inputs: Vec<f32>,
     /// The state of the recurrence ([`Recurrence`](super::scan::Recurrence) has the shapes).
     pub scan: Vec<f32>,
@@ -43,7 +45,8 @@ impl KvStore {
     /// What it takes, bytes.
     pub fn bytes(&self) -> usize {
         let states = self.layers.iter().flat_map(|l| l.states.values());
-        let states: usize = states.map(|s| s.inputs.len() + s.scan.len() + s.channel_inputs.len()).sum();
+        let states: usize =
+            states.map(|s| s.inputs.len() + s.scan.len() + s.channel_inputs.len()).sum();
         4 * (states + self.layers.iter().map(|l| l.keys.len() + l.values.len()).sum::<usize>())
     }
 }
@@ -109,11 +112,16 @@ impl Row {
     }
 }
 
-/// Strips a padded batch: `ids[r]` where `mask[r]` is true. Rows keep their order, so logits of token
-/// `i` of a stripped row belong to the `i`-th true place of its mask, left- or right-padded alike.
+/// Strips a padded batch: `ids[r]` where `mask[r]` is true. Rows keep their order, so logits of
+/// token `i` of a stripped row belong to the `i`-th true place of its mask, left- or right-padded
+/// alike.
 pub fn from_padded(ids: &[Vec<u32>], mask: &[Vec<bool>]) -> Vec<Row> {
     ids.iter()
         .zip(mask)
-        .map(|(ids, mask)| Row::new(ids.iter().zip(mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect::<Vec<_>>()))
+        .map(|(ids, mask)| {
+            Row::new(
+                ids.iter().zip(mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect::<Vec<_>>(),
+            )
+        })
         .collect()
 }

@@ -35,7 +35,8 @@ pub struct Forward {
 
 /// What a forward pass leaves.
 pub struct Output<A> {
-    /// The residual stream after the last layer, before the final normalisation, `[tokens, d_model]`.
+    /// The residual stream after the last layer, before the final normalisation, `[tokens,
+    /// d_model]`.
     pub residual: A,
     pub kv: Option<Arc<KvStore>>,
     /// Captured sites, `[tokens, width]` of the rows that had joined by then.
@@ -70,8 +71,8 @@ impl Model {
         self.forward_gradient_at(forward, embeddings, Probes::new(), None)
     }
 
-    /// The same with gradients of sites, of the variables of zeros that are added to them; logits of these tokens
-    /// (packed indices) alone, if not of all.
+    /// The same with gradients of sites, of the variables of zeros that are added to them; logits
+    /// of these tokens (packed indices) alone, if not of all.
     pub fn forward_gradient_at(
         &self,
         forward: &Forward,
@@ -82,7 +83,9 @@ impl Model {
         let mode = Composed { probes };
         let output = self.run(&mode, forward, embeddings.clone())?;
         let residual = match tokens {
-            Some(tokens) => output.residual.index_select(&Tensor::new(tokens, output.residual.device())?, 0)?,
+            Some(tokens) => {
+                output.residual.index_select(&Tensor::new(tokens, output.residual.device())?, 0)?
+            }
             None => output.residual,
         };
         let x = mode.norm(&residual, &self.weights.norm)?;
@@ -119,22 +122,37 @@ impl Model {
             let end = span.position + span.tokens.len();
             let of_row = table.get(span.position * d..end * d);
             values.extend_from_slice(of_row.ok_or_else(|| {
-                Error::request(format!("{end} tokens are more than the {} positions of the model", table.len() / d))
+                Error::request(format!(
+                    "{end} tokens are more than the {} positions of the model",
+                    table.len() / d
+                ))
             })?);
         }
         Ok(values)
     }
 
-    fn run<N: Numerics>(&self, mode: &N, forward: &Forward, embeddings: N::Array) -> Result<Output<N::Array>> {
+    fn run<N: Numerics>(
+        &self,
+        mode: &N,
+        forward: &Forward,
+        embeddings: N::Array,
+    ) -> Result<Output<N::Array>> {
         let (config, hooks, rows) = (&self.config, &forward.hooks, &forward.rows);
         let offsets = forward.offsets();
-        if rows.windows(2).any(|w| w[0].entry() > w[1].entry()) || rows.iter().any(|r| r.ids.is_empty()) {
-            return Err(Error::request("rows of a batch must be non-empty and ascend in where they start"));
+        if rows.windows(2).any(|w| w[0].entry() > w[1].entry())
+            || rows.iter().any(|r| r.ids.is_empty())
+        {
+            return Err(Error::request(
+                "rows of a batch must be non-empty and ascend in where they start",
+            ));
         }
         let longest = rows.iter().map(|r| r.prefix_len() + r.ids.len()).max().unwrap_or(0);
         let ropes = ropes(config, longest);
-        let spans: Vec<Span> =
-            rows.iter().zip(&offsets).map(|(r, o)| Span { tokens: *o..o + r.ids.len(), position: r.prefix_len() }).collect();
+        let spans: Vec<Span> = rows
+            .iter()
+            .zip(&offsets)
+            .map(|(r, o)| Span { tokens: *o..o + r.ids.len(), position: r.prefix_len() })
+            .collect();
         let keep = match config.is_recurrent() {
             true if forward.keep_kv => kept_tokens(&spans),
             true if forward.keep_ends => spans.iter().map(|span| span.tokens.end - 1).collect(),
@@ -153,7 +171,9 @@ impl Model {
         let mut joined = rows.iter().filter(|r| r.restart.is_none()).count();
         // What the first layer leaves for the others, in RWKV-7.
         let mut first = None;
-        for (i, layer) in self.weights.layers.iter().enumerate().take(forward.layers.unwrap_or(usize::MAX)) {
+        for (i, layer) in
+            self.weights.layers.iter().enumerate().take(forward.layers.unwrap_or(usize::MAX))
+        {
             let d = config.hidden_size;
             while let Some(row) = rows.get(joined).filter(|r| r.entry() == (i, false)) {
                 x = mode.append(x, mode.array(resumed(row, row.entry(), d)?, d)?)?;
@@ -175,7 +195,8 @@ impl Model {
                 let h = normalised(mode, &x, layer.attention_norm.as_ref())?;
                 let mixed = match &layer.mixer {
                     MixerWeights::Attention(attention) => {
-                        let attended = attention.forward(&pass, i, &h, ropes[i].as_deref(), rows, spans)?;
+                        let attended =
+                            attention.forward(&pass, i, &h, ropes[i].as_deref(), rows, spans)?;
                         if forward.keep_kv {
                             cache.keys = mode.values(&attended.keys)?;
                             cache.values = mode.values(&attended.values)?;
@@ -184,7 +205,10 @@ impl Model {
                     }
                     MixerWeights::Ssm(mamba) => {
                         let rows = RecurrentRows::new(rows, spans, i, &keep)?;
-                        let ssm = config.ssm.as_ref().ok_or_else(|| Error::request("a state space without its sizes"))?;
+                        let ssm = config
+                            .ssm
+                            .as_ref()
+                            .ok_or_else(|| Error::request("a state space without its sizes"))?;
                         let (out, states) = mamba.forward(&pass, i, ssm, &h, &rows)?;
                         cache.states = rows.keep.iter().copied().zip(states).collect();
                         out
@@ -196,9 +220,14 @@ impl Model {
                         out
                     }
                 };
-                out = Some(pass.at(i, Site::AttnOut, post_normalised(mode, mixed, layer.attention_post_norm.as_ref())?)?);
+                out = Some(pass.at(
+                    i,
+                    Site::AttnOut,
+                    post_normalised(mode, mixed, layer.attention_post_norm.as_ref())?,
+                )?);
             }
-            // Side by side, the MLP reads what the attention reads, and nothing can enter between them.
+            // Side by side, the MLP reads what the attention reads, and nothing can enter between
+            // them.
             if config.residual != Residual::Parallel {
                 if let Some(out) = out.take() {
                     x = mode.add(x, &out)?;
@@ -221,12 +250,20 @@ impl Model {
                     Mlp::ChannelMix(channel_mix) => {
                         let rows = RecurrentRows::new(&rows[..joined], &spans[..joined], i, &keep)?;
                         let (added, inputs) = channel_mix.forward(&pass, i, &h, &rows)?;
-                        cache.states.values_mut().zip(inputs).for_each(|(state, inputs)| state.channel_inputs = inputs);
+                        cache
+                            .states
+                            .values_mut()
+                            .zip(inputs)
+                            .for_each(|(state, inputs)| state.channel_inputs = inputs);
                         added
                     }
                 };
                 drop(h);
-                let added = pass.at(i, Site::MlpOut, post_normalised(mode, added, layer.mlp_post_norm.as_ref())?)?;
+                let added = pass.at(
+                    i,
+                    Site::MlpOut,
+                    post_normalised(mode, added, layer.mlp_post_norm.as_ref())?,
+                )?;
                 if let Some(attention) = out {
                     x = mode.add(x, &attention)?;
                 }
@@ -240,7 +277,8 @@ impl Model {
         if joined != rows.len() {
             return Err(Error::request("a row starts beyond the last layer"));
         }
-        let kv = (forward.keep_kv || forward.keep_ends).then(|| Arc::new(KvStore { layers: caches }));
+        let kv =
+            (forward.keep_kv || forward.keep_ends).then(|| Arc::new(KvStore { layers: caches }));
         Ok(Output { residual: x, kv, captured: pass.captured() })
     }
 
@@ -261,13 +299,19 @@ impl Model {
 fn kept_tokens(spans: &[Span]) -> Vec<usize> {
     let of = |span: &Span| {
         let (start, position, last) = (span.tokens.start, span.position, span.tokens.end - 1);
-        span.tokens.clone().filter(move |t| (position + t - start + 1).is_multiple_of(STATE_STRIDE) || *t == last)
+        span.tokens
+            .clone()
+            .filter(move |t| (position + t - start + 1).is_multiple_of(STATE_STRIDE) || *t == last)
     };
     spans.iter().flat_map(of).collect()
 }
 
 /// What a block reads: the residual stream, normalised where the model does so before a block.
-fn normalised<'a, N: Numerics>(mode: &N, x: &'a N::Array, norm: Option<&Norm>) -> Result<Cow<'a, N::Array>> {
+fn normalised<'a, N: Numerics>(
+    mode: &N,
+    x: &'a N::Array,
+    norm: Option<&Norm>,
+) -> Result<Cow<'a, N::Array>> {
     Ok(match norm {
         Some(norm) => Cow::Owned(mode.norm(x, norm)?),
         None => Cow::Borrowed(x),
@@ -298,9 +342,14 @@ fn ropes(config: &Config, positions: usize) -> Vec<Option<Rc<Rope>>> {
 
 /// The residual stream at an entry, of a resumed row.
 fn resumed(row: &Row, entry: Entry, d: usize) -> Result<Vec<f32>> {
-    let restart = row.restart.as_ref().ok_or_else(|| Error::request("a row without a restart must start at layer 0"))?;
+    let restart = row
+        .restart
+        .as_ref()
+        .ok_or_else(|| Error::request("a row without a restart must start at layer 0"))?;
     let residual = restart.residual(entry, row.ids.len(), d);
-    residual.map(<[f32]>::to_vec).ok_or_else(|| Error::request("the residual stream to resume from is shorter than the row"))
+    residual
+        .map(<[f32]>::to_vec)
+        .ok_or_else(|| Error::request("the residual stream to resume from is shorter than the row"))
 }
 
 /// How embeddings are handed to a mode.

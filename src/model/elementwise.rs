@@ -1,5 +1,5 @@
-//! What happens to each value, column or head by itself, for inference: the small operations around the matrix
-//! products of recurrent layers.
+//! What happens to each value, column or head by itself, for inference: the small operations around
+//! the matrix products of recurrent layers.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -17,7 +17,9 @@ fn rows_of(width: usize) -> usize {
 
 /// `x *= y`.
 pub fn mul(x: &mut [f32], y: &[f32]) {
-    x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y));
+    x.par_chunks_mut(CHUNK)
+        .zip(y.par_chunks(CHUNK))
+        .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y));
 }
 
 /// `x = scale x + shift` by column.
@@ -40,7 +42,9 @@ pub fn blend(x: &[f32], by: &[f32], mix: &[f32]) -> Pooled {
     let step = rows_of(width);
     let from = x.par_chunks(step).zip(by.par_chunks(step));
     y.par_chunks_mut(step).zip(from).for_each(|(y, (x, by))| {
-        for (y, (x, by)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(by.chunks_exact(width))) {
+        for (y, (x, by)) in
+            y.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(by.chunks_exact(width)))
+        {
             for (((y, x), by), mix) in y.iter_mut().zip(x).zip(by).zip(mix) {
                 *y = x + by * mix;
             }
@@ -93,7 +97,10 @@ pub fn shift(x: &[f32], width: usize, rows: &[Carry]) -> Pooled {
         let mut before = if row.initial.is_empty() { &zero } else { row.initial };
         for t in row.tokens.clone() {
             let now = &x[t * width..][..width];
-            y[t * width..][..width].iter_mut().zip(before.iter().zip(now)).for_each(|(y, (before, now))| *y = before - now);
+            y[t * width..][..width]
+                .iter_mut()
+                .zip(before.iter().zip(now))
+                .for_each(|(y, (before, now))| *y = before - now);
             before = now;
         }
     }
@@ -113,7 +120,8 @@ impl Convolution {
         self.weight.len() / self.bias.len()
     }
 
-    /// Of `x` `[tokens, width]`; a row's `initial` is the `kernel - 1` inputs before it, oldest first.
+    /// Of `x` `[tokens, width]`; a row's `initial` is the `kernel - 1` inputs before it, oldest
+    /// first.
     pub fn apply(&self, x: &[f32], rows: &[Carry]) -> Pooled {
         let (width, kernel) = (self.bias.len(), self.kernel());
         let mut y = Pooled::take(x.len());

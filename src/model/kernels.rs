@@ -1,9 +1,9 @@
 //! The fused CPU kernels of inference: normalisation, rotation, attention, gate.
 //!
-//! Each output value is computed by the same sequence of operations whatever else is in the batch and
-//! however much of the row came from a cache: sums run in a fixed order over positions counted from the
-//! start of the *row*. So a row in a batch equals the row alone bit for bit, and the noise floor that
-//! `evaluate` measures is nil on CPU.
+//! Each output value is computed by the same sequence of operations whatever else is in the batch
+//! and however much of the row came from a cache: sums run in a fixed order over positions counted
+//! from the start of the *row*. So a row in a batch equals the row alone bit for bit, and the noise
+//! floor that `evaluate` measures is nil on CPU.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -13,9 +13,10 @@ use super::linear::PackedMatrix;
 use super::pool::Pooled;
 use super::weights::Norm;
 
-/// `e^x` to 2 ulp for finite `x`; below -87.3 it is 0, above 88.3 infinite. A polynomial after Cephes, in
-/// a form that vectorises (libm's does not; nor, without a dozen instructions for the numbers that do not
-/// fit, does Rust's cast to an integer, so the integer is read off the bits of a rounded sum).
+/// `e^x` to 2 ulp for finite `x`; below -87.3 it is 0, above 88.3 infinite. A polynomial after
+/// Cephes, in a form that vectorises (libm's does not; nor, without a dozen instructions for the
+/// numbers that do not fit, does Rust's cast to an integer, so the integer is read off the bits of
+/// a rounded sum).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.3;
@@ -92,7 +93,8 @@ fn rms_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     }
 }
 
-/// Layer normalisation (Ba et al. 2016): the variance is the mean square of what is left of the mean.
+/// Layer normalisation (Ba et al. 2016): the variance is the mean square of what is left of the
+/// mean.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn layer_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
     let width = weight.len();
@@ -108,11 +110,13 @@ fn layer_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: 
 
 /// `x += y`.
 pub fn add(x: &mut [f32], y: &[f32]) {
-    x.par_chunks_mut(1 << 14).zip(y.par_chunks(1 << 14)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+    x.par_chunks_mut(1 << 14)
+        .zip(y.par_chunks(1 << 14))
+        .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
 }
 
-/// Lanes of a sum: as many as one or two vectors hold, folded in a fixed order at the end. Loops over
-/// `[f32; LANES]` are of constant length, which is what makes them vectors.
+/// Lanes of a sum: as many as one or two vectors hold, folded in a fixed order at the end. Loops
+/// over `[f32; LANES]` are of constant length, which is what makes them vectors.
 pub const LANES: usize = 16;
 
 /// Sum of `f(x)`, lane by lane.
@@ -223,8 +227,8 @@ fn tanh(x: f32) -> f32 {
     ((1.0 - t) / (1.0 + t)).copysign(x)
 }
 
-/// `ln(1 + e^x)` without overflow on one side or cancellation on the other: the logarithm of `1 + t` times
-/// what of `t` the sum has lost (Kahan).
+/// `ln(1 + e^x)` without overflow on one side or cancellation on the other: the logarithm of `1 +
+/// t` times what of `t` the sum has lost (Kahan).
 #[inline(always)]
 fn softplus(x: f32) -> f32 {
     let t = exp(-x.abs());
@@ -253,7 +257,8 @@ fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// `x * P(Z < x)`, the error function after Abramowitz and Stegun 7.1.26 (absolute error below 1.5e-7).
+/// `x * P(Z < x)`, the error function after Abramowitz and Stegun 7.1.26 (absolute error below
+/// 1.5e-7).
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
@@ -280,8 +285,8 @@ pub fn rotate_heads(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]
     heads.chunks_exact_mut(head_dim).for_each(|head| rotate(&mut head[..2 * cos.len()], cos, sin));
 }
 
-/// Rotates a head in place; `cos`, `sin` are `[positions, head_dim / 2]`, halves rotated as pairs (the
-/// Hugging Face convention: dimension `i` with `i + head_dim / 2`).
+/// Rotates a head in place; `cos`, `sin` are `[positions, head_dim / 2]`, halves rotated as pairs
+/// (the Hugging Face convention: dimension `i` with `i + head_dim / 2`).
 #[inline(always)]
 fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (a, b) = head.split_at_mut(cos.len());
@@ -292,7 +297,8 @@ fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// One row of the attention: its tokens in the packed batch and the cached keys and values before them.
+/// One row of the attention: its tokens in the packed batch and the cached keys and values before
+/// them.
 pub struct AttentionRow<'a> {
     pub tokens: std::ops::Range<usize>,
     /// `(keys, values)` stretches `[len, kv_width]`, oldest first.
@@ -312,13 +318,19 @@ pub struct AttentionShape {
     pub scale: f32,
 }
 
-/// Query rows (tokens times heads of a group) whose scores exist at one time: the keys beyond the last of
-/// them are left out.
+/// Query rows (tokens times heads of a group) whose scores exist at one time: the keys beyond the
+/// last of them are left out.
 const QUERIES: usize = 65;
 
-/// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k` and
-/// `v` `[tokens, kv_heads * value_dim]`; returns `z` `[tokens, heads * value_dim]`.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: AttentionShape) -> Pooled {
+/// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k`
+/// and `v` `[tokens, kv_heads * value_dim]`; returns `z` `[tokens, heads * value_dim]`.
+pub fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    rows: &[AttentionRow],
+    shape: AttentionShape,
+) -> Pooled {
     let (width, kv_width) = (shape.heads * shape.value_dim, shape.kv_heads * shape.head_dim);
     let v_width = shape.kv_heads * shape.value_dim;
     let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
@@ -334,7 +346,14 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
         let heads: Vec<Vec<f32>> = (0..shape.kv_heads)
             .into_par_iter()
             .map(|kv_head| {
-                head_group(q, &k[row.tokens.start * kv_width..], &v[row.tokens.start * v_width..], row, shape, kv_head)
+                head_group(
+                    q,
+                    &k[row.tokens.start * kv_width..],
+                    &v[row.tokens.start * v_width..],
+                    row,
+                    shape,
+                    kv_head,
+                )
             })
             .collect();
         let span = width / shape.kv_heads;
@@ -349,20 +368,31 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], rows: &[AttentionRow], shape: 
 
 /// The query heads of one key/value head over one row: `[len, group * value_dim]`.
 ///
-/// Two products with the packed matrix of the linear layers, whose outputs do not depend on how many
-/// rows go through together; a masked position adds `0 * v` to a sum, which leaves it as it was. Unless `v` is
-/// no number: then every query has a product of its own, that ends where it may look.
-fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: AttentionShape, kv_head: usize) -> Vec<f32> {
-    let (dim, kv_width, width) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
+/// Two products with the packed matrix of the linear layers, whose outputs do not depend on how
+/// many rows go through together; a masked position adds `0 * v` to a sum, which leaves it as it
+/// was. Unless `v` is no number: then every query has a product of its own, that ends where it may
+/// look.
+fn head_group(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    row: &AttentionRow,
+    shape: AttentionShape,
+    kv_head: usize,
+) -> Vec<f32> {
+    let (dim, kv_width, width) =
+        (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
     let (v_dim, v_width) = (shape.value_dim, shape.kv_heads * shape.value_dim);
     let group = shape.heads / shape.kv_heads;
     let before: usize = row.prefix.iter().map(|(k, _)| k.len() / kv_width).sum();
     let (len, total) = (row.tokens.len(), before + row.tokens.len());
     let own = (&k[..len * kv_width], &v[..len * v_width]);
-    let (mut keys, mut values) = (Vec::with_capacity(total * dim), Vec::with_capacity(total * v_dim));
+    let (mut keys, mut values) =
+        (Vec::with_capacity(total * dim), Vec::with_capacity(total * v_dim));
     for (k, v) in row.prefix.iter().copied().chain([own]) {
         k.chunks_exact(kv_width).for_each(|k| keys.extend_from_slice(&k[kv_head * dim..][..dim]));
-        v.chunks_exact(v_width).for_each(|v| values.extend_from_slice(&v[kv_head * v_dim..][..v_dim]));
+        v.chunks_exact(v_width)
+            .for_each(|v| values.extend_from_slice(&v[kv_head * v_dim..][..v_dim]));
     }
     let finite = lanes_sum(&values, |v| v * 0.0) == 0.0;
     let keys = PackedMatrix::new_serial(&keys, total, dim);
@@ -389,7 +419,8 @@ fn head_group(q: &[f32], k: &[f32], v: &[f32], row: &AttentionRow, shape: Attent
             values.matmul_serial(scores, n, out, v_dim, end(n - 1));
         } else {
             let rows = scores.chunks_exact(total).zip(out.chunks_exact_mut(v_dim));
-            rows.enumerate().for_each(|(i, (scores, out))| values.matmul_serial(scores, 1, out, v_dim, end(i)));
+            rows.enumerate()
+                .for_each(|(i, (scores, out))| values.matmul_serial(scores, 1, out, v_dim, end(i)));
         }
     }
     out
@@ -436,13 +467,17 @@ mod tests {
             let density = |t: f64| (-0.5 * t * t).exp() / std::f64::consts::TAU.sqrt();
             let (n, from) = (4000, -9.0);
             let h = (x - from) / f64::from(n);
-            let inner: f64 = (1..n).map(|i| if i % 2 == 0 { 2.0 } else { 4.0 } * density(from + f64::from(i) * h)).sum();
+            let inner: f64 = (1..n)
+                .map(|i| if i % 2 == 0 { 2.0 } else { 4.0 } * density(from + f64::from(i) * h))
+                .sum();
             h / 3.0 * (density(from) + inner + density(x))
         };
         for i in -80..80 {
             let x = f64::from(i) / 10.0;
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-            let close = |got: f32, want: f64| assert!((f64::from(got) - want).abs() < 2e-6, "{x}: {got}, not {want}");
+            let close = |got: f32, want: f64| {
+                assert!((f64::from(got) - want).abs() < 2e-6, "{x}: {got}, not {want}")
+            };
             close(silu(x as f32), x / (1.0 + (-x).exp()));
             close(gelu(x as f32), x * normal(x));
             close(gelu_tanh(x as f32), 0.5 * x * (1.0 + u.tanh()));
@@ -450,27 +485,46 @@ mod tests {
             close(tanh(x as f32), x.tanh());
             close(decay6(x as f32), (-x.exp()).exp());
             close(decay7(x as f32), (-0.606_531 / (1.0 + (-x).exp())).exp());
-            let close_relatively =
-                |got: f32, want: f64| assert!((f64::from(got) / want - 1.0).abs() < 1e-6, "{x}: {got}, not {want}");
+            let close_relatively = |got: f32, want: f64| {
+                assert!((f64::from(got) / want - 1.0).abs() < 1e-6, "{x}: {got}, not {want}")
+            };
             close_relatively(softplus(2.0 * x as f32), (2.0 * x).exp().ln_1p());
         }
     }
 
     /// The same attention written for reading.
-    fn naive(q: &[f32], k: &[f32], v: &[f32], len: usize, before: usize, shape: AttentionShape) -> Vec<f32> {
-        let (d, kw, w) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
+    fn naive(
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        len: usize,
+        before: usize,
+        shape: AttentionShape,
+    ) -> Vec<f32> {
+        let (d, kw, w) =
+            (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim);
         let mut z = vec![0f32; len * w];
         for i in 0..len {
             for h in 0..shape.heads {
                 let kv = h / (shape.heads / shape.kv_heads);
                 let position = before + i;
                 let lo = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
-                let dot =
-                    |j: usize| (0..d).map(|x| f64::from(q[i * w + h * d + x]) * f64::from(k[j * kw + kv * d + x])).sum::<f64>();
-                let e: Vec<f64> = (lo..=position).map(|j| (dot(j) / (d as f64).sqrt()).exp()).collect();
+                let dot = |j: usize| {
+                    (0..d)
+                        .map(|x| {
+                            f64::from(q[i * w + h * d + x]) * f64::from(k[j * kw + kv * d + x])
+                        })
+                        .sum::<f64>()
+                };
+                let e: Vec<f64> =
+                    (lo..=position).map(|j| (dot(j) / (d as f64).sqrt()).exp()).collect();
                 let sum: f64 = e.iter().sum();
                 for x in 0..d {
-                    let y: f64 = e.iter().enumerate().map(|(n, p)| p / sum * f64::from(v[(lo + n) * kw + kv * d + x])).sum();
+                    let y: f64 = e
+                        .iter()
+                        .enumerate()
+                        .map(|(n, p)| p / sum * f64::from(v[(lo + n) * kw + kv * d + x]))
+                        .sum();
                     z[i * w + h * d + x] = y as f32;
                 }
             }
@@ -493,10 +547,12 @@ mod tests {
                 window,
                 scale: (head_dim as f32).sqrt().recip(),
             };
-            let mut random = |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+            let mut random =
+                |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
             let (w, kw) = (heads * head_dim, kv_heads * head_dim);
             let (q, k, v) = (random(len * w), random(len * kw), random(len * kw));
-            let whole = attention(&q, &k, &v, &[AttentionRow { tokens: 0..len, prefix: vec![] }], shape);
+            let whole =
+                attention(&q, &k, &v, &[AttentionRow { tokens: 0..len, prefix: vec![] }], shape);
             for (a, b) in whole.iter().zip(naive(&q, &k, &v, len, 0, shape)) {
                 assert!((a - b).abs() < 1e-5, "{a} against {b}");
             }
@@ -504,12 +560,23 @@ mod tests {
             let prefix = vec![(&k[..cut * kw], &v[..cut * kw])];
             let rows = [AttentionRow { tokens: 0..len - cut, prefix }];
             let cached = attention(&q[cut * w..], &k[cut * kw..], &v[cut * kw..], &rows, shape);
-            assert_eq!(cached[..], whole[cut * w..], "a cached prefix changes nothing, not even a bit");
+            assert_eq!(
+                cached[..],
+                whole[cut * w..],
+                "a cached prefix changes nothing, not even a bit"
+            );
 
-            // Nothing looks ahead, not even at what is no number; and a window looks back only so far.
+            // Nothing looks ahead, not even at what is no number; and a window looks back only so
+            // far.
             let mut broken = v.clone();
             broken[cut * kw] = f32::NAN;
-            let seen = attention(&q, &k, &broken, &[AttentionRow { tokens: 0..len, prefix: vec![] }], shape);
+            let seen = attention(
+                &q,
+                &k,
+                &broken,
+                &[AttentionRow { tokens: 0..len, prefix: vec![] }],
+                shape,
+            );
             assert_eq!(seen[..cut * w], whole[..cut * w]);
             assert!(seen[cut * w..][..w].iter().any(|x| x.is_nan()), "it is seen where it is");
         }

@@ -1,10 +1,10 @@
-//! Multi-head latent attention (DeepSeek-V2, section 2.1): keys and values of all heads come from one short
-//! vector a token, and the rotated part of the keys is shared by the heads.
+//! Multi-head latent attention (DeepSeek-V2, section 2.1): keys and values of all heads come from
+//! one short vector a token, and the rotated part of the keys is shared by the heads.
 //!
-//! Weights are rearranged when they are read, so that what follows is the attention of every other family: the
-//! rotated dimensions of a head come first, those that rotate as pairs `(2i, 2i + 1)` apart from each other by
-//! half the rotation, as elsewhere; products of queries and keys are the same in any order of dimensions that
-//! both have.
+//! Weights are rearranged when they are read, so that what follows is the attention of every other
+//! family: the rotated dimensions of a head come first, those that rotate as pairs `(2i, 2i + 1)`
+//! apart from each other by half the rotation, as elsewhere; products of queries and keys are the
+//! same in any order of dimensions that both have.
 
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ pub struct LatentProjection {
     value: Linear,
 }
 
-/// The order of a head's dimensions here, as places in the checkpoint's: rotated pairs apart, then the rest.
+/// The order of a head's dimensions here, as places in the checkpoint's: rotated pairs apart, then
+/// the rest.
 fn order(latent: &Latent) -> Vec<usize> {
     let (nope, rope) = (latent.qk_nope_head_dim, latent.qk_rope_head_dim);
     let rotated = (0..rope).step_by(2).chain((1..rope).step_by(2)).map(|i| nope + i);
@@ -61,16 +62,20 @@ impl LatentProjection {
         let order = order(latent);
         let rows = loader.take(&name(&format!("{query_name}.weight")), &[heads * dim, query_in])?;
         let row = |head: usize, i: usize| &rows[(head * dim + i) * query_in..][..query_in];
-        let query: Vec<f32> = (0..heads).flat_map(|h| order.iter().flat_map(move |i| row(h, *i).iter().copied())).collect();
+        let query: Vec<f32> = (0..heads)
+            .flat_map(|h| order.iter().flat_map(move |i| row(h, *i).iter().copied()))
+            .collect();
         let rows = loader.take(&name("kv_a_proj_with_mqa.weight"), &[rank + rope, d])?;
         let places = (0..rank).chain(order[..rope].iter().map(|i| rank + i - nope));
         let down: Vec<f32> = places.flat_map(|i| rows[i * d..][..d].iter().copied()).collect();
         let rows = loader.take(&name("kv_b_proj.weight"), &[heads * (nope + v), rank])?;
-        let (mut key, mut value) = (vec![0f32; heads * dim * rank], Vec::with_capacity(heads * v * rank));
+        let (mut key, mut value) =
+            (vec![0f32; heads * dim * rank], Vec::with_capacity(heads * v * rank));
         let mut spread = vec![0f32; heads * dim * rope];
         for head in 0..heads {
             let of_head = &rows[head * (nope + v) * rank..][..(nope + v) * rank];
-            key[(head * dim + rope) * rank..][..nope * rank].copy_from_slice(&of_head[..nope * rank]);
+            key[(head * dim + rope) * rank..][..nope * rank]
+                .copy_from_slice(&of_head[..nope * rank]);
             value.extend_from_slice(&of_head[nope * rank..]);
             (0..rope).for_each(|i| spread[(head * dim + i) * rope + i] = 1.0);
         }
@@ -86,22 +91,33 @@ impl LatentProjection {
     }
 
     pub(super) fn parameters(&self, config: &Config) -> usize {
-        let queries = self.query_down.as_ref().map_or(0, |(down, norm)| down.parameters() + norm.weight.len());
+        let queries = self
+            .query_down
+            .as_ref()
+            .map_or(0, |(down, norm)| down.parameters() + norm.weight.len());
         let (heads, rank) = (config.num_attention_heads, self.norm.weight.len());
         let key = config.latent.as_ref().map_or(0, |l| heads * l.qk_nope_head_dim * rank);
-        queries + self.query.parameters() + self.down.parameters() + rank + key + self.value.parameters()
+        queries
+            + self.query.parameters()
+            + self.down.parameters()
+            + rank
+            + key
+            + self.value.parameters()
     }
 
     /// `[q | k | v]` of `x` `[tokens, d_model]`, unrotated.
     pub(super) fn qkv<N: Numerics>(&self, mode: &N, x: &N::Array) -> Result<N::Array> {
         let q = match &self.query_down {
             None => mode.linear(x, &self.query)?,
-            Some((down, norm)) => mode.linear(&mode.norm(&mode.linear(x, down)?, norm)?, &self.query)?,
+            Some((down, norm)) => {
+                mode.linear(&mode.norm(&mode.linear(x, down)?, norm)?, &self.query)?
+            }
         };
         let (rank, rope) = (self.norm.weight.len(), self.spread.matrix.in_());
         let parts = mode.split(&mode.linear(x, &self.down)?, &[rank, rope])?;
         let latent = mode.norm(&parts[0], &self.norm)?;
-        let k = mode.add(mode.linear(&latent, &self.key)?, &mode.linear(&parts[1], &self.spread)?)?;
+        let k =
+            mode.add(mode.linear(&latent, &self.key)?, &mode.linear(&parts[1], &self.spread)?)?;
         mode.join(&[&q, &k, &mode.linear(&latent, &self.value)?])
     }
 }

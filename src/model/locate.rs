@@ -19,12 +19,17 @@ macro_rules! files {
 
 /// The built-in models: name, config.json, model.safetensors, tokenizer.json. They are part of the
 /// program, so that its first command works from any directory.
-const BUILTIN: [(&str, &str, &[u8], &[u8]); 4] = [files!("dense"), files!("moe"), files!("mamba"), files!("rwkv")];
+const BUILTIN: [(&str, &str, &[u8], &[u8]); 4] =
+    [files!("dense"), files!("moe"), files!("mamba"), files!("rwkv")];
 
 pub fn builtin(spec: &str, name: &str) -> Result<Model> {
     let Some((_, config, weights, tokenizer)) = BUILTIN.iter().find(|b| b.0 == name) else {
         let names: Vec<String> = BUILTIN.iter().map(|b| format!("builtin:{}", b.0)).collect();
-        return Err(Error::model(spec, "name", format!("no such built-in model; there are: {}", names.join(", "))));
+        return Err(Error::model(
+            spec,
+            "name",
+            format!("no such built-in model; there are: {}", names.join(", ")),
+        ));
     };
     let config = Config::from_json(spec, config)?;
     let tokenizer = Tokenizer::from_bytes(spec, tokenizer)?;
@@ -44,14 +49,20 @@ pub fn hf_cache(repository: &str) -> Result<PathBuf> {
     let cache = std::env::var_os("HF_HUB_CACHE")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HF_HOME").map(|home| PathBuf::from(home).join("hub")))
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/huggingface/hub")))
+        .or_else(|| {
+            std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/huggingface/hub"))
+        })
         .unwrap_or_default();
     let folder = cache.join(format!("models--{}", repository.replace('/', "--")));
     let missing = || {
-        let message = format!("not in the Hugging Face cache {}; run: hf download {repository}", cache.display());
+        let message = format!(
+            "not in the Hugging Face cache {}; run: hf download {repository}",
+            cache.display()
+        );
         Error::model(&spec, "cache", message)
     };
-    // refs/main names the snapshot; without it, the only snapshot there is (first by name if several).
+    // refs/main names the snapshot; without it, the only snapshot there is (first by name if
+    // several).
     if let Ok(revision) = std::fs::read_to_string(folder.join("refs/main")) {
         let snapshot = folder.join("snapshots").join(revision.trim());
         if !revision.contains(['/', '.']) && snapshot.join("config.json").is_file() {
@@ -59,7 +70,8 @@ pub fn hf_cache(repository: &str) -> Result<PathBuf> {
         }
     }
     let entries = std::fs::read_dir(folder.join("snapshots")).map_err(|_| missing())?;
-    let mut snapshots: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.join("config.json").is_file()).collect();
+    let mut snapshots: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.join("config.json").is_file()).collect();
     snapshots.sort();
     snapshots.into_iter().next().ok_or_else(missing)
 }

@@ -41,8 +41,11 @@ impl Mamba {
         let width = ssm.conv_width();
         let in_proj = loader.linear(name("in_proj"), ssm.in_width(), d)?;
         let by_column = loader.take(&name("conv1d.weight"), &[width, 1, ssm.conv_kernel])?;
-        let weight = (0..ssm.conv_kernel).flat_map(|k| by_column.iter().skip(k).step_by(ssm.conv_kernel).copied()).collect();
-        let bias = loader.optional(&name("conv1d.bias"), &[width])?.unwrap_or_else(|| vec![0.0; width]);
+        let weight = (0..ssm.conv_kernel)
+            .flat_map(|k| by_column.iter().skip(k).step_by(ssm.conv_kernel).copied())
+            .collect();
+        let bias =
+            loader.optional(&name("conv1d.bias"), &[width])?.unwrap_or_else(|| vec![0.0; width]);
         let conv = Convolution { weight, bias };
         let (mut x_proj, mut dt_proj, mut dt_bias, mut norm) = (None, None, Vec::new(), None);
         if version == 1 {
@@ -55,7 +58,12 @@ impl Mamba {
         let norms = match ssm.norms {
             SsmNorms::Off => None,
             SsmNorms::Plain(eps) => {
-                let plain = |width: usize| Norm { kind: NormKind::Rms, weight: vec![1.0; width], bias: Vec::new(), eps };
+                let plain = |width: usize| Norm {
+                    kind: NormKind::Rms,
+                    weight: vec![1.0; width],
+                    bias: Vec::new(),
+                    eps,
+                };
                 Some([plain(ssm.time_step_rank), plain(n), plain(n)])
             }
             SsmNorms::Weighted => Some([
@@ -85,8 +93,14 @@ impl Mamba {
     }
 
     pub(super) fn parameters(&self) -> usize {
-        let linears = [Some(&self.in_proj), self.x_proj.as_ref(), self.dt_proj.as_ref(), Some(&self.out_proj)];
-        let norms = self.norms.iter().flatten().chain(&self.norm).map(|n| n.weight.len()).sum::<usize>();
+        let linears = [
+            Some(&self.in_proj),
+            self.x_proj.as_ref(),
+            self.dt_proj.as_ref(),
+            Some(&self.out_proj),
+        ];
+        let norms =
+            self.norms.iter().flatten().chain(&self.norm).map(|n| n.weight.len()).sum::<usize>();
         linears.into_iter().flatten().map(Linear::parameters).sum::<usize>()
             + self.conv.weight.len()
             + self.conv.bias.len()
@@ -96,8 +110,8 @@ impl Mamba {
             + norms
     }
 
-    /// What the layer adds to the residual stream, given its normalised input `x` `[tokens, d_model]`; and the
-    /// states after the tokens that `rows` keeps.
+    /// What the layer adds to the residual stream, given its normalised input `x` `[tokens,
+    /// d_model]`; and the states after the tokens that `rows` keeps.
     pub(super) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
@@ -109,9 +123,17 @@ impl Mamba {
         let mode = pass.mode;
         let (inner, n) = (ssm.intermediate_size, ssm.state_size);
         let projected = pass.product(layer, x, &self.in_proj, &[Matrix::SsmIn])?;
-        let widths: &[usize] = &if ssm.version == 1 { vec![inner, inner] } else { vec![inner, ssm.conv_width(), ssm.num_heads] };
+        let widths: &[usize] = &if ssm.version == 1 {
+            vec![inner, inner]
+        } else {
+            vec![inner, ssm.conv_width(), ssm.num_heads]
+        };
         let mut parts = mode.split(&projected, widths)?.into_iter();
-        let mut next = || parts.next().ok_or_else(|| Error::request("a projection has fewer parts than the layer"));
+        let mut next = || {
+            parts
+                .next()
+                .ok_or_else(|| Error::request("a projection has fewer parts than the layer"))
+        };
         drop(projected);
         let (gate, mixed, dt) = if ssm.version == 1 {
             let mixed = next()?;
@@ -122,7 +144,12 @@ impl Mamba {
         let inputs = rows.carry(|s| &s.inputs);
         let history = match rows.keep {
             [] => Vec::new(),
-            _ => rows.last_inputs(&mode.values(&mixed)?, ssm.conv_width(), ssm.conv_kernel - 1, &inputs),
+            _ => rows.last_inputs(
+                &mode.values(&mixed)?,
+                ssm.conv_width(),
+                ssm.conv_kernel - 1,
+                &inputs,
+            ),
         };
         let mixed = mode.activate(mode.convolve(&mixed, &self.conv, &inputs)?, Activation::Silu)?;
         let mixed = pass.at(layer, Site::Conv, mixed)?;
@@ -132,16 +159,31 @@ impl Mamba {
                 let projected = pass.product(layer, &mixed, x_proj, &[Matrix::SsmX])?;
                 let mut parts = mode.split(&projected, &[ssm.time_step_rank, n, n])?;
                 if let Some(norms) = &self.norms {
-                    parts = parts.iter().zip(norms).map(|(part, norm)| mode.norm(part, norm)).collect::<Result<_>>()?;
+                    parts = parts
+                        .iter()
+                        .zip(norms)
+                        .map(|(part, norm)| mode.norm(part, norm))
+                        .collect::<Result<_>>()?;
                 }
-                let dt = mode.activate(pass.product(layer, &parts[0], dt_proj, &[Matrix::SsmDt])?, Activation::Softplus)?;
+                let dt = mode.activate(
+                    pass.product(layer, &parts[0], dt_proj, &[Matrix::SsmDt])?,
+                    Activation::Softplus,
+                )?;
                 let dt = pass.at(layer, Site::Dt, dt)?;
-                let scan = Recurrence::Mamba { x: &mixed, dt: &dt, b: &parts[1], c: &parts[2], a: &self.a, d: &self.d };
+                let scan = Recurrence::Mamba {
+                    x: &mixed,
+                    dt: &dt,
+                    b: &parts[1],
+                    c: &parts[2],
+                    a: &self.a,
+                    d: &self.d,
+                };
                 scanned(pass, layer, &scan, rows)?
             }
             (Some(dt), ..) => {
                 let ones = vec![1.0; ssm.num_heads];
-                let dt = mode.activate(mode.affine(dt, &ones, Some(&self.dt_bias))?, Activation::Softplus)?;
+                let dt = mode
+                    .activate(mode.affine(dt, &ones, Some(&self.dt_bias))?, Activation::Softplus)?;
                 let dt = match ssm.time_step_limit {
                     (0.0, f32::INFINITY) => dt,
                     (low, high) => mode.clamp(dt, low, high)?,
@@ -150,7 +192,16 @@ impl Mamba {
                 let parts = mode.split(&mixed, &[inner, ssm.n_groups * n, ssm.n_groups * n])?;
                 let (groups, state_size) = (ssm.n_groups, n);
                 let (x, b, c) = (&parts[0], &parts[1], &parts[2]);
-                let scan = Recurrence::Mamba2 { x, dt: &dt, b, c, a: &self.a, d: &self.d, groups, state_size };
+                let scan = Recurrence::Mamba2 {
+                    x,
+                    dt: &dt,
+                    b,
+                    c,
+                    a: &self.a,
+                    d: &self.d,
+                    groups,
+                    state_size,
+                };
                 scanned(pass, layer, &scan, rows)?
             }
             _ => return Err(Error::request("a state space without its projections")),
@@ -162,6 +213,11 @@ impl Mamba {
         let z = pass.at(layer, Site::Z, z)?;
         let out = pass.product(layer, &z, &self.out_proj, &[Matrix::SsmOut])?;
         let states = history.into_iter().zip(states);
-        Ok((out, states.map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() }).collect()))
+        Ok((
+            out,
+            states
+                .map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() })
+                .collect(),
+        ))
     }
 }

@@ -14,8 +14,8 @@ use crate::model::config::Activation;
 
 /// The tokens of one expert.
 struct Share<'a> {
-    /// Those that are routed to it, ascending, and behind them those where an edit puts something in, which does not ask
-    /// whether the router would have.
+    /// Those that are routed to it, ascending, and behind them those where an edit puts something
+    /// in, which does not ask whether the router would have.
     tokens: Vec<usize>,
     /// The routing weights of the first of these.
     weights: Vec<f32>,
@@ -26,30 +26,45 @@ struct Share<'a> {
 impl<'a> Share<'a> {
     fn new(mut routed: Vec<(usize, f32)>, idle: &[bool], blocks: Vec<&'a Block>) -> Self {
         // What is not read, or is replaced, need not be computed.
-        let replaced = |token: usize| blocks.iter().any(|b| b.replaces() && b.tokens.contains(&token));
+        let replaced =
+            |token: usize| blocks.iter().any(|b| b.replaces() && b.tokens.contains(&token));
         routed.retain(|(token, _)| idle.get(*token) != Some(&true) && !replaced(*token));
         let (mut tokens, weights): (Vec<usize>, Vec<f32>) = routed.into_iter().unzip();
-        let elsewhere: BTreeSet<usize> = blocks.iter().filter(|b| b.adds()).flat_map(|b| b.tokens.clone()).collect();
-        let elsewhere: Vec<usize> = elsewhere.into_iter().filter(|token| tokens.binary_search(token).is_err()).collect();
+        let elsewhere: BTreeSet<usize> =
+            blocks.iter().filter(|b| b.adds()).flat_map(|b| b.tokens.clone()).collect();
+        let elsewhere: Vec<usize> =
+            elsewhere.into_iter().filter(|token| tokens.binary_search(token).is_err()).collect();
         tokens.extend(elsewhere);
         Self { tokens, weights, blocks }
     }
 
     /// What the expert adds to its tokens, `[tokens, d_model]`.
-    fn added(&self, x: &Buffer, expert: &Dense, activation: Activation, added: &mut [f32]) -> Result<()> {
+    fn added(
+        &self,
+        x: &Buffer,
+        expert: &Dense,
+        activation: Activation,
+        added: &mut [f32],
+    ) -> Result<()> {
         let (d, routed) = (x.width, self.weights.len());
         let (computed, elsewhere) = added.split_at_mut(routed * d);
         elsewhere.fill(0.0);
         if routed > 0 {
             let mut rows = Buffer::taken(routed, d);
-            rows.data.chunks_exact_mut(d).zip(&self.tokens).for_each(|(row, t)| row.copy_from_slice(&x.data[t * d..][..d]));
+            rows.data
+                .chunks_exact_mut(d)
+                .zip(&self.tokens)
+                .for_each(|(row, t)| row.copy_from_slice(&x.data[t * d..][..d]));
             Fused.linear_into(&Fused.gated(&rows, &expert.up, activation)?, &expert.down, computed);
         }
         for (y, weight) in computed.chunks_exact_mut(d).zip(&self.weights) {
             y.iter_mut().for_each(|y| *y *= weight);
         }
         for (token, y) in self.tokens.iter().zip(added.chunks_exact_mut(d)) {
-            self.blocks.iter().filter(|b| b.tokens.contains(token)).for_each(|b| b.apply_to(*token, y));
+            self.blocks
+                .iter()
+                .filter(|b| b.tokens.contains(token))
+                .for_each(|b| b.apply_to(*token, y));
         }
         Ok(())
     }
@@ -72,7 +87,11 @@ pub(super) fn fused(
                 None => out = y,
                 Some(gate) => {
                     let gates = Fused.linear(x, gate)?;
-                    let rows = out.data.par_chunks_exact_mut(d).zip(y.data.par_chunks_exact(d)).zip(&gates.data[..]);
+                    let rows = out
+                        .data
+                        .par_chunks_exact_mut(d)
+                        .zip(y.data.par_chunks_exact(d))
+                        .zip(&gates.data[..]);
                     rows.for_each(|((out, y), gate)| {
                         let gate = kernels::sigmoid(*gate);
                         out.iter_mut().zip(y).for_each(|(out, y)| *out = gate * y);
@@ -84,20 +103,29 @@ pub(super) fn fused(
     }
     let routed = Routing::new(&router_logits.data, experts).by_expert().into_iter().enumerate();
     let shares: Vec<Share> = routed
-        .map(|(e, routed)| Share::new(routed, idle, blocks.iter().filter(|b| b.columns.start == e * d).collect()))
+        .map(|(e, routed)| {
+            Share::new(routed, idle, blocks.iter().filter(|b| b.columns.start == e * d).collect())
+        })
         .collect();
-    // One buffer for all, which goes back to the pool of this thread: those of the experts' threads would never.
+    // One buffer for all, which goes back to the pool of this thread: those of the experts' threads
+    // would never.
     let mut added = Buffer::taken(shares.iter().map(|share| share.tokens.len()).sum(), d);
     let mut rest = &mut added.data[..];
-    let parts: Vec<&mut [f32]> =
-        shares.iter().map(|share| rest.split_off_mut(..share.tokens.len() * d).unwrap_or_default()).collect();
+    let parts: Vec<&mut [f32]> = shares
+        .iter()
+        .map(|share| rest.split_off_mut(..share.tokens.len() * d).unwrap_or_default())
+        .collect();
     // Experts side by side, for most of them get too few tokens to keep all threads in one product.
     let work = parts.into_par_iter().zip(&shares).zip(&sparse.experts);
     work.try_for_each(|((part, share), expert)| share.added(x, expert, activation, part))?;
     let mut rows_of = vec![Vec::with_capacity(experts.num_experts_per_tok); tokens];
-    let owned = shares.iter().enumerate().flat_map(|(e, share)| share.tokens.iter().map(move |token| (e, *token)));
+    let owned = shares
+        .iter()
+        .enumerate()
+        .flat_map(|(e, share)| share.tokens.iter().map(move |token| (e, *token)));
     owned.enumerate().for_each(|(row, (e, token))| rows_of[token].push((e, row)));
-    // Expert after expert for each token, so that its sum has one order whatever else is in the batch.
+    // Expert after expert for each token, so that its sum has one order whatever else is in the
+    // batch.
     out.data.par_chunks_exact_mut(d).zip(&rows_of).with_min_len(16).for_each(|(out, rows)| {
         for (_, row) in rows {
             out.iter_mut().zip(&added.data[row * d..][..d]).for_each(|(out, y)| *out += y);
@@ -107,7 +135,8 @@ pub(super) fn fused(
         captured.resize(x.data.len() * experts.num_experts, 0.0);
         for (token, rows) in rows_of.iter().enumerate() {
             for (e, row) in rows {
-                captured[(token * experts.num_experts + e) * d..][..d].copy_from_slice(&added.data[row * d..][..d]);
+                captured[(token * experts.num_experts + e) * d..][..d]
+                    .copy_from_slice(&added.data[row * d..][..d]);
             }
         }
     }
@@ -116,12 +145,13 @@ pub(super) fn fused(
 
 /// The tokens that go to every expert with these router logits `[tokens, num_experts]`, ascending.
 pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
-    let tokens = |of_expert: Vec<(usize, f32)>| of_expert.into_iter().map(|(token, _)| token).collect();
+    let tokens =
+        |of_expert: Vec<(usize, f32)>| of_expert.into_iter().map(|(token, _)| token).collect();
     Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
 }
 
-/// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the most weighted
-/// first.
+/// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the
+/// most weighted first.
 pub fn chosen_experts(logits: &[f32], experts: &Experts) -> Vec<u32> {
     Routing::new(logits, experts).chosen.into_iter().map(|(expert, _)| expert as u32).collect()
 }
@@ -135,9 +165,9 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the largest
-    /// count (of those groups whose best are largest, where there are groups), as they are or divided by their sum.
-    /// Equals go by their number.
+    /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the
+    /// largest count (of those groups whose best are largest, where there are groups), as they are
+    /// or divided by their sum. Equals go by their number.
     pub fn new(logits: &[f32], experts: &Experts) -> Self {
         let per_token = experts.num_experts_per_tok;
         let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);
@@ -155,7 +185,11 @@ impl Routing {
             order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
             order.truncate(per_token);
             let probability = |e: usize| kernels::exp(logits[e] - max) / sum;
-            let kept: f32 = if experts.norm_topk_prob { order.iter().map(|e| probability(*e)).sum() } else { 1.0 };
+            let kept: f32 = if experts.norm_topk_prob {
+                order.iter().map(|e| probability(*e)).sum()
+            } else {
+                1.0
+            };
             let scale = experts.routed_scaling_factor as f32;
             chosen.extend(order.into_iter().map(|e| (e, probability(e) / kept * scale)));
         }

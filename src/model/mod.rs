@@ -36,7 +36,8 @@ use sha2::{Digest, Sha256};
 
 pub use composed::Probes;
 pub use config::{
-    Activation, Config, Experts, FAMILIES, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary, Rwkv, Ssm,
+    Activation, Config, Experts, FAMILIES, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling,
+    Rotary, Rwkv, Ssm,
 };
 pub use decoder::{Forward, Output};
 pub use mixture::{chosen_experts, tokens_of_experts};
@@ -94,8 +95,8 @@ fn hex(hash: Sha256) -> String {
 }
 
 impl Model {
-    /// Loads a model: a Hugging Face folder, a GGUF file, a `.pth` file of RWKV, `builtin:NAME`, or `hf:org/name`
-    /// out of the local Hugging Face cache.
+    /// Loads a model: a Hugging Face folder, a GGUF file, a `.pth` file of RWKV, `builtin:NAME`, or
+    /// `hf:org/name` out of the local Hugging Face cache.
     ///
     /// # Errors
     /// [`Error::Model`] naming the file and field at fault.
@@ -109,13 +110,20 @@ impl Model {
         };
         if path.is_dir() {
             let config_path = path.join("config.json");
-            let mut config = Config::from_json(&config_path.display().to_string(), &read_text(&config_path, 1 << 20)?)?;
-            // Newer checkpoints keep the end tokens of chat in generation_config.json; union of both.
+            let mut config = Config::from_json(
+                &config_path.display().to_string(),
+                &read_text(&config_path, 1 << 20)?,
+            )?;
+            // Newer checkpoints keep the end tokens of chat in generation_config.json; union of
+            // both.
             if let Ok(text) = read_text(&path.join("generation_config.json"), 1 << 20) {
                 config.add_generation_ids(&text);
             }
             let tokenizer_path = path.join("tokenizer.json");
-            let tokenizer = tokenizer_path.is_file().then(|| Tokenizer::from_file(&tokenizer_path)).transpose()?;
+            let tokenizer = tokenizer_path
+                .is_file()
+                .then(|| Tokenizer::from_file(&tokenizer_path))
+                .transpose()?;
             Self::assemble(spec, config, &mut safetensors::Folder::open(&path)?, tokenizer)
         } else if path.is_file() && path.extension().is_some_and(|extension| extension == "pth") {
             let mut file = pth::Pth::open(&path)?;
@@ -129,17 +137,34 @@ impl Model {
             let config = file.config.clone();
             Self::assemble(spec, config, &mut file, tokenizer)
         } else {
-            Err(Error::model(spec, "path", "no such file or folder (also: builtin:dense, hf:org/name)"))
+            Err(Error::model(
+                spec,
+                "path",
+                "no such file or folder (also: builtin:dense, hf:org/name)",
+            ))
         }
     }
 
-    fn assemble(name: &str, mut config: Config, source: &mut dyn Source, tokenizer: Option<Tokenizer>) -> Result<Self> {
+    fn assemble(
+        name: &str,
+        mut config: Config,
+        source: &mut dyn Source,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<Self> {
         config.complete(source)?;
         let mut source = Fingerprinting { source, hash: Sha256::new() };
         source.hash.update(config.identity().as_bytes());
         let weights = Weights::load(&config, &mut source)?;
-        let tokenizer_fingerprint = tokenizer.as_ref().map(|t| hex(Sha256::new_with_prefix(t.to_json())));
-        Ok(Self { name: name.to_owned(), config, weights, tokenizer, fingerprint: hex(source.hash), tokenizer_fingerprint })
+        let tokenizer_fingerprint =
+            tokenizer.as_ref().map(|t| hex(Sha256::new_with_prefix(t.to_json())));
+        Ok(Self {
+            name: name.to_owned(),
+            config,
+            weights,
+            tokenizer,
+            fingerprint: hex(source.hash),
+            tokenizer_fingerprint,
+        })
     }
 
     /// How a case names this model.
@@ -151,10 +176,12 @@ impl Model {
         }
     }
 
-    /// Encodes text, BOS first where the model has one (once, where the text itself begins with it).
+    /// Encodes text, BOS first where the model has one (once, where the text itself begins with
+    /// it).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let tokenizer =
-            self.tokenizer.as_ref().ok_or_else(|| Error::request(format!("{} has no tokenizer: give token ids", self.name)))?;
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
+            Error::request(format!("{} has no tokenizer: give token ids", self.name))
+        })?;
         let mut ids = tokenizer.encode(text)?;
         if let Some(bos) = self.config.bos_token_id.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
@@ -181,7 +208,9 @@ impl Model {
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
         let size = self.config.vocab_size;
         match ids.iter().find(|id| **id as usize >= size) {
-            Some(id) => Err(Error::request(format!("token id {id} is beyond the vocabulary of {size}"))),
+            Some(id) => {
+                Err(Error::request(format!("token id {id} is beyond the vocabulary of {size}")))
+            }
             None => Ok(()),
         }
     }
@@ -204,7 +233,9 @@ impl Model {
 
     /// One row of a weight matrix, `[in]`; empty where the layer has no such matrix.
     pub fn weight_row(&self, layer: usize, matrix: Matrix, out: usize) -> Vec<f32> {
-        let Some((linear, first)) = self.weights.layers[layer].locate(matrix, &self.config) else { return Vec::new() };
+        let Some((linear, first)) = self.weights.layers[layer].locate(matrix, &self.config) else {
+            return Vec::new();
+        };
         let mut row = vec![0f32; linear.matrix.in_()];
         linear.matrix.row(first + out, &mut row);
         row
@@ -245,7 +276,11 @@ fn read_text(path: &Path, limit: u64) -> Result<String> {
     let unreadable = |e: std::io::Error| Error::model(path.display().to_string(), "file", e);
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > limit {
-        return Err(Error::model(path.display().to_string(), "size", format!("{size} bytes, more than {limit}")));
+        return Err(Error::model(
+            path.display().to_string(),
+            "size",
+            format!("{size} bytes, more than {limit}"),
+        ));
     }
     std::fs::read_to_string(path).map_err(unreadable)
 }

@@ -100,13 +100,20 @@ pub fn names(model_type: &str) -> Names {
             norm_offset: 1.0,
             ..LLAMA
         },
-        "olmo2" => {
-            Names { attention_post_norm: "post_attention_layernorm", mlp_post_norm: "post_feedforward_layernorm", ..LLAMA }
+        "olmo2" => Names {
+            attention_post_norm: "post_attention_layernorm",
+            mlp_post_norm: "post_feedforward_layernorm",
+            ..LLAMA
+        },
+        "phi3" => {
+            Names { qkv: Qkv::Stacked("self_attn.qkv_proj"), up: &["mlp.gate_up_proj"], ..LLAMA }
         }
-        "phi3" => Names { qkv: Qkv::Stacked("self_attn.qkv_proj"), up: &["mlp.gate_up_proj"], ..LLAMA },
-        "mixtral" => {
-            Names { router: "block_sparse_moe.gate", experts: "block_sparse_moe.experts", expert: ["w1", "w3", "w2"], ..LLAMA }
-        }
+        "mixtral" => Names {
+            router: "block_sparse_moe.gate",
+            experts: "block_sparse_moe.experts",
+            expert: ["w1", "w3", "w2"],
+            ..LLAMA
+        },
         "deepseek_v2" => Names { shared: "mlp.shared_experts", ..LLAMA },
         "mamba" | "mamba2" | "falcon_mamba" => Names {
             embed: "backbone.embeddings",

@@ -1,7 +1,8 @@
 //! The operations a forward pass is made of, in two numeric modes behind one trait.
 //!
-//! [`Fused`] is inference: packed weights and fused kernels over plain buffers. [`super::composed`] is
-//! the gradient mode: candle operations that all have a backward. The decoder loop is written once.
+//! [`Fused`] is inference: packed weights and fused kernels over plain buffers. [`super::composed`]
+//! is the gradient mode: candle operations that all have a backward. The decoder loop is written
+//! once.
 
 use std::ops::Range;
 
@@ -41,13 +42,20 @@ pub trait Numerics {
     fn norm(&self, x: &Self::Array, norm: &Norm) -> Result<Self::Array>;
     fn linear(&self, x: &Self::Array, linear: &Linear) -> Result<Self::Array>;
     /// `y[t, first + out] += delta * x[t, input]` for every edit.
-    fn edit_weights(&self, y: Self::Array, x: &Self::Array, edits: &[WeightEdit], first: usize) -> Result<Self::Array>;
+    fn edit_weights(
+        &self,
+        y: Self::Array,
+        x: &Self::Array,
+        edits: &[WeightEdit],
+        first: usize,
+    ) -> Result<Self::Array>;
     fn edit(&self, x: Self::Array, blocks: &[Block]) -> Result<Self::Array>;
     /// Where a gradient is taken of a site; inference takes none.
     fn probe(&self, _layer: usize, _site: Site, x: Self::Array) -> Result<Self::Array> {
         Ok(x)
     }
-    /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k` where it does.
+    /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k` where it
+    /// does.
     #[allow(clippy::type_complexity)] // three arrays of one type, named by the line above
     fn heads(
         &self,
@@ -80,14 +88,27 @@ pub trait Numerics {
     fn clamp(&self, x: Self::Array, low: f32, high: f32) -> Result<Self::Array>;
     /// What each token's predecessor in its row has more: `x[t - 1] - x[t]`.
     fn shift(&self, x: &Self::Array, rows: &[Carry]) -> Result<Self::Array>;
-    /// A causal convolution of each column; `initial` of a row is the `kernel - 1` inputs before it.
-    fn convolve(&self, x: &Self::Array, convolution: &Convolution, rows: &[Carry]) -> Result<Self::Array>;
+    /// A causal convolution of each column; `initial` of a row is the `kernel - 1` inputs before
+    /// it.
+    fn convolve(
+        &self,
+        x: &Self::Array,
+        convolution: &Convolution,
+        rows: &[Carry],
+    ) -> Result<Self::Array>;
     /// Each head over its Euclidean norm, or over 1e-12 where that is more.
     fn unit_heads(&self, x: Self::Array, head_dim: usize) -> Result<Self::Array>;
     /// `v` times the sum of `r k weight` over its head.
-    fn bonus(&self, r: &Self::Array, k: &Self::Array, v: &Self::Array, weight: &[f32], head_dim: usize) -> Result<Self::Array>;
-    /// A recurrence over every row. `blocks` change the state after a token; the states after the tokens of
-    /// `keep` (ascending) are returned, one after the other.
+    fn bonus(
+        &self,
+        r: &Self::Array,
+        k: &Self::Array,
+        v: &Self::Array,
+        weight: &[f32],
+        head_dim: usize,
+    ) -> Result<Self::Array>;
+    /// A recurrence over every row. `blocks` change the state after a token; the states after the
+    /// tokens of `keep` (ascending) are returned, one after the other.
     fn scan(
         &self,
         scan: &Recurrence<&Self::Array>,
@@ -98,15 +119,26 @@ pub trait Numerics {
     /// `activation(gate) * up` of `[gate | up]`.
     fn gate(&self, gate_up: &Self::Array, activation: Activation) -> Result<Self::Array>;
     /// [`gate`](Self::gate) of [`linear`](Self::linear), with the same result.
-    fn gated(&self, x: &Self::Array, gate_up: &Linear, activation: Activation) -> Result<Self::Array> {
+    fn gated(
+        &self,
+        x: &Self::Array,
+        gate_up: &Linear,
+        activation: Activation,
+    ) -> Result<Self::Array> {
         self.gate(&self.linear(x, gate_up)?, activation)
     }
     /// A gated MLP without hooks: an expert.
-    fn expert(&self, x: &Self::Array, expert: &Dense, activation: Activation) -> Result<Self::Array> {
+    fn expert(
+        &self,
+        x: &Self::Array,
+        expert: &Dense,
+        activation: Activation,
+    ) -> Result<Self::Array> {
         self.linear(&self.gated(x, &expert.up, activation)?, &expert.down)
     }
-    /// The mixture of experts that the router's logits `[tokens, num_experts]` choose, and the shared one.
-    /// `blocks` are those of [`Site::Experts`](super::hooks::Site::Experts), whose values go to `captured`.
+    /// The mixture of experts that the router's logits `[tokens, num_experts]` choose, and the
+    /// shared one. `blocks` are those of [`Site::Experts`](super::hooks::Site::Experts), whose
+    /// values go to `captured`.
     fn mixture(
         &self,
         x: &Self::Array,
@@ -150,7 +182,10 @@ impl Rope {
     }
 
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
-        (&self.cos[position * self.half..][..self.half], &self.sin[position * self.half..][..self.half])
+        (
+            &self.cos[position * self.half..][..self.half],
+            &self.sin[position * self.half..][..self.half],
+        )
     }
 }
 
@@ -205,10 +240,17 @@ impl Numerics for Fused {
         Ok(y)
     }
 
-    fn edit_weights(&self, mut y: Buffer, x: &Buffer, edits: &[WeightEdit], first: usize) -> Result<Buffer> {
+    fn edit_weights(
+        &self,
+        mut y: Buffer,
+        x: &Buffer,
+        edits: &[WeightEdit],
+        first: usize,
+    ) -> Result<Buffer> {
         for edit in edits {
             for t in edit.tokens.clone() {
-                y.data[t * y.width + first + edit.out] += edit.delta * x.data[t * x.width + edit.input];
+                y.data[t * y.width + first + edit.out] +=
+                    edit.delta * x.data[t * x.width + edit.input];
             }
         }
         Ok(y)
@@ -228,7 +270,8 @@ impl Numerics for Fused {
         spans: &[Span],
     ) -> Result<(Buffer, Buffer, Buffer)> {
         let (qw, kw, vw) = (config.q_width(), config.kv_width(), config.v_width());
-        let positions: Vec<usize> = spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i)).collect();
+        let positions: Vec<usize> =
+            spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i)).collect();
         let [mut q, mut k, mut v] = [qw, kw, vw].map(|width| Buffer::taken(positions.len(), width));
         let qkv_width = qkv.width;
         let rotated = |to: &mut [f32], from: &[f32], norm: Option<&Norm>, position: usize| {
@@ -243,10 +286,12 @@ impl Numerics for Fused {
         let to = (q.data.par_chunks_mut(HEAD_TOKENS * qw))
             .zip(k.data.par_chunks_mut(HEAD_TOKENS * kw))
             .zip(v.data.par_chunks_mut(HEAD_TOKENS * vw));
-        let from = qkv.data.par_chunks(HEAD_TOKENS * qkv.width).zip(positions.par_chunks(HEAD_TOKENS));
+        let from =
+            qkv.data.par_chunks(HEAD_TOKENS * qkv.width).zip(positions.par_chunks(HEAD_TOKENS));
         to.zip(from).for_each(|(((q, k), v), (qkv, positions))| {
             let to = q.chunks_exact_mut(qw).zip(k.chunks_exact_mut(kw)).zip(v.chunks_exact_mut(vw));
-            for ((((q, k), v), row), position) in to.zip(qkv.chunks_exact(qkv_width)).zip(positions) {
+            for ((((q, k), v), row), position) in to.zip(qkv.chunks_exact(qkv_width)).zip(positions)
+            {
                 rotated(q, &row[..qw], norms.q, *position);
                 rotated(k, &row[qw..qw + kw], norms.k, *position);
                 v.copy_from_slice(&row[qw + kw..]);
@@ -255,8 +300,18 @@ impl Numerics for Fused {
         Ok((q, k, v))
     }
 
-    fn attention(&self, q: &Buffer, k: &Buffer, v: &Buffer, rows: &[AttentionRow], shape: AttentionShape) -> Result<Buffer> {
-        Ok(Buffer { data: kernels::attention(&q.data, &k.data, &v.data, rows, shape), width: shape.heads * shape.value_dim })
+    fn attention(
+        &self,
+        q: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        rows: &[AttentionRow],
+        shape: AttentionShape,
+    ) -> Result<Buffer> {
+        Ok(Buffer {
+            data: kernels::attention(&q.data, &k.data, &v.data, rows, shape),
+            width: shape.heads * shape.value_dim,
+        })
     }
 
     fn activate(&self, mut x: Buffer, activation: Activation) -> Result<Buffer> {
@@ -270,11 +325,17 @@ impl Numerics for Fused {
             Some(*at - width)
         });
         let parts = starts.zip(widths);
-        Ok(parts.map(|(at, &width)| Buffer { data: elementwise::columns(&x.data, x.width, at..at + width), width }).collect())
+        Ok(parts
+            .map(|(at, &width)| Buffer {
+                data: elementwise::columns(&x.data, x.width, at..at + width),
+                width,
+            })
+            .collect())
     }
 
     fn join(&self, parts: &[&Buffer]) -> Result<Buffer> {
-        let parts: Vec<(&[f32], usize)> = parts.iter().map(|part| (&part.data[..], part.width)).collect();
+        let parts: Vec<(&[f32], usize)> =
+            parts.iter().map(|part| (&part.data[..], part.width)).collect();
         Ok(Buffer { width: parts.iter().map(|part| part.1).sum(), data: elementwise::join(&parts) })
     }
 
@@ -315,11 +376,27 @@ impl Numerics for Fused {
         Ok(x)
     }
 
-    fn bonus(&self, r: &Buffer, k: &Buffer, v: &Buffer, weight: &[f32], head_dim: usize) -> Result<Buffer> {
-        Ok(Buffer { data: elementwise::bonus(&r.data, &k.data, &v.data, weight, head_dim), width: v.width })
+    fn bonus(
+        &self,
+        r: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        weight: &[f32],
+        head_dim: usize,
+    ) -> Result<Buffer> {
+        Ok(Buffer {
+            data: elementwise::bonus(&r.data, &k.data, &v.data, weight, head_dim),
+            width: v.width,
+        })
     }
 
-    fn scan(&self, scan: &Recurrence<&Buffer>, rows: &[Carry], blocks: &[Block], keep: &[usize]) -> Result<(Buffer, Vec<f32>)> {
+    fn scan(
+        &self,
+        scan: &Recurrence<&Buffer>,
+        rows: &[Carry],
+        blocks: &[Block],
+        keep: &[usize],
+    ) -> Result<(Buffer, Vec<f32>)> {
         let scan = scan.map(|x| View { data: &x.data, width: x.width });
         let (data, kept) = scan.scan(rows, blocks, keep);
         Ok((Buffer { data, width: scan.width() }, kept))
@@ -337,7 +414,9 @@ impl Numerics for Fused {
         }
         let rows = x.data.len() / x.width;
         let mut y = Buffer::taken(rows, matrix.out() / 2);
-        matrix.matmul_gated(&x.data, rows, &mut y.data, |y, gate, up| kernels::gate_row(y, gate, up, activation));
+        matrix.matmul_gated(&x.data, rows, &mut y.data, |y, gate, up| {
+            kernels::gate_row(y, gate, up, activation)
+        });
         Ok(y)
     }
 
@@ -358,15 +437,21 @@ impl Fused {
     pub(super) fn linear_into(&self, x: &Buffer, linear: &Linear, y: &mut [f32]) {
         linear.matrix.matmul(&x.data, x.data.len() / x.width, y);
         if let Some(bias) = &linear.bias {
-            y.par_chunks_exact_mut(bias.len()).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+            y.par_chunks_exact_mut(bias.len())
+                .for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         }
     }
 }
 
-/// Blocks as dense `scale` and `shift` tables `[tokens, width]` plus what cannot be dense: for the modes
-/// that apply them as tensor operations. Later blocks compose onto earlier ones.
-pub fn dense_tables(blocks: &[Block], tokens: usize, width: usize) -> (Vec<f32>, Vec<f32>, Vec<&Block>) {
-    let (mut scale, mut shift, mut noise) = (vec![1f32; tokens * width], vec![0f32; tokens * width], Vec::new());
+/// Blocks as dense `scale` and `shift` tables `[tokens, width]` plus what cannot be dense: for the
+/// modes that apply them as tensor operations. Later blocks compose onto earlier ones.
+pub fn dense_tables(
+    blocks: &[Block],
+    tokens: usize,
+    width: usize,
+) -> (Vec<f32>, Vec<f32>, Vec<&Block>) {
+    let (mut scale, mut shift, mut noise) =
+        (vec![1f32; tokens * width], vec![0f32; tokens * width], Vec::new());
     for block in blocks {
         let Change::Affine { scale: s, .. } = &block.change else {
             noise.push(block);

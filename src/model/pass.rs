@@ -55,12 +55,20 @@ impl<'a, N: Numerics> Pass<'a, N> {
     }
 
     /// A matrix product with the single-weight edits of the matrices stacked in it.
-    pub fn product(&self, layer: usize, x: &N::Array, linear: &Linear, stacked: &[Matrix]) -> Result<N::Array> {
+    pub fn product(
+        &self,
+        layer: usize,
+        x: &N::Array,
+        linear: &Linear,
+        stacked: &[Matrix],
+    ) -> Result<N::Array> {
         let mut y = self.mode.linear(x, linear)?;
         for matrix in stacked {
             if let Some(edits) = self.hooks.weights.get(&(layer, *matrix)) {
                 let located = self.model.weights.layers[layer].locate(*matrix, &self.model.config);
-                let (_, first) = located.ok_or_else(|| Error::request(format!("layer {layer} has no {}", matrix.name())))?;
+                let (_, first) = located.ok_or_else(|| {
+                    Error::request(format!("layer {layer} has no {}", matrix.name()))
+                })?;
                 y = self.mode.edit_weights(y, x, edits, first)?;
             }
         }
@@ -80,31 +88,47 @@ pub struct RecurrentRows<'a> {
 impl<'a> RecurrentRows<'a> {
     /// # Errors
     /// [`Error::Request`] for a row whose prefix ends where no state was kept.
-    pub fn new(rows: &'a [Row], spans: &'a [Span], layer: usize, keep: &'a [usize]) -> Result<Self> {
+    pub fn new(
+        rows: &'a [Row],
+        spans: &'a [Span],
+        layer: usize,
+        keep: &'a [usize],
+    ) -> Result<Self> {
         let initial = rows.iter().map(|row| {
             let Some(last) = row.prefix.last() else { return Ok(None) };
             let state = last.store.layers[layer].states.get(&(last.start + last.len - 1));
-            state.map(Some).ok_or_else(|| Error::request("a row continues a sequence where no state was kept"))
+            state
+                .map(Some)
+                .ok_or_else(|| Error::request("a row continues a sequence where no state was kept"))
         });
         let tokens = spans.last().map_or(0, |s| s.tokens.end);
-        Ok(Self { spans, initial: initial.collect::<Result<_>>()?, keep: &keep[..keep.partition_point(|t| *t < tokens)] })
+        Ok(Self {
+            spans,
+            initial: initial.collect::<Result<_>>()?,
+            keep: &keep[..keep.partition_point(|t| *t < tokens)],
+        })
     }
 
     /// One part of what the rows start from.
     pub fn carry(&self, part: fn(&State) -> &[f32]) -> Vec<Carry<'a>> {
         let rows = self.spans.iter().zip(&self.initial);
-        rows.map(|(span, state)| Carry { tokens: span.tokens.clone(), initial: state.map_or(&[], part) }).collect()
+        rows.map(|(span, state)| Carry {
+            tokens: span.tokens.clone(),
+            initial: state.map_or(&[], part),
+        })
+        .collect()
     }
 
-    /// The last `n` inputs up to each kept token, oldest first, of `x` `[tokens, width]`; what came before the
-    /// row's own is taken from `rows`.
+    /// The last `n` inputs up to each kept token, oldest first, of `x` `[tokens, width]`; what came
+    /// before the row's own is taken from `rows`.
     pub fn last_inputs(&self, x: &[f32], width: usize, n: usize, rows: &[Carry]) -> Vec<Vec<f32>> {
         let of = |token: &usize| {
             let row = rows.iter().find(|r| r.tokens.contains(token));
             let mut inputs = vec![0f32; n * width];
             let Some(row) = row else { return inputs };
             let own = (token - row.tokens.start + 1).min(n);
-            inputs[(n - own) * width..].copy_from_slice(&x[(token + 1 - own) * width..(token + 1) * width]);
+            inputs[(n - own) * width..]
+                .copy_from_slice(&x[(token + 1 - own) * width..(token + 1) * width]);
             if !row.initial.is_empty() {
                 inputs[..(n - own) * width].copy_from_slice(&row.initial[own * width..]);
             }
@@ -114,8 +138,8 @@ impl<'a> RecurrentRows<'a> {
     }
 }
 
-/// Runs a recurrence with the edits of the state, capturing it where that is asked for; the states after the
-/// tokens that `rows` keeps.
+/// Runs a recurrence with the edits of the state, capturing it where that is asked for; the states
+/// after the tokens that `rows` keeps.
 pub(super) fn scanned<N: Numerics>(
     pass: &Pass<N>,
     layer: usize,
@@ -133,7 +157,8 @@ pub(super) fn scanned<N: Numerics>(
     let width = states.len() / all.len().max(1);
     let (parts, size) = pass.model.config.state_parts(layer);
     // What lies behind the parts (RWKV-4's exponents) is no output of a component.
-    let visible = states.chunks_exact(width).flat_map(|s| s[..parts * size].iter().copied()).collect();
+    let visible =
+        states.chunks_exact(width).flat_map(|s| s[..parts * size].iter().copied()).collect();
     let kept = rows.keep.iter().map(|t| states[t * width..][..width].to_vec()).collect();
     pass.keep(layer, Site::State, visible);
     Ok((y, kept))

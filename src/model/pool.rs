@@ -1,8 +1,8 @@
 //! Buffers of a forward pass, used again.
 //!
-//! A layer of a large batch makes and drops tens of megabytes. Allocators give such blocks back to the
-//! kernel, which clears every page before it hands them out again: a tenth of a forward's time. A thread
-//! keeps its last few instead.
+//! A layer of a large batch makes and drops tens of megabytes. Allocators give such blocks back to
+//! the kernel, which clears every page before it hands them out again: a tenth of a forward's time.
+//! A thread keeps its last few instead.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -30,10 +30,16 @@ impl Pooled {
     pub fn take(len: usize) -> Self {
         let kept = KEPT.with_borrow_mut(|kept| {
             let fits = |b: &Vec<f32>| b.len() >= len && b.len() / 8 <= len;
-            let at = kept.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.len()).map(|(i, _)| i);
+            let at = kept
+                .iter()
+                .enumerate()
+                .filter(|(_, b)| fits(b))
+                .min_by_key(|(_, b)| b.len())
+                .map(|(i, _)| i);
             at.map(|i| kept.remove(i))
         });
-        // Batches grow from layer to layer as rows join them; pages that are not touched cost nothing.
+        // Batches grow from layer to layer as rows join them; pages that are not touched cost
+        // nothing.
         let room = if len < SMALLEST { len } else { len.next_power_of_two() };
         Self { values: kept.unwrap_or_else(|| vec![0f32; room]), len }
     }

@@ -1,5 +1,5 @@
-//! A PyTorch file (`.pth`) of RWKV, as its author publishes them: tensors alone, whose names and shapes say the
-//! rest. Read by candle, which does not run what a pickle asks for.
+//! A PyTorch file (`.pth`) of RWKV, as its author publishes them: tensors alone, whose names and
+//! shapes say the rest. Read by candle, which does not run what a pickle asks for.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,7 +30,9 @@ const PICKLE_BYTES: u64 = 64 << 20;
 impl Pth {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let bad = |field: &str, message: String| Error::model(&name, field, crate::text::escape(&message));
+        let bad = |field: &str, message: String| {
+            Error::model(&name, field, crate::text::escape(&message))
+        };
         let file = File::open(path).map_err(|e| bad("file", e.to_string()))?;
         let size = file.metadata().map_err(|e| bad("file", e.to_string()))?.len();
         let mut archive = quietly(|| ZipArchive::new(BufReader::new(file)))
@@ -40,7 +42,9 @@ impl Pth {
             let name = archive.by_index(i).ok()?.name().ok()?.into_owned();
             name.ends_with("data.pkl").then_some(name)
         });
-        let entry = entry.ok_or_else(|| bad("archive", "has no data.pkl: not saved by PyTorch 1.6 or later".into()))?;
+        let entry = entry.ok_or_else(|| {
+            bad("archive", "has no data.pkl: not saved by PyTorch 1.6 or later".into())
+        })?;
         let folder = entry.trim_end_matches(".pkl").to_owned();
         let pickle = archive.by_name(&entry).map_err(|e| bad("data.pkl", e.to_string()))?;
         let tensors = quietly(|| tensors(pickle.take(PICKLE_BYTES), Path::new(&folder)))
@@ -48,9 +52,16 @@ impl Pth {
             .map_err(|e| Error::model(&name, "data.pkl", first_line(&e)))?;
         for (tensor, info) in &tensors {
             // Nothing in an archive of tensors is compressed: what they hold is in the file.
-            let bytes = info.layout.dims().iter().try_fold(info.dtype.size_in_bytes(), |n, dim| n.checked_mul(*dim));
+            let bytes = info
+                .layout
+                .dims()
+                .iter()
+                .try_fold(info.dtype.size_in_bytes(), |n, dim| n.checked_mul(*dim));
             if bytes.is_none_or(|bytes| bytes as u64 > size) || !info.layout.is_contiguous() {
-                let shape = format!("shape {:?} is not laid out in what the file holds", info.layout.dims());
+                let shape = format!(
+                    "shape {:?} is not laid out in what the file holds",
+                    info.layout.dims()
+                );
                 return Err(bad(&crate::text::escape(tensor), shape));
             }
         }
@@ -60,10 +71,15 @@ impl Pth {
 }
 
 /// The tensors that a pickle names; the entries of the archive that hold them are in `folder`.
-fn tensors(pickle: impl std::io::Read, folder: &Path) -> candle_core::Result<BTreeMap<String, TensorInfo>> {
+fn tensors(
+    pickle: impl std::io::Read,
+    folder: &Path,
+) -> candle_core::Result<BTreeMap<String, TensorInfo>> {
     let mut stack = Stack::empty();
     stack.read_loop(&mut BufReader::new(pickle))?;
-    let Object::Dict(entries) = stack.finalize()? else { candle_core::bail!("expected a dictionary of tensors") };
+    let Object::Dict(entries) = stack.finalize()? else {
+        candle_core::bail!("expected a dictionary of tensors")
+    };
     let mut tensors = BTreeMap::new();
     for (name, value) in entries {
         if let Some(info) = value.into_tensor_info(name, folder)? {
@@ -73,8 +89,8 @@ fn tensors(pickle: impl std::io::Read, folder: &Path) -> candle_core::Result<BTr
     Ok(tensors)
 }
 
-/// Runs candle's reader, which takes some malformed files for impossible. What it says of them then is not for
-/// the terminal; models are loaded before any other thread has work.
+/// Runs candle's reader, which takes some malformed files for impossible. What it says of them then
+/// is not for the terminal; models are loaded before any other thread has work.
 fn quietly<T>(read: impl FnOnce() -> T) -> Option<T> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -91,9 +107,14 @@ fn config(path: &str, tensors: &BTreeMap<String, TensorInfo>) -> Result<Config> 
     } else if has("blocks.0.att.time_maa_x") {
         "rwkv6"
     } else {
-        return Err(Error::model(path, "tensors", "neither RWKV-6 nor RWKV-7: no blocks.0.att.r_k or time_maa_x"));
+        return Err(Error::model(
+            path,
+            "tensors",
+            "neither RWKV-6 nor RWKV-7: no blocks.0.att.r_k or time_maa_x",
+        ));
     };
-    let Some([vocab_size, hidden_size]) = tensors.get("emb.weight").map(|info| info.layout.dims()) else {
+    let Some([vocab_size, hidden_size]) = tensors.get("emb.weight").map(|info| info.layout.dims())
+    else {
         return Err(Error::model(path, "emb.weight", "expected a matrix"));
     };
     let layers = (0..).take_while(|i| has(&format!("blocks.{i}.ln1.weight"))).count();
@@ -113,15 +134,23 @@ impl Source for Pth {
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
-        let info = self.tensors.get(name).ok_or_else(|| Error::model(&self.path, name, "tensor is missing"))?;
+        let info = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::model(&self.path, name, "tensor is missing"))?;
         let archive = &mut self.archive;
         let read = || -> candle_core::Result<Vec<f32>> {
             let mut entry = archive.by_name(&info.path).map_err(candle_core::Error::wrap)?;
             // candle counts the start of a tensor in its storage in bytes.
-            std::io::copy(&mut entry.by_ref().take(info.layout.start_offset() as u64), &mut std::io::sink())?;
-            let mut bytes = vec![0u8; info.layout.shape().elem_count() * info.dtype.size_in_bytes()];
+            std::io::copy(
+                &mut entry.by_ref().take(info.layout.start_offset() as u64),
+                &mut std::io::sink(),
+            )?;
+            let mut bytes =
+                vec![0u8; info.layout.shape().elem_count() * info.dtype.size_in_bytes()];
             entry.read_exact(&mut bytes)?;
-            let tensor = Tensor::from_raw_buffer(&bytes, info.dtype, info.layout.dims(), &Device::Cpu)?;
+            let tensor =
+                Tensor::from_raw_buffer(&bytes, info.dtype, info.layout.dims(), &Device::Cpu)?;
             tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
         };
         match quietly(read) {

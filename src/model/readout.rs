@@ -1,5 +1,6 @@
 //! From the residual stream to what is measured: logits of the positions that are read, reduced to
-//! log-probabilities, entropies, divergences and top tokens without keeping `[positions, vocabulary]`.
+//! log-probabilities, entropies, divergences and top tokens without keeping `[positions,
+//! vocabulary]`.
 
 use std::sync::Arc;
 
@@ -56,7 +57,10 @@ impl Model {
         let mut readouts = Vec::with_capacity(reads.len());
         for chunk in reads.chunks((CHUNK_VALUES / vocabulary).max(1)) {
             let mut picked = Pooled::take(chunk.len() * d);
-            picked.chunks_exact_mut(d).zip(chunk).for_each(|(x, r)| x.copy_from_slice(&residual[r.token * d..][..d]));
+            picked
+                .chunks_exact_mut(d)
+                .zip(chunk)
+                .for_each(|(x, r)| x.copy_from_slice(&residual[r.token * d..][..d]));
             let mut logits = self.logits(&picked);
             let rows = logits.par_chunks_mut(vocabulary).zip(chunk);
             readouts.par_extend(rows.map(|(logits, read)| reduce(logits, read)));
@@ -82,7 +86,8 @@ fn reduce(logits: &mut [f32], read: &Read) -> Readout {
     let log_sum = sum.ln();
     let entropy = log_sum - weighted / sum;
     logits.iter_mut().for_each(|x| *x -= log_sum);
-    let divergence_bits = read.reference.as_ref().map(|(d, row)| jensen_shannon_bits(logits, d.row(*row)));
+    let divergence_bits =
+        read.reference.as_ref().map(|(d, row)| jensen_shannon_bits(logits, d.row(*row)));
     Readout {
         log_prob: read.target.map_or(0.0, |t| logits[t as usize]),
         entropy: entropy.max(0.0),
@@ -93,7 +98,8 @@ fn reduce(logits: &mut [f32], read: &Read) -> Readout {
     }
 }
 
-/// Subtracts `max` from all values; the sum of their exponentials, and that of exponential times value.
+/// Subtracts `max` from all values; the sum of their exponentials, and that of exponential times
+/// value.
 #[inline(always)]
 fn exponentials(x: &mut [f32], max: f32) -> (f32, f32) {
     let (mut sums, mut weighted) = ([0f32; LANES], [0f32; LANES]);
@@ -194,12 +200,22 @@ mod tests {
             })
             .sum::<f64>()
             / std::f64::consts::LN_2;
-        let reference = Arc::new(Distributions { vocabulary: 1003, log_probs: q.iter().map(|x| *x as f32).collect() });
+        let reference = Arc::new(Distributions {
+            vocabulary: 1003,
+            log_probs: q.iter().map(|x| *x as f32).collect(),
+        });
         let mut logits: Vec<f32> = a.iter().map(|x| *x as f32).collect();
-        let out = reduce(&mut logits, &Read { token: 0, target: Some(17), reference: Some((reference, 0)), keep: true });
+        let out = reduce(
+            &mut logits,
+            &Read { token: 0, target: Some(17), reference: Some((reference, 0)), keep: true },
+        );
         assert!((f64::from(out.log_prob) - p[17]).abs() < 1e-5);
         assert!((f64::from(out.entropy) - entropy).abs() < 1e-4, "{} {entropy}", out.entropy);
-        assert!((f64::from(out.divergence_bits.unwrap()) - js).abs() < 1e-5, "{:?} {js}", out.divergence_bits);
+        assert!(
+            (f64::from(out.divergence_bits.unwrap()) - js).abs() < 1e-5,
+            "{:?} {js}",
+            out.divergence_bits
+        );
         let mut order: Vec<usize> = (0..1003).collect();
         order.sort_by(|i, j| p[*j].total_cmp(&p[*i]));
         assert_eq!(out.top.iter().map(|t| t.0 as usize).collect::<Vec<_>>(), order[..5]);
@@ -209,7 +225,8 @@ mod tests {
     #[test]
     fn a_nan_is_reported_and_not_averaged() {
         let mut logits = vec![0.0, f32::NAN, 1.0];
-        let out = reduce(&mut logits, &Read { token: 0, target: Some(0), reference: None, keep: false });
+        let out =
+            reduce(&mut logits, &Read { token: 0, target: Some(0), reference: None, keep: false });
         assert!(!out.finite && out.log_prob == f32::NEG_INFINITY);
     }
 }

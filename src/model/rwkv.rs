@@ -1,7 +1,8 @@
 //! RWKV, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025), by the names of their author's code.
 //!
-//! Token shift is kept as what a token's predecessor has more, `s = x[t-1] - x[t]`: every input of a block is
-//! then `x + s mix`, and a lesion of the shift sets `s` to zero, which leaves a token with itself.
+//! Token shift is kept as what a token's predecessor has more, `s = x[t-1] - x[t]`: every input of
+//! a block is then `x + s mix`, and a lesion of the shift sets `s` to zero, which leaves a token
+//! with itself.
 
 use super::batch::State;
 use super::config::{Activation, NormKind, Rwkv};
@@ -39,8 +40,8 @@ enum Version {
 struct V6 {
     mix: Vec<f32>,
     mix_down: Linear,
-    /// For decay, key, value, receptance and gate: from a stretch of what `mix_down` gives, `time_maa_*`
-    /// being the bias.
+    /// For decay, key, value, receptance and gate: from a stretch of what `mix_down` gives,
+    /// `time_maa_*` being the bias.
     mix_up: [Linear; 5],
     decay: LowRank,
     first: Vec<f32>,
@@ -86,7 +87,12 @@ pub struct ChannelMix {
 }
 
 impl TimeMix {
-    pub(super) fn load(loader: &mut Loader, prefix: &str, layer: usize, rwkv: &Rwkv) -> Result<Self> {
+    pub(super) fn load(
+        loader: &mut Loader,
+        prefix: &str,
+        layer: usize,
+        rwkv: &Rwkv,
+    ) -> Result<Self> {
         let (d, width) = (loader.config.hidden_size, rwkv.attention_size);
         let part = if rwkv.version == 4 { "attention" } else { "att" };
         let name = |tensor: &str| format!("{prefix}.{part}.{tensor}");
@@ -96,13 +102,25 @@ impl TimeMix {
         let output = loader.linear(name("output"), d, width)?;
         let low_rank = |loader: &mut Loader, bias: &str, down: &str, up: &str| -> Result<LowRank> {
             let rank = loader.columns(&name(down))?;
-            let bias = if bias.is_empty() { None } else { Some(loader.vector(&name(bias), width)?) };
-            Ok(LowRank { down: loader.turned(&name(down), rank, d, None)?, up: loader.turned(&name(up), width, rank, bias)? })
+            let bias =
+                if bias.is_empty() { None } else { Some(loader.vector(&name(bias), width)?) };
+            Ok(LowRank {
+                down: loader.turned(&name(down), rank, d, None)?,
+                up: loader.turned(&name(up), width, rank, bias)?,
+            })
         };
         let group_norm = |loader: &mut Loader| -> Result<GroupNorm> {
             let dim = rwkv.head_dim();
-            let head = Norm { kind: NormKind::Layer, weight: vec![1.0; dim], bias: vec![0.0; dim], eps: 64e-5 };
-            let (weight, bias) = (loader.vector(&name("ln_x.weight"), width)?, loader.vector(&name("ln_x.bias"), width)?);
+            let head = Norm {
+                kind: NormKind::Layer,
+                weight: vec![1.0; dim],
+                bias: vec![0.0; dim],
+                eps: 64e-5,
+            };
+            let (weight, bias) = (
+                loader.vector(&name("ln_x.weight"), width)?,
+                loader.vector(&name("ln_x.bias"), width)?,
+            );
             Ok(GroupNorm { head, weight, bias })
         };
         let version = match rwkv.version {
@@ -111,19 +129,27 @@ impl TimeMix {
                     // Stored is how much of the token itself is taken.
                     Ok(loader.vector(&name(tensor), d)?.into_iter().map(|own| 1.0 - own).collect())
                 };
-                let mix = [mix("time_mix_key")?, mix("time_mix_value")?, mix("time_mix_receptance")?];
-                let decay = loader.vector(&name("time_decay"), width)?.into_iter().map(|w| -w.exp()).collect();
+                let mix =
+                    [mix("time_mix_key")?, mix("time_mix_value")?, mix("time_mix_receptance")?];
+                let decay = loader
+                    .vector(&name("time_decay"), width)?
+                    .into_iter()
+                    .map(|w| -w.exp())
+                    .collect();
                 Version::V4 { mix, decay, first: loader.vector(&name("time_first"), width)? }
             }
             6 => {
                 let mut mix_up = Vec::with_capacity(5);
                 let rank = loader.columns(&name("time_maa_w1"))? / 5;
                 let all = loader.take(&name("time_maa_w2"), &[5, rank, d])?;
-                for (of, up) in ["w", "k", "v", "r", "g"].iter().zip(all.chunks_exact((rank * d).max(1))) {
+                for (of, up) in
+                    ["w", "k", "v", "r", "g"].iter().zip(all.chunks_exact((rank * d).max(1)))
+                {
                     let bias = loader.vector(&name(&format!("time_maa_{of}")), d)?;
                     mix_up.push(Linear::turned(up, d, rank, Some(bias)));
                 }
-                let mix_up = <[Linear; 5]>::try_from(mix_up).map_err(|_| Error::request("token shift without a rank"))?;
+                let mix_up = <[Linear; 5]>::try_from(mix_up)
+                    .map_err(|_| Error::request("token shift without a rank"))?;
                 Version::V6(Box::new(V6 {
                     mix: loader.vector(&name("time_maa_x"), d)?,
                     mix_down: loader.turned(&name("time_maa_w1"), 5 * rank, d, None)?,
@@ -135,14 +161,19 @@ impl TimeMix {
             }
             _ => {
                 let mut mix = |tensor: &str| loader.vector(&name(tensor), d);
-                let mix = [mix("x_r")?, mix("x_w")?, mix("x_k")?, mix("x_v")?, mix("x_a")?, mix("x_g")?];
+                let mix =
+                    [mix("x_r")?, mix("x_w")?, mix("x_k")?, mix("x_v")?, mix("x_a")?, mix("x_g")?];
                 let waiting = loader.vector(&name("k_a"), width)?;
                 let rest = waiting.iter().map(|k| 1.0 - k).collect();
                 Version::V7(Box::new(V7 {
                     mix,
                     decay: low_rank(loader, "w0", "w1", "w2")?,
                     rate: low_rank(loader, "a0", "a1", "a2")?,
-                    value: if layer == 0 { None } else { Some(low_rank(loader, "v0", "v1", "v2")?) },
+                    value: if layer == 0 {
+                        None
+                    } else {
+                        Some(low_rank(loader, "v0", "v1", "v2")?)
+                    },
                     gate: low_rank(loader, "", "g1", "g2")?,
                     removal: loader.vector(&name("k_k"), width)?,
                     replacement: [waiting, rest],
@@ -155,12 +186,20 @@ impl TimeMix {
     }
 
     pub(super) fn parameters(&self) -> usize {
-        let square = [Some(&self.receptance), Some(&self.key), Some(&self.value), self.gate.as_ref(), Some(&self.output)];
+        let square = [
+            Some(&self.receptance),
+            Some(&self.key),
+            Some(&self.value),
+            self.gate.as_ref(),
+            Some(&self.output),
+        ];
         let low_rank = |l: &LowRank| l.down.parameters() + l.up.parameters();
         let group_norm = |n: &GroupNorm| n.weight.len() + n.bias.len();
         square.into_iter().flatten().map(Linear::parameters).sum::<usize>()
             + match &self.version {
-                Version::V4 { mix, decay, first } => mix.iter().map(Vec::len).sum::<usize>() + decay.len() + first.len(),
+                Version::V4 { mix, decay, first } => {
+                    mix.iter().map(Vec::len).sum::<usize>() + decay.len() + first.len()
+                }
                 Version::V6(v) => {
                     v.mix.len()
                         + v.mix_down.parameters()
@@ -184,9 +223,9 @@ impl TimeMix {
             }
     }
 
-    /// What the layer adds to the residual stream, given its normalised input `x` `[tokens, d_model]`; and the
-    /// states after the tokens that `rows` keeps. `first` holds the values of the first layer, which version 7
-    /// mixes into those of the others.
+    /// What the layer adds to the residual stream, given its normalised input `x` `[tokens,
+    /// d_model]`; and the states after the tokens that `rows` keeps. `first` holds the values of
+    /// the first layer, which version 7 mixes into those of the others.
     pub(super) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
@@ -197,30 +236,51 @@ impl TimeMix {
     ) -> Result<(N::Array, Vec<State>)> {
         let mode = pass.mode;
         let (s, history) = shifted(pass, layer, Site::Shift, x, rows, |s| &s.inputs)?;
-        let projected = |x: &N::Array, linear: &Linear, matrix: Matrix| pass.product(layer, x, linear, &[matrix]);
+        let projected = |x: &N::Array, linear: &Linear, matrix: Matrix| {
+            pass.product(layer, x, linear, &[matrix])
+        };
         let (z, states) = match &self.version {
             Version::V4 { mix: [key, value, receptance], decay, first } => {
                 let k = projected(&mode.blend(x, &s, key)?, &self.key, Matrix::Key)?;
                 let v = projected(&mode.blend(x, &s, value)?, &self.value, Matrix::Value)?;
-                let r = projected(&mode.blend(x, &s, receptance)?, &self.receptance, Matrix::Receptance)?;
-                let (y, states) = scanned(pass, layer, &Recurrence::Wkv4 { k: &k, v: &v, decay, first }, rows)?;
+                let r = projected(
+                    &mode.blend(x, &s, receptance)?,
+                    &self.receptance,
+                    Matrix::Receptance,
+                )?;
+                let (y, states) =
+                    scanned(pass, layer, &Recurrence::Wkv4 { k: &k, v: &v, decay, first }, rows)?;
                 (mode.mul(y, &mode.activate(r, Activation::Sigmoid)?)?, states)
             }
             Version::V6(v6) => {
                 let V6 { mix, mix_down, mix_up, decay, first, norm } = &**v6;
-                let mixed = mode.activate(mode.linear(&mode.blend(x, &s, mix)?, mix_down)?, Activation::Tanh)?;
+                let mixed = mode
+                    .activate(mode.linear(&mode.blend(x, &s, mix)?, mix_down)?, Activation::Tanh)?;
                 let rank = mix_down.matrix.out() / 5;
                 let parts = mode.split(&mixed, &[rank; 5])?;
-                let input = |i: usize| -> Result<N::Array> { mode.add(mode.mul(mode.linear(&parts[i], &mix_up[i])?, &s)?, x) };
+                let input = |i: usize| -> Result<N::Array> {
+                    mode.add(mode.mul(mode.linear(&parts[i], &mix_up[i])?, &s)?, x)
+                };
                 let w = decay.apply(mode, &input(0)?, Some(Activation::Tanh))?;
                 let w = mode.activate(w, Activation::Decay6)?;
                 let k = projected(&input(1)?, &self.key, Matrix::Key)?;
                 let v = projected(&input(2)?, &self.value, Matrix::Value)?;
                 let r = projected(&input(3)?, &self.receptance, Matrix::Receptance)?;
-                let gate = self.gate.as_ref().ok_or_else(|| Error::request("time mixing without its gate"))?;
-                let gate = mode.activate(projected(&input(4)?, gate, Matrix::TimeGate)?, Activation::Silu)?;
+                let gate = self
+                    .gate
+                    .as_ref()
+                    .ok_or_else(|| Error::request("time mixing without its gate"))?;
+                let gate = mode
+                    .activate(projected(&input(4)?, gate, Matrix::TimeGate)?, Activation::Silu)?;
                 let gate = pass.at(layer, Site::Gate, gate)?;
-                let scan = Recurrence::Wkv6 { r: &r, w: &w, k: &k, v: &v, first, head_dim: norm.head.weight.len() };
+                let scan = Recurrence::Wkv6 {
+                    r: &r,
+                    w: &w,
+                    k: &k,
+                    v: &v,
+                    first,
+                    head_dim: norm.head.weight.len(),
+                };
                 let (y, states) = scanned(pass, layer, &scan, rows)?;
                 (mode.mul(norm.apply(mode, &y)?, &gate)?, states)
             }
@@ -229,7 +289,12 @@ impl TimeMix {
         let z = pass.at(layer, Site::Z, z)?;
         let out = pass.product(layer, &z, &self.output, &[Matrix::TimeOut])?;
         let states = history.into_iter().zip(states);
-        Ok((out, states.map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() }).collect()))
+        Ok((
+            out,
+            states
+                .map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() })
+                .collect(),
+        ))
     }
 
     #[allow(clippy::too_many_arguments)] // those of `forward`, and what it has unpacked
@@ -246,16 +311,22 @@ impl TimeMix {
         let mode = pass.mode;
         let input = |i: usize| mode.blend(x, s, &v7.mix[i]);
         let r = pass.product(layer, &input(0)?, &self.receptance, &[Matrix::Receptance])?;
-        let w = mode.activate(v7.decay.apply(mode, &input(1)?, Some(Activation::Tanh))?, Activation::Decay7)?;
+        let w = mode.activate(
+            v7.decay.apply(mode, &input(1)?, Some(Activation::Tanh))?,
+            Activation::Decay7,
+        )?;
         let k = pass.product(layer, &input(2)?, &self.key, &[Matrix::Key])?;
         let of_value = input(3)?;
         let mut v = pass.product(layer, &of_value, &self.value, &[Matrix::Value])?;
         match (&v7.value, &first) {
             (Some(low_rank), Some(first)) => {
-                let t = mode.activate(low_rank.apply(mode, &of_value, None)?, Activation::Sigmoid)?;
+                let t =
+                    mode.activate(low_rank.apply(mode, &of_value, None)?, Activation::Sigmoid)?;
                 v = mode.interpolate(v, first, &t)?;
             }
-            (Some(_), None) => return Err(Error::request("the values of the first layer are missing")),
+            (Some(_), None) => {
+                return Err(Error::request("the values of the first layer are missing"));
+            }
             (None, _) => *first = Some(v.clone()),
         }
         let rate = mode.activate(v7.rate.apply(mode, &input(4)?, None)?, Activation::Sigmoid)?;
@@ -272,9 +343,14 @@ impl TimeMix {
         Ok((mode.mul(y, &gate)?, states))
     }
 
-    /// The values of the first layer for rows that enter the stack above it, from the normalised input
-    /// `[tokens, d_model]` they had there; `None` where no later layer reads them.
-    pub(super) fn first_values<N: Numerics>(&self, mode: &N, x: &N::Array, rows: &[Carry]) -> Result<Option<N::Array>> {
+    /// The values of the first layer for rows that enter the stack above it, from the normalised
+    /// input `[tokens, d_model]` they had there; `None` where no later layer reads them.
+    pub(super) fn first_values<N: Numerics>(
+        &self,
+        mode: &N,
+        x: &N::Array,
+        rows: &[Carry],
+    ) -> Result<Option<N::Array>> {
         let Version::V7(v7) = &self.version else { return Ok(None) };
         let s = mode.shift(x, rows)?;
         mode.linear(&mode.blend(x, &s, &v7.mix[3])?, &self.value).map(Some)
@@ -282,14 +358,24 @@ impl TimeMix {
 }
 
 impl LowRank {
-    fn apply<N: Numerics>(&self, mode: &N, x: &N::Array, between: Option<Activation>) -> Result<N::Array> {
+    fn apply<N: Numerics>(
+        &self,
+        mode: &N,
+        x: &N::Array,
+        between: Option<Activation>,
+    ) -> Result<N::Array> {
         match between {
             Some(activation) => self.down_then(mode, x, activation),
             None => mode.linear(&mode.linear(x, &self.down)?, &self.up),
         }
     }
 
-    fn down_then<N: Numerics>(&self, mode: &N, x: &N::Array, activation: Activation) -> Result<N::Array> {
+    fn down_then<N: Numerics>(
+        &self,
+        mode: &N,
+        x: &N::Array,
+        activation: Activation,
+    ) -> Result<N::Array> {
         mode.linear(&mode.activate(mode.linear(x, &self.down)?, activation)?, &self.up)
     }
 }
@@ -301,7 +387,12 @@ impl GroupNorm {
 }
 
 impl ChannelMix {
-    pub(super) fn load(loader: &mut Loader, prefix: &str, width: usize, rwkv: &Rwkv) -> Result<Self> {
+    pub(super) fn load(
+        loader: &mut Loader,
+        prefix: &str,
+        width: usize,
+        rwkv: &Rwkv,
+    ) -> Result<Self> {
         let d = loader.config.hidden_size;
         let part = if rwkv.version == 4 { "feed_forward" } else { "ffn" };
         let name = |tensor: &str| format!("{prefix}.{part}.{tensor}");
@@ -311,22 +402,37 @@ impl ChannelMix {
             _ => ("x_k", ""),
         };
         let has_receptance = !mix_receptance.is_empty();
-        let own = |mix: Vec<f32>| if rwkv.version == 4 { mix.into_iter().map(|m| 1.0 - m).collect() } else { mix };
+        let own = |mix: Vec<f32>| {
+            if rwkv.version == 4 { mix.into_iter().map(|m| 1.0 - m).collect() } else { mix }
+        };
         Ok(Self {
             key: loader.linear(name("key"), width, d)?,
             value: loader.linear(name("value"), d, width)?,
-            receptance: if has_receptance { Some(loader.linear(name("receptance"), d, d)?) } else { None },
+            receptance: if has_receptance {
+                Some(loader.linear(name("receptance"), d, d)?)
+            } else {
+                None
+            },
             mix_key: own(loader.vector(&name(mix_key), d)?),
-            mix_receptance: if has_receptance { own(loader.vector(&name(mix_receptance), d)?) } else { Vec::new() },
+            mix_receptance: if has_receptance {
+                own(loader.vector(&name(mix_receptance), d)?)
+            } else {
+                Vec::new()
+            },
         })
     }
 
     pub(super) fn parameters(&self) -> usize {
         let receptance = self.receptance.as_ref().map_or(0, Linear::parameters);
-        self.key.parameters() + self.value.parameters() + receptance + self.mix_key.len() + self.mix_receptance.len()
+        self.key.parameters()
+            + self.value.parameters()
+            + receptance
+            + self.mix_key.len()
+            + self.mix_receptance.len()
     }
 
-    /// As [`TimeMix::forward`]; of the states only [`State::channel_inputs`], one for each kept token.
+    /// As [`TimeMix::forward`]; of the states only [`State::channel_inputs`], one for each kept
+    /// token.
     pub(super) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
@@ -335,12 +441,24 @@ impl ChannelMix {
         rows: &RecurrentRows,
     ) -> Result<(N::Array, Vec<Vec<f32>>)> {
         let mode = pass.mode;
-        let (s, history) = shifted(pass, layer, Site::ChannelShift, x, rows, |s| &s.channel_inputs)?;
-        let hidden = pass.product(layer, &mode.blend(x, &s, &self.mix_key)?, &self.key, &[Matrix::ChannelKey])?;
-        let hidden = pass.at(layer, Site::Neurons, mode.activate(hidden, Activation::ReluSquared)?)?;
+        let (s, history) =
+            shifted(pass, layer, Site::ChannelShift, x, rows, |s| &s.channel_inputs)?;
+        let hidden = pass.product(
+            layer,
+            &mode.blend(x, &s, &self.mix_key)?,
+            &self.key,
+            &[Matrix::ChannelKey],
+        )?;
+        let hidden =
+            pass.at(layer, Site::Neurons, mode.activate(hidden, Activation::ReluSquared)?)?;
         let out = pass.product(layer, &hidden, &self.value, &[Matrix::ChannelValue])?;
         let Some(receptance) = &self.receptance else { return Ok((out, history)) };
-        let r = pass.product(layer, &mode.blend(x, &s, &self.mix_receptance)?, receptance, &[Matrix::ChannelReceptance])?;
+        let r = pass.product(
+            layer,
+            &mode.blend(x, &s, &self.mix_receptance)?,
+            receptance,
+            &[Matrix::ChannelReceptance],
+        )?;
         Ok((mode.mul(out, &mode.activate(r, Activation::Sigmoid)?)?, history))
     }
 }

@@ -20,11 +20,16 @@ impl Folder {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.display().to_string();
         let files = weight_files(dir)?;
-        // SAFETY: the map is read-only; like every program that maps files, this one relies on nobody
-        // truncating them while it runs. Sizes in the header are checked against the file by safetensors.
+        // SAFETY: the map is read-only; like every program that maps files, this one relies on
+        // nobody truncating them while it runs. Sizes in the header are checked against the file by
+        // safetensors.
         let mapped = unsafe { MmapedSafetensors::multi(&files) };
         let mapped = mapped.map_err(|e| Error::model(&path, "safetensors", first_line(&e)))?;
-        let shapes = mapped.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
+        let shapes = mapped
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| (name, view.shape().to_vec()))
+            .collect();
         Ok(Self { path, files: mapped, shapes })
     }
 }
@@ -39,26 +44,39 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let single = dir.join("model.safetensors");
     if single.is_file() || !index.is_file() {
         if !single.is_file() {
-            return Err(Error::model(dir.display().to_string(), "model.safetensors", "no such file"));
+            return Err(Error::model(
+                dir.display().to_string(),
+                "model.safetensors",
+                "no such file",
+            ));
         }
         return Ok(vec![single]);
     }
     let name = index.display().to_string();
     let text = super::read_text(&index, 64 << 20)?;
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::model(&name, "index", e))?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| Error::model(&name, "index", e))?;
     let map = value
         .get("weight_map")
         .and_then(|m| m.as_object())
         .ok_or_else(|| Error::model(&name, "weight_map", "expected an object"))?;
     let mut shards = BTreeSet::new();
     for (tensor, shard) in map {
-        let shard = shard
-            .as_str()
-            .ok_or_else(|| Error::model(&name, "weight_map", format!("shard of {} is no string", crate::text::escape(tensor))))?;
+        let shard = shard.as_str().ok_or_else(|| {
+            Error::model(
+                &name,
+                "weight_map",
+                format!("shard of {} is no string", crate::text::escape(tensor)),
+            )
+        })?;
         // A shard is a file beside the index; a path that leads elsewhere is not followed.
         let inside = Path::new(shard).components().all(|p| matches!(p, PathPart::Normal(_)));
         if !inside || !dir.join(shard).is_file() {
-            return Err(Error::model(&name, "weight_map", format!("no shard {} beside it", crate::text::escape(shard))));
+            return Err(Error::model(
+                &name,
+                "weight_map",
+                format!("no shard {} beside it", crate::text::escape(shard)),
+            ));
         }
         shards.insert(dir.join(shard));
     }
@@ -75,7 +93,13 @@ impl Source for Folder {
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
-        let read = || self.files.load(name, &Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let read = || {
+            self.files
+                .load(name, &Device::Cpu)?
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()
+        };
         read().map_err(|e| Error::model(&self.path, name, first_line(&e)))
     }
 }
@@ -104,7 +128,10 @@ impl Source for Buffer {
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
-        let tensor = self.tensors.remove(name).ok_or_else(|| Error::model(&self.path, name, "tensor is missing"))?;
+        let tensor = self
+            .tensors
+            .remove(name)
+            .ok_or_else(|| Error::model(&self.path, name, "tensor is missing"))?;
         let read = || tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         read().map_err(|e| Error::model(&self.path, name, first_line(&e)))
     }

@@ -27,14 +27,18 @@ impl Tokenizer {
     }
 
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| Error::request(format!("text cannot be tokenised: {e}")))?;
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|e| Error::request(format!("text cannot be tokenised: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Decodes ids, special tokens included; ids without a text are shown as `<id>`.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, false).unwrap_or_else(|_| ids.iter().map(|id| format!("<{id}>")).collect())
+        self.inner
+            .decode(ids, false)
+            .unwrap_or_else(|_| ids.iter().map(|id| format!("<{id}>")).collect())
     }
 
     /// The text of one token.
@@ -42,16 +46,21 @@ impl Tokenizer {
         if self.inner.id_to_token(id).is_none() { format!("<{id}>") } else { self.decode(&[id]) }
     }
 
-    /// The vocabulary's own spelling of a token (byte-level tokens are spelled with stand-ins), `None`
-    /// for an id without one.
+    /// The vocabulary's own spelling of a token (byte-level tokens are spelled with stand-ins),
+    /// `None` for an id without one.
     pub fn piece(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
     /// Ids that were added as special tokens, ascending.
     pub fn special_ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> =
-            self.inner.get_added_tokens_decoder().into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
+        let mut ids: Vec<u32> = self
+            .inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, t)| t.special)
+            .map(|(id, _)| id)
+            .collect();
         ids.sort_unstable();
         ids
     }

@@ -139,11 +139,14 @@ impl Norm {
 }
 
 impl Layer {
-    /// The packed matrix that holds `matrix`, and the first of its rows there; `None` where the layer has no
-    /// such matrix.
+    /// The packed matrix that holds `matrix`, and the first of its rows there; `None` where the
+    /// layer has no such matrix.
     pub fn locate(&self, matrix: Matrix, config: &Config) -> Option<(&Linear, usize)> {
         let (q, kv) = (config.q_width(), config.kv_width());
-        if let (MixerWeights::Attention(Attention { qkv: Projection::Stacked(qkv), .. }), Some(first)) = (
+        if let (
+            MixerWeights::Attention(Attention { qkv: Projection::Stacked(qkv), .. }),
+            Some(first),
+        ) = (
             &self.mixer,
             match matrix {
                 Matrix::Q => Some(0),
@@ -169,20 +172,29 @@ impl Layer {
         }
         match (self.mlp.as_ref()?, matrix) {
             (Mlp::Dense(d), Matrix::Gate) => config.gated_mlp.then_some((&d.up, 0)),
-            (Mlp::Dense(d), Matrix::Up) => Some((&d.up, if config.gated_mlp { config.intermediate_size } else { 0 })),
+            (Mlp::Dense(d), Matrix::Up) => {
+                Some((&d.up, if config.gated_mlp { config.intermediate_size } else { 0 }))
+            }
             (Mlp::Dense(d), Matrix::Down) => Some((&d.down, 0)),
             (Mlp::ChannelMix(c), Matrix::ChannelKey) => Some((&c.key, 0)),
             (Mlp::ChannelMix(c), Matrix::ChannelValue) => Some((&c.value, 0)),
-            (Mlp::ChannelMix(c), Matrix::ChannelReceptance) => c.receptance.as_ref().map(|r| (r, 0)),
+            (Mlp::ChannelMix(c), Matrix::ChannelReceptance) => {
+                c.receptance.as_ref().map(|r| (r, 0))
+            }
             _ => None,
         }
     }
 
     fn parameters(&self, config: &Config) -> usize {
-        let norms = [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
+        let norms =
+            [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
         let mixer = match &self.mixer {
             MixerWeights::Attention(a) => {
-                let norms = [&a.q_norm, &a.k_norm].into_iter().flatten().map(Norm::parameters).sum::<usize>();
+                let norms = [&a.q_norm, &a.k_norm]
+                    .into_iter()
+                    .flatten()
+                    .map(Norm::parameters)
+                    .sum::<usize>();
                 let qkv = match &a.qkv {
                     Projection::Stacked(qkv) => qkv.parameters(),
                     Projection::Latent(latent) => latent.parameters(config),
@@ -196,9 +208,12 @@ impl Layer {
             None => 0,
             Some(Mlp::Dense(dense)) => dense.parameters(),
             Some(Mlp::Sparse(sparse)) => {
-                let shared =
-                    sparse.shared.as_ref().map_or(0, |s| s.mlp.parameters() + s.gate.as_ref().map_or(0, Linear::parameters));
-                sparse.router.parameters() + sparse.experts.iter().map(Dense::parameters).sum::<usize>() + shared
+                let shared = sparse.shared.as_ref().map_or(0, |s| {
+                    s.mlp.parameters() + s.gate.as_ref().map_or(0, Linear::parameters)
+                });
+                sparse.router.parameters()
+                    + sparse.experts.iter().map(Dense::parameters).sum::<usize>()
+                    + shared
             }
             Some(Mlp::ChannelMix(channel_mix)) => channel_mix.parameters(),
         };
@@ -224,16 +239,21 @@ pub(super) struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The name a tensor has in this source: checkpoints of a bare decoder leave out the name of the model
-    /// around it, those of a model with more than one tower add one.
+    /// The name a tensor has in this source: checkpoints of a bare decoder leave out the name of
+    /// the model around it, those of a model with more than one tower add one.
     fn resolve(&self, name: &str) -> Option<String> {
         let bare = name.split_once('.').map(|(_, rest)| rest.to_owned());
         let inside = format!("language_model.{name}");
-        [Some(name.to_owned()), bare, Some(inside)].into_iter().flatten().find(|name| self.source.shape(name).is_some())
+        [Some(name.to_owned()), bare, Some(inside)]
+            .into_iter()
+            .flatten()
+            .find(|name| self.source.shape(name).is_some())
     }
 
     pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let name = self.resolve(name).ok_or_else(|| Error::model(self.source.path(), name, "tensor is missing"))?;
+        let name = self
+            .resolve(name)
+            .ok_or_else(|| Error::model(self.source.path(), name, "tensor is missing"))?;
         let got = self.source.shape(&name).unwrap_or_default();
         if got != shape {
             return Err(Error::model(
@@ -244,10 +264,18 @@ impl Loader<'_> {
         }
         let values = self.source.load(&name)?;
         if values.len() != shape.iter().product::<usize>() {
-            return Err(Error::model(self.source.path(), name, format!("{} values for shape {shape:?}", values.len())));
+            return Err(Error::model(
+                self.source.path(),
+                name,
+                format!("{} values for shape {shape:?}", values.len()),
+            ));
         }
         if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Error::model(self.source.path(), name, format!("value {bad} is not finite")));
+            return Err(Error::model(
+                self.source.path(),
+                name,
+                format!("value {bad} is not finite"),
+            ));
         }
         Ok(values)
     }
@@ -268,7 +296,8 @@ impl Loader<'_> {
     /// A vector, which some checkpoints keep as `[1, 1, width]`.
     pub(super) fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
         let kept = self.resolve(name).and_then(|name| self.source.shape(&name));
-        let shape: &[usize] = if kept.is_some_and(|s| s.len() == 3) { &[1, 1, width] } else { &[width] };
+        let shape: &[usize] =
+            if kept.is_some_and(|s| s.len() == 3) { &[1, 1, width] } else { &[width] };
         self.take(name, shape)
     }
 
@@ -276,13 +305,23 @@ impl Loader<'_> {
     pub(super) fn columns(&mut self, name: &str) -> Result<usize> {
         match self.resolve(name).and_then(|name| self.source.shape(&name)).as_deref() {
             Some(&[_, columns]) if columns > 0 => Ok(columns),
-            Some(other) => Err(Error::model(self.source.path(), name, format!("expected a matrix, got shape {other:?}"))),
+            Some(other) => Err(Error::model(
+                self.source.path(),
+                name,
+                format!("expected a matrix, got shape {other:?}"),
+            )),
             None => Err(Error::model(self.source.path(), name, "tensor is missing")),
         }
     }
 
     /// A matrix that is kept as `[in, out]`.
-    pub(super) fn turned(&mut self, name: &str, out: usize, input: usize, bias: Option<Vec<f32>>) -> Result<Linear> {
+    pub(super) fn turned(
+        &mut self,
+        name: &str,
+        out: usize,
+        input: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Linear> {
         Ok(Linear::turned(&self.take(name, &[input, out])?, out, input, bias))
     }
 
@@ -297,9 +336,16 @@ impl Loader<'_> {
         }
         if !bias.is_empty() && bias.len() != out {
             let name = format!("{}.bias", parts[0].0);
-            return Err(Error::model(self.source.path(), name, "some of the biases of one block are missing"));
+            return Err(Error::model(
+                self.source.path(),
+                name,
+                "some of the biases of one block are missing",
+            ));
         }
-        Ok(Linear { matrix: Arc::new(PackedMatrix::new(&weight, out, input)), bias: (!bias.is_empty()).then_some(bias) })
+        Ok(Linear {
+            matrix: Arc::new(PackedMatrix::new(&weight, out, input)),
+            bias: (!bias.is_empty()).then_some(bias),
+        })
     }
 
     pub(super) fn linear(&mut self, name: String, out: usize, input: usize) -> Result<Linear> {
@@ -317,7 +363,13 @@ impl Loader<'_> {
         Ok(Norm { kind: self.config.norm, weight, bias, eps: self.config.norm_eps })
     }
 
-    fn norm_if(&mut self, wanted: bool, prefix: &str, name: &str, width: usize) -> Result<Option<Norm>> {
+    fn norm_if(
+        &mut self,
+        wanted: bool,
+        prefix: &str,
+        name: &str,
+        width: usize,
+    ) -> Result<Option<Norm>> {
         wanted.then(|| self.norm(&format!("{prefix}.{name}"), width)).transpose()
     }
 
@@ -326,7 +378,11 @@ impl Loader<'_> {
         let (q, kv, dim) = (config.q_width(), config.kv_width(), config.head_dim);
         match self.names.qkv {
             Qkv::Separate(names) => {
-                let parts: Vec<_> = names.iter().zip([q, kv, kv]).map(|(n, w)| (format!("{prefix}.{n}"), w)).collect();
+                let parts: Vec<_> = names
+                    .iter()
+                    .zip([q, kv, kv])
+                    .map(|(n, w)| (format!("{prefix}.{n}"), w))
+                    .collect();
                 self.stacked(&parts, d)
             }
             Qkv::Stacked(name) => self.linear(format!("{prefix}.{name}"), q + 2 * kv, d),
@@ -336,8 +392,12 @@ impl Loader<'_> {
                 let bias = self.optional(&format!("{name}.bias"), &[3 * q])?;
                 // `[heads, 3, head_dim, ..]` -> `[3, heads, head_dim, ..]`.
                 let regroup = |values: &[f32], width: usize| -> Vec<f32> {
-                    let part = |which: usize, head: usize| &values[(head * 3 + which) * dim * width..][..dim * width];
-                    (0..3).flat_map(|w| (0..q / dim).flat_map(move |h| part(w, h).iter().copied())).collect()
+                    let part = |which: usize, head: usize| {
+                        &values[(head * 3 + which) * dim * width..][..dim * width]
+                    };
+                    (0..3)
+                        .flat_map(|w| (0..q / dim).flat_map(move |h| part(w, h).iter().copied()))
+                        .collect()
                 };
                 let matrix = Arc::new(PackedMatrix::new(&regroup(&weight, d), 3 * q, d));
                 Ok(Linear { matrix, bias: bias.map(|b| regroup(&b, 1)) })
@@ -359,7 +419,8 @@ impl Loader<'_> {
     fn mlp(&mut self, prefix: &str, layer: usize) -> Result<Mlp> {
         let (config, d) = (self.config, self.config.hidden_size);
         if let Some(rwkv) = &config.rwkv {
-            return ChannelMix::load(self, prefix, config.intermediate_size, rwkv).map(Mlp::ChannelMix);
+            return ChannelMix::load(self, prefix, config.intermediate_size, rwkv)
+                .map(Mlp::ChannelMix);
         }
         let Some(experts) = config.experts.as_ref().filter(|_| config.is_sparse(layer)) else {
             let width = config.intermediate_size;
@@ -370,7 +431,8 @@ impl Loader<'_> {
             let down = format!("{prefix}.{}", self.names.down);
             return self.dense(&up, down, width).map(Mlp::Dense);
         };
-        let router = self.linear(format!("{prefix}.{}", self.names.router), experts.num_experts, d)?;
+        let router =
+            self.linear(format!("{prefix}.{}", self.names.router), experts.num_experts, d)?;
         let (folder, names) = (format!("{prefix}.{}", self.names.experts), self.names.expert);
         let all = (0..experts.num_experts)
             .map(|e| self.expert(&format!("{folder}.{e}"), names, experts.moe_intermediate_size))
@@ -391,7 +453,8 @@ impl Loader<'_> {
     fn layer(&mut self, i: usize) -> Result<Layer> {
         let (config, d) = (self.config, self.config.hidden_size);
         let prefix = format!("{}.{i}", self.names.layers);
-        let Names { attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, o, .. } = self.names;
+        let Names { attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, o, .. } =
+            self.names;
         let (before, after) = (config.residual.before(), config.residual.after());
         let mut layer = Layer {
             attention_norm: self.norm_if(before, &prefix, attention_norm, d)?,
@@ -414,7 +477,9 @@ impl Loader<'_> {
                 let prefix = format!("{prefix}.{}", self.names.ssm);
                 return Ok(MixerWeights::Ssm(Box::new(Mamba::load(self, &prefix, ssm)?)));
             }
-            (Mixer::TimeMix, _, Some(rwkv)) => return Ok(MixerWeights::TimeMix(Box::new(TimeMix::load(self, prefix, i, rwkv)?))),
+            (Mixer::TimeMix, _, Some(rwkv)) => {
+                return Ok(MixerWeights::TimeMix(Box::new(TimeMix::load(self, prefix, i, rwkv)?)));
+            }
             _ => {}
         }
         let (q, k) = match config.qk_norm {
@@ -424,7 +489,9 @@ impl Loader<'_> {
         };
         Ok(MixerWeights::Attention(Attention {
             qkv: match &config.latent {
-                Some(latent) => Projection::Latent(Box::new(LatentProjection::load(self, prefix, latent)?)),
+                Some(latent) => {
+                    Projection::Latent(Box::new(LatentProjection::load(self, prefix, latent)?))
+                }
                 None => Projection::Stacked(self.qkv(prefix)?),
             },
             q_norm: self.norm_if(q > 0, prefix, "self_attn.q_norm", q)?,
@@ -433,8 +500,9 @@ impl Loader<'_> {
         }))
     }
 
-    /// RWKV-4 halves the residual stream after every so-manieth layer, and divides what is added to it from
-    /// then on: the same as larger epsilons of the normalisations that read it, by the square.
+    /// RWKV-4 halves the residual stream after every so-manieth layer, and divides what is added to
+    /// it from then on: the same as larger epsilons of the normalisations that read it, by the
+    /// square.
     fn rescaling(&self, layer: usize) -> f64 {
         let every = self.config.rwkv.as_ref().map_or(0, |r| r.rescale_every);
         4f64.powi(layer.checked_div(every).unwrap_or(0) as i32)
@@ -453,11 +521,19 @@ impl Weights {
         let embed = Arc::new(PackedMatrix::new(&table, vocabulary, d));
         drop(table);
         let positions = match loader.names.positions {
-            Some(name) => Some(loader.take(&format!("{name}.weight"), &[config.max_position_embeddings, d])?),
+            Some(name) => {
+                Some(loader.take(&format!("{name}.weight"), &[config.max_position_embeddings, d])?)
+            }
             None => None,
         };
-        let embed_norm = loader.norm_if(!loader.names.embed_norm.is_empty(), loader.names.layers, loader.names.embed_norm, d)?;
-        let layers = (0..config.num_hidden_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
+        let embed_norm = loader.norm_if(
+            !loader.names.embed_norm.is_empty(),
+            loader.names.layers,
+            loader.names.embed_norm,
+            d,
+        )?;
+        let layers =
+            (0..config.num_hidden_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
         let mut norm = loader.norm(loader.names.norm, d)?;
         if config.model_type == "rwkv" {
             norm.eps = 1e-5 * loader.rescaling(config.num_hidden_layers); // whatever layer_norm_epsilon says

@@ -48,12 +48,14 @@ impl Mutator for Towards {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let change = EmbeddingChange::Towards { id: target(context, rng)?, strength: strength(1.0, rng) };
+        let change =
+            EmbeddingChange::Towards { id: target(context, rng)?, strength: strength(1.0, rng) };
         at_a_position(parent, change, context, rng)
     }
 }
 
-/// Log-uniform from a twentieth of `most` to `most`: small strengths are as interesting as large ones.
+/// Log-uniform from a twentieth of `most` to `most`: small strengths are as interesting as large
+/// ones.
 fn strength(most: f32, rng: &mut Rng) -> f32 {
     most * 0.05_f32.powf(rng.random::<f32>())
 }
@@ -61,10 +63,16 @@ fn strength(most: f32, rng: &mut Rng) -> f32 {
 /// A suspect every other time, where there are any.
 fn target(context: &Context, rng: &mut Rng) -> Option<u32> {
     let suspects = rng.random_bool(0.5) && !context.vocabulary.anomalous.is_empty();
-    pick(if suspects { &context.vocabulary.anomalous } else { &context.vocabulary.ordinary }, rng).copied()
+    pick(if suspects { &context.vocabulary.anomalous } else { &context.vocabulary.ordinary }, rng)
+        .copied()
 }
 
-fn at_a_position(parent: &Trial, change: EmbeddingChange, context: &Context, rng: &mut Rng) -> Option<Trial> {
+fn at_a_position(
+    parent: &Trial,
+    change: EmbeddingChange,
+    context: &Context,
+    rng: &mut Rng,
+) -> Option<Trial> {
     let range = editable(parent, context.config);
     if range.is_empty() {
         return None;

@@ -8,7 +8,8 @@ use crate::model::Config;
 use crate::oracle::controls::{has_controls, layers_with};
 use crate::rng::Rng;
 
-pub const ALL: [&dyn Mutator; 9] = [&Heads, &Mlps, &Neurons, &Experts, &Routers, &Mixers, &Channels, &States, &CarryState];
+pub const ALL: [&dyn Mutator; 9] =
+    [&Heads, &Mlps, &Neurons, &Experts, &Routers, &Mixers, &Channels, &States, &CarryState];
 
 /// Attention heads.
 #[derive(Debug)]
@@ -109,7 +110,9 @@ impl Mutator for Routers {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let action = |rng: &mut Rng| Action::Scale { factor: [-1.0, 0.0, 0.25, 4.0][rng.random_range(0..4)] };
+        let action = |rng: &mut Rng| Action::Scale {
+            factor: [-1.0, 0.0, 0.25, 4.0][rng.random_range(0..4)],
+        };
         lesion(&action, parent, context, rng, ROUTER)
     }
 }
@@ -175,7 +178,10 @@ impl Mutator for CarryState {
             return None;
         }
         let component = Component::State { layer, part: None };
-        extend(parent, vec![Edit::CarryState { component, position: rng.random_range(position), from }])
+        extend(
+            parent,
+            vec![Edit::CarryState { component, position: rng.random_range(position), from }],
+        )
     }
 }
 
@@ -216,8 +222,12 @@ fn lesion(
     }
     // After one token now and then; what a lesion does throughout, attention can route around.
     let editable = editable(parent, context.config);
-    let position = (!editable.is_empty() && rng.random_bool(0.25)).then(|| rng.random_range(editable));
-    extend(parent, set.into_iter().map(|component| Edit::Lesion { component, action, position }).collect())
+    let position =
+        (!editable.is_empty() && rng.random_bool(0.25)).then(|| rng.random_range(editable));
+    extend(
+        parent,
+        set.into_iter().map(|component| Edit::Lesion { component, action, position }).collect(),
+    )
 }
 
 /// Zero, mean, or a factor from -2 to 4.

@@ -1,7 +1,7 @@
 //! Proposers: each takes a parent and suggests a trial.
 //!
-//! A mutator sees the shape of the model and what is known of its vocabulary, never the model: what a
-//! proposal does is for the evaluator to find out and for the oracles to judge.
+//! A mutator sees the shape of the model and what is known of its vocabulary, never the model: what
+//! a proposal does is for the evaluator to find out and for the oracles to judge.
 
 pub mod embeddings;
 pub mod lesions;
@@ -75,7 +75,8 @@ impl EchoPrompt {
 
     /// The trial that asks for `id` instead.
     pub fn about(&self, id: u32) -> Trial {
-        self.baseline().with_edits(self.positions().map(|position| Edit::Replace { position, id }).collect())
+        self.baseline()
+            .with_edits(self.positions().map(|position| Edit::Replace { position, id }).collect())
     }
 }
 
@@ -98,12 +99,16 @@ pub trait Mutator: Sync {
 }
 
 /// The groups that `--mutate` names.
-pub const GROUPS: [&str; 8] = ["tokens", "dictionary", "vocabulary", "suffix", "embeddings", "lesions", "sets", "weights"];
+pub const GROUPS: [&str; 8] =
+    ["tokens", "dictionary", "vocabulary", "suffix", "embeddings", "lesions", "sets", "weights"];
 
 /// The mutators of these groups, each once, in a fixed order.
 pub fn select(groups: &[String]) -> Result<Vec<&'static dyn Mutator>> {
     if let Some(unknown) = groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
-        return Err(Error::request(format!("no mutator `{unknown}`; there are {}", GROUPS.join(", "))));
+        return Err(Error::request(format!(
+            "no mutator `{unknown}`; there are {}",
+            GROUPS.join(", ")
+        )));
     }
     let on = |group: &str| groups.iter().any(|g| g == group);
     let mut selected: Vec<&'static dyn Mutator> = Vec::new();
@@ -141,17 +146,24 @@ fn editable(trial: &Trial, config: &Config) -> std::ops::Range<usize> {
 
 /// `parent` with further edits; a new token edit takes the place of an older one at its position.
 fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
-    let replaces = |edit: &Edit| matches!(edit, Edit::Replace { .. } | Edit::Delete { .. } | Edit::Embedding { .. });
+    let replaces = |edit: &Edit| {
+        matches!(edit, Edit::Replace { .. } | Edit::Delete { .. } | Edit::Embedding { .. })
+    };
     let superseded = |old: &Edit| {
         new.iter().any(|n| match (old, n) {
-            (Edit::Lesion { component: a, position: p, .. }, Edit::Lesion { component: b, position: q, .. }) => (a, p) == (b, q),
-            (Edit::CarryState { component: a, position: p, .. }, Edit::CarryState { component: b, position: q, .. }) => {
-                (a, p) == (b, q)
-            }
+            (
+                Edit::Lesion { component: a, position: p, .. },
+                Edit::Lesion { component: b, position: q, .. },
+            ) => (a, p) == (b, q),
+            (
+                Edit::CarryState { component: a, position: p, .. },
+                Edit::CarryState { component: b, position: q, .. },
+            ) => (a, p) == (b, q),
             _ => replaces(old) && replaces(n) && old.position() == n.position(),
         })
     };
-    let mut edits: Vec<Edit> = parent.edits.iter().filter(|old| !superseded(old)).cloned().collect();
+    let mut edits: Vec<Edit> =
+        parent.edits.iter().filter(|old| !superseded(old)).cloned().collect();
     edits.extend(new);
     // At least one token of the prompt must be left to read at.
     let deleted = edits.iter().filter(|edit| matches!(edit, Edit::Delete { .. })).count();
@@ -168,10 +180,16 @@ mod tests {
         !trial.edits.is_empty()
             && trial.layout().prompt_len > 0
             && trial.edits.iter().all(|edit| match *edit {
-                Edit::Insert { position, id } => position <= trial.base.len() && (id as usize) < config.vocab_size,
-                Edit::Replace { position, id } => position < trial.len() && (id as usize) < config.vocab_size,
+                Edit::Insert { position, id } => {
+                    position <= trial.base.len() && (id as usize) < config.vocab_size
+                }
+                Edit::Replace { position, id } => {
+                    position < trial.len() && (id as usize) < config.vocab_size
+                }
                 Edit::Delete { position } => position < trial.base.len(),
-                Edit::Embedding { position, change } => position < trial.base.len() && change.strength().is_finite(),
+                Edit::Embedding { position, change } => {
+                    position < trial.base.len() && change.strength().is_finite()
+                }
                 Edit::Lesion { component, .. } => config.has(&component),
                 Edit::CarryState { component, position, ref from } => {
                     config.has(&component) && position < trial.len() && !from.is_empty()
@@ -204,7 +222,9 @@ mod tests {
 
     #[test]
     fn groups_are_named() {
-        assert!(select(&["tokns".into()]).err().unwrap().to_string().contains("no mutator `tokns`"));
+        assert!(
+            select(&["tokns".into()]).err().unwrap().to_string().contains("no mutator `tokns`")
+        );
         let all = select(&GROUPS.map(String::from)).unwrap();
         let mut names: Vec<_> = all.iter().map(|m| m.name()).collect();
         names.sort_unstable();

@@ -1,8 +1,9 @@
 //! Sets of two to four lesions, guided by how pairs of them interact.
 //!
-//! Lesions drawn at random seldom meet the one component that covers for another. A table of interactions,
-//! measured once before a campaign starts, says which do: sets begin with a pair of it, the more often the
-//! more it does beyond its members, and grow along pairs that share a member.
+//! Lesions drawn at random seldom meet the one component that covers for another. A table of
+//! interactions, measured once before a campaign starts, says which do: sets begin with a pair of
+//! it, the more often the more it does beyond its members, and grow along pairs that share a
+//! member.
 
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -48,8 +49,8 @@ impl Interactions {
     }
 }
 
-/// How a component is taken out: an expert by never being chosen, so that others have its tokens; anything else by
-/// zero.
+/// How a component is taken out: an expert by never being chosen, so that others have its tokens;
+/// anything else by zero.
 pub fn removal(component: Component) -> Action {
     if matches!(component, Component::Expert { .. }) { Action::Unroute } else { Action::Zero }
 }
@@ -87,11 +88,16 @@ impl Mutator for Sets {
         let mean = rng.random_bool(0.2);
         let lesion = |&at: &usize| {
             let component = *table.components.get(at)?;
-            let action = if mean && removal(component) == Action::Zero { Action::Mean } else { removal(component) };
+            let action = if mean && removal(component) == Action::Zero {
+                Action::Mean
+            } else {
+                removal(component)
+            };
             Some(Edit::lesion(component, action))
         };
         let edits = set.iter().map(lesion).collect::<Option<Vec<Edit>>>()?;
-        // Mostly where the interaction was measured; now and then elsewhere, for what it is worth there.
+        // Mostly where the interaction was measured; now and then elsewhere, for what it is worth
+        // there.
         if rng.random_bool(0.25) { extend(parent, edits) } else { extend(&table.trial(), edits) }
     }
 }
@@ -133,7 +139,8 @@ mod tests {
                 .collect();
             *sizes.entry(lesioned.len()).or_insert(0) += 1;
             for (i, pair) in interactions[0].pairs.iter().enumerate() {
-                if lesioned.contains(&components[pair.a]) && lesioned.contains(&components[pair.b]) {
+                if lesioned.contains(&components[pair.a]) && lesioned.contains(&components[pair.b])
+                {
                     *with.entry(i).or_insert(0) += 1;
                 }
             }

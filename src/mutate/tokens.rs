@@ -75,7 +75,9 @@ impl Mutator for Echo {
 /// A suspect; the more suspicious the more often (they are in ascending order).
 fn suspect(vocabulary: &Vocabulary, rng: &mut Rng) -> Option<u32> {
     let suspects = &vocabulary.anomalous;
-    let draw = |rng: &mut Rng| if suspects.is_empty() { None } else { Some(rng.random_range(0..suspects.len())) };
+    let draw = |rng: &mut Rng| {
+        if suspects.is_empty() { None } else { Some(rng.random_range(0..suspects.len())) }
+    };
     let index = draw(rng)?.max(draw(rng)?);
     Some(suspects[index])
 }
@@ -112,7 +114,10 @@ fn dictionary_replace(parent: &Trial, context: &Context, rng: &mut Rng) -> Optio
 }
 
 fn dictionary_insert(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
-    Some(vec![Edit::Insert { position: gap(parent, context, rng), id: suspect(context.vocabulary, rng)? }])
+    Some(vec![Edit::Insert {
+        position: gap(parent, context, rng),
+        id: suspect(context.vocabulary, rng)?,
+    }])
 }
 
 fn delete(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
@@ -124,7 +129,8 @@ fn delete(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>>
 fn swap(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
     let (a, b) = (position(parent, context, rng)?, position(parent, context, rng)?);
     let (x, y) = (parent.base[a], parent.base[b]);
-    (x != y).then(|| vec![Edit::Replace { position: a, id: y }, Edit::Replace { position: b, id: x }])
+    (x != y)
+        .then(|| vec![Edit::Replace { position: a, id: y }, Edit::Replace { position: b, id: x }])
 }
 
 fn splice(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {

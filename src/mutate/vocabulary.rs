@@ -1,11 +1,11 @@
-//! Which tokens look as if they had never been trained: the indicator of Land and Bartolo, "Fishing for
-//! Magikarp" (2024), section 3, with the reference found by itself.
+//! Which tokens look as if they had never been trained: the indicator of Land and Bartolo, "Fishing
+//! for Magikarp" (2024), section 3, with the reference found by itself.
 //!
 //! A token that training never showed is only ever pushed away as an output: all such rows of the
-//! unembedding take the same push and end up near each other. The indicator of a token is the cosine
-//! distance of its row to the centre of that cluster: near 0 is suspect. (Norms say nothing in tied
-//! models; here the never-trained rows may be the longest.) The cluster is the densest spot of the
-//! matrix: trained rows differ from each other, since they mean different things.
+//! unembedding take the same push and end up near each other. The indicator of a token is the
+//! cosine distance of its row to the centre of that cluster: near 0 is suspect. (Norms say nothing
+//! in tied models; here the never-trained rows may be the longest.) The cluster is the densest spot
+//! of the matrix: trained rows differ from each other, since they mean different things.
 
 use rayon::prelude::*;
 
@@ -46,8 +46,8 @@ const SUSPECT_DEVIATIONS: f64 = 4.0;
 /// Suspects that a campaign gets even where nothing stands out.
 const LEAST_SUSPECTS: usize = 16;
 
-/// Cosine distance of every token's unembedding row to the cluster of never-trained rows, `[vocab]`, in
-/// `[0, 2]`; for an untied model the mean of that and the same of its embedding row.
+/// Cosine distance of every token's unembedding row to the cluster of never-trained rows,
+/// `[vocab]`, in `[0, 2]`; for an untied model the mean of that and the same of its embedding row.
 pub fn indicator(model: &Model) -> Vec<f32> {
     let vocab = model.config.vocab_size;
     let table = |row: &(dyn Fn(u32) -> Vec<f32> + Sync)| -> Vec<Vec<f32>> {
@@ -146,20 +146,29 @@ impl Vocabulary {
     pub fn from(indicator: &[f32], categories: &[Category]) -> Self {
         let ids = || 0..indicator.len() as u32;
         let value = |id: u32| f64::from(indicator[id as usize]);
-        let special: Vec<u32> = ids().filter(|id| categories[*id as usize] == Category::Special).collect();
+        let special: Vec<u32> =
+            ids().filter(|id| categories[*id as usize] == Category::Special).collect();
         let (low, deviation) = {
-            let reachable: Vec<f64> = ids().filter(|id| categories[*id as usize] == Category::Reachable).map(value).collect();
+            let reachable: Vec<f64> = ids()
+                .filter(|id| categories[*id as usize] == Category::Reachable)
+                .map(value)
+                .collect();
             (stats::median(&reachable), (1.4826 * stats::mad(&reachable)).max(1e-6))
         };
-        let mut by_suspicion: Vec<u32> = ids().filter(|id| categories[*id as usize] != Category::Special).collect();
+        let mut by_suspicion: Vec<u32> =
+            ids().filter(|id| categories[*id as usize] != Category::Special).collect();
         by_suspicion.sort_by(|a, b| value(*a).total_cmp(&value(*b)).then(a.cmp(b)));
-        let suspects = by_suspicion.partition_point(|id| value(*id) < low - SUSPECT_DEVIATIONS * deviation);
+        let suspects =
+            by_suspicion.partition_point(|id| value(*id) < low - SUSPECT_DEVIATIONS * deviation);
         // Beyond half of the vocabulary "anomalous" would lose its meaning.
         let suspects = suspects.max(LEAST_SUSPECTS).min(by_suspicion.len() / 2);
         let (anomalous, rest) = by_suspicion.split_at(suspects);
         // The nearer half of the rest is left out: a control should be beyond doubt.
-        let mut ordinary: Vec<u32> =
-            rest[rest.len() / 2..].iter().copied().filter(|id| categories[*id as usize] == Category::Reachable).collect();
+        let mut ordinary: Vec<u32> = rest[rest.len() / 2..]
+            .iter()
+            .copied()
+            .filter(|id| categories[*id as usize] == Category::Reachable)
+            .collect();
         ordinary.sort_unstable();
         Self { anomalous: anomalous.to_vec(), ordinary, special }
     }

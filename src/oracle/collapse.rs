@@ -3,8 +3,8 @@
 use super::{Oracle, OracleKind};
 use crate::evaluate::Observation;
 
-/// How much more degenerate the greedy generation is than the baseline's, -1 to 1. Small models loop
-/// on their own, so only the difference counts.
+/// How much more degenerate the greedy generation is than the baseline's, -1 to 1. Small models
+/// loop on their own, so only the difference counts.
 #[derive(Debug)]
 pub struct Collapse;
 
@@ -43,13 +43,16 @@ fn degeneracy(generated: &[u32], asked: usize) -> f64 {
     distinct.sort_unstable();
     distinct.dedup();
     // Ordinary text repeats some tokens too: fewer than half distinct begins to count.
-    let repeated =
-        if generated.len() < MAX_PERIOD { 0.0 } else { (1.0 - 2.0 * distinct.len() as f64 / generated.len() as f64).max(0.0) };
+    let repeated = if generated.len() < MAX_PERIOD {
+        0.0
+    } else {
+        (1.0 - 2.0 * distinct.len() as f64 / generated.len() as f64).max(0.0)
+    };
     missing.max(looping).max(repeated)
 }
 
-/// The largest share of the text, from its end backwards, that repeats with a period; at least three
-/// rounds, because twice may be style.
+/// The largest share of the text, from its end backwards, that repeats with a period; at least
+/// three rounds, because twice may be style.
 fn looping_share(ids: &[u32]) -> f64 {
     let mut longest = 0;
     for period in 1..=MAX_PERIOD.min(ids.len() / 3) {
@@ -84,7 +87,8 @@ mod tests {
     #[test]
     fn only_the_difference_from_the_baseline_counts() {
         let looping = Observation { generated: vec![3; GENERATE], ..Default::default() };
-        let varied = Observation { generated: (0..GENERATE as u32).collect(), ..Default::default() };
+        let varied =
+            Observation { generated: (0..GENERATE as u32).collect(), ..Default::default() };
         assert_eq!(Collapse.score(&looping, &looping), 0.0);
         assert_eq!(Collapse.score(&looping, &varied), 1.0);
     }

@@ -1,8 +1,8 @@
 //! Matched controls: trials of the same kind and size as a suspect one, but ordinary.
 //!
-//! Every score is read against these, so they decide what counts as a finding. A control differs from
-//! its trial only in *what* is put in (which token, direction, component, weight), never in how much,
-//! where, or how often.
+//! Every score is read against these, so they decide what counts as a finding. A control differs
+//! from its trial only in *what* is put in (which token, direction, component, weight), never in
+//! how much, where, or how often.
 
 use std::collections::BTreeMap;
 
@@ -17,23 +17,30 @@ use crate::rng::{self, Rng};
 /// How often a draw that came out unusable is repeated before the original is kept.
 const DRAWS: usize = 16;
 
-/// Draws before the alternatives count as exhausted. Whatever `count` is: asking for as many as there
-/// were must give the same ones (a replay does).
+/// Draws before the alternatives count as exhausted. Whatever `count` is: asking for as many as
+/// there were must give the same ones (a replay does).
 const ATTEMPTS: usize = 256;
 
 /// Up to `count` different controls of `trial`, none of them the trial itself.
 ///
 /// They depend on `seed` and on the content of the trial only, so a verdict is the same whatever
-/// shares its batch. Fewer come back when there are not that many (a model with one MLP has no control
-/// for a lesion of it); a trial without edits has none.
+/// shares its batch. Fewer come back when there are not that many (a model with one MLP has no
+/// control for a lesion of it); a trial without edits has none.
 ///
-/// None either where a lesion alone would have too few: an irrelevant edit beside it (another token, say)
-/// would otherwise multiply the same few stand-ins into what looks like many controls.
-pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary: &Vocabulary) -> Vec<Trial> {
+/// None either where a lesion alone would have too few: an irrelevant edit beside it (another
+/// token, say) would otherwise multiply the same few stand-ins into what looks like many controls.
+pub fn draw(
+    trial: &Trial,
+    count: usize,
+    seed: u64,
+    config: &Config,
+    vocabulary: &Vocabulary,
+) -> Vec<Trial> {
     if trial.edits.iter().filter_map(lesioned).any(|component| !has_controls(component, config)) {
         return Vec::new();
     }
-    let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits)).unwrap_or_default();
+    let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits))
+        .unwrap_or_default();
     let mut rng = rng::stream(seed, &format!("controls:{content}"));
     let mut controls: Vec<Trial> = Vec::with_capacity(count);
     for _ in 0..ATTEMPTS.max(count * 4) {
@@ -48,7 +55,8 @@ pub fn draw(trial: &Trial, count: usize, seed: u64, config: &Config, vocabulary:
     controls
 }
 
-/// Whether the model has enough components of a kind for lesions of one to be read against the others.
+/// Whether the model has enough components of a kind for lesions of one to be read against the
+/// others.
 pub fn has_controls(component: Component, config: &Config) -> bool {
     component != Component::Embed && config.all_like(component).nth(LEAST_CONTROLS).is_some()
 }
@@ -66,8 +74,12 @@ pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mu
             let from = from.iter().map(|id| tokens.of(*id, trial, vocabulary, rng)).collect();
             Edit::CarryState { component, position, from }
         }
-        Edit::Replace { position, id } => Edit::Replace { position, id: tokens.of(id, trial, vocabulary, rng) },
-        Edit::Insert { position, id } => Edit::Insert { position, id: tokens.of(id, trial, vocabulary, rng) },
+        Edit::Replace { position, id } => {
+            Edit::Replace { position, id: tokens.of(id, trial, vocabulary, rng) }
+        }
+        Edit::Insert { position, id } => {
+            Edit::Insert { position, id: tokens.of(id, trial, vocabulary, rng) }
+        }
         Edit::Delete { position } => {
             let position = other_position(position, trial, config, &deleted, rng);
             deleted.push(position);
@@ -75,7 +87,8 @@ pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mu
         }
         Edit::Embedding { position, change } => {
             let change = match change {
-                EmbeddingChange::Noise { strength, .. } | EmbeddingChange::Direction { strength, .. } => {
+                EmbeddingChange::Noise { strength, .. }
+                | EmbeddingChange::Direction { strength, .. } => {
                     EmbeddingChange::Noise { seed: rng.random(), strength }
                 }
                 EmbeddingChange::Towards { id, strength } => {
@@ -121,8 +134,12 @@ impl StandIns {
         let mut drawn = id;
         for _ in 0..DRAWS {
             let Some(&candidate) = pick(&vocabulary.ordinary, rng) else { break };
-            // Tokens of the continuation would give it away (or, in an echo prompt, change nothing).
-            if candidate != id && !trial.continuation.contains(&candidate) && !self.0.values().any(|&used| used == candidate) {
+            // Tokens of the continuation would give it away (or, in an echo prompt, change
+            // nothing).
+            if candidate != id
+                && !trial.continuation.contains(&candidate)
+                && !self.0.values().any(|&used| used == candidate)
+            {
                 drawn = candidate;
                 break;
             }
@@ -142,15 +159,25 @@ pub(crate) fn first_editable(trial: &Trial, config: &Config) -> usize {
 }
 
 /// Another position on the same side (prompt or continuation), not yet taken.
-fn other_position(position: usize, trial: &Trial, config: &Config, taken: &[usize], rng: &mut Rng) -> usize {
-    let range =
-        if position < trial.base.len() { first_editable(trial, config)..trial.base.len() } else { trial.base.len()..trial.len() };
+fn other_position(
+    position: usize,
+    trial: &Trial,
+    config: &Config,
+    taken: &[usize],
+    rng: &mut Rng,
+) -> usize {
+    let range = if position < trial.base.len() {
+        first_editable(trial, config)..trial.base.len()
+    } else {
+        trial.base.len()..trial.len()
+    };
     for _ in 0..DRAWS {
         if range.is_empty() {
             break;
         }
         let drawn = rng.random_range(range.clone());
-        let edited = trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(drawn));
+        let edited =
+            trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(drawn));
         if !edited && !taken.contains(&drawn) {
             return drawn;
         }
@@ -198,7 +225,8 @@ pub fn layers_with(component: Component, config: &Config) -> Vec<usize> {
 fn random_layer(component: Component, config: &Config, rng: &mut Rng) -> usize {
     let all = layers_with(component, config);
     let third = |l: usize| l * 3 / config.num_hidden_layers.max(1);
-    let same: Vec<usize> = all.iter().copied().filter(|l| third(*l) == third(component.layer())).collect();
+    let same: Vec<usize> =
+        all.iter().copied().filter(|l| third(*l) == third(component.layer())).collect();
     // A handful of alternatives would be drawn again and again and pass for many controls.
     let alternatives: usize = same.iter().map(|layer| config.count_in(*layer, component)).sum();
     let pool = if alternatives > LEAST_CONTROLS { same } else { all };
@@ -223,7 +251,12 @@ mod tests {
         for (index, control) in controls.iter().enumerate() {
             assert!(control != &trial && !controls[..index].contains(control));
             assert_eq!((&control.base, &control.continuation), (&trial.base, &trial.continuation));
-            assert!(expect(&control.edits), "{:?} is no control of {:?}", control.edits, trial.edits);
+            assert!(
+                expect(&control.edits),
+                "{:?} is no control of {:?}",
+                control.edits,
+                trial.edits
+            );
         }
     }
 
@@ -231,33 +264,57 @@ mod tests {
     fn controls_match_their_trials() {
         use Edit::*;
         let ordinary = |id: u32| twin::vocabulary().ordinary.contains(&id);
-        check(vec![Replace { position: 3, id: 666 }, Insert { position: 5, id: 666 }], |edits| match edits {
-            [Replace { position: 3, id: a }, Insert { position: 5, id: b }] => a == b && ordinary(*a),
-            _ => false,
+        check(vec![Replace { position: 3, id: 666 }, Insert { position: 5, id: 666 }], |edits| {
+            match edits {
+                [Replace { position: 3, id: a }, Insert { position: 5, id: b }] => {
+                    a == b && ordinary(*a)
+                }
+                _ => false,
+            }
         });
-        check(vec![Delete { position: 4 }], |edits| matches!(edits, [Delete { position }] if *position < 10 && *position != 4));
         check(
-            vec![Embedding { position: 2, change: EmbeddingChange::Direction { from: 1, to: 2, strength: 0.5 } }],
+            vec![Delete { position: 4 }],
+            |edits| matches!(edits, [Delete { position }] if *position < 10 && *position != 4),
+        );
+        check(
+            vec![Embedding {
+                position: 2,
+                change: EmbeddingChange::Direction { from: 1, to: 2, strength: 0.5 },
+            }],
             |edits| matches!(edits, [Embedding { position: 2, change: EmbeddingChange::Noise { strength, .. } }] if *strength == 0.5),
         );
         check(
-            vec![Embedding { position: 2, change: EmbeddingChange::Towards { id: 666, strength: 0.5 } }],
+            vec![Embedding {
+                position: 2,
+                change: EmbeddingChange::Towards { id: 666, strength: 0.5 },
+            }],
             |edits| matches!(edits, [Embedding { position: 2, change: EmbeddingChange::Towards { id, strength } }] if *strength == 0.5 && ordinary(*id)),
         );
         let head = Component::Head { layer: 1, head: 2 };
         check(vec![Edit::lesion(head, Action::Zero)], |edits| match edits {
-            [Lesion { component, action: Action::Zero, .. }] => component.kind() == "head" && *component != head,
+            [Lesion { component, action: Action::Zero, .. }] => {
+                component.kind() == "head" && *component != head
+            }
             _ => false,
         });
         let mlp = Component::Mlp { layer: 0 };
         check(vec![Edit::lesion(mlp, Action::Mean)], |edits| match edits {
-            [Lesion { component, action: Action::Mean, .. }] => component.kind() == "mlp" && *component != mlp,
+            [Lesion { component, action: Action::Mean, .. }] => {
+                component.kind() == "mlp" && *component != mlp
+            }
             _ => false,
         });
         let weight = Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 };
         check(vec![Edit::lesion(weight, Action::Zero)], |edits| match edits {
-            [Lesion { component: Component::Weight { layer: 1, matrix: Matrix::Down, out, input }, .. }] => {
-                (*out, *input) != (3, 4) && *out < twin::config().hidden_size && *input < twin::config().intermediate_size
+            [
+                Lesion {
+                    component: Component::Weight { layer: 1, matrix: Matrix::Down, out, input },
+                    ..
+                },
+            ] => {
+                (*out, *input) != (3, 4)
+                    && *out < twin::config().hidden_size
+                    && *input < twin::config().intermediate_size
             }
             _ => false,
         });

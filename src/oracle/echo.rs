@@ -5,8 +5,8 @@ use crate::evaluate::Observation;
 
 /// `-log2 P` of the continuation (mean over its tokens) beyond the baseline's.
 ///
-/// The baseline is the same echo prompt about an ordinary token; the trial's edits put another token
-/// into every slot of the prompt and into the continuation.
+/// The baseline is the same echo prompt about an ordinary token; the trial's edits put another
+/// token into every slot of the prompt and into the continuation.
 #[derive(Debug)]
 pub struct Echo;
 

@@ -38,7 +38,16 @@ impl<'a> ModelJudge<'a> {
         noise_floor: f64,
     ) -> Self {
         let controls_per_trial = CONTROLS_PER_TRIAL;
-        Self { evaluator, config, vocabulary, oracle, controls_per_trial, seed, noise_floor, calls: AtomicU64::new(0) }
+        Self {
+            evaluator,
+            config,
+            vocabulary,
+            oracle,
+            controls_per_trial,
+            seed,
+            noise_floor,
+            calls: AtomicU64::new(0),
+        }
     }
 
     pub fn with_controls(mut self, controls_per_trial: usize) -> Self {
@@ -51,8 +60,8 @@ impl<'a> ModelJudge<'a> {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Judges one trial with everything (baseline, trial, each control) run by itself at the canonical
-    /// shape: what turns a provisional verdict into a finding.
+    /// Judges one trial with everything (baseline, trial, each control) run by itself at the
+    /// canonical shape: what turns a provisional verdict into a finding.
     pub fn judge_alone(&self, trial: &Trial) -> Result<Verdict> {
         let alone = |request: &Request| {
             self.calls.fetch_add(1, Ordering::Relaxed);
@@ -79,15 +88,19 @@ impl<'a> ModelJudge<'a> {
         self.calls.fetch_add(requests.len() as u64, Ordering::Relaxed);
         let observations = self.evaluator.observe(requests)?;
         if observations.len() != requests.len() {
-            return Err(Error::request(format!("{} answers to {} requests", observations.len(), requests.len())));
+            return Err(Error::request(format!(
+                "{} answers to {} requests",
+                observations.len(),
+                requests.len()
+            )));
         }
         Ok(observations)
     }
 }
 
 impl Judge for ModelJudge<'_> {
-    /// Two calls of the evaluator whatever the number of trials: the distinct baselines, then all trials
-    /// with all their controls.
+    /// Two calls of the evaluator whatever the number of trials: the distinct baselines, then all
+    /// trials with all their controls.
     fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>> {
         if trials.is_empty() {
             return Ok(Vec::new());
@@ -110,7 +123,9 @@ impl Judge for ModelJudge<'_> {
         for (trial, &at) in trials.iter().zip(&baseline_of) {
             let start = requests.len();
             requests.push(self.request(trial, &baselines[at]));
-            requests.extend(self.controls(trial).iter().map(|control| self.request(control, &baselines[at])));
+            requests.extend(
+                self.controls(trial).iter().map(|control| self.request(control, &baselines[at])),
+            );
             spans.push(start..requests.len());
         }
         let observations = self.observe(&requests)?;
@@ -167,7 +182,8 @@ mod tests {
     fn a_verdict_does_not_depend_on_what_shares_its_batch() {
         let (twin, config, vocabulary) = (Twin, twin::config(), twin::vocabulary());
         let judge = ModelJudge::new(&twin, &config, &vocabulary, OracleKind::Divergence, 5, 1e-4);
-        let mut trials: Vec<Trial> = (30..60).map(|id| trial(vec![Edit::Replace { position: 3, id }])).collect();
+        let mut trials: Vec<Trial> =
+            (30..60).map(|id| trial(vec![Edit::Replace { position: 3, id }])).collect();
         trials.push(Trial::new([9, 8, 7], [6]).with_edits(vec![Edit::Delete { position: 1 }]));
         let together = judge.judge(&trials).unwrap();
         trials.reverse();

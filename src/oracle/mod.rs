@@ -1,7 +1,7 @@
 //! Detectors: observations of a trial, its baseline and its controls become a verdict.
 //!
-//! A score means nothing by itself: every verdict carries the scores that matched controls got under
-//! the same conditions, and the threshold is read off them.
+//! A score means nothing by itself: every verdict carries the scores that matched controls got
+//! under the same conditions, and the threshold is read off them.
 
 pub mod collapse;
 pub mod controls;
@@ -133,7 +133,8 @@ pub trait Oracle: Sync {
         0
     }
 
-    /// What to measure on a trial. `baseline` are the baseline's distributions, where they were kept.
+    /// What to measure on a trial. `baseline` are the baseline's distributions, where they were
+    /// kept.
     fn request(&self, trial: &Trial, baseline: Option<&Arc<Distributions>>) -> Request {
         request(&[self.kind()], trial, baseline)
     }
@@ -146,7 +147,11 @@ pub trait Oracle: Sync {
 }
 
 /// One request that serves several oracles at once.
-pub fn request(kinds: &[OracleKind], trial: &Trial, baseline: Option<&Arc<Distributions>>) -> Request {
+pub fn request(
+    kinds: &[OracleKind],
+    trial: &Trial,
+    baseline: Option<&Arc<Distributions>>,
+) -> Request {
     let mut request = Request::new(trial.clone());
     for oracle in kinds.iter().map(|kind| kind.oracle()) {
         request.generate = request.generate.max(oracle.generate());
@@ -190,12 +195,12 @@ pub struct Verdict {
     pub p_value: f64,
 }
 
-/// Fewest controls that a verdict can rest on: the worst of fewer is exceeded by chance too often (by one
-/// trial in nine with eight).
+/// Fewest controls that a verdict can rest on: the worst of fewer is exceeded by chance too often
+/// (by one trial in nine with eight).
 pub const LEAST_CONTROLS: usize = 8;
 
-/// The score a trial must exceed, given its controls' scores: the worst control, six robust standard
-/// deviations over their median, and the oracle's own minimum, whichever is largest.
+/// The score a trial must exceed, given its controls' scores: the worst control, six robust
+/// standard deviations over their median, and the oracle's own minimum, whichever is largest.
 ///
 /// With fewer than [`LEAST_CONTROLS`] nothing can be said, and nothing fails.
 pub fn threshold(kind: OracleKind, controls: &[f64]) -> f64 {
@@ -224,8 +229,8 @@ impl Verdict {
         }
     }
 
-    /// How many of the controls would be flagged if each were judged against the others: what the same
-    /// rule flags where there is nothing to find.
+    /// How many of the controls would be flagged if each were judged against the others: what the
+    /// same rule flags where there is nothing to find.
     pub fn controls_flagged(&self) -> usize {
         let flagged = |index: &usize| {
             let mut others = self.controls.clone();

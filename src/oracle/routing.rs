@@ -3,9 +3,10 @@
 use super::{Oracle, OracleKind};
 use crate::evaluate::{LayerRouting, Observation};
 
-/// The larger of two shares, 0 to 1, over the read positions and the routers: the choices of experts that are
-/// not the baseline's, and how much of the variety of the baseline's choices is gone (one less the ratio of
-/// effective numbers of experts, `exp` of the entropy of how often each is chosen).
+/// The larger of two shares, 0 to 1, over the read positions and the routers: the choices of
+/// experts that are not the baseline's, and how much of the variety of the baseline's choices is
+/// gone (one less the ratio of effective numbers of experts, `exp` of the entropy of how often each
+/// is chosen).
 #[derive(Debug)]
 pub struct RoutingCollapse;
 
@@ -17,12 +18,15 @@ impl Oracle for RoutingCollapse {
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
         // A row that resumed above a layer is routed there as its baseline.
         let of = |layer: usize| trial.routing.iter().find(|r| r.layer == layer);
-        let pairs: Vec<(&LayerRouting, &LayerRouting)> = baseline.routing.iter().map(|b| (of(b.layer).unwrap_or(b), b)).collect();
+        let pairs: Vec<(&LayerRouting, &LayerRouting)> =
+            baseline.routing.iter().map(|b| (of(b.layer).unwrap_or(b), b)).collect();
         if pairs.is_empty() || pairs.iter().any(|(t, b)| t.chosen.len() != b.chosen.len()) {
             return 0.0;
         }
-        let flipped: f64 = pairs.iter().map(|(t, b)| flips(t, b, trial.entropy.len())).sum::<f64>() / pairs.len() as f64;
-        let lost = pairs.iter().map(|(t, b)| 1.0 - effective(t) / effective(b)).sum::<f64>() / pairs.len() as f64;
+        let flipped: f64 = pairs.iter().map(|(t, b)| flips(t, b, trial.entropy.len())).sum::<f64>()
+            / pairs.len() as f64;
+        let lost = pairs.iter().map(|(t, b)| 1.0 - effective(t) / effective(b)).sum::<f64>()
+            / pairs.len() as f64;
         flipped.max(lost)
     }
 
@@ -35,7 +39,8 @@ impl Oracle for RoutingCollapse {
 /// Share of the choices that the baseline does not make at the same position.
 fn flips(trial: &LayerRouting, baseline: &LayerRouting, positions: usize) -> f64 {
     let both = trial.by_position(positions).zip(baseline.by_position(positions));
-    let other: usize = both.map(|(t, b)| t.iter().filter(|expert| !b.contains(expert)).count()).sum();
+    let other: usize =
+        both.map(|(t, b)| t.iter().filter(|expert| !b.contains(expert)).count()).sum();
     other as f64 / trial.chosen.len().max(1) as f64
 }
 
@@ -44,7 +49,12 @@ fn effective(routing: &LayerRouting) -> f64 {
     let mut counts = vec![0f64; routing.num_experts];
     routing.chosen.iter().for_each(|expert| counts[*expert as usize] += 1.0);
     let total: f64 = counts.iter().sum();
-    counts.into_iter().filter(|c| *c > 0.0).map(|c| -(c / total) * (c / total).ln()).sum::<f64>().exp()
+    counts
+        .into_iter()
+        .filter(|c| *c > 0.0)
+        .map(|c| -(c / total) * (c / total).ln())
+        .sum::<f64>()
+        .exp()
 }
 
 #[cfg(test)]
@@ -73,10 +83,21 @@ mod tests {
 
     #[test]
     fn a_layer_below_the_lesion_counts_as_unchanged() {
-        let routing = |layer, chosen: [u32; 2]| LayerRouting { layer, num_experts: 4, chosen: chosen.to_vec() };
-        let baseline =
-            Observation { entropy: vec![0.0], routing: vec![routing(0, [0, 1]), routing(1, [0, 1])], ..Default::default() };
-        let trial = Observation { entropy: vec![0.0], routing: vec![routing(1, [2, 3])], ..Default::default() };
+        let routing = |layer, chosen: [u32; 2]| LayerRouting {
+            layer,
+            num_experts: 4,
+            chosen: chosen.to_vec(),
+        };
+        let baseline = Observation {
+            entropy: vec![0.0],
+            routing: vec![routing(0, [0, 1]), routing(1, [0, 1])],
+            ..Default::default()
+        };
+        let trial = Observation {
+            entropy: vec![0.0],
+            routing: vec![routing(1, [2, 3])],
+            ..Default::default()
+        };
         assert_eq!(RoutingCollapse.score(&trial, &baseline), 0.5);
     }
 }

@@ -3,8 +3,8 @@
 use super::{Oracle, OracleKind, bounded};
 use crate::evaluate::Observation;
 
-/// How many times larger the norm of a layer's state is at the end than the baseline's: the natural logarithm,
-/// of the layer where it is most.
+/// How many times larger the norm of a layer's state is at the end than the baseline's: the natural
+/// logarithm, of the layer where it is most.
 #[derive(Debug)]
 pub struct StateBlowup;
 
@@ -14,8 +14,13 @@ impl Oracle for StateBlowup {
     }
 
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
-        let of = |layer: usize| baseline.state_norms.iter().find(|(l, _)| *l == layer).map(|(_, norm)| f64::from(*norm));
-        let growth = trial.state_norms.iter().filter_map(|(layer, norm)| Some(f64::from(*norm) - of(*layer)?));
+        let of = |layer: usize| {
+            baseline.state_norms.iter().find(|(l, _)| *l == layer).map(|(_, norm)| f64::from(*norm))
+        };
+        let growth = trial
+            .state_norms
+            .iter()
+            .filter_map(|(layer, norm)| Some(f64::from(*norm) - of(*layer)?));
         growth.map(|g| bounded(g, 0.0, 1e3)).fold(0.0, f64::max)
     }
 
@@ -26,8 +31,8 @@ impl Oracle for StateBlowup {
 }
 
 /// How much more, or less, of the beginning of the prompt is left in the state at the end
-/// ([`Observation::memory`]): the logarithm of the ratio to the baseline's, without its sign. Forgetting what
-/// is remembered otherwise and never letting go of it both count.
+/// ([`Observation::memory`]): the logarithm of the ratio to the baseline's, without its sign.
+/// Forgetting what is remembered otherwise and never letting go of it both count.
 #[derive(Debug)]
 pub struct StateMemory;
 
@@ -59,10 +64,16 @@ mod tests {
 
     #[test]
     fn the_layer_that_grows_most_counts() {
-        let observe = |norms: &[(usize, f32)]| Observation { state_norms: norms.to_vec(), ..Default::default() };
+        let observe = |norms: &[(usize, f32)]| Observation {
+            state_norms: norms.to_vec(),
+            ..Default::default()
+        };
         let baseline = observe(&[(0, 1.0), (1, 2.0), (2, 0.5)]);
         let check = |norms: &[(usize, f32)], expect: f64| {
-            assert!((StateBlowup.score(&observe(norms), &baseline) - expect).abs() < 1e-6, "{norms:?}");
+            assert!(
+                (StateBlowup.score(&observe(norms), &baseline) - expect).abs() < 1e-6,
+                "{norms:?}"
+            );
         };
         check(&[(0, 1.0), (1, 2.0), (2, 0.5)], 0.0);
         check(&[(1, 1.0), (2, 3.5)], 3.0); // the layer below the lesion was not computed

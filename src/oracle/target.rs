@@ -3,8 +3,8 @@
 use super::{Oracle, OracleKind, bounded};
 use crate::evaluate::Observation;
 
-/// How much more probable the continuation is than without the edits, nats per token, where greedy generation
-/// says it word for word; 0 where it does not.
+/// How much more probable the continuation is than without the edits, nats per token, where greedy
+/// generation says it word for word; 0 where it does not.
 #[derive(Debug)]
 pub struct Target;
 

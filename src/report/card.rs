@@ -26,17 +26,21 @@ pub fn title(case: &Case) -> String {
 pub fn clip(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),
-        Some((at, _)) => format!("{}… ({} characters more)", &text[..at], text[at..].chars().count()),
+        Some((at, _)) => {
+            format!("{}… ({} characters more)", &text[..at], text[at..].chars().count())
+        }
     }
 }
 
-/// One finding: what happens, the prompt, the next tokens, the score among its controls, what carries it.
+/// One finding: what happens, the prompt, the next tokens, the score among its controls, what
+/// carries it.
 pub fn card(out: &mut String, case: &Case, i: usize) {
     let v = &case.verdict;
     let open = if i < OPEN_CARDS { " open" } else { "" };
     let _ = write!(
         out,
-        "<details class=\"card\" id=\"case-{}\"{open}><summary><span class=\"rank\">{}</span><span class=\"title\">{}</span><span class=\"chip\">{} {}{}</span></summary><div class=\"body\">",
+        "<details class=\"card\" id=\"case-{}\"{open}><summary><span class=\"rank\">{}</span><span \
+        class=\"title\">{}</span><span class=\"chip\">{} {}{}</span></summary><div class=\"body\">",
         i + 1,
         i + 1,
         text::html(&title(case)),
@@ -56,7 +60,9 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     if let Some(implication) = &case.implication {
         implicated(out, implication);
     }
-    if let Some(reading) = case.implication.as_ref().and_then(|implication| implication.reading.as_ref()) {
+    if let Some(reading) =
+        case.implication.as_ref().and_then(|implication| implication.reading.as_ref())
+    {
         reading::section(out, reading);
     }
     provenance(out, case);
@@ -65,7 +71,8 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
 
 fn prompts(out: &mut String, case: &Case) {
     let c = &case.comment;
-    let (before, after) = diff::words(&clip(&c.prompt, MOST_TEXT), &clip(&c.edited_prompt, MOST_TEXT));
+    let (before, after) =
+        diff::words(&clip(&c.prompt, MOST_TEXT), &clip(&c.edited_prompt, MOST_TEXT));
     let shown = |spans: &[Span], tag: &str| -> String {
         let show = |s: &Span| {
             let inner = text::html(&s.text);
@@ -93,21 +100,26 @@ fn prompts(out: &mut String, case: &Case) {
     }
     out.push_str("</dl>");
     if !case.edits.is_empty() {
-        let _ = write!(out, "<h3>{}</h3><ul class=\"edits\">", plural(case.edits.len() as u64, "edit"));
+        let _ =
+            write!(out, "<h3>{}</h3><ul class=\"edits\">", plural(case.edits.len() as u64, "edit"));
         for edit in case.edits.iter().take(MOST_EDITS) {
             let _ = write!(out, "<li>{}</li>", text::html(&words::edit(case, edit)));
         }
         if case.edits.len() > MOST_EDITS {
             let _ = write!(out, "<li>and {} more</li>", case.edits.len() - MOST_EDITS);
         }
-        out.push_str("</ul><p class=\"soft\">Positions count the tokens of the prompt before the edits, from 0.</p>");
+        out.push_str(
+            "</ul><p class=\"soft\">Positions count the tokens of the prompt before the \
+            edits, from 0.</p>",
+        );
     }
 }
 
 /// Paired bars: each token's probability before and after.
 fn next_tokens(out: &mut String, case: &Case) {
     const MOST: usize = 8;
-    let find = |list: &[TokenProbability], id| list.iter().find(|t| t.id == id).map(|t| t.probability);
+    let find =
+        |list: &[TokenProbability], id| list.iter().find(|t| t.id == id).map(|t| t.probability);
     let mut rows: Vec<(&TokenProbability, Option<f64>, Option<f64>)> = Vec::new();
     for token in case.top_before.iter().chain(&case.top_after) {
         if rows.iter().all(|row| row.0.id != token.id) {
@@ -117,13 +129,24 @@ fn next_tokens(out: &mut String, case: &Case) {
     if rows.is_empty() {
         return;
     }
-    let most = |row: &(&TokenProbability, Option<f64>, Option<f64>)| row.1.unwrap_or(0.0).max(row.2.unwrap_or(0.0));
+    let most = |row: &(&TokenProbability, Option<f64>, Option<f64>)| {
+        row.1.unwrap_or(0.0).max(row.2.unwrap_or(0.0))
+    };
     rows.sort_by(|a, b| most(b).total_cmp(&most(a)).then(a.0.id.cmp(&b.0.id)));
-    out.push_str("<figure><figcaption>Next token: <span class=\"key0\">■ before</span>, <span class=\"key1\">▨ after</span></figcaption><table class=\"bars\"><tbody>");
+    out.push_str(
+        "<figure><figcaption>Next token: <span class=\"key0\">■ before</span>, <span \
+        class=\"key1\">▨ after</span></figcaption><table class=\"bars\"><tbody>",
+    );
     for (token, before, after) in rows.into_iter().take(MOST) {
-        let _ = write!(out, "<tr><th title=\"id {}\">{}</th><td>", token.id, text::html(&clip(&token.text, 40)));
+        let _ = write!(
+            out,
+            "<tr><th title=\"id {}\">{}</th><td>",
+            token.id,
+            text::html(&clip(&token.text, 40))
+        );
         for (class, probability) in [("before", before), ("after", after)] {
-            let width = probability.filter(|p| p.is_finite()).unwrap_or(0.0).clamp(0.0, 1.0) * 100.0;
+            let width =
+                probability.filter(|p| p.is_finite()).unwrap_or(0.0).clamp(0.0, 1.0) * 100.0;
             let (bar, value) = match probability {
                 Some(p) => (format!("<i style=\"width:{width:.1}%\"></i>"), percent(p)),
                 None => (String::new(), "not among the top".into()),
@@ -153,7 +176,11 @@ fn score(out: &mut String, case: &Case) {
     ] {
         let _ = write!(out, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     }
-    let _ = write!(out, "</dl><p class=\"soft\">{}</p></figure>", text::html(words::oracle_meaning(v.oracle)));
+    let _ = write!(
+        out,
+        "</dl><p class=\"soft\">{}</p></figure>",
+        text::html(words::oracle_meaning(v.oracle))
+    );
 }
 
 fn implicated(out: &mut String, implication: &Implication) {
@@ -174,23 +201,38 @@ fn implicated(out: &mut String, implication: &Implication) {
     let map = |label, value| svg::heat_map(label, &implication.effects, value, &implication.set);
     out.push_str("<div class=\"pair\">");
     if let Some(svg) = map("share of the glitch removed by each head and MLP", |e| e.necessity) {
-        let _ = write!(out, "<figure><figcaption>Removed when this part alone is set right</figcaption>{svg}</figure>");
+        let _ = write!(
+            out,
+            "<figure><figcaption>Removed when this part alone is set \
+            right</figcaption>{svg}</figure>"
+        );
     }
     if let Some(svg) = map("share of the glitch made by each head and MLP", |e| e.sufficiency) {
-        let _ = write!(out, "<figure><figcaption>Made when this part alone goes wrong</figcaption>{svg}</figure>");
+        let _ = write!(
+            out,
+            "<figure><figcaption>Made when this part alone goes wrong</figcaption>{svg}</figure>"
+        );
     }
     out.push_str("</div>");
     let mut fine: Vec<_> = implication
         .effects
         .iter()
-        .filter(|e| !matches!(e.component, Component::Head { .. } | Component::Mlp { .. }) && !e.necessity.is_nan())
+        .filter(|e| {
+            !matches!(e.component, Component::Head { .. } | Component::Mlp { .. })
+                && !e.necessity.is_nan()
+        })
         .collect();
     fine.sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
-    let rows = fine.into_iter().take(8).map(|e| (e.component.to_string(), e.necessity, e.sufficiency)).collect();
+    let rows = fine
+        .into_iter()
+        .take(8)
+        .map(|e| (e.component.to_string(), e.necessity, e.sufficiency))
+        .collect();
     effects_table(out, "finer parts, strongest", rows);
     let mut places: Vec<_> = implication.positions.iter().collect();
     places.sort_by(|a, b| (b.necessity + b.sufficiency).total_cmp(&(a.necessity + a.sufficiency)));
-    let place = |e: &PositionEffect| format!("{} at position {} (token {})", e.component, e.position, e.id);
+    let place =
+        |e: &PositionEffect| format!("{} at position {} (token {})", e.component, e.position, e.id);
     let rows = places.into_iter().take(8).map(|e| (place(e), e.necessity, e.sufficiency)).collect();
     effects_table(out, "at one position only, strongest", rows);
 }
@@ -202,11 +244,16 @@ fn effects_table(out: &mut String, head: &str, rows: Vec<(String, f64, f64)>) {
     }
     let _ = write!(
         out,
-        "<div class=\"scroll\"><table><thead><tr><th>{head}</th><th class=\"n\">removed</th><th class=\"n\">made</th></tr></thead><tbody>"
+        "<div class=\"scroll\"><table><thead><tr><th>{head}</th><th class=\"n\">removed</th><th \
+        class=\"n\">made</th></tr></thead><tbody>"
     );
     for (what, removed, made) in rows {
         let (removed, made) = (percent(removed), percent(made));
-        let _ = write!(out, "<tr><td>{}</td><td class=\"n\">{removed}</td><td class=\"n\">{made}</td></tr>", text::html(&what));
+        let _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"n\">{removed}</td><td class=\"n\">{made}</td></tr>",
+            text::html(&what)
+        );
     }
     out.push_str("</tbody></table></div>");
 }
@@ -234,9 +281,11 @@ fn provenance(out: &mut String, case: &Case) {
                 count(m.elements_after as u64),
                 plural(m.calls, "trial"),
                 if m.one_minimal {
-                    "1-minimal: each remaining element was taken out alone, and without it the glitch is gone."
+                    "1-minimal: each remaining element was taken out alone, and without it the \
+                    glitch is gone."
                 } else {
-                    "not shown to be 1-minimal: the budget ended before each remaining element was tried."
+                    "not shown to be 1-minimal: the budget ended before each remaining element was \
+                    tried."
                 }
             );
         }
@@ -252,7 +301,8 @@ fn provenance(out: &mut String, case: &Case) {
     if let Some(path) = words::path(case) {
         let _ = write!(
             out,
-            "<p>Run it again, from the folder of this report:</p><pre><code>glitch replay {}</code></pre>",
+            "<p>Run it again, from the folder of this report:</p><pre><code>glitch replay \
+            {}</code></pre>",
             text::html(&path)
         );
     }

@@ -19,13 +19,25 @@ fn estimate(e: &Estimate) -> String {
 }
 
 fn share(s: &Share) -> String {
-    format!("{} ({} to {}; {} of {})", percent(s.share), percent(s.low), percent(s.high), count(s.count), count(s.of))
+    format!(
+        "{} ({} to {}; {} of {})",
+        percent(s.share),
+        percent(s.low),
+        percent(s.high),
+        count(s.count),
+        count(s.of)
+    )
 }
 
 fn spread(s: &Spread, what: &str) -> String {
     match s.n {
         0 => "–".into(),
-        n => format!("{} ({} to {}; {n} {what})", number(s.median), number(s.lower_quartile), number(s.upper_quartile)),
+        n => format!(
+            "{} ({} to {}; {n} {what})",
+            number(s.median),
+            number(s.lower_quartile),
+            number(s.upper_quartile)
+        ),
     }
 }
 
@@ -45,34 +57,56 @@ fn rows(all: &Comparison) -> Vec<Row> {
         row("family", "", &|m| m.model_type.clone()),
         row("parameters", "tied embeddings counted once", &|m| count(m.parameters as u64)),
         row("loss", "on the reference text, nats a token", &|m| number(m.loss)),
-        row("findings", "confirmed and minimised, per 1,000 evaluations", &|m| estimate(&m.all_findings)),
+        row("findings", "confirmed and minimised, per 1,000 evaluations", &|m| {
+            estimate(&m.all_findings)
+        }),
     ];
     let mut kinds: Vec<&String> = all.models.iter().flat_map(|m| m.findings.keys()).collect();
     kinds.sort_unstable();
     kinds.dedup();
     for kind in kinds {
-        rows.push(row(&format!("of these {}", kind.replace('_', " ")), "per 1,000 evaluations", &|m| {
-            m.findings.get(kind).map_or_else(none, estimate)
-        }));
+        rows.push(row(
+            &format!("of these {}", kind.replace('_', " ")),
+            "per 1,000 evaluations",
+            &|m| m.findings.get(kind).map_or_else(none, estimate),
+        ));
     }
-    rows.push(row("controls flagged", "by the thresholds that findings pass", &|m| share(&m.controls_flagged)));
+    rows.push(row("controls flagged", "by the thresholds that findings pass", &|m| {
+        share(&m.controls_flagged)
+    }));
     rows.push(row("glitch tokens", "cannot be repeated, of those tested", &|m| {
         m.glitch_tokens.as_ref().map_or_else(none, share)
     }));
-    rows.push(row("components for 80%", "of a case's effect, strongest first", &|m| of_cases(&m.concentration)));
-    rows.push(row("diffuse cases", "need more components than were tried together", &|m| share(&m.diffuse)));
-    rows.push(row("emergence", "of what a case's components do, the part they do only together", &|m| of_cases(&m.emergence)));
-    rows.push(row("through routing", "of a case's effect", &|m| m.routing.as_ref().map_or_else(none, of_cases)));
-    rows.push(row("interaction", "of two blocks removed together, in units of the larger effect alone", &|m| {
-        spread(&m.interaction, "pairs")
+    rows.push(row("components for 80%", "of a case's effect, strongest first", &|m| {
+        of_cases(&m.concentration)
     }));
-    rows.push(row("redundant pairs", "of blocks: together worse than the sum", &|m| share(&m.redundant)));
+    rows.push(row("diffuse cases", "need more components than were tried together", &|m| {
+        share(&m.diffuse)
+    }));
+    rows.push(row(
+        "emergence",
+        "of what a case's components do, the part they do only together",
+        &|m| of_cases(&m.emergence),
+    ));
+    rows.push(row("through routing", "of a case's effect", &|m| {
+        m.routing.as_ref().map_or_else(none, of_cases)
+    }));
+    rows.push(row(
+        "interaction",
+        "of two blocks removed together, in units of the larger effect alone",
+        &|m| spread(&m.interaction, "pairs"),
+    ));
+    rows.push(row("redundant pairs", "of blocks: together worse than the sum", &|m| {
+        share(&m.redundant)
+    }));
     let mut kinds: Vec<&String> = all.models.iter().flat_map(|m| m.harmful.keys()).collect();
     kinds.sort_unstable();
     kinds.dedup();
     for kind in kinds {
         let meaning = format!("single lesions that raise the loss by {HARMFUL} nats a token");
-        rows.push(row(&format!("harmful: {kind}"), &meaning, &|m| m.harmful.get(kind).map_or_else(none, share)));
+        rows.push(row(&format!("harmful: {kind}"), &meaning, &|m| {
+            m.harmful.get(kind).map_or_else(none, share)
+        }));
     }
     rows
 }
@@ -84,13 +118,20 @@ pub fn page(all: &Comparison) -> String {
     let seeds = all.seeds.len();
     let _ = write!(
         out,
-        "<header><h1>The same campaign on {} models</h1><p class=\"soft\">{} evaluations a campaign · {seeds} seeds · ranges are 95% intervals: of means over seeds by Student's t, of shares by Wilson; of medians they are the quartiles</p></header>",
+        "<header><h1>The same campaign on {} models</h1><p class=\"soft\">{} evaluations a \
+        campaign · {seeds} seeds · ranges are 95% intervals: of means over seeds by Student's t, \
+        of shares by Wilson; of medians they are the quartiles</p></header>",
         all.models.len(),
         count(all.max_evals)
     );
     out.push_str("<section><h2>Findings per 1,000 evaluations</h2>");
-    let bars: Vec<(&str, &Estimate)> = all.models.iter().map(|m| (m.model.name.as_str(), &m.all_findings)).collect();
-    let _ = write!(out, "<figure>{}</figure></section>", super::svg::intervals("findings per 1,000 evaluations", &bars));
+    let bars: Vec<(&str, &Estimate)> =
+        all.models.iter().map(|m| (m.model.name.as_str(), &m.all_findings)).collect();
+    let _ = write!(
+        out,
+        "<figure>{}</figure></section>",
+        super::svg::intervals("findings per 1,000 evaluations", &bars)
+    );
     out.push_str("<section><h2>All figures</h2><div class=\"scroll\"><table><thead><tr><th></th>");
     for model in &all.models {
         let _ = write!(out, "<th>{}</th>", text::html(&model.model.name));
@@ -123,7 +164,13 @@ pub fn terminal(all: &Comparison, columns: usize) -> String {
     let names: Vec<String> = all.models.iter().map(|m| text::escape(&m.model.name)).collect();
     let first = rows.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..names.len())
-        .map(|i| rows.iter().map(|r| r.cells[i].chars().count()).chain([names[i].chars().count()]).max().unwrap_or(0))
+        .map(|i| {
+            rows.iter()
+                .map(|r| r.cells[i].chars().count())
+                .chain([names[i].chars().count()])
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut out = String::new();
     if first + widths.iter().map(|w| w + 2).sum::<usize>() <= columns {
@@ -142,7 +189,12 @@ pub fn terminal(all: &Comparison, columns: usize) -> String {
     for (i, name) in names.iter().enumerate() {
         let _ = writeln!(out, "{}{name}", if i == 0 { "" } else { "\n" });
         for row in &rows {
-            let _ = writeln!(out, "  {:<first$}  {}", row.name, text::fit(&row.cells[i], columns.saturating_sub(first + 4)));
+            let _ = writeln!(
+                out,
+                "  {:<first$}  {}",
+                row.name,
+                text::fit(&row.cells[i], columns.saturating_sub(first + 4))
+            );
         }
     }
     out

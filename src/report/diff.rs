@@ -1,5 +1,5 @@
-//! Which words differ between two texts. A case holds its texts only as comments, so this is for the
-//! eye; the edits, by position and id, are listed beside it.
+//! Which words differ between two texts. A case holds its texts only as comments, so this is for
+//! the eye; the edits, by position and id, are listed beside it.
 
 /// A stretch of text, in one of the two or in both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,8 @@ const MOST_CELLS: usize = 1 << 20;
 pub fn words(before: &str, after: &str) -> (Vec<Span>, Vec<Span>) {
     let (a, b) = (pieces(before), pieces(after));
     let start = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-    let end = a[start..].iter().rev().zip(b[start..].iter().rev()).take_while(|(x, y)| x == y).count();
+    let end =
+        a[start..].iter().rev().zip(b[start..].iter().rev()).take_while(|(x, y)| x == y).count();
     let mut keep = (vec![true; a.len()], vec![true; b.len()]);
     let (middle_a, middle_b) = (&a[start..a.len() - end], &b[start..b.len() - end]);
     for (kept, length) in [(&mut keep.0, middle_a.len()), (&mut keep.1, middle_b.len())] {
@@ -91,7 +92,10 @@ mod tests {
 
     fn check(before: &str, after: &str, expect: (&str, &str)) {
         let show = |spans: Vec<Span>| -> String {
-            spans.iter().map(|s| if s.changed { format!("[{}]", s.text) } else { s.text.clone() }).collect()
+            spans
+                .iter()
+                .map(|s| if s.changed { format!("[{}]", s.text) } else { s.text.clone() })
+                .collect()
         };
         let (a, b) = words(before, after);
         assert_eq!((show(a).as_str(), show(b).as_str()), expect);

@@ -117,8 +117,14 @@ mod tests {
             assert_eq!(number(value), expect);
         }
         assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!([0.88, 0.0, 1.0, 0.034, 0.0002].map(percent), ["88%", "0%", "100%", "3.4%", "0.020%"]);
-        assert_eq!([5.0, 61.0, 7500.0, f64::NAN].map(duration), ["5.0 s", "1 min 1 s", "2 h 5 min", "unknown"]);
+        assert_eq!(
+            [0.88, 0.0, 1.0, 0.034, 0.0002].map(percent),
+            ["88%", "0%", "100%", "3.4%", "0.020%"]
+        );
+        assert_eq!(
+            [5.0, 61.0, 7500.0, f64::NAN].map(duration),
+            ["5.0 s", "1 min 1 s", "2 h 5 min", "unknown"]
+        );
         assert_eq!(list(&["a".into(), "b".into(), "c".into()], 2), "a, b and 1 more");
     }
 

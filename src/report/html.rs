@@ -25,10 +25,13 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
     campaign(&mut out, summary);
     out.push_str("<section><h2>Findings</h2>");
     if order.is_empty() {
-        out.push_str("<p>No case was kept. The curves above show whether anything was found on the way.</p>");
+        out.push_str(
+            "<p>No case was kept. The curves above show whether anything was found on the way.</p>",
+        );
     } else {
         out.push_str(
-            "<p class=\"soft\">Strongest first: by how many times the score exceeds the threshold that matched controls set.</p>",
+            "<p class=\"soft\">Strongest first: by how many times the score exceeds the threshold \
+            that matched controls set.</p>",
         );
     }
     for (i, case) in order.iter().take(MOST_CARDS).enumerate() {
@@ -49,17 +52,26 @@ pub(super) fn head(out: &mut String, title: &str) {
     out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     // Belt and braces: were a text ever let through unescaped, nothing in it may run or load.
     out.push_str(
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">",
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+        'unsafe-inline'; img-src data:\">",
     );
-    out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">");
-    let _ = write!(out, "<title>glitch: {}</title><style>{STYLE}</style></head><body><main>", text::html(title));
+    out.push_str(
+        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta \
+        name=\"color-scheme\" content=\"light dark\">",
+    );
+    let _ = write!(
+        out,
+        "<title>glitch: {}</title><style>{STYLE}</style></head><body><main>",
+        text::html(title)
+    );
 }
 
 fn header(out: &mut String, summary: &Summary, cases: usize) {
     let short: String = summary.model.fingerprint.chars().take(12).collect();
     let _ = write!(
         out,
-        "<header><h1>Glitches of <span class=\"name\">{}</span></h1><p class=\"soft\">fingerprint <code title=\"{}\">{}</code> · seed {} · batches of {} · stopped by {}",
+        "<header><h1>Glitches of <span class=\"name\">{}</span></h1><p class=\"soft\">fingerprint \
+        <code title=\"{}\">{}</code> · seed {} · batches of {} · stopped by {}",
         text::html(&summary.model.name),
         text::html(&summary.model.fingerprint),
         text::html(&short),
@@ -80,14 +92,24 @@ fn header(out: &mut String, summary: &Summary, cases: usize) {
     let mut tile = |value: &str, name: &str, note: &str| {
         let _ = write!(out, "<li><b>{value}</b><span>{name}</span><small>{note}</small></li>");
     };
-    let funnel = [summary.findings_raw, summary.findings_confirmed, summary.findings_minimised].map(count).join(" → ");
-    tile(&funnel, "findings", &format!("raw → confirmed alone → minimised; {} kept", plural(cases as u64, "case")));
+    let funnel = [summary.findings_raw, summary.findings_confirmed, summary.findings_minimised]
+        .map(count)
+        .join(" → ");
+    tile(
+        &funnel,
+        "findings",
+        &format!("raw → confirmed alone → minimised; {} kept", plural(cases as u64, "case")),
+    );
     tile(
         &count(summary.evaluations),
         "evaluations",
         &format!("and {} to confirm, minimise and explain", count(summary.follow_up_evaluations)),
     );
-    tile(&count(summary.behaviours), "behaviours", &format!("kinds of output seen; {} in the queue", count(summary.queue)));
+    tile(
+        &count(summary.behaviours),
+        "behaviours",
+        &format!("kinds of output seen; {} in the queue", count(summary.queue)),
+    );
     match wilson(summary.controls_flagged, summary.controls) {
         Some((low, high)) => tile(
             &percent(summary.controls_flagged as f64 / summary.controls as f64),
@@ -112,24 +134,37 @@ fn campaign(out: &mut String, summary: &Summary) {
     };
     out.push_str("<section><h2>Campaign</h2><div class=\"pair\">");
     if !summary.curve.is_empty() {
-        let behaviours = svg::curves("behaviours over evaluations", &[line("behaviours", |p| p.behaviours)]);
+        let behaviours =
+            svg::curves("behaviours over evaluations", &[line("behaviours", |p| p.behaviours)]);
         let findings = svg::curves(
             "findings over evaluations",
             &[line("confirmed", |p| p.findings_confirmed), line("raw", |p| p.findings_raw)],
         );
-        let _ = write!(out, "<figure><figcaption>Behaviours seen</figcaption>{behaviours}</figure>");
+        let _ =
+            write!(out, "<figure><figcaption>Behaviours seen</figcaption>{behaviours}</figure>");
         let _ = write!(
             out,
-            "<figure><figcaption>Findings: <span class=\"key0\">— confirmed alone</span>, <span class=\"key1\">- - raw</span></figcaption>{findings}</figure>"
+            "<figure><figcaption>Findings: <span class=\"key0\">— confirmed alone</span>, <span \
+            class=\"key1\">- - raw</span></figcaption>{findings}</figure>"
         );
     }
     out.push_str("</div>");
     if !summary.mutators.is_empty() {
-        out.push_str("<h3>Yield of each mutator</h3><div class=\"scroll\"><table><thead><tr><th>mutator</th>");
-        out.push_str("<th class=\"n\">findings</th><th class=\"n\">per 1,000</th><th class=\"n\">behaviours</th><th class=\"n\">trials</th>");
+        out.push_str(
+            "<h3>Yield of each mutator</h3><div \
+            class=\"scroll\"><table><thead><tr><th>mutator</th>",
+        );
+        out.push_str(
+            "<th class=\"n\">findings</th><th class=\"n\">per 1,000</th><th \
+            class=\"n\">behaviours</th><th class=\"n\">trials</th>",
+        );
         out.push_str("</tr></thead><tbody>");
         for m in &summary.mutators {
-            let rate = if m.trials == 0 { "–".into() } else { number(1000.0 * m.findings as f64 / m.trials as f64) };
+            let rate = if m.trials == 0 {
+                "–".into()
+            } else {
+                number(1000.0 * m.findings as f64 / m.trials as f64)
+            };
             let _ = write!(out, "<tr><td>{}</td>", text::html(&m.mutator));
             for value in [count(m.findings), rate, count(m.new_behaviours), count(m.trials)] {
                 let _ = write!(out, "<td class=\"n\">{value}</td>");
@@ -144,14 +179,17 @@ fn campaign(out: &mut String, summary: &Summary) {
 fn table(out: &mut String, rest: &[&Case]) {
     let _ = write!(
         out,
-        "<h3>{} more</h3><div class=\"scroll\"><table><thead><tr><th class=\"n\">no.</th><th>finding</th><th>oracle</th><th class=\"n\">score</th><th class=\"n\">threshold</th><th>case</th></tr></thead><tbody>",
+        "<h3>{} more</h3><div class=\"scroll\"><table><thead><tr><th \
+        class=\"n\">no.</th><th>finding</th><th>oracle</th><th class=\"n\">score</th><th \
+        class=\"n\">threshold</th><th>case</th></tr></thead><tbody>",
         count(rest.len() as u64)
     );
     for (i, case) in rest.iter().take(MOST_ROWS).enumerate() {
         let v = &case.verdict;
         let _ = write!(
             out,
-            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td><code>{}</code></td></tr>",
+            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td \
+            class=\"n\">{}</td><td><code>{}</code></td></tr>",
             MOST_CARDS + i + 1,
             text::html(&clip(&title(case), 120)),
             words::oracle_name(v.oracle),
@@ -162,8 +200,11 @@ fn table(out: &mut String, rest: &[&Case]) {
     }
     out.push_str("</tbody></table></div>");
     if rest.len() > MOST_ROWS {
-        let _ =
-            write!(out, "<p class=\"soft\">and {} more in the folder of the cases.</p>", count((rest.len() - MOST_ROWS) as u64));
+        let _ = write!(
+            out,
+            "<p class=\"soft\">and {} more in the folder of the cases.</p>",
+            count((rest.len() - MOST_ROWS) as u64)
+        );
     }
 }
 
@@ -171,48 +212,71 @@ fn table(out: &mut String, rest: &[&Case]) {
 const WORDS: &[(&str, &str)] = &[
     ("token", "The pieces of text that a model reads and writes; each has a number, its id."),
     ("trial, evaluation", "One run of the model on one prompt with some edits."),
-    ("edit", "One change: of a token, of the numbers that stand for it (its embedding), or of a part of the model (a lesion)."),
+    (
+        "edit",
+        "One change: of a token, of the numbers that stand for it (its embedding), or of a part of \
+        the model (a lesion).",
+    ),
     (
         "control",
-        "A trial of the same kind and size that is ordinary. What counts as a glitch is read off the controls, never off an absolute number.",
+        "A trial of the same kind and size that is ordinary. What counts as a glitch is read off \
+        the controls, never off an absolute number.",
     ),
     (
         "score, threshold, margin",
-        "How badly the model misbehaves; what the controls say it takes to be called a glitch; the first less the second.",
+        "How badly the model misbehaves; what the controls say it takes to be called a glitch; the \
+        first less the second.",
     ),
     (
         "noise floor",
-        "How far a score moves when nothing changes but which trials share a batch. A margin below it means nothing.",
+        "How far a score moves when nothing changes but which trials share a batch. A margin below \
+        it means nothing.",
     ),
     (
         "p-value",
-        "The share of controls that score at least as high, counting the finding itself. Its smallest possible value is 1 / (controls + 1).",
+        "The share of controls that score at least as high, counting the finding itself. Its \
+        smallest possible value is 1 / (controls + 1).",
     ),
-    ("bit", "Of divergence: from 0 (the same predictions) to 1 (no overlap). Of improbability: each bit halves the chance."),
+    (
+        "bit",
+        "Of divergence: from 0 (the same predictions) to 1 (no overlap). Of improbability: each \
+        bit halves the chance.",
+    ),
     (
         "raw, confirmed, minimised",
-        "Seen inside a batch; seen again when run alone; reduced to the smallest edits that still show it.",
+        "Seen inside a batch; seen again when run alone; reduced to the smallest edits that still \
+        show it.",
     ),
     ("1-minimal", "No single remaining edit can be taken out without losing the glitch."),
     (
         "component",
-        "A part of the model: L2.head3 is attention head 3 of layer 2, L2.mlp that layer's feed-forward block, L2.neuron7 one unit of it, embed the embedding. Layers and heads count from 0.",
+        "A part of the model: L2.head3 is attention head 3 of layer 2, L2.mlp that layer's \
+        feed-forward block, L2.neuron7 one unit of it, embed the embedding. Layers and heads count \
+        from 0.",
     ),
     ("necessity", "The share of the glitch that goes when the parts get their normal output back."),
     ("sufficiency", "The share of the glitch that appears when only these parts misbehave."),
     (
         "emergence",
-        "The share of the joint effect that the parts do not have one by one. Near 0: they add up. Near 1: only together. Negative: each does what the others do.",
+        "The share of the joint effect that the parts do not have one by one. Near 0: they add up. \
+        Near 1: only together. Negative: each does what the others do.",
     ),
     (
         "interaction",
-        "What two lesions do to the loss together, less what each does alone. Positive: each covers for the other. In nats: 0.69 of them halve a chance.",
+        "What two lesions do to the loss together, less what each does alone. Positive: each \
+        covers for the other. In nats: 0.69 of them halve a chance.",
     ),
-    ("behaviour", "A kind of output, by a coarse fingerprint; new ones are worth following up even when they are no glitch."),
+    (
+        "behaviour",
+        "A kind of output, by a coarse fingerprint; new ones are worth following up even when they \
+        are no glitch.",
+    ),
 ];
 
 pub(super) fn legend(out: &mut String) {
-    out.push_str("<section><details class=\"legend\"><summary>Words used here</summary><dl class=\"words\">");
+    out.push_str(
+        "<section><details class=\"legend\"><summary>Words used here</summary><dl class=\"words\">",
+    );
     for (word, meaning) in WORDS {
         let _ = write!(out, "<dt>{word}</dt><dd>{meaning}</dd>");
     }
@@ -242,13 +306,19 @@ mod tests {
         assert!(page.contains(expect), "{expect:?} is not shown");
         assert!(!page.contains(input), "{input:?} is on the page as it was");
         assert!(!page.contains("<script") && !page.contains("javascript:"));
-        assert!(!page.chars().any(|c| c.is_control() && c != '\n'), "a control character got through");
+        assert!(
+            !page.chars().any(|c| c.is_control() && c != '\n'),
+            "a control character got through"
+        );
     }
 
     #[test]
     fn hostile_texts_are_shown_and_do_nothing() {
         check("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;");
-        check("</style></title></svg><img src=x onerror=alert(1)>", "&lt;/style&gt;&lt;/title&gt;&lt;/svg&gt;&lt;img src=x");
+        check(
+            "</style></title></svg><img src=x onerror=alert(1)>",
+            "&lt;/style&gt;&lt;/title&gt;&lt;/svg&gt;&lt;img src=x",
+        );
         check("\" onmouseover=\"alert(1)", "&quot; onmouseover=&quot;alert(1)");
         check("' style='x", "&#39; style=&#39;x");
         check("\x1b]0;owned\x07", "\\x1b]0;owned\\x07");
@@ -260,7 +330,9 @@ mod tests {
     #[test]
     fn strange_numbers_do_not_break_the_page() {
         let (summary, mut cases) = sample::campaign();
-        for (i, odd) in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX].into_iter().enumerate() {
+        for (i, odd) in
+            [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX].into_iter().enumerate()
+        {
             let Some(case) = cases.get_mut(i) else { break };
             let v = &mut case.verdict;
             (v.score, v.threshold, v.margin, v.p_value) = (odd, odd, odd, odd);

@@ -22,12 +22,17 @@ pub fn section(out: &mut String, tables: &[Interactions], cases: &[Case]) {
         return;
     }
     out.push_str(
-        "<section><h2>Interactions</h2><p>Each cell is a pair of components: the loss without both, less what each does alone (nats a token). ",
+        "<section><h2>Interactions</h2><p>Each cell is a pair of components: the loss without \
+        both, less what each does alone (nats a token). ",
     );
     out.push_str(
-        "Orange: together worse than the sum, as when one covers for the other. Blue: together less than the sum, as when ",
+        "Orange: together worse than the sum, as when one covers for the other. Blue: together \
+        less than the sum, as when ",
     );
-    out.push_str("both are needed for one thing. On the diagonal: what each does alone. Outlined: both are in one finding.</p><div class=\"pair\">");
+    out.push_str(
+        "both are needed for one thing. On the diagonal: what each does alone. Outlined: \
+        both are in one finding.</p><div class=\"pair\">",
+    );
     for table in tables.iter().take(MOST_TABLES) {
         figure(out, table, &together(cases, &table.components));
     }
@@ -42,11 +47,18 @@ fn together(cases: &[Case], components: &[Component]) -> Vec<(usize, usize)> {
             .edits
             .iter()
             .filter_map(|edit| match edit {
-                Edit::Lesion { component, .. } => components.iter().position(|known| known == component),
+                Edit::Lesion { component, .. } => {
+                    components.iter().position(|known| known == component)
+                }
                 _ => None,
             })
             .collect();
-        pairs.extend(lesioned.iter().flat_map(|&a| lesioned.iter().map(move |&b| (a, b))).filter(|(a, b)| a != b));
+        pairs.extend(
+            lesioned
+                .iter()
+                .flat_map(|&a| lesioned.iter().map(move |&b| (a, b)))
+                .filter(|(a, b)| a != b),
+        );
     }
     pairs
 }
@@ -57,25 +69,41 @@ fn figure(out: &mut String, table: &Interactions, outlined: &[(usize, usize)]) {
     let pairs: Vec<_> = table.pairs.iter().filter(|p| p.a < n && p.b < n && p.a != p.b).collect();
     let mut cells: BTreeMap<(usize, usize), (f64, String)> = BTreeMap::new();
     for (i, &alone) in table.alone.iter().enumerate().take(n) {
-        cells.insert((i, i), (alone, format!("{} alone: {} nats", table.components[i], signed(alone))));
+        cells.insert(
+            (i, i),
+            (alone, format!("{} alone: {} nats", table.components[i], signed(alone))),
+        );
     }
     for pair in &pairs {
-        let title = format!("{} and {}: {} nats", table.components[pair.a], table.components[pair.b], signed(pair.nats));
+        let title = format!(
+            "{} and {}: {} nats",
+            table.components[pair.a],
+            table.components[pair.b],
+            signed(pair.nats)
+        );
         cells.insert((pair.a, pair.b), (pair.nats, title.clone()));
         cells.insert((pair.b, pair.a), (pair.nats, title));
     }
     let name = text::html(&super::card::clip(&table.prompt, 64));
-    let label = format!("Interactions of {n} components on {}", super::card::clip(&table.prompt, 64));
+    let label =
+        format!("Interactions of {n} components on {}", super::card::clip(&table.prompt, 64));
     let Some(svg) = matrix(&label, &table.components[..n], &cells, outlined) else { return };
     let _ = write!(out, "<figure><figcaption>On <code>{name}</code></figcaption>{svg}");
-    out.push_str("<div class=\"scroll\"><table><thead><tr><th>pair</th><th class=\"n\">each alone</th>");
+    out.push_str(
+        "<div class=\"scroll\"><table><thead><tr><th>pair</th><th class=\"n\">each alone</th>",
+    );
     out.push_str("<th class=\"n\">interaction</th></tr></thead><tbody>");
     let alone = |i: usize| table.alone.get(i).map_or_else(|| "–".into(), |&x| signed(x));
     let mut largest = pairs;
     largest.sort_by(|x, y| y.nats.abs().total_cmp(&x.nats.abs()));
     for pair in largest.iter().take(LISTED) {
         let (a, b) = (table.components[pair.a], table.components[pair.b]);
-        let _ = write!(out, "<tr><td>{a} and {b}</td><td class=\"n\">{}, {}</td>", alone(pair.a), alone(pair.b));
+        let _ = write!(
+            out,
+            "<tr><td>{a} and {b}</td><td class=\"n\">{}, {}</td>",
+            alone(pair.a),
+            alone(pair.b)
+        );
         let _ = write!(out, "<td class=\"n\">{}</td></tr>", signed(pair.nats));
     }
     out.push_str("</tbody></table></div></figure>");
@@ -102,8 +130,14 @@ mod tests {
         let table = twin::interactions();
         let page = made(std::slice::from_ref(&table), &[]);
         assert_eq!(page.matches("<title>L0.head0 and L0.head1: ").count(), 2);
-        assert!(page.contains("<td>L0.head0 and L0.head1</td>") && page.contains("role=\"img\""), "{page}");
-        assert!(!page.contains("class=\"member\" x=\"0"), "nothing was found, and nothing is outlined");
+        assert!(
+            page.contains("<td>L0.head0 and L0.head1</td>") && page.contains("role=\"img\""),
+            "{page}"
+        );
+        assert!(
+            !page.contains("class=\"member\" x=\"0"),
+            "nothing was found, and nothing is outlined"
+        );
         assert!(made(&[], &[]).is_empty());
     }
 
@@ -111,9 +145,13 @@ mod tests {
     fn a_finding_of_two_lesions_is_outlined() {
         let table = twin::interactions();
         let mut case = super::super::sample::campaign().1.remove(0);
-        let outlines =
-            |case: &Case| made(std::slice::from_ref(&table), std::slice::from_ref(case)).matches("class=\"member\"").count();
-        let zero = |head| Edit::lesion(Component::Head { layer: 1, head }, crate::edit::Action::Zero);
+        let outlines = |case: &Case| {
+            made(std::slice::from_ref(&table), std::slice::from_ref(case))
+                .matches("class=\"member\"")
+                .count()
+        };
+        let zero =
+            |head| Edit::lesion(Component::Head { layer: 1, head }, crate::edit::Action::Zero);
         case.edits = vec![zero(0)];
         let without = outlines(&case);
         case.edits = vec![zero(0), zero(3)];
@@ -125,12 +163,17 @@ mod tests {
         let mut table = twin::interactions();
         table.prompt = "<script>\u{202e}".into();
         table.alone = vec![f64::NAN, f64::INFINITY];
-        table.pairs = [f64::NAN, f64::NEG_INFINITY, f64::MAX, 0.0].map(|nats| Interaction { a: 1, b: usize::MAX, nats }).to_vec();
+        table.pairs = [f64::NAN, f64::NEG_INFINITY, f64::MAX, 0.0]
+            .map(|nats| Interaction { a: 1, b: usize::MAX, nats })
+            .to_vec();
         table.pairs.push(Interaction { a: 0, b: 1, nats: f64::NAN });
         table.components.truncate(3);
         let page = made(&[table.clone()], &[]);
         assert!(
-            !page.contains("<script>") && !page.contains("NaN") && !page.contains("inf\"") && !page.contains('\u{202e}'),
+            !page.contains("<script>")
+                && !page.contains("NaN")
+                && !page.contains("inf\"")
+                && !page.contains('\u{202e}'),
             "{page}"
         );
         table.components.clear();

@@ -1,4 +1,5 @@
-//! How the replaced tokens of a case are read, against others in their place: a section of its card.
+//! How the replaced tokens of a case are read, against others in their place: a section of its
+//! card.
 
 use std::fmt::Write;
 
@@ -25,14 +26,20 @@ pub fn section(out: &mut String, reading: &Reading) {
     if let Some(sentence) = words::read_by(reading) {
         let _ = write!(out, "<p>{}</p>", text::html(&sentence));
     }
-    let lines: Vec<(&str, &[f64])> = rows.iter().map(|(name, carried)| (*name, &carried.handover[..])).collect();
-    let label = "share of the effect that still depends on the tokens' own places, by layer; solid: these tokens, dashed: others";
+    let lines: Vec<(&str, &[f64])> =
+        rows.iter().map(|(name, carried)| (*name, &carried.handover[..])).collect();
+    let label = "share of the effect that still depends on the tokens' own places, by layer; \
+        solid: these tokens, dashed: others";
     let _ = write!(
         out,
-        "<div class=\"pair\"><figure><figcaption>Still in the tokens' own places, by layer (dashed: other tokens)</figcaption>{}</figure>",
+        "<div class=\"pair\"><figure><figcaption>Still in the tokens' own places, by layer \
+        (dashed: other tokens)</figcaption>{}</figure>",
         svg::by_layer(label, &lines)
     );
-    out.push_str("<div class=\"scroll\"><table><thead><tr><th>tokens</th><th class=\"n\">loss</th><th class=\"n\">bits</th>");
+    out.push_str(
+        "<div class=\"scroll\"><table><thead><tr><th>tokens</th><th \
+        class=\"n\">loss</th><th class=\"n\">bits</th>",
+    );
     out.push_str("<th class=\"n\">set removes</th><th class=\"n\">readers remove</th>");
     for reader in reading.readers.iter().take(READERS) {
         let _ = write!(out, "<th class=\"n\">{reader}</th>");
@@ -40,8 +47,10 @@ pub fn section(out: &mut String, reading: &Reading) {
     out.push_str("</tr></thead><tbody>");
     for (name, carried) in rows {
         let shares = [carried.necessity, carried.readers];
-        let shares = shares.iter().chain(carried.each.iter().take(READERS)).map(|share| percent(*share));
-        let cells = [number(carried.loss), number(carried.divergence_bits)].into_iter().chain(shares);
+        let shares =
+            shares.iter().chain(carried.each.iter().take(READERS)).map(|share| percent(*share));
+        let cells =
+            [number(carried.loss), number(carried.divergence_bits)].into_iter().chain(shares);
         let cells: String = cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();
         let _ = write!(out, "<tr><td>{name}</td>{cells}</tr>");
     }

@@ -1,9 +1,14 @@
-//! A made-up campaign for the tests of this room: hostile texts, long texts, a small and a large model.
+//! A made-up campaign for the tests of this room: hostile texts, long texts, a small and a large
+//! model.
 
 use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
-use crate::case::{Case, Comment, Expectation, Lineage, Minimisation, ModelRef, SCHEMA_VERSION, TokenProbability};
+use crate::case::{
+    Case, Comment, Expectation, Lineage, Minimisation, ModelRef, SCHEMA_VERSION, TokenProbability,
+};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
-use crate::implicate::{Carried, Contrast, ContrastKind, Effect, Implication, PositionEffect, Reading};
+use crate::implicate::{
+    Carried, Contrast, ContrastKind, Effect, Implication, PositionEffect, Reading,
+};
 use crate::oracle::{OracleKind, Verdict};
 
 /// A repeatable number in `[0, 1)`.
@@ -12,7 +17,11 @@ fn wave(i: usize) -> f64 {
 }
 
 fn model() -> ModelRef {
-    ModelRef { name: "builtin:dense".into(), fingerprint: "9f3a61c07be24d55".repeat(4), tokenizer: None }
+    ModelRef {
+        name: "builtin:dense".into(),
+        fingerprint: "9f3a61c07be24d55".repeat(4),
+        tokenizer: None,
+    }
 }
 
 fn summary() -> Summary {
@@ -58,25 +67,43 @@ fn summary() -> Summary {
 }
 
 fn top(tokens: &[(u32, &str, f64)]) -> Vec<TokenProbability> {
-    tokens.iter().map(|&(id, text, probability)| TokenProbability { id, text: text.into(), probability }).collect()
+    tokens
+        .iter()
+        .map(|&(id, text, probability)| TokenProbability { id, text: text.into(), probability })
+        .collect()
 }
 
 /// A model of `layers` by `heads` in which a few parts matter.
-fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option<f64>) -> Implication {
+fn implication(
+    layers: usize,
+    heads: usize,
+    set: &[Component],
+    emergence: Option<f64>,
+) -> Implication {
     let mut effects = Vec::new();
     for layer in 0..layers {
         for head in 0..heads {
             let noise = (wave(layer * heads + head) - 0.45) * 0.12;
-            effects.push(Effect { component: Component::Head { layer, head }, necessity: noise, sufficiency: noise * 0.7 });
+            effects.push(Effect {
+                component: Component::Head { layer, head },
+                necessity: noise,
+                sufficiency: noise * 0.7,
+            });
         }
         let noise = wave(layer + 977) * 0.15;
-        effects.push(Effect { component: Component::Mlp { layer }, necessity: noise, sufficiency: noise * 0.5 });
+        effects.push(Effect {
+            component: Component::Mlp { layer },
+            necessity: noise,
+            sufficiency: noise * 0.5,
+        });
     }
     for (i, &component) in set.iter().enumerate() {
         let strength = 0.7 / (i + 1) as f64;
         match effects.iter_mut().find(|e| e.component == component) {
             Some(effect) => (effect.necessity, effect.sufficiency) = (strength, strength * 0.8),
-            None => effects.push(Effect { component, necessity: strength, sufficiency: strength * 0.3 }),
+            None => {
+                effects.push(Effect { component, necessity: strength, sufficiency: strength * 0.3 })
+            }
         }
     }
     if let Some(against) = effects.get_mut(7) {
@@ -84,7 +111,11 @@ fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option
     }
     for neuron in [17, 201, 340] {
         let necessity = wave(neuron) * 0.4;
-        effects.push(Effect { component: Component::Neuron { layer: 2, neuron }, necessity, sufficiency: necessity / 2.0 });
+        effects.push(Effect {
+            component: Component::Neuron { layer: 2, neuron },
+            necessity,
+            sufficiency: necessity / 2.0,
+        });
     }
     let mut controls: Vec<f64> = (0..16).map(|i| wave(i) * 0.2).collect();
     controls.sort_by(f64::total_cmp);
@@ -95,7 +126,11 @@ fn implication(layers: usize, heads: usize, set: &[Component], emergence: Option
         necessity: 0.6 / (i + 1) as f64,
         sufficiency: 0.4 / (i + 1) as f64,
     };
-    let positions = if set.is_empty() { Vec::new() } else { [4, 2, 7].into_iter().enumerate().map(place).collect() };
+    let positions = if set.is_empty() {
+        Vec::new()
+    } else {
+        [4, 2, 7].into_iter().enumerate().map(place).collect()
+    };
     Implication {
         set: set.to_vec(),
         necessity: 0.88,
@@ -120,21 +155,30 @@ fn reading(layers: usize) -> Reading {
         sufficiency: 0.7,
         readers: divergence_bits * 0.8,
         each: vec![divergence_bits * 0.6, 0.2],
-        handover: (0..layers).map(|layer| 1.0 / (1.0 + (6.0 * (layer as f64 - late)).exp())).collect(),
+        handover: (0..layers)
+            .map(|layer| 1.0 / (1.0 + (6.0 * (layer as f64 - late)).exp()))
+            .collect(),
     };
-    let contrast =
-        |kind, bits, late| Contrast { kind, edits: vec![Edit::Replace { position: 5, id: 77 }], carried: carried(bits, late) };
+    let contrast = |kind, bits, late| Contrast {
+        kind,
+        edits: vec![Edit::Replace { position: 5, id: 77 }],
+        carried: carried(bits, late),
+    };
     Reading {
         first: 5,
         last: 5,
         readers: [2, 1].map(|layer| Component::Head { layer, head: 2 }).to_vec(),
         carried: carried(0.92, 1.5),
-        contrasts: vec![contrast(ContrastKind::Random, 0.21, 0.5), contrast(ContrastKind::Fails, 0.8, 2.5)],
+        contrasts: vec![
+            contrast(ContrastKind::Random, 0.21, 0.5),
+            contrast(ContrastKind::Fails, 0.8, 2.5),
+        ],
     }
 }
 
 fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
-    let mut scores: Vec<f64> = (0..controls).map(|i| 0.02 + 0.29 * wave(i + id as usize).powi(2)).collect();
+    let mut scores: Vec<f64> =
+        (0..controls).map(|i| 0.02 + 0.29 * wave(i + id as usize).powi(2)).collect();
     scores.push(0.31);
     scores.sort_by(f64::total_cmp);
     let threshold = 0.38;
@@ -156,7 +200,12 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
         },
         control_seed: 11,
         expectation: Expectation::Reproduces,
-        minimisation: Some(Minimisation { calls: 96, elements_before: 9, elements_after: 1, one_minimal: true }),
+        minimisation: Some(Minimisation {
+            calls: 96,
+            elements_before: 9,
+            elements_after: 1,
+            one_minimal: true,
+        }),
         implication: None,
         lineage: Lineage {
             seed: 1,
@@ -164,8 +213,20 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
             mutators: vec!["dictionary".into(), "replace".into()],
             parent: "union-1905".into(),
         },
-        top_before: top(&[(11, ",", 0.31), (290, " of", 0.22), (262, " the", 0.09), (287, " and", 0.05), (13, ".", 0.04)]),
-        top_after: top(&[(4091, " Guid", 0.91), (11, ",", 0.02), (198, "\n", 0.008), (0, "\u{0}", 0.0041), (13, ".", 0.0004)]),
+        top_before: top(&[
+            (11, ",", 0.31),
+            (290, " of", 0.22),
+            (262, " the", 0.09),
+            (287, " and", 0.05),
+            (13, ".", 0.04),
+        ]),
+        top_after: top(&[
+            (4091, " Guid", 0.91),
+            (11, ",", 0.02),
+            (198, "\n", 0.008),
+            (0, "\u{0}", 0.0041),
+            (13, ".", 0.0004),
+        ]),
         comment: Comment {
             prompt: "It was the will of the king".into(),
             edited_prompt: "It was the will of the Guid".into(),
@@ -180,35 +241,53 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
 /// The campaign: a token glitch, a hostile one, one of a large model, an embedding, a weight.
 pub fn campaign() -> (Summary, Vec<Case>) {
     let mut king = case(0xa1, OracleKind::Divergence, 0.92, 59);
-    king.implication = Some(implication(4, 4, &[Component::Mlp { layer: 2 }, Component::Head { layer: 3, head: 1 }], Some(0.62)));
+    king.implication = Some(implication(
+        4,
+        4,
+        &[Component::Mlp { layer: 2 }, Component::Head { layer: 3, head: 1 }],
+        Some(0.62),
+    ));
 
     king.implication.iter_mut().for_each(|implication| implication.reading = Some(reading(4)));
 
     let mut hostile = case(0xa2, OracleKind::Echo, 14.2, 40);
     hostile.verdict.threshold = 9.1;
-    hostile.comment.edited_prompt = "It was the will of the<script>alert(1)</script> \u{202e}gnol \x1b[31m".into();
+    hostile.comment.edited_prompt =
+        "It was the will of the<script>alert(1)</script> \u{202e}gnol \x1b[31m".into();
     hostile.comment.title = "Token `<script>alert(1)</script>` cannot be repeated".into();
-    hostile.comment.generated_after = "<img src=x onerror=alert(1)>\u{0}\u{1}\n\n\u{200b}".repeat(9);
-    hostile.top_after =
-        top(&[(9, "<script>alert(1)</script>", 0.5), (10, "\u{202e}\u{200b}", 0.25), (12, "日本語のトークン", 0.1)]);
+    hostile.comment.generated_after =
+        "<img src=x onerror=alert(1)>\u{0}\u{1}\n\n\u{200b}".repeat(9);
+    hostile.top_after = top(&[
+        (9, "<script>alert(1)</script>", 0.5),
+        (10, "\u{202e}\u{200b}", 0.25),
+        (12, "日本語のトークン", 0.1),
+    ]);
     hostile.edits = (0..4).map(|i| Edit::Insert { position: 6, id: 4000 + i }).collect();
     hostile.implication = Some(implication(4, 4, &[Component::Head { layer: 1, head: 2 }], None));
 
     let mut large = case(0xa3, OracleKind::LossBlowup, 6.1, 900);
     let weight = Component::Weight { layer: 11, matrix: Matrix::Down, out: 507, input: 1229 };
     large.edits = vec![Edit::lesion(weight, Action::Zero)];
-    large.comment.prompt = "Fellow citizens of the Senate and of the House of Representatives, ".repeat(14);
+    large.comment.prompt =
+        "Fellow citizens of the Senate and of the House of Representatives, ".repeat(14);
     large.comment.edited_prompt = large.comment.prompt.clone();
     large.comment.generated_after = "Supercalifragilistic".repeat(30);
     large.implication = Some(implication(
         30,
         9,
-        &[Component::Mlp { layer: 11 }, Component::Head { layer: 12, head: 4 }, Component::Head { layer: 29, head: 8 }],
+        &[
+            Component::Mlp { layer: 11 },
+            Component::Head { layer: 12, head: 4 },
+            Component::Head { layer: 29, head: 8 },
+        ],
         Some(-0.4),
     ));
 
     let mut embedding = case(0xa4, OracleKind::Collapse, 1.0, 12);
-    embedding.edits = vec![Edit::Embedding { position: 3, change: EmbeddingChange::Towards { id: 4091, strength: 0.31 } }];
+    embedding.edits = vec![Edit::Embedding {
+        position: 3,
+        change: EmbeddingChange::Towards { id: 4091, strength: 0.31 },
+    }];
     embedding.comment.edited_prompt = embedding.comment.prompt.clone();
     embedding.minimisation = None;
     embedding.expectation = Expectation::Gone;
@@ -220,7 +299,10 @@ pub fn campaign() -> (Summary, Vec<Case>) {
     empty.edits = vec![
         Edit::Delete { position: 0 },
         Edit::lesion(Component::Mlp { layer: 3 }, Action::Scale { factor: 1e6 }),
-        Edit::Embedding { position: 2, change: EmbeddingChange::Direction { from: 5, to: 6, strength: 4.0 } },
+        Edit::Embedding {
+            position: 2,
+            change: EmbeddingChange::Direction { from: 5, to: 6, strength: 4.0 },
+        },
     ];
     (summary(), vec![embedding, king, empty, large, hostile])
 }

@@ -22,7 +22,8 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     let short: String = search.model.fingerprint.chars().take(12).collect();
     let _ = write!(
         out,
-        "<header><h1>A suffix for <span class=\"name\">{}</span></h1><p class=\"soft\">fingerprint <code>{}</code> · {algorithm} · seed {} · {} · {} a step</p></header>",
+        "<header><h1>A suffix for <span class=\"name\">{}</span></h1><p class=\"soft\">fingerprint \
+        <code>{}</code> · {algorithm} · seed {} · {} · {} a step</p></header>",
         text::html(&search.model.name),
         text::html(&short),
         options.seed,
@@ -36,25 +37,30 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     let prompts = state.reached.iter().map(|reached| reached.prompts).max().unwrap_or(0);
     let of = format!("{} of {}", count(prompts as u64), count(search.prompts.len() as u64));
     let first = state.reached.iter().map(|reached| reached.step).min();
-    let note =
-        first.map_or("greedily, by none of the suffixes tried".to_owned(), |step| format!("greedily, first in step {step}"));
+    let note = first.map_or("greedily, by none of the suffixes tried".to_owned(), |step| {
+        format!("greedily, first in step {step}")
+    });
     tile(&of, "prompts reached", &note);
     if let Some(held) = search.held_out {
         let (low, high) = stats::wilson(held.reached, held.of, 1.96);
         let of = format!("{} of {}", count(held.reached), count(held.of));
         tile(&of, "prompts left out reached", &format!("{} to {}", percent(low), percent(high)));
     }
-    let before = state
-        .trace
-        .first()
-        .map_or_else(|| "nothing measured".into(), |step| format!("{} after the first step", number(step.loss)));
+    let before = state.trace.first().map_or_else(
+        || "nothing measured".into(),
+        |step| format!("{} after the first step", number(step.loss)),
+    );
     tile(&number(state.best.loss), "nats a token at best", &before);
     let exact: usize = state.trace.iter().map(|step| step.exact).sum();
     let drawn: usize = state.trace.iter().map(|step| step.candidates).sum();
     tile(
         &count(drawn as u64),
         "candidates",
-        &format!("in {}; with merges {} run to the end", plural(state.step as u64, "step"), count(exact as u64)),
+        &format!(
+            "in {}; with merges {} run to the end",
+            plural(state.step as u64, "step"),
+            count(exact as u64)
+        ),
     );
     if let Some(soft) = &state.soft {
         tile(
@@ -72,18 +78,28 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
         );
     }
     out.push_str("</ul>");
-    let losses = |of: fn(&crate::mutate::suffix::Step) -> f64| state.trace.iter().map(of).collect::<Vec<f64>>();
+    let losses = |of: fn(&crate::mutate::suffix::Step) -> f64| {
+        state.trace.iter().map(of).collect::<Vec<f64>>()
+    };
     let (best, loss) = (losses(|step| step.best), losses(|step| step.loss));
     if !best.is_empty() {
-        let plot = svg::by_step("loss after every step, nats a token", &[("best so far", &best), ("of the step", &loss)]);
+        let plot = svg::by_step(
+            "loss after every step, nats a token",
+            &[("best so far", &best), ("of the step", &loss)],
+        );
         let _ = write!(
             out,
-            "<section><h2>Search</h2><div class=\"pair\"><figure><figcaption>Loss, nats a token: <span class=\"key0\">— best so far</span>, <span class=\"key1\">- - of the step</span></figcaption>{plot}</figure></div></section>"
+            "<section><h2>Search</h2><div class=\"pair\"><figure><figcaption>Loss, nats a token: \
+            <span class=\"key0\">— best so far</span>, <span class=\"key1\">- - of the \
+            step</span></figcaption>{plot}</figure></div></section>"
         );
     }
     out.push_str("<section><h2>Findings</h2>");
     if cases.is_empty() {
-        out.push_str("<p>No case was kept: no suffix reached the goal, or suffixes of ordinary tokens do as much.</p>");
+        out.push_str(
+            "<p>No case was kept: no suffix reached the goal, or suffixes of ordinary \
+            tokens do as much.</p>",
+        );
     }
     cases.iter().enumerate().for_each(|(i, found)| card(&mut out, found, i));
     out.push_str("</section>");
@@ -96,10 +112,19 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
 mod tests {
     use super::super::sample::{balanced, campaign, saying};
     use super::*;
-    use crate::mutate::suffix::{Entry, Goal, GoalKind, HeldOut, Mean, Options, Prompt, Reached, State, Step};
+    use crate::mutate::suffix::{
+        Entry, Goal, GoalKind, HeldOut, Mean, Options, Prompt, Reached, State, Step,
+    };
 
     fn search(steps: usize, odd: f64) -> Search {
-        let step = |i: usize| Step { loss: 3.0 / (i + 1) as f64, best: odd, candidates: 256, exact: 72, reached: 0, prompts: 1 };
+        let step = |i: usize| Step {
+            loss: 3.0 / (i + 1) as f64,
+            best: odd,
+            candidates: 256,
+            exact: 72,
+            reached: 0,
+            prompts: 1,
+        };
         let reached = Reached { step: 2, prompts: 1, suffix: vec![3], loss: 0.2, survives: true };
         Search {
             schema_version: 1,
@@ -144,7 +169,11 @@ mod tests {
         }
         let page = suffix_page(&search(5, 0.2), &saying("<script>x</script>").1);
         balanced(&page).unwrap();
-        assert!(page.contains("1 of 2") && page.contains("first in step 2") && page.contains("with merges 360 run to the end"));
+        assert!(
+            page.contains("1 of 2")
+                && page.contains("first in step 2")
+                && page.contains("with merges 360 run to the end")
+        );
         assert!(page.contains("3 of 4") && page.contains("30% to 95%"));
         assert!(!page.contains("<script>x"));
     }

@@ -64,7 +64,8 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         let mut sentences = vec![words::what(case)];
         sentences.extend(words::controls(case));
         sentences.extend(case.implication.as_ref().and_then(words::carried));
-        let reading = case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
+        let reading =
+            case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
         sentences.extend(reading.and_then(words::read_by));
         let start = page.out.len();
         page.say(3, &sentences.join(" "));
@@ -166,8 +167,13 @@ mod tests {
     fn no_line_is_wider_than_the_terminal() {
         let (summary, cases) = sample::campaign();
         for columns in [8, 13, 20, 40, 79, 80, 100, 200] {
-            for line in terminal_in(Path::new("fuzz/out/日本語"), &summary, &cases, columns).lines() {
-                assert!(text::width(line) <= columns, "{} columns of {columns}: {line}", text::width(line));
+            for line in terminal_in(Path::new("fuzz/out/日本語"), &summary, &cases, columns).lines()
+            {
+                assert!(
+                    text::width(line) <= columns,
+                    "{} columns of {columns}: {line}",
+                    text::width(line)
+                );
             }
         }
     }
@@ -192,10 +198,13 @@ mod tests {
         let (summary, cases) = sample::campaign();
         let shown = terminal(&summary, &cases, 2000);
         for sentence in [
-            "Replacing ` king` by ` Guid` changes the next-token distribution by 0.92 bits (1 is no overlap at all).",
+            "Replacing ` king` by ` Guid` changes the next-token distribution by 0.92 bits (1 is \
+            no overlap at all).",
             "ordinary tokens in the same place score at most 0.31 bits (60 tried).",
             "Carried by L2.mlp and L3.head1: patching them back removes 88%.",
-            "The replaced tokens are read by L2.head2 and L1.head2: with what L2.head2 alone puts out behind them set right, 55% of what they do goes, of what random tokens do there 13%, of what a suffix that fails does 48%. Other positions read them in layer 1.",
+            "The replaced tokens are read by L2.head2 and L1.head2: with what L2.head2 alone puts \
+            out behind them set right, 55% of what they do goes, of what random tokens do there \
+            13%, of what a suffix that fails does 48%. Other positions read them in layer 1.",
             "glitch replay cases/00000000000000a1.json",
         ] {
             assert!(shown.contains(sentence), "{sentence}\n{shown}");

@@ -38,25 +38,35 @@ pub fn unit(oracle: OracleKind) -> &'static str {
 pub fn oracle_meaning(oracle: OracleKind) -> &'static str {
     match oracle {
         OracleKind::Divergence => {
-            "The predictions after the edit differ from those before it, in bits of Jensen-Shannon divergence: 0 is no change, 1 is no overlap at all."
+            "The predictions after the edit differ from those before it, in bits of Jensen-Shannon \
+            divergence: 0 is no change, 1 is no overlap at all."
         }
         OracleKind::Echo => {
-            "The model is shown how to repeat a token and cannot; the score is how improbable it finds the right answer, in bits."
+            "The model is shown how to repeat a token and cannot; the score is how improbable it \
+            finds the right answer, in bits."
         }
-        OracleKind::Collapse => "Left to write on its own, the model falls into a loop or stops at once.",
+        OracleKind::Collapse => {
+            "Left to write on its own, the model falls into a loop or stops at once."
+        }
         OracleKind::NonFinite => "Somewhere the model computed infinity or not-a-number.",
-        OracleKind::LossBlowup => "The model predicts an ordinary text much worse than before, in nats per token.",
+        OracleKind::LossBlowup => {
+            "The model predicts an ordinary text much worse than before, in nats per token."
+        }
         OracleKind::RoutingCollapse => {
-            "The routers send tokens to other experts than before, or to few of them; the score is the share of choices changed, or of their variety lost."
+            "The routers send tokens to other experts than before, or to few of them; the score is \
+            the share of choices changed, or of their variety lost."
         }
         OracleKind::StateBlowup => {
-            "A recurrent state grows beyond what it does otherwise; the score is the logarithm of how many times."
+            "A recurrent state grows beyond what it does otherwise; the score is the logarithm of \
+            how many times."
         }
         OracleKind::Target => {
-            "The model is brought to say a given text, word for word; the score is by how many nats per token it became more probable."
+            "The model is brought to say a given text, word for word; the score is by how many \
+            nats per token it became more probable."
         }
         OracleKind::StateMemory => {
-            "The recurrent state forgets the beginning of the text that it would remember, or keeps what it would forget; the score is the logarithm of by how much."
+            "The recurrent state forgets the beginning of the text that it would remember, or \
+            keeps what it would forget; the score is the logarithm of by how much."
         }
     }
 }
@@ -69,24 +79,35 @@ fn names(case: &Case) -> BTreeMap<u32, &str> {
 /// One edit as a plain imperative: "replace the token at 5 by id 4091".
 pub fn edit(case: &Case, edit: &Edit) -> String {
     let names = names(case);
-    let token = |id: u32| names.get(&id).map_or(format!("id {id}"), |text| format!("id {id} (`{text}`)"));
+    let token =
+        |id: u32| names.get(&id).map_or(format!("id {id}"), |text| format!("id {id} (`{text}`)"));
     match edit {
-        Edit::Replace { position, id } => format!("replace the token at {position} by {}", token(*id)),
-        Edit::Insert { position, id } => format!("insert {} before the token at {position}", token(*id)),
+        Edit::Replace { position, id } => {
+            format!("replace the token at {position} by {}", token(*id))
+        }
+        Edit::Insert { position, id } => {
+            format!("insert {} before the token at {position}", token(*id))
+        }
         Edit::Delete { position } => format!("delete the token at {position}"),
         Edit::Embedding { position, change } => match *change {
             EmbeddingChange::Noise { seed, strength } => format!(
-                "add noise of {} times its length to the embedding at {position} (noise seed {seed})",
+                "add noise of {} times its length to the embedding at {position} (noise seed \
+                {seed})",
                 number(strength.into())
             ),
             EmbeddingChange::Direction { from, to, strength } => format!(
-                "push the embedding at {position} along the direction from {} to {}, {} times its length",
+                "push the embedding at {position} along the direction from {} to {}, {} times its \
+                length",
                 token(from),
                 token(to),
                 number(strength.into())
             ),
             EmbeddingChange::Towards { id, strength } => {
-                format!("move the embedding at {position} towards {} by {} of the way", token(id), percent(strength.into()))
+                format!(
+                    "move the embedding at {position} towards {} by {} of the way",
+                    token(id),
+                    percent(strength.into())
+                )
             }
         },
         Edit::Lesion { component, action, position } => {
@@ -95,9 +116,14 @@ pub fn edit(case: &Case, edit: &Edit) -> String {
                 Action::Unroute => format!("keep the router from {component}"),
                 Action::Route => format!("send tokens to {component} alone"),
                 Action::Mean => format!("replace {component} by its average"),
-                Action::Scale { factor } => format!("multiply {component} by {}", number(factor.into())),
+                Action::Scale { factor } => {
+                    format!("multiply {component} by {}", number(factor.into()))
+                }
                 Action::Noise { seed, strength } => {
-                    format!("add noise of {} times its size to {component} (noise seed {seed})", number(strength.into()))
+                    format!(
+                        "add noise of {} times its size to {component} (noise seed {seed})",
+                        number(strength.into())
+                    )
                 }
             };
             match position {
@@ -153,33 +179,58 @@ pub fn doing(case: &Case) -> String {
     }
 }
 
-/// What happens, one sentence: "Replacing ` king` by ` Guid` changes the next-token distribution by 0.92 bits."
+/// What happens, one sentence: "Replacing ` king` by ` Guid` changes the next-token distribution by
+/// 0.92 bits."
 pub fn what(case: &Case) -> String {
     let score = number(case.verdict.score);
     let does = doing(case);
     match case.verdict.oracle {
-        OracleKind::Divergence => format!("{does} changes the next-token distribution by {score} bits (1 is no overlap at all)."),
+        OracleKind::Divergence => format!(
+            "{does} changes the next-token distribution by {score} bits (1 is no overlap at all)."
+        ),
         OracleKind::Echo => {
-            format!("{does} gives the model a token it cannot repeat: the right answer comes as a surprise of {score} bits.")
+            format!(
+                "{does} gives the model a token it cannot repeat: the right answer comes as a \
+                surprise of {score} bits."
+            )
         }
         OracleKind::Collapse => {
-            format!("{does} makes the model's own writing degenerate, into a loop or an early end (score {score}).")
+            format!(
+                "{does} makes the model's own writing degenerate, into a loop or an early end \
+                (score {score})."
+            )
         }
-        OracleKind::NonFinite => format!("{does} makes the model compute values that are not finite numbers."),
-        OracleKind::LossBlowup => format!("{does} raises the loss on the text that follows by {score} nats per token."),
+        OracleKind::NonFinite => {
+            format!("{does} makes the model compute values that are not finite numbers.")
+        }
+        OracleKind::LossBlowup => {
+            format!("{does} raises the loss on the text that follows by {score} nats per token.")
+        }
         OracleKind::RoutingCollapse => {
             let share = percent(case.verdict.score);
-            format!("{does} changes {share} of the choices of experts, or takes as much of their variety.")
+            format!(
+                "{does} changes {share} of the choices of experts, or takes as much of their \
+                variety."
+            )
         }
         OracleKind::StateBlowup => {
-            format!("{does} makes a recurrent state {} times as large.", number(case.verdict.score.min(30.0).exp()))
+            format!(
+                "{does} makes a recurrent state {} times as large.",
+                number(case.verdict.score.min(30.0).exp())
+            )
         }
         OracleKind::Target => {
-            format!("{does} brings the model to say the text that follows; it became more probable by {score} nats per token.")
+            format!(
+                "{does} brings the model to say the text that follows; it became more probable by \
+                {score} nats per token."
+            )
         }
         OracleKind::StateMemory => {
             let factor = number(case.verdict.score.min(30.0).exp());
-            format!("{does} changes how much of the beginning is left in the recurrent state by a factor of {factor}.")
+            format!(
+                "{does} changes how much of the beginning is left in the recurrent state by a \
+                factor of {factor}."
+            )
         }
     }
 }
@@ -213,7 +264,11 @@ pub fn carried(implication: &Implication) -> Option<String> {
     }
     let names: Vec<String> = implication.set.iter().map(ToString::to_string).collect();
     let it = if names.len() == 1 { "it" } else { "them" };
-    Some(format!("Carried by {}: patching {it} back removes {}.", list(&names, 6), percent(implication.necessity)))
+    Some(format!(
+        "Carried by {}: patching {it} back removes {}.",
+        list(&names, 6),
+        percent(implication.necessity)
+    ))
 }
 
 /// Which heads read the replaced tokens, and what the first of them is to others in their place.
@@ -222,19 +277,32 @@ pub fn read_by(reading: &Reading) -> Option<String> {
     let (first, own) = (readers.first()?, *reading.carried.each.first()?);
     let of = |kind: ContrastKind| {
         let contrasts = reading.contrasts.iter().filter(|c| c.kind == kind);
-        let shares = contrasts.filter_map(|c| c.carried.each.first().copied()).filter(|s| s.is_finite());
-        let (low, high) = shares.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)));
-        (low <= high).then(|| if low == high { percent(low) } else { format!("{} to {}", percent(low), percent(high)) })
+        let shares =
+            contrasts.filter_map(|c| c.carried.each.first().copied()).filter(|s| s.is_finite());
+        let (low, high) = shares
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)));
+        (low <= high).then(|| {
+            if low == high {
+                percent(low)
+            } else {
+                format!("{} to {}", percent(low), percent(high))
+            }
+        })
     };
-    let random = of(ContrastKind::Random).map(|s| format!(", of what random tokens do there {s}")).unwrap_or_default();
-    let fails = of(ContrastKind::Fails).map(|s| format!(", of what a suffix that fails does {s}")).unwrap_or_default();
+    let random = of(ContrastKind::Random)
+        .map(|s| format!(", of what random tokens do there {s}"))
+        .unwrap_or_default();
+    let fails = of(ContrastKind::Fails)
+        .map(|s| format!(", of what a suffix that fails does {s}"))
+        .unwrap_or_default();
     let handed = match reading.carried.handed_over() {
         Some((from, to)) if from == to => format!(" Other positions read them in layer {from}."),
         Some((from, to)) => format!(" Other positions read them in layers {from} to {to}."),
         None => String::new(),
     };
     Some(format!(
-        "The replaced tokens are read by {}: with what {first} alone puts out behind them set right, {} of what they do goes{random}{fails}.{handed}",
+        "The replaced tokens are read by {}: with what {first} alone puts out behind them set \
+        right, {} of what they do goes{random}{fails}.{handed}",
         list(&readers, 4),
         percent(own)
     ))
@@ -243,10 +311,12 @@ pub fn read_by(reading: &Reading) -> Option<String> {
 /// What necessity and sufficiency of this set mean.
 pub fn necessity_and_sufficiency(implication: &Implication) -> String {
     let best = implication.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
-    let random =
-        best.map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c))).unwrap_or_default();
+    let random = best
+        .map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c)))
+        .unwrap_or_default();
     format!(
-        "Giving the set its undisturbed output in the glitched run removes {} of the glitch{random}. Giving it the glitched output in an undisturbed run makes {} of it.",
+        "Giving the set its undisturbed output in the glitched run removes {} of the \
+        glitch{random}. Giving it the glitched output in an undisturbed run makes {} of it.",
         percent(implication.necessity),
         percent(implication.sufficiency)
     )
@@ -256,7 +326,8 @@ pub fn necessity_and_sufficiency(implication: &Implication) -> String {
 pub fn routing(implication: &Implication) -> Option<String> {
     let share = percent(implication.routing?.clamp(0.0, 1.0));
     Some(format!(
-        "With every token routed as without the edits, {share} of the glitch is gone: so much of it acts through routing."
+        "With every token routed as without the edits, {share} of the glitch is gone: so much of \
+        it acts through routing."
     ))
 }
 
@@ -264,21 +335,25 @@ pub fn routing(implication: &Implication) -> Option<String> {
 pub fn emergence(implication: &Implication) -> String {
     match implication.emergence {
         None if implication.set.len() <= 1 => "One component: there is nothing to add up.".into(),
-        None => "Alone, the set makes next to none of the glitch, so its parts cannot be added up.".into(),
+        None => "Alone, the set makes next to none of the glitch, so its parts cannot be added up."
+            .into(),
         Some(e) if !e.is_finite() => "It could not be measured whether the parts add up.".into(),
         Some(e) if e > 0.25 => format!(
-            "The parts do not add up to the whole: {} of what the set does, it does only when all its members act together (emergence).",
+            "The parts do not add up to the whole: {} of what the set does, it does only when all \
+            its members act together (emergence).",
             percent(e.min(1.0))
         ),
         Some(e) if e < -0.25 => format!(
-            "The members are redundant: their single effects add up to more than they do together (emergence {}).",
+            "The members are redundant: their single effects add up to more than they do together \
+            (emergence {}).",
             number(e)
         ),
         Some(e) => format!("The parts about add up to the whole (emergence {}).", number(e)),
     }
 }
 
-/// Cases, the farthest above their thresholds first: a ratio, since oracles count in different units.
+/// Cases, the farthest above their thresholds first: a ratio, since oracles count in different
+/// units.
 pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
     let mut order: Vec<&Case> = cases.iter().collect();
     let strength = |case: &Case| {
@@ -292,6 +367,8 @@ pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
 
 /// Where the case lies, from the folder of the campaign; `None` for an id that is no file name.
 pub fn path(case: &Case) -> Option<String> {
-    let plain = !case.id.is_empty() && case.id.len() <= 64 && case.id.chars().all(|c| c.is_ascii_alphanumeric());
+    let plain = !case.id.is_empty()
+        && case.id.len() <= 64
+        && case.id.chars().all(|c| c.is_ascii_alphanumeric());
     plain.then(|| format!("cases/{}.json", case.id))
 }

@@ -50,19 +50,28 @@ pub struct Torn {
 
 impl std::fmt::Display for Torn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "record {} is {}; {} bytes cut, kept in {}", self.record, self.reason, self.bytes, self.kept.display())
+        write!(
+            f,
+            "record {} is {}; {} bytes cut, kept in {}",
+            self.record,
+            self.reason,
+            self.bytes,
+            self.kept.display()
+        )
     }
 }
 
 impl Journal {
     /// Opens a journal for appending, making it where there is none. A record that is torn or fails
-    /// its checksum is cut with everything after it (the bytes are kept beside, `NAME.torn`); one that is
-    /// whole but is no `T` is an error, because cutting it would throw away good data.
+    /// its checksum is cut with everything after it (the bytes are kept beside, `NAME.torn`); one
+    /// that is whole but is no `T` is an error, because cutting it would throw away good data.
     pub fn open<T: DeserializeOwned>(path: &Path) -> Result<Opened<T>> {
         let io = |e| Error::io(path, e);
         create_dir(parent(path))?;
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io)?;
-        // Two campaigns that share a journal would interleave; file systems without locks are let pass.
+        let file =
+            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io)?;
+        // Two campaigns that share a journal would interleave; file systems without locks are let
+        // pass.
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(Error::file(path, "(whole file)", "in use by another process"));
         }
@@ -77,7 +86,12 @@ impl Journal {
                 keep_tail(&file, scan.valid, length, path, &kept)?;
                 file.set_len(scan.valid).map_err(io)?;
                 file.sync_all().map_err(io)?;
-                Some(Torn { record: scan.records.len() as u64 + 1, bytes: length - scan.valid, reason, kept })
+                Some(Torn {
+                    record: scan.records.len() as u64 + 1,
+                    bytes: length - scan.valid,
+                    reason,
+                    kept,
+                })
             }
         };
         let mut file = BufWriter::new(file);
@@ -92,9 +106,14 @@ impl Journal {
 
     /// Adds a record to the buffer; [`Journal::sync`] makes it durable.
     pub fn append<T: Serialize>(&mut self, record: &T) -> Result<()> {
-        let json = serde_json::to_vec(record).map_err(|e| Error::file(&self.path, "(record)", e))?;
+        let json =
+            serde_json::to_vec(record).map_err(|e| Error::file(&self.path, "(record)", e))?;
         if json.len() > MAX_RECORD {
-            return Err(Error::file(&self.path, "(record)", format!("{} bytes, at most {MAX_RECORD} fit", json.len())));
+            return Err(Error::file(
+                &self.path,
+                "(record)",
+                format!("{} bytes, at most {MAX_RECORD} fit", json.len()),
+            ));
         }
         let mut line = format!("{} {} ", json.len(), checksum(&json)).into_bytes();
         line.extend_from_slice(&json);
@@ -106,7 +125,10 @@ impl Journal {
 
     /// Writes what is buffered and waits until the disk has it: once per batch, not per record.
     pub fn sync(&mut self) -> Result<()> {
-        self.file.flush().and_then(|()| self.file.get_ref().sync_data()).map_err(|e| Error::io(&self.path, e))
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_data())
+            .map_err(|e| Error::io(&self.path, e))
     }
 
     /// Records in it, those not yet synced included.
@@ -135,7 +157,11 @@ fn scan<T: DeserializeOwned>(path: &Path, file: &File) -> Result<Scan<T>> {
     let mut line = Vec::new();
     let mut next = |line: &mut Vec<u8>| {
         line.clear();
-        reader.by_ref().take(MAX_RECORD as u64 + 64).read_until(b'\n', line).map_err(|e| Error::io(path, e))
+        reader
+            .by_ref()
+            .take(MAX_RECORD as u64 + 64)
+            .read_until(b'\n', line)
+            .map_err(|e| Error::io(path, e))
     };
     next(&mut line)?;
     if line != HEADER.as_bytes() {
@@ -155,9 +181,11 @@ fn scan<T: DeserializeOwned>(path: &Path, file: &File) -> Result<Scan<T>> {
         match record(&line) {
             Ok(json) => {
                 let value: T = parse_json(path, json).map_err(|e| match e {
-                    Error::File { path, field, message } => {
-                        Error::File { path, field: format!("record {}: {field}", found.records.len() + 1), message }
-                    }
+                    Error::File { path, field, message } => Error::File {
+                        path,
+                        field: format!("record {}: {field}", found.records.len() + 1),
+                        message,
+                    },
                     other => other,
                 })?;
                 found.records.push(value);
@@ -239,9 +267,17 @@ mod tests {
         check(|b| b.truncate(b.len() - 20), &["first", "sec\nond"], Some("torn"));
         check(|b| b.truncate(5), &[], Some("torn"));
         check(|b| b.clear(), &[], None);
-        check(|b| b.extend(b"9999999999999999999999 x \"\"\n"), &["first", "sec\nond", "third"], Some("corrupt (wrong length)"));
+        check(
+            |b| b.extend(b"9999999999999999999999 x \"\"\n"),
+            &["first", "sec\nond", "third"],
+            Some("corrupt (wrong length)"),
+        );
         check(|b| b.extend([0; 100]), &["first", "sec\nond", "third"], Some("torn"));
-        check(|b| b.extend(b"\n"), &["first", "sec\nond", "third"], Some("corrupt (no length, checksum and JSON)"));
+        check(
+            |b| b.extend(b"\n"),
+            &["first", "sec\nond", "third"],
+            Some("corrupt (no length, checksum and JSON)"),
+        );
         let flip = |b: &mut Vec<u8>| {
             let at = b.windows(5).position(|w| w == b"first").unwrap();
             b[at] = b'F';
@@ -263,7 +299,10 @@ mod tests {
         for cut in 0..bytes.len() {
             fs::write(&path, &bytes[..cut]).unwrap();
             let opened = Journal::open::<u32>(&path).unwrap();
-            assert!(opened.records.iter().copied().eq(0..opened.records.len() as u32), "cut at {cut}");
+            assert!(
+                opened.records.iter().copied().eq(0..opened.records.len() as u32),
+                "cut at {cut}"
+            );
         }
     }
 

@@ -1,8 +1,8 @@
 //! The only place that writes files.
 //!
 //! Whoever reads a file of ours sees an old version or a new one, never half of either: files are
-//! replaced atomically, and the journal, which only grows, carries a length and a checksum per record
-//! so that a tail torn by a crash or a full disk is recognised and cut.
+//! replaced atomically, and the journal, which only grows, carries a length and a checksum per
+//! record so that a tail torn by a crash or a full disk is recognised and cut.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -41,8 +41,11 @@ fn write_temporary(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile>
     let dir = parent(path);
     create_dir(dir)?;
     // In the same directory: a rename across file systems is a copy, and no longer atomic.
-    let mut temporary =
-        tempfile::Builder::new().prefix(".glitch-").suffix(".tmp").tempfile_in(dir).map_err(|e| Error::io(dir, e))?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".glitch-")
+        .suffix(".tmp")
+        .tempfile_in(dir)
+        .map_err(|e| Error::io(dir, e))?;
     #[cfg(unix)]
     {
         // tempfile makes them private to the user; results are shared as any other file is.
@@ -75,7 +78,8 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<bool> {
 
 /// Writes pretty JSON with a final newline, atomically.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Error::file(path, "(whole file)", e))?;
+    let mut bytes =
+        serde_json::to_vec_pretty(value).map_err(|e| Error::file(path, "(whole file)", e))?;
     bytes.push(b'\n');
     write_atomic(path, &bytes)
 }
@@ -91,12 +95,13 @@ pub fn remove(path: &Path) -> Result<()> {
 /// Removes the `.json` files of a directory, if there is one.
 pub fn remove_json(dir: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
-    let mut files = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json"));
+    let mut files =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json"));
     files.try_for_each(|path| remove(&path))
 }
 
-/// Moves a file to another directory under its own name, or, where that is taken, under the name with
-/// a number added. Returns where it went.
+/// Moves a file to another directory under its own name, or, where that is taken, under the name
+/// with a number added. Returns where it went.
 pub fn move_into(path: &Path, dir: &Path) -> Result<PathBuf> {
     create_dir(dir)?;
     let name = path.file_name().ok_or_else(|| Error::file(path, "name", "not a file name"))?;
@@ -117,16 +122,21 @@ pub fn move_into(path: &Path, dir: &Path) -> Result<PathBuf> {
     Err(Error::file(path, "name", format!("{} holds 10,000 files of this name", dir.display())))
 }
 
-/// Reads a file that may be hostile: a larger one, or one that is no regular file, is refused before
-/// anything is allocated, and one that grows while it is read is refused then.
+/// Reads a file that may be hostile: a larger one, or one that is no regular file, is refused
+/// before anything is allocated, and one that grows while it is read is refused then.
 pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     // Asked before opening: opening a FIFO blocks until somebody writes to it.
     let metadata = fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !metadata.is_file() {
         return Err(Error::file(path, "(whole file)", "not a regular file"));
     }
-    let too_large =
-        |bytes: u64| Error::file(path, "(whole file)", format!("{bytes} bytes or more, at most {max_bytes} are read"));
+    let too_large = |bytes: u64| {
+        Error::file(
+            path,
+            "(whole file)",
+            format!("{bytes} bytes or more, at most {max_bytes} are read"),
+        )
+    };
     if metadata.len() > max_bytes {
         return Err(too_large(metadata.len()));
     }
@@ -177,7 +187,10 @@ mod tests {
     use super::*;
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -199,8 +212,12 @@ mod tests {
         let path = dir.path().join("large");
         fs::write(&path, b"1234").unwrap();
         assert!(read_bounded(&path, 3).unwrap_err().to_string().contains("at most 3 are read"));
-        assert!(read_bounded(dir.path(), 3).unwrap_err().to_string().contains("not a regular file"));
-        assert!(read_bounded(&dir.path().join("none"), 3).unwrap_err().to_string().contains("none"));
+        assert!(
+            read_bounded(dir.path(), 3).unwrap_err().to_string().contains("not a regular file")
+        );
+        assert!(
+            read_bounded(&dir.path().join("none"), 3).unwrap_err().to_string().contains("none")
+        );
     }
 
     #[test]
@@ -229,7 +246,9 @@ mod tests {
             (r#"{"inner":[1"#, "inner"),
         ] {
             match parse_json::<Outer>(Path::new("f.json"), text.as_bytes()).unwrap_err() {
-                Error::File { field: found, .. } => assert!(found.starts_with(field), "{text}: {found}"),
+                Error::File { field: found, .. } => {
+                    assert!(found.starts_with(field), "{text}: {found}")
+                }
                 other => panic!("{text}: {other}"),
             }
         }

@@ -1,5 +1,5 @@
-//! Prompts that make a model repeat a token it is shown, built from ids and never from text: text would
-//! be tokenised again, and the tokens looked for are those that text does not give.
+//! Prompts that make a model repeat a token it is shown, built from ids and never from text: text
+//! would be tokenised again, and the tokens looked for are those that text does not give.
 
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
@@ -19,9 +19,9 @@ pub struct EchoPrompt {
 
 /// Words of the examples; those that are one token in a vocabulary are used.
 const WORDS: [&str; 24] = [
-    " house", " water", " letter", " river", " seven", " morning", " people", " window", " answer", " country", " great",
-    " mother", " night", " found", " under", " public", " money", " light", " horse", " church", " world", " king", " sea",
-    " child",
+    " house", " water", " letter", " river", " seven", " morning", " people", " window", " answer",
+    " country", " great", " mother", " night", " found", " under", " public", " money", " light",
+    " horse", " church", " world", " king", " sea", " child",
 ];
 
 /// Templates: name, before the token, between the two, after.
@@ -39,18 +39,23 @@ impl EchoPrompt {
     pub fn candidates(model: &Model) -> Result<Vec<Self>> {
         let bos: Vec<u32> = model.config.bos_token_id.into_iter().collect();
         let Some(tokenizer) = &model.tokenizer else { return Ok(Self::by_ids(model, bos)) };
-        let single = |word: &str| tokenizer.encode(word).ok().filter(|ids| ids.len() == 1).map(|ids| ids[0]);
+        let single =
+            |word: &str| tokenizer.encode(word).ok().filter(|ids| ids.len() == 1).map(|ids| ids[0]);
         let words: Vec<u32> = WORDS.into_iter().filter_map(single).take(SHOTS + 1).collect();
-        let Some((&stand_in, examples)) = words.split_last().filter(|(_, rest)| rest.len() >= 2) else {
+        let Some((&stand_in, examples)) = words.split_last().filter(|(_, rest)| rest.len() >= 2)
+        else {
             return Ok(Self::by_ids(model, bos));
         };
         TEMPLATES
             .into_iter()
             .map(|(name, open, between, close)| {
-                let (open, between, close) = (tokenizer.encode(open)?, tokenizer.encode(between)?, tokenizer.encode(close)?);
+                let (open, between, close) =
+                    (tokenizer.encode(open)?, tokenizer.encode(between)?, tokenizer.encode(close)?);
                 let mut before = bos.clone();
                 for word in examples {
-                    before.extend(open.iter().chain([word]).chain(&between).chain([word]).chain(&close));
+                    before.extend(
+                        open.iter().chain([word]).chain(&between).chain([word]).chain(&close),
+                    );
                 }
                 before.extend(&open);
                 Ok(Self { name: name.to_owned(), before, between, stand_in })
@@ -67,7 +72,8 @@ impl EchoPrompt {
 
     /// The unedited trial: the stand-in is shown, and is what should be said.
     pub fn trial(&self) -> Trial {
-        let base: Vec<u32> = self.before.iter().chain([&self.stand_in]).chain(&self.between).copied().collect();
+        let base: Vec<u32> =
+            self.before.iter().chain([&self.stand_in]).chain(&self.between).copied().collect();
         Trial::new(base, [self.stand_in])
     }
 
@@ -75,18 +81,30 @@ impl EchoPrompt {
     pub fn with_token(&self, id: u32) -> Trial {
         let trial = self.trial();
         let (shown, said) = (self.before.len(), trial.base.len());
-        trial.with_edits(vec![Edit::Replace { position: shown, id }, Edit::Replace { position: said, id }])
+        trial.with_edits(vec![
+            Edit::Replace { position: shown, id },
+            Edit::Replace { position: said, id },
+        ])
     }
 
     /// Probability of saying each of `ids` when shown it.
     pub fn probabilities(&self, evaluator: &dyn Evaluator, ids: &[u32]) -> Result<Vec<f64>> {
-        let requests: Vec<Request> = ids.iter().map(|id| Request::new(self.with_token(*id))).collect();
+        let requests: Vec<Request> =
+            ids.iter().map(|id| Request::new(self.with_token(*id))).collect();
         let observations = evaluator.observe(&requests)?;
-        Ok(observations.iter().map(|o| f64::from(o.log_probs.first().copied().unwrap_or(f32::NEG_INFINITY)).exp()).collect())
+        Ok(observations
+            .iter()
+            .map(|o| f64::from(o.log_probs.first().copied().unwrap_or(f32::NEG_INFINITY)).exp())
+            .collect())
     }
 
-    /// The candidates with their median probability on ordinary tokens, the best first; at least one.
-    pub fn ranked(model: &Model, evaluator: &dyn Evaluator, ordinary: &[u32]) -> Result<Vec<(Self, f64)>> {
+    /// The candidates with their median probability on ordinary tokens, the best first; at least
+    /// one.
+    pub fn ranked(
+        model: &Model,
+        evaluator: &dyn Evaluator,
+        ordinary: &[u32],
+    ) -> Result<Vec<(Self, f64)>> {
         let step = ordinary.len().div_ceil(64).max(1);
         let sample: Vec<u32> = ordinary.iter().copied().step_by(step).collect();
         let mut ranked = Vec::new();

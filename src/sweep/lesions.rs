@@ -1,4 +1,5 @@
-//! `sweep blocks|heads|mlps|neurons|experts|routers|states|weights`: what the loss on a text becomes without each component.
+//! `sweep blocks|heads|mlps|neurons|experts|routers|states|weights`: what the loss on a text
+//! becomes without each component.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +39,9 @@ pub struct LesionRow {
     pub perplexity_ratio: f64,
     /// Mean Jensen-Shannon divergence over the text, bits.
     pub divergence_bits: f64,
-    /// Benjamini-Hochberg. The null is empirical (Efron 2004): the log-divergences of the lesions of the
-    /// same kind in the same third of the layers, by their median and MAD, since most do little.
+    /// Benjamini-Hochberg. The null is empirical (Efron 2004): the log-divergences of the lesions
+    /// of the same kind in the same third of the layers, by their median and MAD, since most do
+    /// little.
     pub q_value: f64,
     /// Of an expert: the share of its router's choices on the text that fell on it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,11 +54,11 @@ pub struct LesionSweep {
     pub rows: Vec<LesionRow>,
     pub baseline_loss: f64,
     pub tokens: usize,
-    /// Of experts: Spearman's correlation of how often each is chosen with how far its loss moves the output.
-    /// How often says little of how much (a rank by use is no rank by effect).
+    /// Of experts: Spearman's correlation of how often each is chosen with how far its loss moves
+    /// the output. How often says little of how much (a rank by use is no rank by effect).
     pub routing_correlation: Option<f64>,
-    /// Matched controls: components of the sweep given noise of the norm of their own output instead of
-    /// being removed; and how many of them exceed the smallest divergence flagged at 5%.
+    /// Matched controls: components of the sweep given noise of the norm of their own output
+    /// instead of being removed; and how many of them exceed the smallest divergence flagged at 5%.
     pub controls: usize,
     pub controls_flagged: usize,
 }
@@ -70,7 +72,11 @@ const CHUNK: usize = 256;
 pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
     let c = &model.config;
     let like = match target {
-        Target::Blocks => return (0..c.num_hidden_layers).flat_map(|l| std::iter::once(c.mixer(l)).chain(c.mlp(l))).collect(),
+        Target::Blocks => {
+            return (0..c.num_hidden_layers)
+                .flat_map(|l| std::iter::once(c.mixer(l)).chain(c.mlp(l)))
+                .collect();
+        }
         Target::Heads => Component::Head { layer: 0, head: 0 },
         Target::Mlps => return (0..c.num_hidden_layers).filter_map(|layer| c.mlp(layer)).collect(),
         Target::Neurons => Component::Neuron { layer: 0, neuron: 0 },
@@ -82,10 +88,14 @@ pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
     c.all_like(like).collect()
 }
 
-/// Single weights that could matter: a weight times the largest input it meets on the text, as "super
-/// weights" are found (Yu et al. 2024), over the matrices that write to the residual stream. The
-/// `limit` largest, worst first.
-pub fn propose_weights(evaluator: &ModelEvaluator, trial: &Trial, limit: usize) -> Result<Vec<Component>> {
+/// Single weights that could matter: a weight times the largest input it meets on the text, as
+/// "super weights" are found (Yu et al. 2024), over the matrices that write to the residual stream.
+/// The `limit` largest, worst first.
+pub fn propose_weights(
+    evaluator: &ModelEvaluator,
+    trial: &Trial,
+    limit: usize,
+) -> Result<Vec<Component>> {
     let model = evaluator.model;
     let run = evaluator.activations(trial, &[])?;
     let mut best: Vec<(f32, Component)> = Vec::new();
@@ -99,14 +109,22 @@ pub fn propose_weights(evaluator: &ModelEvaluator, trial: &Trial, limit: usize) 
         ];
         for (matrix, site) in writers {
             let Some((rows, width)) = model.config.matrix_shape(layer, matrix) else { continue };
-            let values = run.sites.get(&(layer, site)).ok_or_else(|| Error::request("a site was not captured"))?;
+            let values = run
+                .sites
+                .get(&(layer, site))
+                .ok_or_else(|| Error::request("a site was not captured"))?;
             let mut largest = vec![0f32; width];
-            values.chunks_exact(width).for_each(|x| largest.iter_mut().zip(x).for_each(|(m, x)| *m = m.max(x.abs())));
+            values
+                .chunks_exact(width)
+                .for_each(|x| largest.iter_mut().zip(x).for_each(|(m, x)| *m = m.max(x.abs())));
             for out in 0..rows {
-                for (input, (w, x)) in model.weight_row(layer, matrix, out).iter().zip(&largest).enumerate() {
+                for (input, (w, x)) in
+                    model.weight_row(layer, matrix, out).iter().zip(&largest).enumerate()
+                {
                     best.push(((w * x).abs(), Component::Weight { layer, matrix, out, input }));
                 }
-                // Kept small as it grows, not sorted once at the end: a model has as many as weights.
+                // Kept small as it grows, not sorted once at the end: a model has as many as
+                // weights.
                 if best.len() > 64 * limit.max(1024) {
                     keep(&mut best, limit);
                 }
@@ -125,7 +143,11 @@ fn keep(best: &mut Vec<(f32, Component)>, limit: usize) {
 /// A sweep over what the model has none of.
 pub(super) fn refuse(sweep: &str, target: Target, config: &Config) -> Error {
     let what = format!("{sweep} {target:?}").to_lowercase();
-    Error::request(format!("sweep {} has no meaning for {}: the model has none", what.trim_start(), config.model_type))
+    Error::request(format!(
+        "sweep {} has no meaning for {}: the model has none",
+        what.trim_start(),
+        config.model_type
+    ))
 }
 
 impl LesionSweep {
@@ -171,25 +193,33 @@ impl LesionSweep {
         if swept.is_empty() {
             return Err(refuse("", target, &evaluator.model.config));
         }
-        // Proposed weights are in order of suspicion; of other components an even choice stands for all layers.
+        // Proposed weights are in order of suspicion; of other components an even choice stands for
+        // all layers.
         match limit {
             Some(limit) if target == Target::Weights => swept.truncate(limit),
             Some(limit) if limit < swept.len() => swept = spread(&swept, limit),
             _ => {}
         }
-        let baseline = evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
+        let baseline =
+            evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
         let baseline = baseline.ok_or_else(|| Error::request("no baseline"))?;
-        let reference = baseline.distributions.clone().ok_or_else(|| Error::request("distributions were not kept"))?;
+        let reference = baseline
+            .distributions
+            .clone()
+            .ok_or_else(|| Error::request("distributions were not kept"))?;
         let baseline_loss = baseline.loss();
         let control_components = spread(&swept, controls);
-        let routed = if target == Target::Experts { routed_shares(&baseline) } else { BTreeMap::new() };
+        let routed =
+            if target == Target::Experts { routed_shares(&baseline) } else { BTreeMap::new() };
         let lesion = |component: &Component, action: Action| {
             let edit = Edit::lesion(*component, action);
             Request::new(trial.with_edits(vec![edit])).with_reference(reference.clone())
         };
         let removed = swept.iter().map(|c| lesion(c, Action::Zero));
-        let noised =
-            control_components.iter().enumerate().map(|(i, c)| lesion(c, Action::Noise { seed: i as u64, strength: 1.0 }));
+        let noised = control_components
+            .iter()
+            .enumerate()
+            .map(|(i, c)| lesion(c, Action::Noise { seed: i as u64, strength: 1.0 }));
         let requests: Vec<Request> = removed.chain(noised).collect();
         let mut observations = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(CHUNK) {
@@ -213,14 +243,28 @@ impl LesionSweep {
             })
             .collect();
         let shares: Vec<f64> = rows.iter().filter_map(|row| row.routed_share).collect();
-        let effects: Vec<f64> = rows.iter().filter(|row| row.routed_share.is_some()).map(|row| row.divergence_bits).collect();
+        let effects: Vec<f64> = rows
+            .iter()
+            .filter(|row| row.routed_share.is_some())
+            .map(|row| row.divergence_bits)
+            .collect();
         let routing_correlation = stats::spearman(&shares, &effects);
-        let flagged =
-            rows.iter().filter(|r| r.q_value <= FALSE_DISCOVERY).map(|r| r.divergence_bits).fold(f64::INFINITY, f64::min);
+        let flagged = rows
+            .iter()
+            .filter(|r| r.q_value <= FALSE_DISCOVERY)
+            .map(|r| r.divergence_bits)
+            .fold(f64::INFINITY, f64::min);
         let controls_flagged = divergences[swept.len()..].iter().filter(|d| **d >= flagged).count();
         rows.sort_by(|a, b| b.loss.total_cmp(&a.loss).then(a.component.cmp(&b.component)));
         let tokens = text.len();
-        Ok(Self { rows, baseline_loss, tokens, routing_correlation, controls: control_components.len(), controls_flagged })
+        Ok(Self {
+            rows,
+            baseline_loss,
+            tokens,
+            routing_correlation,
+            controls: control_components.len(),
+            controls_flagged,
+        })
     }
 }
 
@@ -249,15 +293,24 @@ fn p_values(components: &[Component], divergences: &[f64], layers: usize) -> Vec
     let log = |d: f64| d.max(1e-9).ln();
     let null: Vec<(f64, f64)> = (0..3)
         .map(|t| {
-            let all: Vec<f64> = components.iter().zip(divergences).filter(|(c, _)| third(c) == t).map(|(_, d)| log(*d)).collect();
+            let all: Vec<f64> = components
+                .iter()
+                .zip(divergences)
+                .filter(|(c, _)| third(c) == t)
+                .map(|(_, d)| log(*d))
+                .collect();
             (stats::median(&all), (1.4826 * stats::mad(&all)).max(1e-3))
         })
         .collect();
-    components.iter().zip(divergences).map(|(c, d)| upper_tail((log(*d) - null[third(c)].0) / null[third(c)].1)).collect()
+    components
+        .iter()
+        .zip(divergences)
+        .map(|(c, d)| upper_tail((log(*d) - null[third(c)].0) / null[third(c)].1))
+        .collect()
 }
 
-/// `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7, and the
-/// asymptotic form in the far tail, where that error would be all of it.
+/// `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7, and
+/// the asymptotic form in the far tail, where that error would be all of it.
 pub(super) fn upper_tail(z: f64) -> f64 {
     if z > 4.0 {
         return (-0.5 * z * z).exp() / (z * (std::f64::consts::TAU).sqrt()) * (1.0 - 1.0 / (z * z));
@@ -267,7 +320,10 @@ pub(super) fn upper_tail(z: f64) -> f64 {
     }
     let x = z / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
-    let poly = t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let poly = t
+        * (0.254_829_592
+            + t * (-0.284_496_736
+                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
     0.5 * poly * (-x * x).exp()
 }
 
@@ -277,14 +333,21 @@ mod tests {
 
     #[test]
     fn the_normal_tail_is_right() {
-        for (z, p) in [(0.0, 0.5), (1.0, 0.158_655_25), (1.96, 0.024_997_9), (-1.0, 0.841_344_75), (5.0, 2.866_5e-7)] {
+        for (z, p) in [
+            (0.0, 0.5),
+            (1.0, 0.158_655_25),
+            (1.96, 0.024_997_9),
+            (-1.0, 0.841_344_75),
+            (5.0, 2.866_5e-7),
+        ] {
             assert!((upper_tail(z) / p - 1.0f64).abs() < 5e-3, "{z}: {} not {p}", upper_tail(z));
         }
     }
 
     #[test]
     fn the_one_lesion_that_stands_out_gets_the_small_p() {
-        let heads: Vec<Component> = (0..30).map(|i| Component::Head { layer: i / 10, head: i % 10 }).collect();
+        let heads: Vec<Component> =
+            (0..30).map(|i| Component::Head { layer: i / 10, head: i % 10 }).collect();
         let mut divergences: Vec<f64> = (0..30).map(|i| 0.001 * (1.0 + f64::from(i % 7))).collect();
         divergences[13] = 0.9;
         let q = stats::q_values(&p_values(&heads, &divergences, 3));

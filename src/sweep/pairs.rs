@@ -1,25 +1,28 @@
 //! `sweep pairs`: what two lesions do together beyond what each does alone.
 //!
-//! With `D(S)` the loss on a text without the components `S`, over that of the intact model (nats per token):
+//! With `D(S)` the loss on a text without the components `S`, over that of the intact model (nats
+//! per token):
 //!
 //! `I(a, b) = D(ab) - D(a) - D(b)`
 //!
-//! the second difference of the loss at the intact model. It is what geneticists call epistasis on a log scale
-//! (log-probabilities that add up are probabilities that multiply: Bliss independence), and the pairwise term
-//! of a Shapley interaction index (Grabisch and Roubens 1999) in the context of the intact model alone. The
-//! same in bits of Jensen-Shannon divergence is given beside it; it is bounded, and near nothing it grows with
-//! the square of a change, so a sum of two changes in one direction looks like more than both. Therefore the
-//! loss decides.
+//! the second difference of the loss at the intact model. It is what geneticists call epistasis on
+//! a log scale (log-probabilities that add up are probabilities that multiply: Bliss independence),
+//! and the pairwise term of a Shapley interaction index (Grabisch and Roubens 1999) in the context
+//! of the intact model alone. The same in bits of Jensen-Shannon divergence is given beside it; it
+//! is bounded, and near nothing it grows with the square of a change, so a sum of two changes in
+//! one direction looks like more than both. Therefore the loss decides.
 //!
-//! - *Redundant*, `I > 0`: together worse than the sum. Each covers for the other, as backup heads do for name
-//!   movers (Wang et al. 2022) and later layers for ablated ones (McGrath et al. 2023, the hydra effect).
-//! - *Shared path*, `I < 0`: without one of them the other has nothing to work on, or nobody to work for.
-//! - *Suppression*, `I < 0`, and together better than the worse of the two alone: the second lesion repairs
-//!   what the first broke, as where a head writes against another (McDougall et al. 2023).
+//! - *Redundant*, `I > 0`: together worse than the sum. Each covers for the other, as backup heads
+//!   do for name movers (Wang et al. 2022) and later layers for ablated ones (McGrath et al. 2023,
+//!   the hydra effect).
+//! - *Shared path*, `I < 0`: without one of them the other has nothing to work on, or nobody to
+//!   work for.
+//! - *Suppression*, `I < 0`, and together better than the worse of the two alone: the second lesion
+//!   repairs what the first broke, as where a head writes against another (McDougall et al. 2023).
 //!
-//! Large effects interact more than small ones, for no better reason than that loss and softmax are curved. So
-//! what stands out is read off the *ratio*, the interaction in units of the larger of the two single effects,
-//! against those of other pairs.
+//! Large effects interact more than small ones, for no better reason than that loss and softmax are
+//! curved. So what stands out is read off the *ratio*, the interaction in units of the larger of
+//! the two single effects, against those of other pairs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,8 +84,8 @@ pub struct PairRow {
     pub joint: f64,
     /// `joint - alone_a - alone_b`.
     pub interaction: f64,
-    /// How many times the larger of the two single effects that is, either way; a single effect below
-    /// [`LEAST_NATS`] counts as that much.
+    /// How many times the larger of the two single effects that is, either way; a single effect
+    /// below [`LEAST_NATS`] counts as that much.
     pub ratio: f64,
     /// The interaction in mean Jensen-Shannon divergence, bits.
     pub interaction_bits: f64,
@@ -122,8 +125,8 @@ pub struct PairSweep {
     pub tokens: usize,
     /// Pairs there are.
     pub pairs: usize,
-    /// Random pairs of the layers of those chosen, measured for the null (in an exact sweep: all pairs), and how
-    /// many of them are as far out as the least of those flagged.
+    /// Random pairs of the layers of those chosen, measured for the null (in an exact sweep: all
+    /// pairs), and how many of them are as far out as the least of those flagged.
     pub null_pairs: usize,
     pub null_flagged: usize,
     /// Pairs given noise, and how many of them are as far out.
@@ -133,8 +136,8 @@ pub struct PairSweep {
     pub noise_floor: f64,
 }
 
-/// An interaction smaller than this is of no interest however quiet its members are: a perplexity changed by a
-/// thousandth. Nats per token.
+/// An interaction smaller than this is of no interest however quiet its members are: a perplexity
+/// changed by a thousandth. Nats per token.
 pub const LEAST_NATS: f64 = 1e-3;
 /// Random pairs that the null of a screened sweep is measured on, at most.
 const NULL_PAIRS: usize = 256;
@@ -162,36 +165,52 @@ impl Measured {
 }
 
 impl PairSweep {
-    /// Lesions every component of a kind alone and every pair of them, or the `limit` pairs that a screen
-    /// expects most of, on the continuation of `trial`.
-    pub fn run(evaluator: &ModelEvaluator, trial: &Trial, options: &Options, progress: Progress) -> Result<Self> {
+    /// Lesions every component of a kind alone and every pair of them, or the `limit` pairs that a
+    /// screen expects most of, on the continuation of `trial`.
+    pub fn run(
+        evaluator: &ModelEvaluator,
+        trial: &Trial,
+        options: &Options,
+        progress: Progress,
+    ) -> Result<Self> {
         let config = &evaluator.model.config;
         let all = components(evaluator.model, options.of);
         if all.is_empty() {
             return Err(refuse("pairs", options.of, config));
         }
         if all.len() < 2 {
-            return Err(Error::request(format!("{} has one of these, and a pair takes two", evaluator.model.name)));
+            return Err(Error::request(format!(
+                "{} has one of these, and a pair takes two",
+                evaluator.model.name
+            )));
         }
         let pairs = all.len() * (all.len() - 1) / 2;
         if pairs > options.limit && options.of == Target::States {
             return Err(Error::request(format!(
-                "{pairs} pairs of states are more than the limit of {}, and states have no gradient to pick some by",
+                "{pairs} pairs of states are more than the limit of {}, and states have no \
+                gradient to pick some by",
                 options.limit
             )));
         }
         let noise_floor = evaluator.noise_floor()?.max(1e-6);
         let intact = Intact::new(evaluator, trial)?;
-        let singles = intact.effects(&all.iter().map(|&c| lesions(&[c], options.action)).collect::<Vec<_>>(), progress)?;
-        let every: Vec<Pair> = (0..all.len()).flat_map(|a| (a + 1..all.len()).map(move |b| (a, b))).collect();
+        let singles = intact.effects(
+            &all.iter().map(|&c| lesions(&[c], options.action)).collect::<Vec<_>>(),
+            progress,
+        )?;
+        let every: Vec<Pair> =
+            (0..all.len()).flat_map(|a| (a + 1..all.len()).map(move |b| (a, b))).collect();
         let mut estimates: BTreeMap<Pair, f64> = BTreeMap::new();
         let (chosen, random) = if pairs <= options.limit {
             (every, Vec::new())
         } else {
-            let screened = screen::screen(evaluator, intact.text(), &all, options.action, progress)?;
+            let screened =
+                screen::screen(evaluator, intact.text(), &all, options.action, progress)?;
             estimates.extend(every.iter().map(|&pair| (pair, screened.of(pair))));
             let mut order = every.clone();
-            order.sort_by(|x, y| screened.of(*y).abs().total_cmp(&screened.of(*x).abs()).then(x.cmp(y)));
+            order.sort_by(|x, y| {
+                screened.of(*y).abs().total_cmp(&screened.of(*x).abs()).then(x.cmp(y))
+            });
             order.truncate(options.limit);
             let random = matched(&order, &every, &all, config.num_hidden_layers, options.seed);
             (order, random)
@@ -200,20 +219,44 @@ impl PairSweep {
         // Neighbours share their first member, and so what is computed below the second.
         pairs_measured.sort_unstable();
         pairs_measured.dedup();
-        let sets: Vec<Vec<Edit>> = pairs_measured.iter().map(|&(a, b)| lesions(&[all[a], all[b]], options.action)).collect();
+        let sets: Vec<Vec<Edit>> = pairs_measured
+            .iter()
+            .map(|&(a, b)| lesions(&[all[a], all[b]], options.action))
+            .collect();
         let joint = intact.effects(&sets, progress)?;
-        let of = |(&pair, &joint): (&Pair, &Effect)| Measured::new(pair, singles[pair.0], singles[pair.1], joint);
+        let of = |(&pair, &joint): (&Pair, &Effect)| {
+            Measured::new(pair, singles[pair.0], singles[pair.1], joint)
+        };
         let measured: Vec<Measured> = pairs_measured.iter().zip(&joint).map(of).collect();
-        // In an exact sweep all pairs are the null: few stand out, and median and MAD do not see them.
-        let random: BTreeSet<Pair> =
-            if random.is_empty() { pairs_measured.into_iter().collect() } else { random.into_iter().collect() };
-        let null =
-            Null::new(measured.iter().filter(|m| random.contains(&m.pair)), &all, config.num_hidden_layers, 4.0 * noise_floor);
+        // In an exact sweep all pairs are the null: few stand out, and median and MAD do not see
+        // them.
+        let random: BTreeSet<Pair> = if random.is_empty() {
+            pairs_measured.into_iter().collect()
+        } else {
+            random.into_iter().collect()
+        };
+        let null = Null::new(
+            measured.iter().filter(|m| random.contains(&m.pair)),
+            &all,
+            config.num_hidden_layers,
+            4.0 * noise_floor,
+        );
         let p: Vec<f64> = measured.iter().map(|m| null.p_value(m)).collect();
         // Pairs that were never measured count too: the screen looked at them.
-        let q = stats::q_values(&p.iter().copied().chain(std::iter::repeat_n(1.0, pairs - p.len())).collect::<Vec<_>>());
-        let threshold = p.iter().zip(&q).filter(|(_, q)| **q <= FALSE_DISCOVERY).map(|(p, _)| *p).fold(-1.0, f64::max);
-        let null_flagged = measured.iter().zip(&p).filter(|(m, p)| random.contains(&m.pair) && **p <= threshold).count();
+        let q = stats::q_values(
+            &p.iter().copied().chain(std::iter::repeat_n(1.0, pairs - p.len())).collect::<Vec<_>>(),
+        );
+        let threshold = p
+            .iter()
+            .zip(&q)
+            .filter(|(_, q)| **q <= FALSE_DISCOVERY)
+            .map(|(p, _)| *p)
+            .fold(-1.0, f64::max);
+        let null_flagged = measured
+            .iter()
+            .zip(&p)
+            .filter(|(m, p)| random.contains(&m.pair) && **p <= threshold)
+            .count();
         let noised = noised(&intact, &measured, &all, options.controls, progress)?;
         let controls_flagged = noised.iter().filter(|m| null.p_value(m) <= threshold).count();
         let mut rows: Vec<PairRow> = measured
@@ -238,7 +281,9 @@ impl PairSweep {
             })
             .collect();
         let larger = |x: &PairRow, y: &PairRow| y.interaction.abs().total_cmp(&x.interaction.abs());
-        rows.sort_by(|x, y| x.q_value.total_cmp(&y.q_value).then(larger(x, y)).then((x.a, x.b).cmp(&(y.a, y.b))));
+        rows.sort_by(|x, y| {
+            x.q_value.total_cmp(&y.q_value).then(larger(x, y)).then((x.a, x.b).cmp(&(y.a, y.b)))
+        });
         Ok(Self {
             rows,
             singles: all.into_iter().zip(singles).collect(),
@@ -264,16 +309,25 @@ fn thirds(pair: Pair, all: &[Component], layers: usize) -> (usize, usize) {
     (third(&all[pair.0], layers), third(&all[pair.1], layers))
 }
 
-/// Random pairs of all there are, one for each that the screen chose up to [`NULL_PAIRS`], in the same thirds of
-/// the layers. Those it chose may be among them: without them what is left would look quieter than pairs are.
-fn matched(chosen: &[Pair], every: &[Pair], all: &[Component], layers: usize, seed: u64) -> Vec<Pair> {
+/// Random pairs of all there are, one for each that the screen chose up to [`NULL_PAIRS`], in the
+/// same thirds of the layers. Those it chose may be among them: without them what is left would
+/// look quieter than pairs are.
+fn matched(
+    chosen: &[Pair],
+    every: &[Pair],
+    all: &[Component],
+    layers: usize,
+    seed: u64,
+) -> Vec<Pair> {
     let mut pools: BTreeMap<(usize, usize), Vec<Pair>> = BTreeMap::new();
     every.iter().for_each(|&pair| pools.entry(thirds(pair, all, layers)).or_default().push(pair));
     let mut rng = rng::stream(seed, "pairs of the null");
     let step = (chosen.len() / NULL_PAIRS).max(1);
     let mut drawn = Vec::new();
     for pair in chosen.iter().step_by(step).take(NULL_PAIRS) {
-        if let Some(pool) = pools.get_mut(&thirds(*pair, all, layers)).filter(|pool| !pool.is_empty()) {
+        if let Some(pool) =
+            pools.get_mut(&thirds(*pair, all, layers)).filter(|pool| !pool.is_empty())
+        {
             let at = rng.random_range(0..pool.len());
             drawn.push(pool.swap_remove(at));
         }
@@ -282,10 +336,18 @@ fn matched(chosen: &[Pair], every: &[Pair], all: &[Component], layers: usize, se
 }
 
 /// Pairs whose members get noise of the norm of their own output instead of being removed.
-fn noised(intact: &Intact, measured: &[Measured], all: &[Component], n: usize, progress: Progress) -> Result<Vec<Measured>> {
+fn noised(
+    intact: &Intact,
+    measured: &[Measured],
+    all: &[Component],
+    n: usize,
+    progress: Progress,
+) -> Result<Vec<Measured>> {
     let step = (measured.len() / n.max(1)).max(1);
     let pairs: Vec<Pair> = measured.iter().map(|m| m.pair).step_by(step).take(n).collect();
-    let noise = |component: usize, seed: u64| Edit::lesion(all[component], Action::Noise { seed, strength: 1.0 });
+    let noise = |component: usize, seed: u64| {
+        Edit::lesion(all[component], Action::Noise { seed, strength: 1.0 })
+    };
     let sets: Vec<Vec<Edit>> = (0u64..)
         .zip(&pairs)
         .flat_map(|(i, &(a, b))| {
@@ -294,11 +356,16 @@ fn noised(intact: &Intact, measured: &[Measured], all: &[Component], n: usize, p
         })
         .collect();
     let effects = intact.effects(&sets, progress)?;
-    Ok(pairs.into_iter().zip(effects.chunks(3)).map(|(pair, e)| Measured::new(pair, e[0], e[1], e[2])).collect())
+    Ok(pairs
+        .into_iter()
+        .zip(effects.chunks(3))
+        .map(|(pair, e)| Measured::new(pair, e[0], e[1], e[2]))
+        .collect())
 }
 
-/// The empirical null (Efron 2004): the logarithm of the ratios, by median and MAD, of the pairs of the same
-/// thirds of the layers, or of all where those are few. Most pairs do next to nothing together.
+/// The empirical null (Efron 2004): the logarithm of the ratios, by median and MAD, of the pairs of
+/// the same thirds of the layers, or of all where those are few. Most pairs do next to nothing
+/// together.
 struct Null {
     by_thirds: BTreeMap<(usize, usize), (f64, f64)>,
     all: Option<(f64, f64)>,
@@ -308,7 +375,12 @@ struct Null {
 }
 
 impl Null {
-    fn new<'a>(pairs: impl Iterator<Item = &'a Measured>, all: &[Component], layers: usize, floor: f64) -> Self {
+    fn new<'a>(
+        pairs: impl Iterator<Item = &'a Measured>,
+        all: &[Component],
+        layers: usize,
+        floor: f64,
+    ) -> Self {
         let thirds: Vec<usize> = all.iter().map(|c| third(c, layers)).collect();
         let mut groups: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
         // A component that is silent on this text says nothing of how the others interact.
@@ -318,7 +390,11 @@ impl Null {
         let spread = |sizes: &[f64]| (stats::median(sizes), (1.4826 * stats::mad(sizes)).max(1e-3));
         let pooled: Vec<f64> = groups.values().flatten().copied().collect();
         Self {
-            by_thirds: groups.iter().filter(|(_, g)| g.len() >= LEAST_NULL).map(|(k, g)| (*k, spread(g))).collect(),
+            by_thirds: groups
+                .iter()
+                .filter(|(_, g)| g.len() >= LEAST_NULL)
+                .map(|(k, g)| (*k, spread(g)))
+                .collect(),
             // Too few to say what is ordinary: nothing stands out.
             all: (pooled.len() >= LEAST_CONTROLS).then(|| spread(&pooled)),
             thirds,
@@ -328,7 +404,10 @@ impl Null {
 
     /// Upper tail.
     fn p_value(&self, m: &Measured) -> f64 {
-        let Some((centre, spread)) = self.by_thirds.get(&(self.thirds[m.pair.0], self.thirds[m.pair.1])).or(self.all.as_ref())
+        let Some((centre, spread)) = self
+            .by_thirds
+            .get(&(self.thirds[m.pair.0], self.thirds[m.pair.1]))
+            .or(self.all.as_ref())
         else {
             return 1.0;
         };
@@ -357,11 +436,12 @@ mod tests {
         }
     }
 
-    /// Pairs of 20 components in 4 layers that interact by a few per cent of what they do alone, one silent, and
-    /// one pair of two that do nothing alone.
+    /// Pairs of 20 components in 4 layers that interact by a few per cent of what they do alone,
+    /// one silent, and one pair of two that do nothing alone.
     #[test]
     fn the_pair_that_stands_out_gets_the_small_p() {
-        let all: Vec<Component> = (0..20).map(|i| Component::Head { layer: i / 5, head: i % 5 }).collect();
+        let all: Vec<Component> =
+            (0..20).map(|i| Component::Head { layer: i / 5, head: i % 5 }).collect();
         let alone = |i: usize| if i == 4 || i == 9 { 1e-4 } else { 0.05 * (1 + i % 4) as f64 };
         let measured: Vec<Measured> = (0..20)
             .flat_map(|a| (a + 1..20).map(move |b| (a, b)))
@@ -388,13 +468,21 @@ mod tests {
 
     #[test]
     fn the_null_is_drawn_from_the_same_layers() {
-        let all: Vec<Component> = (0..24).map(|i| Component::Head { layer: i / 2, head: i % 2 }).collect();
+        let all: Vec<Component> =
+            (0..24).map(|i| Component::Head { layer: i / 2, head: i % 2 }).collect();
         let every: Vec<Pair> = (0..24).flat_map(|a| (a + 1..24).map(move |b| (a, b))).collect();
-        let chosen: Vec<Pair> = every.iter().copied().filter(|(a, b)| (a * 5 + b * 3) % 7 == 0).collect();
+        let chosen: Vec<Pair> =
+            every.iter().copied().filter(|(a, b)| (a * 5 + b * 3) % 7 == 0).collect();
         let drawn = matched(&chosen, &every, &all, 12, 3);
-        assert_eq!((drawn.len(), drawn.clone()), (chosen.len(), matched(&chosen, &every, &all, 12, 3)));
+        assert_eq!(
+            (drawn.len(), drawn.clone()),
+            (chosen.len(), matched(&chosen, &every, &all, 12, 3))
+        );
         assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
-        assert!(drawn.iter().any(|pair| chosen.contains(pair)) && drawn.iter().any(|pair| !chosen.contains(pair)));
+        assert!(
+            drawn.iter().any(|pair| chosen.contains(pair))
+                && drawn.iter().any(|pair| !chosen.contains(pair))
+        );
         let count = |pairs: &[Pair]| {
             let mut counts = BTreeMap::new();
             pairs.iter().for_each(|p| *counts.entry(thirds(*p, &all, 12)).or_insert(0) += 1);

@@ -1,11 +1,13 @@
-//! A cheap guess at every interaction of many components: one gradient a component instead of one run a pair.
+//! A cheap guess at every interaction of many components: one gradient a component instead of one
+//! run a pair.
 //!
-//! With `a` gone, a gradient says to first order what switching off each other component would do; without any
-//! lesion, another says what it would do to the intact model. The difference is what the absence of `a` makes of
-//! `b`: an estimate of `I(a, b)`. The two orders give two estimates, and their mean is taken. `n + 1` gradients
-//! stand for `n (n - 1) / 2` runs. What a first order cannot see is a step: where the second of two backups
-//! still saturates the answer, its gradient is small, and so is the estimate, though it is larger than that of
-//! other pairs. So the estimates are for ranking; what is reported is measured.
+//! With `a` gone, a gradient says to first order what switching off each other component would do;
+//! without any lesion, another says what it would do to the intact model. The difference is what
+//! the absence of `a` makes of `b`: an estimate of `I(a, b)`. The two orders give two estimates,
+//! and their mean is taken. `n + 1` gradients stand for `n (n - 1) / 2` runs. What a first order
+//! cannot see is a step: where the second of two backups still saturates the answer, its gradient
+//! is small, and so is the estimate, though it is larger than that of other pairs. So the estimates
+//! are for ranking; what is reported is measured.
 
 use super::Progress;
 use super::sets::lesions;
@@ -39,10 +41,13 @@ pub fn screen(
     progress: Progress,
 ) -> Result<Screened> {
     let n = components.len();
-    // The gradient knows what switching a component off does, not what the router would do instead of it.
+    // The gradient knows what switching a component off does, not what the router would do instead
+    // of it.
     let direction = if action == Action::Mean { Action::Mean } else { Action::Zero };
-    let intact = evaluator.first_order(std::slice::from_ref(text), components, direction)?.remove(0);
-    let trials: Vec<Trial> = components.iter().map(|&c| text.with_edits(lesions(&[c], action))).collect();
+    let intact =
+        evaluator.first_order(std::slice::from_ref(text), components, direction)?.remove(0);
+    let trials: Vec<Trial> =
+        components.iter().map(|&c| text.with_edits(lesions(&[c], action))).collect();
     let mut given = Vec::with_capacity(n);
     for chunk in trials.chunks(CHUNK) {
         given.extend(evaluator.first_order(chunk, components, direction)?);

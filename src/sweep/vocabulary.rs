@@ -11,8 +11,9 @@ use crate::model::Model;
 use crate::mutate::vocabulary::{Category, Vocabulary, categories, indicator};
 use crate::stats;
 
-/// What became of a token. Unless it is a control token, one whose behaviour is anomalous is `glitch` or
-/// `weak` whatever its category; the other verdicts say why an unremarkable token is not simply `ordinary`.
+/// What became of a token. Unless it is a control token, one whose behaviour is anomalous is
+/// `glitch` or `weak` whatever its category; the other verdicts say why an unremarkable token is
+/// not simply `ordinary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenVerdict {
@@ -25,8 +26,8 @@ pub enum TokenVerdict {
     Special,
     Unreachable,
     Undecodable,
-    /// Not asked for, by a limit; or the model cannot repeat ordinary tokens, so that not repeating this one
-    /// says nothing.
+    /// Not asked for, by a limit; or the model cannot repeat ordinary tokens, so that not repeating
+    /// this one says nothing.
     Untested,
 }
 
@@ -39,13 +40,13 @@ pub struct TokenRow {
     pub indicator: f32,
     /// `None` where the test was not used.
     pub echo_probability: Option<f64>,
-    /// Of a token that the first prompt did not get repeated: the largest probability under the other
-    /// prompts that work on ordinary tokens. A glitch is what none of them gets repeated.
+    /// Of a token that the first prompt did not get repeated: the largest probability under the
+    /// other prompts that work on ordinary tokens. A glitch is what none of them gets repeated.
     pub repetition_probability: Option<f64>,
     pub verdict: TokenVerdict,
     pub category: Category,
-    /// Benjamini-Hochberg, p-values by rank among the controls, the tokens that the indicator suspects by
-    /// themselves and the others by themselves.
+    /// Benjamini-Hochberg, p-values by rank among the controls, the tokens that the indicator
+    /// suspects by themselves and the others by themselves.
     pub q_value: Option<f64>,
 }
 
@@ -78,18 +79,26 @@ pub const FALSE_DISCOVERY: f64 = 0.05;
 pub const LEAST_ECHO: f64 = 0.1;
 
 impl VocabularySweep {
-    /// The indicator of every token; the echo of every one, or of the `limit` most suspect and as many controls.
+    /// The indicator of every token; the echo of every one, or of the `limit` most suspect and as
+    /// many controls.
     ///
     /// # Errors
     /// What the evaluator refuses.
-    pub fn run(model: &Model, evaluator: &dyn Evaluator, limit: Option<usize>, progress: Progress) -> Result<Self> {
+    pub fn run(
+        model: &Model,
+        evaluator: &dyn Evaluator,
+        limit: Option<usize>,
+        progress: Progress,
+    ) -> Result<Self> {
         let (indicator, categories) = (indicator(model), categories(model));
         let vocabulary = Vocabulary::from(&indicator, &categories);
         let mut prompts = EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?;
         let (prompt, median_ordinary) = prompts.remove(0);
         prompts.retain(|(_, median)| *median >= LEAST_ECHO);
         let mut ids: Vec<u32> = (0..indicator.len() as u32).collect();
-        ids.sort_by(|a, b| indicator[*a as usize].total_cmp(&indicator[*b as usize]).then(a.cmp(b)));
+        ids.sort_by(|a, b| {
+            indicator[*a as usize].total_cmp(&indicator[*b as usize]).then(a.cmp(b))
+        });
         let others = ids.split_off(limit.unwrap_or(usize::MAX).min(ids.len()));
         // Controls are ordinary by their rows; with a limit, as many as there are tokens to test.
         let step = limit.map_or(1, |limit| (vocabulary.ordinary.len() / limit.max(64)).max(1));
@@ -109,7 +118,10 @@ impl VocabularySweep {
             }
         }
         // Tokens and controls alike get their other chances, so that the ranks stay comparable.
-        let doubtful: Vec<u32> = wanted.into_iter().filter(|id| used && echo[*id as usize] < 0.5 * median_ordinary).collect();
+        let doubtful: Vec<u32> = wanted
+            .into_iter()
+            .filter(|id| used && echo[*id as usize] < 0.5 * median_ordinary)
+            .collect();
         let mut repetition = vec![None; indicator.len()];
         for (other, _) in &prompts {
             for chunk in doubtful.chunks(1024) {
@@ -120,7 +132,8 @@ impl VocabularySweep {
                 progress(chunk.len() as u64, planned + (doubtful.len() * prompts.len()) as u64);
             }
         }
-        let repeated = |id: u32| echo[id as usize].max(repetition[id as usize].unwrap_or(f64::NEG_INFINITY));
+        let repeated =
+            |id: u32| echo[id as usize].max(repetition[id as usize].unwrap_or(f64::NEG_INFINITY));
         // Large scores are bad everywhere: improbability.
         let score = |id: &u32| -repeated(*id);
         let pool: Vec<f64> = controls.iter().map(score).collect();
@@ -143,8 +156,12 @@ impl VocabularySweep {
                 let verdict = match category {
                     // Nobody expects a control token to be repeated.
                     Category::Special => TokenVerdict::Special,
-                    _ if used && q <= FALSE_DISCOVERY && p < GLITCH_PROBABILITY => TokenVerdict::Glitch,
-                    _ if used && q <= FALSE_DISCOVERY && p < 0.5 * median_ordinary => TokenVerdict::Weak,
+                    _ if used && q <= FALSE_DISCOVERY && p < GLITCH_PROBABILITY => {
+                        TokenVerdict::Glitch
+                    }
+                    _ if used && q <= FALSE_DISCOVERY && p < 0.5 * median_ordinary => {
+                        TokenVerdict::Weak
+                    }
                     Category::Unreachable => TokenVerdict::Unreachable,
                     Category::Undecodable => TokenVerdict::Undecodable,
                     Category::Reachable if used => TokenVerdict::Ordinary,
@@ -163,9 +180,16 @@ impl VocabularySweep {
             })
             .collect();
         let key = |r: &TokenRow| r.repeated().unwrap_or(0.0);
-        rows.sort_by(|a, b| key(a).total_cmp(&key(b)).then(a.indicator.total_cmp(&b.indicator)).then(a.id.cmp(&b.id)));
-        let controls_flagged =
-            controls.iter().filter(|id| used && repeated(**id) <= flagged_from.min(0.5 * median_ordinary)).count();
+        rows.sort_by(|a, b| {
+            key(a)
+                .total_cmp(&key(b))
+                .then(a.indicator.total_cmp(&b.indicator))
+                .then(a.id.cmp(&b.id))
+        });
+        let controls_flagged = controls
+            .iter()
+            .filter(|id| used && repeated(**id) <= flagged_from.min(0.5 * median_ordinary))
+            .count();
         let tested = rows.len();
         rows.extend(others.into_iter().map(|id| TokenRow {
             id,
@@ -182,13 +206,20 @@ impl VocabularySweep {
             category: categories[id as usize],
             q_value: None,
         }));
-        Ok(Self { rows, tested, prompt, median_ordinary, controls: controls.len(), controls_flagged })
+        Ok(Self {
+            rows,
+            tested,
+            prompt,
+            median_ordinary,
+            controls: controls.len(),
+            controls_flagged,
+        })
     }
 }
 
-/// False discovery rates within each of two strata (Sun, Craiu, Paterson and Bull 2006): what is known of a
-/// token before the test (its rows look untrained) says which of many are likely to fail it, and a few
-/// suspects need not be outweighed by tens of thousands of others.
+/// False discovery rates within each of two strata (Sun, Craiu, Paterson and Bull 2006): what is
+/// known of a token before the test (its rows look untrained) says which of many are likely to fail
+/// it, and a few suspects need not be outweighed by tens of thousands of others.
 fn stratified_q_values(p: &[f64], suspect: &[bool]) -> Vec<f64> {
     let mut q = vec![1.0; p.len()];
     for stratum in [true, false] {
@@ -205,12 +236,17 @@ mod tests {
 
     #[test]
     fn suspects_are_not_outweighed_and_the_rest_not_let_through() {
-        // Five suspects as bad as one control in a thousand, among ten thousand tokens that are like controls.
+        // Five suspects as bad as one control in a thousand, among ten thousand tokens that are
+        // like controls.
         let (mut p, mut suspect) = (vec![0.001; 5], vec![true; 5]);
         p.extend((1..=10_000).map(|i| f64::from(i) / 10_000.0));
         suspect.extend(vec![false; 10_000]);
         let q = stratified_q_values(&p, &suspect);
-        assert!(q[..5].iter().all(|q| *q <= 0.001 + 1e-12) && q[5..].iter().all(|q| *q > 0.9), "{:?}", &q[..8]);
+        assert!(
+            q[..5].iter().all(|q| *q <= 0.001 + 1e-12) && q[5..].iter().all(|q| *q > 0.9),
+            "{:?}",
+            &q[..8]
+        );
         assert!(stats::q_values(&p)[..5].iter().all(|q| *q > 0.05));
     }
 }

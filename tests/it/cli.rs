@@ -35,7 +35,10 @@ fn check(args: &[&str], code: i32, stdout: &str, stderr: &str) {
     let all = format!("{args:?}: exit {}\n{}{}", ran.code, ran.stdout, ran.stderr);
     assert!(!ran.stderr.contains("panicked"), "{all}");
     assert_eq!(ran.code, code, "{all}");
-    assert!(ran.stdout.contains(stdout) && ran.stderr.contains(stderr), "{all}\nwanted {stdout:?} and {stderr:?}");
+    assert!(
+        ran.stdout.contains(stdout) && ran.stderr.contains(stderr),
+        "{all}\nwanted {stdout:?} and {stderr:?}"
+    );
     let escapes = |text: &str| text.chars().any(|c| c.is_control() && c != '\n');
     assert!(!escapes(&ran.stdout) && !escapes(&ran.stderr), "{all}");
 }
@@ -129,15 +132,27 @@ fn logits_are_json_for_every_position() {
 fn a_limited_sweep_of_the_vocabulary_has_the_indicator_of_every_token() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("rows.jsonl");
-    let ran = glitch(&["sweep", "vocabulary", "--limit", "64", "--out", out.to_str().unwrap(), "--json"]);
+    let ran =
+        glitch(&["sweep", "vocabulary", "--limit", "64", "--out", out.to_str().unwrap(), "--json"]);
     let summary: Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!((ran.code, &summary["tokens_tested"], &summary["tokens"]), (0, &64.into(), &4096.into()));
-    let rows: Vec<Value> = std::fs::read_to_string(out).unwrap().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    assert_eq!(
+        (ran.code, &summary["tokens_tested"], &summary["tokens"]),
+        (0, &64.into(), &4096.into())
+    );
+    let rows: Vec<Value> = std::fs::read_to_string(out)
+        .unwrap()
+        .lines()
+        .map(|row| serde_json::from_str(row).unwrap())
+        .collect();
     let tested = |row: &Value| !row["echo_probability"].is_null();
     assert_eq!((rows.len(), rows.iter().filter(|row| tested(row)).count()), (4096, 64));
     assert!(rows[..64].iter().all(tested) && rows.iter().all(|row| row["indicator"].is_number()));
-    let largest = rows[..64].iter().map(|row| row["indicator"].as_f64().unwrap()).fold(0.0, f64::max);
-    assert!(rows[64..].iter().all(|row| row["indicator"].as_f64().unwrap() >= largest), "the most suspect are tested");
+    let largest =
+        rows[..64].iter().map(|row| row["indicator"].as_f64().unwrap()).fold(0.0, f64::max);
+    assert!(
+        rows[64..].iter().all(|row| row["indicator"].as_f64().unwrap() >= largest),
+        "the most suspect are tested"
+    );
     assert!(rows[64..].iter().any(|row| row["verdict"] == "untested"));
 }
 
@@ -145,7 +160,9 @@ fn a_limited_sweep_of_the_vocabulary_has_the_indicator_of_every_token() {
 fn a_reader_that_has_gone_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = made::case().write(dir.path()).unwrap();
-    for args in [&["model", "show", "builtin:dense"][..], &["--help"], &["replay", path.to_str().unwrap()]] {
+    for args in
+        [&["model", "show", "builtin:dense"][..], &["--help"], &["replay", path.to_str().unwrap()]]
+    {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = command(args).stdout(writer).output().unwrap();
@@ -153,7 +170,12 @@ fn a_reader_that_has_gone_is_no_error() {
         assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let code = command(&["replay", "/no/such"]).stdout(Stdio::null()).stderr(writer).status().unwrap().code();
+        let code = command(&["replay", "/no/such"])
+            .stdout(Stdio::null())
+            .stderr(writer)
+            .status()
+            .unwrap()
+            .code();
         assert_eq!(code, Some(2));
     }
 }
@@ -178,7 +200,10 @@ fn a_hostile_case_is_named_and_set_aside() {
     use glitch::edit::{Action, Component, Edit};
     let whole = changed(|_| {});
     let deep = "[".repeat(100_000).into_bytes();
-    let nan = String::from_utf8(whole.clone()).unwrap().replacen("\"score\":", "\"score\":NaN,\"x\":", 1).into_bytes();
+    let nan = String::from_utf8(whole.clone())
+        .unwrap()
+        .replacen("\"score\":", "\"score\":NaN,\"x\":", 1)
+        .into_bytes();
     let lesion = |component| Edit::lesion(component, Action::Zero);
     let hostile: Vec<(&str, Vec<u8>)> = vec![
         ("empty", vec![]),
@@ -197,9 +222,20 @@ fn a_hostile_case_is_named_and_set_aside() {
         ("edit", changed(|v| v["edits"][0] = json!({ "edit": "explode" }))),
         ("token", other(|c| c.edits = vec![Edit::Replace { position: 1, id: u32::MAX }])),
         ("base token", other(|c| c.base[0] = 4_000_000_000)),
-        ("layer", other(|c| c.edits = vec![lesion(Component::Head { layer: usize::MAX, head: 0 })])),
-        ("neuron", other(|c| c.edits = vec![lesion(Component::Neuron { layer: 0, neuron: usize::MAX })])),
-        ("nothing left", other(|c| c.edits = (0..c.base.len()).map(|position| Edit::Delete { position }).collect())),
+        (
+            "layer",
+            other(|c| c.edits = vec![lesion(Component::Head { layer: usize::MAX, head: 0 })]),
+        ),
+        (
+            "neuron",
+            other(|c| c.edits = vec![lesion(Component::Neuron { layer: 0, neuron: usize::MAX })]),
+        ),
+        (
+            "nothing left",
+            other(|c| {
+                c.edits = (0..c.base.len()).map(|position| Edit::Delete { position }).collect()
+            }),
+        ),
         ("long", other(|c| c.base = vec![5; 60_000])),
     ];
     let dir = tempfile::tempdir().unwrap();
@@ -209,9 +245,23 @@ fn a_hostile_case_is_named_and_set_aside() {
         std::fs::write(place(name), bytes).unwrap();
         let path = place(name);
         let ran = glitch(&["replay", path.to_str().unwrap()]);
-        assert_eq!((ran.code, ran.stderr.lines().count()), (100, 1), "{name}: {}{}", ran.stdout, ran.stderr);
-        assert!(ran.stderr.contains(&format!("{name}.json")) && !ran.stderr.contains("panicked"), "{name}: {}", ran.stderr);
-        assert!(!ran.stderr.contains('\u{1b}') && ran.stderr.len() < 2000, "{name}: {}", ran.stderr);
+        assert_eq!(
+            (ran.code, ran.stderr.lines().count()),
+            (100, 1),
+            "{name}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains(&format!("{name}.json")) && !ran.stderr.contains("panicked"),
+            "{name}: {}",
+            ran.stderr
+        );
+        assert!(
+            !ran.stderr.contains('\u{1b}') && ran.stderr.len() < 2000,
+            "{name}: {}",
+            ran.stderr
+        );
         let code = glitch(&["minimize", path.to_str().unwrap()]).code;
         assert_eq!(code, 2, "{name}");
     }
@@ -233,7 +283,8 @@ fn replays(change: impl FnOnce(&mut Case), args: &[&str], code: i32, stdout: &st
     let dir = tempfile::tempdir().unwrap();
     let path: &Path = &dir.path().join("case.json");
     std::fs::write(path, other(change)).unwrap();
-    let args: Vec<&str> = ["replay", path.to_str().unwrap()].into_iter().chain(args.iter().copied()).collect();
+    let args: Vec<&str> =
+        ["replay", path.to_str().unwrap()].into_iter().chain(args.iter().copied()).collect();
     check(&args, code, stdout, stderr);
 }
 
@@ -241,11 +292,23 @@ fn replays(change: impl FnOnce(&mut Case), args: &[&str], code: i32, stdout: &st
 fn a_replay_says_what_became_of_a_case() {
     replays(|_| {}, &[], 0, "reproduced", "");
     replays(|_| {}, &["--json"], 0, "\"status\":\"reproduced\"", "");
-    replays(|_| {}, &["--model", "builtin:dense"], 0, "1 replayed: 1 reproduced, 0 gone, 0 changed; 0 not as expected", "");
+    replays(
+        |_| {},
+        &["--model", "builtin:dense"],
+        0,
+        "1 replayed: 1 reproduced, 0 gone, 0 changed; 0 not as expected",
+        "",
+    );
     replays(|c| c.verdict.score += 1.0, &[], 100, "changed", "");
     replays(|c| c.verdict.noise_floor = 1000.0, &[], 100, "gone", "");
     replays(|c| c.expectation = Expectation::Gone, &[], 100, "NOT AS EXPECTED (gone)", "");
-    replays(|c| (c.expectation, c.verdict.noise_floor) = (Expectation::Gone, 1000.0), &[], 0, "gone", "");
+    replays(
+        |c| (c.expectation, c.verdict.noise_floor) = (Expectation::Gone, 1000.0),
+        &[],
+        0,
+        "gone",
+        "",
+    );
     replays(|c| c.edits.clear(), &[], 100, "gone", "");
     let foreign = |c: &mut Case| c.model.fingerprint = "ab".repeat(32);
     replays(foreign, &[], 103, "0 replayed", "made on model abab");
@@ -284,23 +347,35 @@ fn a_case_is_minimised_implicated_and_kept() {
 fn ctrl_c_ends_a_campaign_with_everything_written() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let mut child = command(&["fuzz", "--max-time", "10m", "--seed", "3", "--out", out.to_str().unwrap()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command(&["fuzz", "--max-time", "10m", "--seed", "3", "--out", out.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
     // The first case is on disk; there is time for ten minutes more of them.
     let found = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some());
     let started = std::time::Instant::now();
-    while !found(&out.join("cases")) && started.elapsed().as_secs() < 300 && child.try_wait().unwrap().is_none() {
+    while !found(&out.join("cases"))
+        && started.elapsed().as_secs() < 300
+        && child.try_wait().unwrap().is_none()
+    {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
+    );
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let summary: Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
     assert_eq!(summary["stopped_by"], "interrupted");
     assert!(out.join("report.html").is_file());
     let cases = summary["cases"].as_array().unwrap().len();
     assert!(cases > 0);
-    check(&["replay", out.join("cases").to_str().unwrap()], 0, &format!("{cases} replayed: {cases} reproduced"), "");
+    check(
+        &["replay", out.join("cases").to_str().unwrap()],
+        0,
+        &format!("{cases} replayed: {cases} reproduced"),
+        "",
+    );
 }

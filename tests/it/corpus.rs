@@ -13,7 +13,12 @@ fn every_regression_case_is_as_expected() {
     assert!(!cases.is_empty(), "{} holds no case", dir.display());
     for entry in cases {
         let case = entry.case.unwrap();
-        assert_eq!(case.model.name, "builtin:dense", "{}: cases of other models cannot be replayed here", entry.path.display());
+        assert_eq!(
+            case.model.name,
+            "builtin:dense",
+            "{}: cases of other models cannot be replayed here",
+            entry.path.display()
+        );
     }
     let dir = dir.to_str().unwrap();
     let replayed = glitch(&["replay", dir]);

@@ -1,5 +1,5 @@
-//! Every edit proves that it landed, and every restore is exact: interventions that silently do nothing
-//! are the classic bug of tools like this one.
+//! Every edit proves that it landed, and every restore is exact: interventions that silently do
+//! nothing are the classic bug of tools like this one.
 
 use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
@@ -38,11 +38,22 @@ fn edits() -> Vec<Edit> {
         Edit::Insert { position: 2, id: 900 },
         Edit::Delete { position: 2 },
         Edit::Embedding { position: 2, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
-        Edit::Embedding { position: 2, change: EmbeddingChange::Direction { from: 700, to: 900, strength: 0.5 } },
-        Edit::Embedding { position: 2, change: EmbeddingChange::Towards { id: 900, strength: 0.5 } },
+        Edit::Embedding {
+            position: 2,
+            change: EmbeddingChange::Direction { from: 700, to: 900, strength: 0.5 },
+        },
+        Edit::Embedding {
+            position: 2,
+            change: EmbeddingChange::Towards { id: 900, strength: 0.5 },
+        },
     ];
     for component in components() {
-        for action in [Action::Zero, Action::Mean, Action::Scale { factor: 3.0 }, Action::Noise { seed: 1, strength: 1.0 }] {
+        for action in [
+            Action::Zero,
+            Action::Mean,
+            Action::Scale { factor: 3.0 },
+            Action::Noise { seed: 1, strength: 1.0 },
+        ] {
             edits.push(Edit::lesion(component, action));
         }
     }
@@ -50,7 +61,11 @@ fn edits() -> Vec<Edit> {
 }
 
 fn same(a: &Observation, b: &Observation, what: &str) {
-    assert_eq!((&a.log_probs, &a.entropy, &a.divergence_bits), (&b.log_probs, &b.entropy, &b.divergence_bits), "{what}");
+    assert_eq!(
+        (&a.log_probs, &a.entropy, &a.divergence_bits),
+        (&b.log_probs, &b.entropy, &b.divergence_bits),
+        "{what}"
+    );
 }
 
 #[test]
@@ -60,7 +75,8 @@ fn every_edit_moves_the_output() {
     let trial = prompt(&model);
     let baseline = evaluator.observe_alone(&Request::new(trial.clone())).unwrap();
     for edit in edits() {
-        let observed = evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit.clone()]))).unwrap();
+        let observed =
+            evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit.clone()]))).unwrap();
         assert_ne!(observed.log_probs, baseline.log_probs, "{edit:?} did nothing");
         assert!(observed.finite, "{edit:?}");
     }
@@ -68,21 +84,28 @@ fn every_edit_moves_the_output() {
     same(&again, &baseline, "an edit left something behind");
 }
 
-/// A batch of all edits together, by way of shared prefixes and restarts, against each alone from the
-/// start: the planner's naive version.
+/// A batch of all edits together, by way of shared prefixes and restarts, against each alone from
+/// the start: the planner's naive version.
 #[test]
 fn a_batch_of_edits_equals_each_alone() {
     let model = model();
     let evaluator = ModelEvaluator::new(&model);
     let trial = prompt(&model);
-    let reference = evaluator.observe_alone(&Request::new(trial.clone()).keeping_distributions()).unwrap().distributions.unwrap();
+    let reference = evaluator
+        .observe_alone(&Request::new(trial.clone()).keeping_distributions())
+        .unwrap()
+        .distributions
+        .unwrap();
     let mut requests: Vec<Request> = edits()
         .into_iter()
-        .map(|e| Request::new(trial.with_edits(vec![e])).with_reference(reference.clone()).generating(4))
+        .map(|e| {
+            Request::new(trial.with_edits(vec![e])).with_reference(reference.clone()).generating(4)
+        })
         .collect();
     let all = edits();
     for pair in all.chunks(2).filter(|p| p.len() == 2) {
-        requests.push(Request::new(trial.with_edits(pair.to_vec())).with_reference(reference.clone()));
+        requests
+            .push(Request::new(trial.with_edits(pair.to_vec())).with_reference(reference.clone()));
     }
     let batch = evaluator.observe(&requests).unwrap();
     for (request, batched) in requests.iter().zip(&batch) {
@@ -92,8 +115,8 @@ fn a_batch_of_edits_equals_each_alone() {
     }
 }
 
-/// Scaling by one, noise of nothing, a step of length zero and a component patched with its own output
-/// leave every bit as it was.
+/// Scaling by one, noise of nothing, a step of length zero and a component patched with its own
+/// output leave every bit as it was.
 #[test]
 fn edits_of_no_size_are_exact() {
     let model = model();
@@ -103,11 +126,13 @@ fn edits_of_no_size_are_exact() {
     let run = evaluator.activations(&trial, &[]).unwrap();
     for component in components() {
         let edit = Edit::lesion(component, Action::Scale { factor: 1.0 });
-        let observed = evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit]))).unwrap();
+        let observed =
+            evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit]))).unwrap();
         same(&observed, &baseline, &format!("{component} scaled by 1"));
         if let Some(values) = run.of(&component, 0..run.positions, &model.config) {
             let patch = Patch { component, first: 0, values: values.into() };
-            let observed = evaluator.observe_alone(&Request::new(trial.clone()).patched(vec![patch])).unwrap();
+            let observed =
+                evaluator.observe_alone(&Request::new(trial.clone()).patched(vec![patch])).unwrap();
             same(&observed, &baseline, &format!("{component} patched with itself"));
         }
     }
@@ -119,13 +144,19 @@ fn what_the_model_does_not_have_is_refused() {
     let evaluator = ModelEvaluator::new(&model);
     let trial = prompt(&model);
     let check = |edit: Edit, expect: &str| {
-        let error = evaluator.observe(&[Request::new(trial.with_edits(vec![edit]))]).unwrap_err().to_string();
+        let error = evaluator
+            .observe(&[Request::new(trial.with_edits(vec![edit]))])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expect), "{error}");
     };
     let zero = |component| Edit::lesion(component, Action::Zero);
     check(zero(Component::Head { layer: 1, head: 99 }), "no component L1.head99");
     check(zero(Component::Mlp { layer: 4 }), "no component L4.mlp");
-    check(zero(Component::Weight { layer: 0, matrix: Matrix::Down, out: 128, input: 0 }), "no component L0.mlp.down[128,0]");
+    check(
+        zero(Component::Weight { layer: 0, matrix: Matrix::Down, out: 128, input: 0 }),
+        "no component L0.mlp.down[128,0]",
+    );
     check(Edit::Replace { position: 1, id: 4096 }, "beyond the vocabulary");
 }
 

@@ -25,12 +25,21 @@ fn trial() -> Trial {
 /// Experts of layer 0 that some token of the trial is routed to.
 fn used(model: &Model) -> Vec<usize> {
     let run = ModelEvaluator::new(model).activations(&trial(), &[]).unwrap();
-    let of = |expert| run.of(&Component::Expert { layer: 0, expert }, 0..run.positions, &model.config).unwrap();
-    (0..model.config.num_experts(0)).filter(|expert| of(*expert).iter().any(|x| *x != 0.0)).collect()
+    let of = |expert| {
+        run.of(&Component::Expert { layer: 0, expert }, 0..run.positions, &model.config).unwrap()
+    };
+    (0..model.config.num_experts(0))
+        .filter(|expert| of(*expert).iter().any(|x| *x != 0.0))
+        .collect()
 }
 
 fn lesions(model: &Model) -> Vec<Edit> {
-    let actions = [Action::Zero, Action::Mean, Action::Scale { factor: 3.0 }, Action::Noise { seed: 1, strength: 1.0 }];
+    let actions = [
+        Action::Zero,
+        Action::Mean,
+        Action::Scale { factor: 3.0 },
+        Action::Noise { seed: 1, strength: 1.0 },
+    ];
     let edits = |component| actions.into_iter().map(move |action| Edit::lesion(component, action));
     let experts = used(model).into_iter().map(|expert| Component::Expert { layer: 0, expert });
     let unrouted = experts.clone().map(|component| Edit::lesion(component, Action::Unroute));
@@ -46,11 +55,17 @@ fn every_lesion_of_an_expert_lands_and_a_batch_equals_each_alone() {
         let baseline = evaluator.observe_alone(&request(vec![])).unwrap();
         let edits = lesions(&model);
         let requests: Vec<Request> = edits.iter().map(|edit| request(vec![edit.clone()])).collect();
-        for ((edit, request), batched) in edits.iter().zip(&requests).zip(evaluator.observe(&requests).unwrap()) {
+        for ((edit, request), batched) in
+            edits.iter().zip(&requests).zip(evaluator.observe(&requests).unwrap())
+        {
             let alone = evaluator.observe_alone(request).unwrap();
             assert_ne!(alone.log_probs, baseline.log_probs, "{name}: {edit:?} did nothing");
             assert!(alone.finite, "{name}: {edit:?}");
-            assert_eq!((&batched.log_probs, &batched.entropy), (&alone.log_probs, &alone.entropy), "{name}: {edit:?}");
+            assert_eq!(
+                (&batched.log_probs, &batched.entropy),
+                (&alone.log_probs, &alone.entropy),
+                "{name}: {edit:?}"
+            );
         }
     }
 }
@@ -62,11 +77,13 @@ fn an_expert_patched_with_itself_leaves_every_bit() {
         let evaluator = ModelEvaluator::new(&model);
         let baseline = evaluator.observe_alone(&Request::new(trial())).unwrap();
         let run = evaluator.activations(&trial(), &[]).unwrap();
-        let experts = (0..model.config.num_experts(0)).map(|expert| Component::Expert { layer: 0, expert });
+        let experts =
+            (0..model.config.num_experts(0)).map(|expert| Component::Expert { layer: 0, expert });
         for component in experts.chain([Component::Router { layer: 0 }]) {
             let values = run.of(&component, 0..run.positions, &model.config).unwrap();
             let patch = Patch { component, first: 0, values: values.into() };
-            let observed = evaluator.observe_alone(&Request::new(trial()).patched(vec![patch])).unwrap();
+            let observed =
+                evaluator.observe_alone(&Request::new(trial()).patched(vec![patch])).unwrap();
             assert_eq!(observed.log_probs, baseline.log_probs, "{name}: {component}");
         }
     }
@@ -75,28 +92,36 @@ fn an_expert_patched_with_itself_leaves_every_bit() {
 /// Against a checkpoint in which the expert's last matrix is zero.
 #[test]
 fn zeroing_an_expert_is_zeroing_its_weights() {
-    let names = [("mixtral", "block_sparse_moe.experts", "w2"), ("qwen2-moe", "mlp.experts", "down_proj")];
+    let names =
+        [("mixtral", "block_sparse_moe.experts", "w2"), ("qwen2-moe", "mlp.experts", "down_proj")];
     for (name, experts, down) in names {
         let model = load(name);
         let expert = used(&model)[0];
         let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(fixtures().join(name).join("config.json"), dir.path().join("config.json")).unwrap();
+        std::fs::copy(fixtures().join(name).join("config.json"), dir.path().join("config.json"))
+            .unwrap();
         let device = candle_core::Device::Cpu;
-        let mut tensors = candle_core::safetensors::load(fixtures().join(name).join("model.safetensors"), &device).unwrap();
+        let mut tensors = candle_core::safetensors::load(
+            fixtures().join(name).join("model.safetensors"),
+            &device,
+        )
+        .unwrap();
         let weight = format!("model.layers.0.{experts}.{expert}.{down}.weight");
         let zeros = tensors[&weight].zeros_like().unwrap();
         assert!(tensors.insert(weight, zeros).is_some());
         candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
         let cut = Model::load(dir.path().to_str().unwrap()).unwrap();
         let edit = Edit::lesion(Component::Expert { layer: 0, expert }, Action::Zero);
-        let lesioned = ModelEvaluator::new(&model).observe_alone(&Request::new(trial().with_edits(vec![edit]))).unwrap();
+        let lesioned = ModelEvaluator::new(&model)
+            .observe_alone(&Request::new(trial().with_edits(vec![edit])))
+            .unwrap();
         let without = ModelEvaluator::new(&cut).observe_alone(&Request::new(trial())).unwrap();
         assert_eq!(lesioned.log_probs, without.log_probs, "{name}");
     }
 }
 
-/// The tokens of an expert that is not to be chosen go to the next one, and every weight is the softmax over
-/// the others.
+/// The tokens of an expert that is not to be chosen go to the next one, and every weight is the
+/// softmax over the others.
 #[test]
 fn unrouting_an_expert_gives_its_tokens_to_the_next() {
     for name in FAMILIES {
@@ -106,7 +131,8 @@ fn unrouting_an_expert_gives_its_tokens_to_the_next() {
         let (n, k) = (experts.num_experts, experts.num_experts_per_tok);
         let gone = used(&model)[0];
         let run = |edits| {
-            let run = ModelEvaluator::new(&model).activations(&trial().with_edits(edits), &[]).unwrap();
+            let run =
+                ModelEvaluator::new(&model).activations(&trial().with_edits(edits), &[]).unwrap();
             (run.sites[&(0, Site::RouterLogits)].clone(), run.sites[&(0, Site::Experts)].clone())
         };
         let lesion = Edit::lesion(Component::Expert { layer: 0, expert: gone }, Action::Unroute);
@@ -121,17 +147,34 @@ fn unrouting_an_expert_gives_its_tokens_to_the_next() {
                 order.truncate(k);
                 let kept: f64 = order.iter().map(|e| f64::from(logits[*e]).exp() / sum).sum();
                 let share = if experts.norm_topk_prob { kept } else { 1.0 };
-                (0..n).map(|e| if order.contains(&e) { f64::from(logits[e]).exp() / sum / share } else { 0.0 }).collect()
+                (0..n)
+                    .map(|e| {
+                        if order.contains(&e) {
+                            f64::from(logits[e]).exp() / sum / share
+                        } else {
+                            0.0
+                        }
+                    })
+                    .collect()
             };
             let (old, new) = (weights(&|_| true), weights(&|e| e != gone));
             assert_eq!(new[gone], 0.0);
             for e in 0..n {
                 let at = (token * n + e) * d;
-                let norm = |x: &[f32]| x[at..at + d].iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-                assert_eq!((norm(&before) > 0.0, norm(&after) > 0.0), (old[e] > 0.0, new[e] > 0.0), "{name}: {token}, {e}");
+                let norm = |x: &[f32]| {
+                    x[at..at + d].iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()
+                };
+                assert_eq!(
+                    (norm(&before) > 0.0, norm(&after) > 0.0),
+                    (old[e] > 0.0, new[e] > 0.0),
+                    "{name}: {token}, {e}"
+                );
                 if old[e] > 0.0 && new[e] > 0.0 {
                     let ratio = norm(&after) / norm(&before);
-                    assert!((ratio / (new[e] / old[e]) - 1.0).abs() < 1e-4, "{name}: token {token}, expert {e}: {ratio}");
+                    assert!(
+                        (ratio / (new[e] / old[e]) - 1.0).abs() < 1e-4,
+                        "{name}: token {token}, expert {e}: {ratio}"
+                    );
                 }
             }
         }
@@ -150,8 +193,9 @@ fn a_routed_token_goes_to_one_expert_alone() {
         let evaluator = ModelEvaluator::new(&model);
         let run = evaluator.activations(&trial().with_edits(vec![edit]), &[]).unwrap();
         let before = evaluator.activations(&trial(), &[]).unwrap();
-        let added =
-            |run: &glitch::evaluate::Activations, token: usize| run.sites[&(0, Site::Experts)][token * n * d..][..n * d].to_vec();
+        let added = |run: &glitch::evaluate::Activations, token: usize| {
+            run.sites[&(0, Site::Experts)][token * n * d..][..n * d].to_vec()
+        };
         for (e, of_expert) in added(&run, 4).chunks(d).enumerate() {
             assert_eq!(of_expert.iter().any(|x| *x != 0.0), e == expert, "{name}: expert {e}");
         }
@@ -161,7 +205,8 @@ fn a_routed_token_goes_to_one_expert_alone() {
     }
 }
 
-/// With its routing frozen a lesion cannot send tokens elsewhere; what it does to their values is left.
+/// With its routing frozen a lesion cannot send tokens elsewhere; what it does to their values is
+/// left.
 #[test]
 fn frozen_routing_is_that_of_the_baseline() {
     for name in FAMILIES {
@@ -178,11 +223,22 @@ fn frozen_routing_is_that_of_the_baseline() {
         for edit in [lesion, token] {
             assert_ne!(logits(vec![edit.clone()]), baseline, "{name}");
             assert_eq!(logits(vec![edit.clone(), Edit::FreezeRouting]), baseline, "{name}");
-            let observe = |edits| evaluator.observe_alone(&Request::new(trial().with_edits(edits))).unwrap().log_probs;
-            let (plain, free, frozen) = (observe(vec![]), observe(vec![edit.clone()]), observe(vec![edit, Edit::FreezeRouting]));
-            assert!(plain != free && plain != frozen && free != frozen, "{name}: the three are different things");
+            let observe = |edits| {
+                evaluator.observe_alone(&Request::new(trial().with_edits(edits))).unwrap().log_probs
+            };
+            let (plain, free, frozen) = (
+                observe(vec![]),
+                observe(vec![edit.clone()]),
+                observe(vec![edit, Edit::FreezeRouting]),
+            );
+            assert!(
+                plain != free && plain != frozen && free != frozen,
+                "{name}: the three are different things"
+            );
         }
-        let alone = evaluator.observe_alone(&Request::new(trial().with_edits(vec![Edit::FreezeRouting]))).unwrap();
+        let alone = evaluator
+            .observe_alone(&Request::new(trial().with_edits(vec![Edit::FreezeRouting])))
+            .unwrap();
         let plain = evaluator.observe_alone(&Request::new(trial())).unwrap();
         assert_eq!(alone.log_probs, plain.log_probs, "{name}: freezing alone changes nothing");
     }
@@ -198,7 +254,14 @@ fn a_sweep_of_experts_and_routers_has_every_one() {
         assert_eq!((named.len(), sweep.rows.len()), (count, count), "{target:?}");
     }
     let dense = load("llama");
-    let refused = LesionSweep::run(&ModelEvaluator::new(&dense), Target::Experts, &ids(), None, 4, &|_, _| {});
+    let refused = LesionSweep::run(
+        &ModelEvaluator::new(&dense),
+        Target::Experts,
+        &ids(),
+        None,
+        4,
+        &|_, _| {},
+    );
     assert!(refused.err().unwrap().to_string().contains("has no meaning for llama"));
 }
 
@@ -210,7 +273,9 @@ fn experts_add_up_to_the_mixture() {
     forward.hooks.capture = [(0, Site::Experts), (0, Site::MlpOut)].into();
     let captured = model.forward(&forward).unwrap().captured;
     let (d, n) = (model.config.hidden_size, model.config.num_experts(0));
-    for (experts, out) in captured[&(0, Site::Experts)].chunks(n * d).zip(captured[&(0, Site::MlpOut)].chunks(d)) {
+    for (experts, out) in
+        captured[&(0, Site::Experts)].chunks(n * d).zip(captured[&(0, Site::MlpOut)].chunks(d))
+    {
         for (c, out) in out.iter().enumerate() {
             let sum: f32 = experts.chunks(d).map(|e| e[c]).sum();
             assert!((sum - out).abs() < 1e-5);
@@ -218,33 +283,47 @@ fn experts_add_up_to_the_mixture() {
     }
 }
 
-/// Routing is observed as it is, whether a row resumes above some layers or not; and sending everything to one
-/// expert is a collapse.
+/// Routing is observed as it is, whether a row resumes above some layers or not; and sending
+/// everything to one expert is a collapse.
 #[test]
 fn routing_is_observed_and_its_collapse_scored() {
     use glitch::oracle::OracleKind;
     for name in FAMILIES {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
-        let last = (0..model.config.num_hidden_layers).rev().find(|l| model.config.is_sparse(*l)).unwrap();
+        let last =
+            (0..model.config.num_hidden_layers).rev().find(|l| model.config.is_sparse(*l)).unwrap();
         let route = |layer| Edit::lesion(Component::Expert { layer, expert: 1 }, Action::Route);
         let request = |edits| Request::new(trial().with_edits(edits));
         let baseline = evaluator.observe_alone(&request(vec![])).unwrap();
-        let sparse = (0..model.config.num_hidden_layers).filter(|l| model.config.is_sparse(*l)).count();
+        let sparse =
+            (0..model.config.num_hidden_layers).filter(|l| model.config.is_sparse(*l)).count();
         assert_eq!(baseline.routing.len(), sparse, "{name}");
         let all: Vec<Edit> = (0..=last).filter(|l| model.config.is_sparse(*l)).map(route).collect();
         let requests = [request(vec![route(last)]), request(vec![route(last)]), request(all)];
         let batch = evaluator.observe(&requests).unwrap();
-        let score = |o: &glitch::evaluate::Observation| OracleKind::RoutingCollapse.oracle().score(o, &baseline);
+        let score = |o: &glitch::evaluate::Observation| {
+            OracleKind::RoutingCollapse.oracle().score(o, &baseline)
+        };
         for (request, batched) in requests.iter().zip(&batch) {
             let alone = evaluator.observe_alone(request).unwrap();
             assert_eq!(score(batched), score(&alone), "{name}");
         }
         assert_eq!(score(&baseline), 0.0, "{name}");
-        let first = |o: &glitch::evaluate::Observation| o.routing.iter().find(|r| r.layer == last).unwrap().chosen[0];
+        let first = |o: &glitch::evaluate::Observation| {
+            o.routing.iter().find(|r| r.layer == last).unwrap().chosen[0]
+        };
         assert_eq!(first(&batch[0]), 1, "{name}");
-        assert!(score(&batch[2]) > score(&batch[0]), "{name}: {} {}", score(&batch[2]), score(&batch[0]));
+        assert!(
+            score(&batch[2]) > score(&batch[0]),
+            "{name}: {} {}",
+            score(&batch[2]),
+            score(&batch[0])
+        );
         let k = model.config.experts.as_ref().unwrap().num_experts_per_tok;
-        assert!(batch[2].routing.iter().all(|r| r.chosen.chunks(k).all(|chosen| chosen[0] == 1)), "{name}");
+        assert!(
+            batch[2].routing.iter().all(|r| r.chosen.chunks(k).all(|chosen| chosen[0] == 1)),
+            "{name}"
+        );
     }
 }

@@ -22,8 +22,13 @@ fn routing(model: &Model, rows: &[Row], embeddings: &[f32]) -> Vec<Vec<usize>> {
     let tokens = rows.iter().map(|row| row.ids.len()).sum();
     let mut forward = Forward { rows: rows.to_vec(), ..Forward::default() };
     let change = Change::Affine { scale: 0.0, shift: Some(embeddings.into()) };
-    forward.hooks.push(0, Site::Embed, Block { tokens: 0..tokens, columns: 0..model.config.hidden_size, change });
-    forward.hooks.capture = (0..model.config.num_hidden_layers).map(|layer| (layer, Site::RouterLogits)).collect();
+    forward.hooks.push(
+        0,
+        Site::Embed,
+        Block { tokens: 0..tokens, columns: 0..model.config.hidden_size, change },
+    );
+    forward.hooks.capture =
+        (0..model.config.num_hidden_layers).map(|layer| (layer, Site::RouterLogits)).collect();
     let captured = model.forward(&forward).unwrap().captured;
     let logits = captured.values().flat_map(|logits| logits.chunks_exact(experts.num_experts));
     let chosen = |logits: &[f32]| {
@@ -38,7 +43,8 @@ fn routing(model: &Model, rows: &[Row], embeddings: &[f32]) -> Vec<Vec<usize>> {
 
 fn check(name: &str, prepare: impl Fn(&mut Forward)) {
     let model = load(name);
-    let mut forward = Forward { rows: vec![Row::new(vec![5, 17, 3, 60, 22, 9])], ..Forward::default() };
+    let mut forward =
+        Forward { rows: vec![Row::new(vec![5, 17, 3, 60, 22, 9])], ..Forward::default() };
     prepare(&mut forward);
     let start: Tensor = model.embed(&forward).unwrap();
     let var = Var::from_tensor(&start).unwrap();
@@ -51,7 +57,10 @@ fn check(name: &str, prepare: impl Fn(&mut Forward)) {
     assert!(gradient[order[0]].abs() > 1e-3, "{name}: a gradient of nothing");
     let width = model.config.hidden_size;
     for row in 0..6 {
-        assert!(gradient[row * width..][..width].iter().any(|g| *g != 0.0), "{name}: position {row} has no gradient");
+        assert!(
+            gradient[row * width..][..width].iter().any(|g| *g != 0.0),
+            "{name}: position {row} has no gradient"
+        );
     }
     let chosen = routing(&model, &forward.rows, &values);
     let mut compared = 0;
@@ -61,18 +70,31 @@ fn check(name: &str, prepare: impl Fn(&mut Forward)) {
             moved[i] += h;
             moved
         };
-        // Where a token goes to another expert the function has a step, and no derivative to compare with.
-        let flips = |h: f32| [h, -h, 2.0 * h, -2.0 * h].iter().any(|h| routing(&model, &forward.rows, &moved(*h)) != chosen);
+        // Where a token goes to another expert the function has a step, and no derivative to
+        // compare with.
+        let flips = |h: f32| {
+            [h, -h, 2.0 * h, -2.0 * h]
+                .iter()
+                .any(|h| routing(&model, &forward.rows, &moved(*h)) != chosen)
+        };
         let at = |h: f32| {
             let moved = Tensor::from_vec(moved(h), start.shape(), start.device()).unwrap();
             loss(&model, &forward, &moved).to_scalar::<f32>().unwrap()
         };
-        // Of fourth order. The wide step is for single precision, the narrow one for where the curve bends.
+        // Of fourth order. The wide step is for single precision, the narrow one for where the
+        // curve bends.
         let numeric = |h: f32| (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
         let error = |numeric: f32| (gradient[i] - numeric).abs() / gradient[i].abs();
-        let steps: Vec<f32> = [5e-3, 1e-3].into_iter().filter(|h| !flips(*h)).map(numeric).collect();
-        let Some(nearest) = steps.into_iter().min_by(|a, b| error(*a).total_cmp(&error(*b))) else { continue };
-        assert!(error(nearest) <= 1e-2, "{name}: entry {i}: {} by backward, {nearest} by differences", gradient[i]);
+        let steps: Vec<f32> =
+            [5e-3, 1e-3].into_iter().filter(|h| !flips(*h)).map(numeric).collect();
+        let Some(nearest) = steps.into_iter().min_by(|a, b| error(*a).total_cmp(&error(*b))) else {
+            continue;
+        };
+        assert!(
+            error(nearest) <= 1e-2,
+            "{name}: entry {i}: {} by backward, {nearest} by differences",
+            gradient[i]
+        );
         compared += 1;
         if compared == 32 {
             return;
@@ -93,13 +115,25 @@ fn gradients_pass_through_edits() {
     check("llama", |forward| {
         let block = |columns, change| Block { tokens: 0..6, columns, change };
         forward.hooks.push(0, Site::Z, block(0..8, Change::Affine { scale: 0.5, shift: None }));
-        forward.hooks.push(1, Site::MlpOut, block(0..32, Change::Affine { scale: 1.0, shift: Some(vec![0.1; 32].into()) }));
-        forward.hooks.push_weight(1, Matrix::Down, WeightEdit { tokens: 0..6, out: 3, input: 5, delta: 0.7 });
+        forward.hooks.push(
+            1,
+            Site::MlpOut,
+            block(0..32, Change::Affine { scale: 1.0, shift: Some(vec![0.1; 32].into()) }),
+        );
+        forward.hooks.push_weight(
+            1,
+            Matrix::Down,
+            WeightEdit { tokens: 0..6, out: 3, input: 5, delta: 0.7 },
+        );
     });
     check("olmoe", |forward| {
         for expert in 0..8usize {
             let change = Change::Affine { scale: 0.5, shift: Some(vec![0.1; 32].into()) };
-            forward.hooks.push(1, Site::Experts, Block { tokens: 1..5, columns: expert * 32..(expert + 1) * 32, change });
+            forward.hooks.push(
+                1,
+                Site::Experts,
+                Block { tokens: 1..5, columns: expert * 32..(expert + 1) * 32, change },
+            );
         }
     });
 }

@@ -1,5 +1,5 @@
-//! Model files that are damaged or made to do harm: an error of one line that names the file, no panic, and
-//! nothing allocated on a file's word.
+//! Model files that are damaged or made to do harm: an error of one line that names the file, no
+//! panic, and nothing allocated on a file's word.
 
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::parity::fixtures;
 
-/// Loads a folder made of a fixture's files, some of them changed, and expects an error that contains `expect`.
+/// Loads a folder made of a fixture's files, some of them changed, and expects an error that
+/// contains `expect`.
 fn check(name: &str, fixture: &str, change: impl FnOnce(&Path), expect: &str) {
     let dir = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
@@ -34,7 +35,8 @@ fn refused(name: &str, path: &Path, expect: &str) {
 /// For benches/hostile_memory.sh, which measures what the program takes on each of these: a copy.
 fn keep(name: &str, path: &Path) {
     let Some(kept) = std::env::var_os("GLITCH_KEEP_HOSTILE") else { return };
-    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     let to = Path::new(&kept).join(name);
     if path.is_file() {
         std::fs::create_dir_all(&to).unwrap();
@@ -52,8 +54,10 @@ fn configurations() {
     let set = |fixture: &str, field: &str, value: Value, expect: &str| {
         let change = |dir: &Path| {
             let path = dir.join("config.json");
-            let mut config: Value =
-                serde_json::from_str(&std::fs::read_to_string(&path).unwrap().replace("Infinity", "null")).unwrap();
+            let mut config: Value = serde_json::from_str(
+                &std::fs::read_to_string(&path).unwrap().replace("Infinity", "null"),
+            )
+            .unwrap();
             match value.is_null() {
                 true => drop(config.as_object_mut().unwrap().remove(field)),
                 false => config[field] = value.clone(),
@@ -82,7 +86,13 @@ fn configurations() {
     set("jamba", "attn_layer_offset", json!(9), "attn_layer_offset");
     set("jamba", "expert_layer_period", json!(0), "expert_layer_period");
     set("rwkv4", "rescale_every", json!(-1), "rescale_every");
-    for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"] {
+    for field in [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+    ] {
         set("llama", field, Value::Null, field);
         set("llama", field, json!(0), field);
         set("llama", field, json!(1u64 << 60), field);
@@ -99,8 +109,18 @@ fn configurations() {
     set("llama", "model_type", json!("../../etc/passwd\n"), "known: llama");
     set("llama", "eos_token_id", json!([1, "x"]), "eos_token_id");
     set("llama3-rope", "rope_scaling", json!({ "rope_type": "mystery" }), "rope_scaling.rope_type");
-    set("llama3-rope", "rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 }), "rope_scaling");
-    set("phi3-longrope", "rope_scaling", json!({ "type": "longrope", "short_factor": [1.0, 0.0] }), "short_factor");
+    set(
+        "llama3-rope",
+        "rope_scaling",
+        json!({ "rope_type": "llama3", "factor": 8.0 }),
+        "rope_scaling",
+    );
+    set(
+        "phi3-longrope",
+        "rope_scaling",
+        json!({ "type": "longrope", "short_factor": [1.0, 0.0] }),
+        "short_factor",
+    );
     set("gemma3", "layer_types", json!(["full_attention"]), "layer_types");
     set("gemma3", "layer_types", json!(["full_attention", 1, 2, 3]), "layer_types");
     set("gemma3", "final_logit_softcapping", json!(30.0), "final_logit_softcapping");
@@ -110,11 +130,23 @@ fn configurations() {
     set("qwen2-moe", "mlp_only_layers", json!("all"), "mlp_only_layers");
     set("qwen2-moe", "decoder_sparse_step", json!(0), "decoder_sparse_step");
     set("gpt2", "n_positions", json!(1 << 20), "wpe");
-    let write = |text: &'static str| move |dir: &Path| std::fs::write(dir.join("config.json"), text).unwrap();
+    let write = |text: &'static str| {
+        move |dir: &Path| std::fs::write(dir.join("config.json"), text).unwrap()
+    };
     check("no JSON", "llama", write("{"), "config.json");
     check("a list", "llama", write("[]"), "expected a JSON object");
-    check("deep", "llama", |dir| std::fs::write(dir.join("config.json"), "[".repeat(100_000)).unwrap(), "config.json");
-    check("no config", "llama", |dir| std::fs::remove_file(dir.join("config.json")).unwrap(), "config.json");
+    check(
+        "deep",
+        "llama",
+        |dir| std::fs::write(dir.join("config.json"), "[".repeat(100_000)).unwrap(),
+        "config.json",
+    );
+    check(
+        "no config",
+        "llama",
+        |dir| std::fs::remove_file(dir.join("config.json")).unwrap(),
+        "config.json",
+    );
 }
 
 /// A safetensors file: its header, padded, and `bytes` of data.
@@ -126,36 +158,75 @@ fn safetensors(header: &str, bytes: usize) -> Vec<u8> {
 fn safetensors_files() {
     let path = fixtures().join("llama/model.safetensors");
     let whole = std::fs::read(path).unwrap();
-    let put = |bytes: Vec<u8>| move |dir: &Path| std::fs::write(dir.join("model.safetensors"), bytes).unwrap();
+    let put = |bytes: Vec<u8>| {
+        move |dir: &Path| std::fs::write(dir.join("model.safetensors"), bytes).unwrap()
+    };
     for length in [0, 1, 7, 8, 9, 200, whole.len() / 2, whole.len() - 1] {
         check(&format!("cut to {length}"), "llama", put(whole[..length].to_vec()), "safetensors");
     }
     let name = r#""model.embed_tokens.weight""#;
     for (what, header) in [
         ("no JSON", "{".to_owned()),
-        ("an unknown type", format!(r#"{{{name}:{{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}}}}"#)),
-        ("data beyond the end", format!(r#"{{{name}:{{"dtype":"F32","shape":[2],"data_offsets":[0,80]}}}}"#)),
-        ("data backwards", format!(r#"{{{name}:{{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}}}"#)),
-        ("a shape of another size", format!(r#"{{{name}:{{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}}}"#)),
+        (
+            "an unknown type",
+            format!(r#"{{{name}:{{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}}}}"#),
+        ),
+        (
+            "data beyond the end",
+            format!(r#"{{{name}:{{"dtype":"F32","shape":[2],"data_offsets":[0,80]}}}}"#),
+        ),
+        (
+            "data backwards",
+            format!(r#"{{{name}:{{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}}}"#),
+        ),
+        (
+            "a shape of another size",
+            format!(r#"{{{name}:{{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}}}"#),
+        ),
         (
             "a shape beyond counting",
-            format!(r#"{{{name}:{{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,8]}}}}"#),
+            format!(
+                r#"{{{name}:{{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,8]}}}}"#
+            ),
         ),
-        ("too small a shape", format!(r#"{{{name}:{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#)),
+        (
+            "too small a shape",
+            format!(r#"{{{name}:{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#),
+        ),
         ("no tensors", "{}".to_owned()),
     ] {
         let bytes = safetensors(&header, if header == "{}" { 0 } else { 8 });
-        check(what, "llama", put(bytes), if what == "too small a shape" { "expected shape" } else { "" });
+        check(
+            what,
+            "llama",
+            put(bytes),
+            if what == "too small a shape" { "expected shape" } else { "" },
+        );
     }
-    check("a header of 2^60 bytes", "llama", put([&(1u64 << 60).to_le_bytes()[..], b"{}"].concat()), "safetensors");
+    check(
+        "a header of 2^60 bytes",
+        "llama",
+        put([&(1u64 << 60).to_le_bytes()[..], b"{}"].concat()),
+        "safetensors",
+    );
     for (what, bits) in [("NaN", f32::NAN), ("infinity", f32::INFINITY)] {
         let mut damaged = whole.clone();
         let at = damaged.len() - 8;
         damaged[at..at + 4].copy_from_slice(&bits.to_le_bytes());
         check(what, "llama", put(damaged), "is not finite");
     }
-    check("no weights", "llama", |dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap(), "no such file");
-    check("no tokenizer", "llama-tok", |dir| std::fs::write(dir.join("tokenizer.json"), "{}").unwrap(), "tokenizer");
+    check(
+        "no weights",
+        "llama",
+        |dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap(),
+        "no such file",
+    );
+    check(
+        "no tokenizer",
+        "llama-tok",
+        |dir| std::fs::write(dir.join("tokenizer.json"), "{}").unwrap(),
+        "tokenizer",
+    );
 }
 
 #[test]
@@ -212,7 +283,11 @@ fn gguf_files() {
     check("ninety-nine dimensions", with(at, &99u32.to_le_bytes()), "header");
     check("a dimension of 2^62", with(at + 4, &(1u64 << 62).to_le_bytes()), "");
     check("a tensor of type 99", with(at + 20, &99u32.to_le_bytes()), "");
-    check("a tensor beyond the end", with(at + 24, &(1u64 << 50).to_le_bytes()), "token_embd.weight");
+    check(
+        "a tensor beyond the end",
+        with(at + 24, &(1u64 << 50).to_le_bytes()),
+        "token_embd.weight",
+    );
     // `general.alignment` = 0: candle divides by it.
     let mut aligned = whole[..24].to_vec();
     let fields = u64::from_le_bytes(whole[16..24].try_into().unwrap());
@@ -238,9 +313,21 @@ fn gguf_files() {
     check("two dimensions of experts", with(tensor, 0, &2u32.to_le_bytes()), "");
     check("experts of 2^62 inputs", with(tensor, 4, &(1u64 << 62).to_le_bytes()), "");
     check("2^62 experts", with(tensor, 20, &(1u64 << 62).to_le_bytes()), "");
-    check("experts beyond the end", with(last, 32, &(u64::MAX - 64).to_le_bytes()), "blk.1.ffn_up_exps.weight");
-    check("more experts than there are", with(b"qwen3moe.expert_count", 4, &9u32.to_le_bytes()), "");
-    check("experts of no width", with(b"qwen3moe.expert_feed_forward_length", 4, &0u32.to_le_bytes()), "moe_intermediate_size");
+    check(
+        "experts beyond the end",
+        with(last, 32, &(u64::MAX - 64).to_le_bytes()),
+        "blk.1.ffn_up_exps.weight",
+    );
+    check(
+        "more experts than there are",
+        with(b"qwen3moe.expert_count", 4, &9u32.to_le_bytes()),
+        "",
+    );
+    check(
+        "experts of no width",
+        with(b"qwen3moe.expert_feed_forward_length", 4, &0u32.to_le_bytes()),
+        "moe_intermediate_size",
+    );
 }
 
 #[test]
@@ -255,7 +342,8 @@ fn pth_files() {
     for length in [0, 4, 100, whole.len() / 2, whole.len() - 30] {
         check(&format!("pth cut to {length}"), whole[..length].to_vec(), "archive");
     }
-    // The pickle is somewhere in the archive, not compressed: damage at many places of it must not end in a panic.
+    // The pickle is somewhere in the archive, not compressed: damage at many places of it must not
+    // end in a panic.
     let key = b"blocks.0.att.r_k";
     let at = whole.windows(key.len()).position(|w| w == key).unwrap();
     let with = |at: usize, bytes: &[u8]| {
@@ -268,7 +356,8 @@ fn pth_files() {
     let class = b"Storage";
     let storage = whole.windows(class.len()).position(|w| w == class).unwrap();
     check("storage of another kind", with(storage, b"Storags"), "");
-    // Damage byte by byte: much of it is an error, some of it (another number in the memo) changes nothing.
+    // Damage byte by byte: much of it is an error, some of it (another number in the memo) changes
+    // nothing.
     let mut errors = 0;
     for offset in 0..48 {
         for bytes in [&b"."[..], b"))", b"\x8a\xff"] {

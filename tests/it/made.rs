@@ -17,8 +17,10 @@ pub fn case() -> &'static Case {
         let model = Model::load("builtin:dense").unwrap();
         let evaluator = ModelEvaluator::new(&model);
         let vocabulary = Vocabulary::of(&model);
-        let (echo, _) = EchoPrompt::ranked(&model, &evaluator, &vocabulary.ordinary).unwrap().remove(0);
-        let judge = ModelJudge::new(&evaluator, &model.config, &vocabulary, OracleKind::Echo, 7, 1e-4);
+        let (echo, _) =
+            EchoPrompt::ranked(&model, &evaluator, &vocabulary.ordinary).unwrap().remove(0);
+        let judge =
+            ModelJudge::new(&evaluator, &model.config, &vocabulary, OracleKind::Echo, 7, 1e-4);
         let failing = |&id: &u32| {
             let trial = echo.with_token(id);
             let verdict = judge.judge_alone(&trial).unwrap();
@@ -26,8 +28,16 @@ pub fn case() -> &'static Case {
         };
         let found = vocabulary.anomalous.iter().take(64).find_map(failing);
         let (trial, verdict) = found.expect("one anomalous token in 64 cannot be repeated");
-        let lineage = Lineage { seed: 7, evaluation: 0, mutators: vec!["by hand".into()], parent: "tests".into() };
+        let lineage = Lineage {
+            seed: 7,
+            evaluation: 0,
+            mutators: vec!["by hand".into()],
+            parent: "tests".into(),
+        };
         let finding = Finding { trial, verdict, control_seed: 7, minimisation: None, lineage };
-        Explain { evaluator: &evaluator, model: &model.reference() }.follow(&finding, true).unwrap().0
+        Explain { evaluator: &evaluator, model: &model.reference() }
+            .follow(&finding, true)
+            .unwrap()
+            .0
     })
 }

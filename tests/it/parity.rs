@@ -1,5 +1,5 @@
-//! Every family against the logits of Hugging Face transformers (tests/fixtures/README.md), at every
-//! position, in both numeric modes, with padding, caches and restarts.
+//! Every family against the logits of Hugging Face transformers (tests/fixtures/README.md), at
+//! every position, in both numeric modes, with padding, caches and restarts.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -42,8 +42,17 @@ pub const ATTENTION: [&str; 19] = [
 ];
 
 /// Those with a recurrent state.
-pub const RECURRENT: [&str; 9] =
-    ["mamba", "mamba-bias", "mamba2", "falcon-mamba", "jamba", "rwkv4", "rwkv4-rescale", "rwkv6", "rwkv7"];
+pub const RECURRENT: [&str; 9] = [
+    "mamba",
+    "mamba-bias",
+    "mamba2",
+    "falcon-mamba",
+    "jamba",
+    "rwkv4",
+    "rwkv4-rescale",
+    "rwkv6",
+    "rwkv7",
+];
 
 fn expected(path: &Path) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
@@ -72,14 +81,25 @@ fn check(model: &Model, tensors: &HashMap<String, Tensor>, name: &str) {
     let forward = Forward { rows, ..Forward::default() };
     let embeddings: Tensor = model.embed(&forward).unwrap();
     let gradient = model.forward_gradient(&forward, &embeddings).unwrap();
-    close(&gradient.flatten_all().unwrap().to_vec1().unwrap(), &want, &format!("{name} in gradient mode"));
+    close(
+        &gradient.flatten_all().unwrap().to_vec1().unwrap(),
+        &want,
+        &format!("{name} in gradient mode"),
+    );
 
     if tensors.contains_key("padded_ids") {
-        let mask: Vec<Vec<bool>> = ids(tensors, "attention_mask").iter().map(|r| r.iter().map(|m| *m != 0).collect()).collect();
+        let mask: Vec<Vec<bool>> = ids(tensors, "attention_mask")
+            .iter()
+            .map(|r| r.iter().map(|m| *m != 0).collect())
+            .collect();
         let rows = from_padded(&ids(tensors, "padded_ids"), &mask);
         let vocabulary = model.config.vocab_size;
         let all: Vec<f32> = tensors["padded_logits"].flatten_all().unwrap().to_vec1().unwrap();
-        let kept = all.chunks(vocabulary).zip(mask.iter().flatten()).filter(|(_, m)| **m).flat_map(|(l, _)| l.iter().copied());
+        let kept = all
+            .chunks(vocabulary)
+            .zip(mask.iter().flatten())
+            .filter(|(_, m)| **m)
+            .flat_map(|(l, _)| l.iter().copied());
         close(&logits(model, rows), &kept.collect::<Vec<_>>(), &format!("{name} padded"));
     }
 }
@@ -142,7 +162,11 @@ fn other_spellings_of_the_configuration_agree() {
         }
         std::fs::copy(fixtures().join(name).join(config), dir.path().join("config.json")).unwrap();
         let model = Model::load(dir.path().to_str().unwrap()).unwrap();
-        check(&model, &expected(&dir.path().join("expected.safetensors")), &format!("{name}/{config}"));
+        check(
+            &model,
+            &expected(&dir.path().join("expected.safetensors")),
+            &format!("{name}/{config}"),
+        );
     }
 }
 
@@ -155,10 +179,29 @@ fn a_pth_file_agrees_with_the_rwkv_package() {
 
 #[test]
 fn gguf_files_agree_with_transformers() {
-    let dense = ["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "k-quants", "llama3-rope", "qwen2", "qwen3", "gemma3"];
-    for name in dense.into_iter().chain(["mixtral", "mixtral-split", "qwen2moe", "qwen3moe", "olmoe"]) {
+    let dense = [
+        "f32",
+        "f16",
+        "q8_0",
+        "q4_0",
+        "q4_1",
+        "q5_0",
+        "q5_1",
+        "k-quants",
+        "llama3-rope",
+        "qwen2",
+        "qwen3",
+        "gemma3",
+    ];
+    for name in
+        dense.into_iter().chain(["mixtral", "mixtral-split", "qwen2moe", "qwen3moe", "olmoe"])
+    {
         let model = load(&format!("gguf/{name}.gguf"));
-        check(&model, &expected(&fixtures().join(format!("gguf/{name}.expected.safetensors"))), name);
+        check(
+            &model,
+            &expected(&fixtures().join(format!("gguf/{name}.expected.safetensors"))),
+            name,
+        );
     }
 }
 
@@ -166,45 +209,78 @@ fn gguf_files_agree_with_transformers() {
 fn gguf_tokenizers_agree_with_their_json() {
     let text = std::fs::read_to_string(fixtures().join("gguf/expected_encodings.json")).unwrap();
     let all: serde_json::Value = serde_json::from_str(&text).unwrap();
-    for (file, pre) in [("f32", "llama-bpe"), ("k-quants", "smollm"), ("qwen2", "qwen2"), ("gemma3", "gemma3")] {
+    for (file, pre) in
+        [("f32", "llama-bpe"), ("k-quants", "smollm"), ("qwen2", "qwen2"), ("gemma3", "gemma3")]
+    {
         let model = load(&format!("gguf/{file}.gguf"));
         let tokenizer = model.tokenizer.as_ref().unwrap();
         let cases = all[pre].as_array().unwrap();
         assert!(!cases.is_empty());
         for case in cases {
-            let want: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
-            assert_eq!(tokenizer.encode(case["text"].as_str().unwrap()).unwrap(), want, "{pre}: {}", case["text"]);
+            let want: Vec<u32> = case["ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|v| v.as_u64().unwrap() as u32)
+                .collect();
+            assert_eq!(
+                tokenizer.encode(case["text"].as_str().unwrap()).unwrap(),
+                want,
+                "{pre}: {}",
+                case["text"]
+            );
         }
     }
 }
 
 fn captured_residuals(model: &Model) -> std::collections::BTreeSet<(usize, Site)> {
-    (0..model.config.num_hidden_layers).flat_map(|l| [(l, Site::ResidPre), (l, Site::ResidMid)]).collect()
+    (0..model.config.num_hidden_layers)
+        .flat_map(|l| [(l, Site::ResidPre), (l, Site::ResidMid)])
+        .collect()
 }
 
 fn residuals(captured: std::collections::BTreeMap<(usize, Site), Vec<f32>>) -> Arc<Residuals> {
-    let of = |site| captured.iter().filter(move |((_, s), _)| *s == site).map(|(_, values)| values.clone()).collect();
+    let of = |site| {
+        captured
+            .iter()
+            .filter(move |((_, s), _)| *s == site)
+            .map(|(_, values)| values.clone())
+            .collect()
+    };
     Arc::new(Residuals { pre: of(Site::ResidPre), mid: of(Site::ResidMid) })
 }
 
-/// Shared prefix, per-token continuation and restart from a cached layer are the same arithmetic: equal
-/// to the bit, not merely close.
+/// Shared prefix, per-token continuation and restart from a cached layer are the same arithmetic:
+/// equal to the bit, not merely close.
 #[test]
 fn caches_and_restarts_change_nothing() {
-    for name in ["llama", "mistral", "qwen3", "gpt2", "gpt-neox", "gemma3", "olmo2", "qwen2-moe", "deepseek-v2"] {
+    for name in [
+        "llama",
+        "mistral",
+        "qwen3",
+        "gpt2",
+        "gpt-neox",
+        "gemma3",
+        "olmo2",
+        "qwen2-moe",
+        "deepseek-v2",
+    ] {
         let model = load(name);
         let rows = ids(&expected(&fixtures().join(name).join("expected.safetensors")), "ids");
         let row = &rows[0];
         let whole = logits(&model, vec![Row::new(row.clone())]);
-        let mut forward = Forward { rows: vec![Row::new(row.clone())], keep_kv: true, ..Forward::default() };
+        let mut forward =
+            Forward { rows: vec![Row::new(row.clone())], keep_kv: true, ..Forward::default() };
         forward.hooks.capture = captured_residuals(&model);
         let output = model.forward(&forward).unwrap();
         let (store, residuals) = (output.kv.unwrap(), residuals(output.captured));
         let between = !residuals.mid.is_empty();
         let cut = row.len() / 2;
         let prefix = |len| vec![Segment { store: store.clone(), start: 0, len }];
-        let split =
-            vec![Segment { store: store.clone(), start: 0, len: 3 }, Segment { store: store.clone(), start: 3, len: cut - 3 }];
+        let split = vec![
+            Segment { store: store.clone(), start: 0, len: 3 },
+            Segment { store: store.clone(), start: 3, len: cut - 3 },
+        ];
         let restart = |entry, start| Some(Restart { entry, residuals: residuals.clone(), start });
         let half = row[cut..].to_vec();
         let mut batch = vec![
@@ -212,9 +288,15 @@ fn caches_and_restarts_change_nothing() {
             Row { prefix: prefix(cut), ids: half.clone(), restart: None },
             Row { prefix: split, ids: half.clone(), restart: None },
         ];
-        for entry in [(0, true), (1, false), (1, true)].into_iter().filter(|(_, mid)| !mid || between) {
+        for entry in
+            [(0, true), (1, false), (1, true)].into_iter().filter(|(_, mid)| !mid || between)
+        {
             batch.push(Row { prefix: vec![], ids: row.clone(), restart: restart(entry, 0) });
-            batch.push(Row { prefix: prefix(cut), ids: half.clone(), restart: restart(entry, cut) });
+            batch.push(Row {
+                prefix: prefix(cut),
+                ids: half.clone(),
+                restart: restart(entry, cut),
+            });
         }
         let lengths: Vec<usize> = batch.iter().map(|r| r.ids.len()).collect();
         let got = logits(&model, batch);
@@ -227,8 +309,8 @@ fn caches_and_restarts_change_nothing() {
     }
 }
 
-/// A recurrent model's state handed on after every token, after every so-many, or not at all: the same to the
-/// bit. And rows that enter above the first layer, in the middle of a sequence.
+/// A recurrent model's state handed on after every token, after every so-many, or not at all: the
+/// same to the bit. And rows that enter above the first layer, in the middle of a sequence.
 #[test]
 fn stepwise_and_whole_agree() {
     for name in RECURRENT {
@@ -243,7 +325,11 @@ fn stepwise_and_whole_agree() {
             for part in row.chunks(step) {
                 let next = Row { prefix: prefix.clone(), ids: part.to_vec(), restart: None };
                 // Not alone in its batch, so that its tokens are not the first.
-                let forward = Forward { rows: vec![Row::new(vec![3, 1, 4]), next], keep_kv: true, ..Forward::default() };
+                let forward = Forward {
+                    rows: vec![Row::new(vec![3, 1, 4]), next],
+                    keep_kv: true,
+                    ..Forward::default()
+                };
                 let output = model.forward(&forward).unwrap();
                 stepped.extend_from_slice(&model.logits(&output.residual)[3 * v..]);
                 prefix.push(Segment { store: output.kv.unwrap(), start: 3, len: part.len() });
@@ -251,12 +337,15 @@ fn stepwise_and_whole_agree() {
             assert_eq!(stepped, whole, "{name}: {step} at a time");
         }
 
-        let mut forward = Forward { rows: vec![Row::new(row.clone())], keep_kv: true, ..Forward::default() };
+        let mut forward =
+            Forward { rows: vec![Row::new(row.clone())], keep_kv: true, ..Forward::default() };
         forward.hooks.capture = captured_residuals(&model);
         let output = model.forward(&forward).unwrap();
         let (store, residuals) = (output.kv.unwrap(), residuals(output.captured));
         let prefix = vec![Segment { store: store.clone(), start: 0, len: 32 }];
-        let restart = |layer, start| Some(Restart { entry: (layer, false), residuals: residuals.clone(), start });
+        let restart = |layer, start| {
+            Some(Restart { entry: (layer, false), residuals: residuals.clone(), start })
+        };
         let batch = vec![
             Row { prefix: prefix.clone(), ids: row[32..].to_vec(), restart: None },
             Row { prefix: vec![], ids: row.clone(), restart: restart(1, 0) },
@@ -266,8 +355,10 @@ fn stepwise_and_whole_agree() {
         let rest = &whole[32 * v..];
         assert_eq!(got, [rest, &whole, rest].concat(), "{name}: from a kept state");
 
-        let nowhere = Row { prefix: vec![Segment { store, start: 0, len: 17 }], ids: vec![1], restart: None };
-        let error = model.forward(&Forward { rows: vec![nowhere], ..Forward::default() }).err().unwrap();
+        let nowhere =
+            Row { prefix: vec![Segment { store, start: 0, len: 17 }], ids: vec![1], restart: None };
+        let error =
+            model.forward(&Forward { rows: vec![nowhere], ..Forward::default() }).err().unwrap();
         assert!(error.to_string().contains("no state was kept"), "{name}: {error}");
     }
 }
@@ -283,8 +374,13 @@ fn llama_agrees_with_candle_transformers() {
         let text = std::fs::read_to_string(dir.join("config.json")).unwrap();
         let config = serde_json::from_str::<LlamaConfig>(&text).unwrap().into_config(false);
         // SAFETY: a fixture that nothing writes to while the test runs.
-        let vars =
-            unsafe { candle_nn::VarBuilder::from_mmaped_safetensors(&[dir.join("model.safetensors")], DType::F32, &Device::Cpu) };
+        let vars = unsafe {
+            candle_nn::VarBuilder::from_mmaped_safetensors(
+                &[dir.join("model.safetensors")],
+                DType::F32,
+                &Device::Cpu,
+            )
+        };
         let theirs = Llama::load(vars.unwrap(), &config).unwrap();
         let ours = load(name);
         let rows = ids(&expected(&dir.join("expected.safetensors")), "ids");
@@ -292,7 +388,13 @@ fn llama_agrees_with_candle_transformers() {
             let row = &row[..len];
             let mut cache = Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
             let input = Tensor::new(row, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-            let want: Vec<f32> = theirs.forward(&input, 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let want: Vec<f32> = theirs
+                .forward(&input, 0, &mut cache)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
             let got = logits(&ours, vec![Row::new(row)]);
             close(&got[got.len() - want.len()..], &want, name);
         }

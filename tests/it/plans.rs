@@ -1,4 +1,5 @@
-//! Whatever the planner shares, resumes and leaves out, the answer is that of each request alone, to the bit.
+//! Whatever the planner shares, resumes and leaves out, the answer is that of each request alone,
+//! to the bit.
 
 use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
@@ -53,7 +54,9 @@ fn edit(model: &Model, rng: &mut Rng) -> Edit {
         0 => Edit::Replace { position, id: 89 },
         1 => Edit::Insert { position, id: 89 },
         2 => Edit::Delete { position },
-        3 => Edit::Embedding { position, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
+        3 => {
+            Edit::Embedding { position, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } }
+        }
         4 if model.config.experts.is_some() => Edit::FreezeRouting,
         _ => {
             let component = component(model, rng);
@@ -71,12 +74,27 @@ fn edit(model: &Model, rng: &mut Rng) -> Edit {
 
 fn same(batched: &Observation, alone: &Observation, what: &str) {
     // A row that resumes above a layer reports no routing and no state of it.
-    let routing: Vec<_> = alone.routing.iter().filter(|a| batched.routing.iter().any(|b| a.layer == b.layer)).collect();
+    let routing: Vec<_> = alone
+        .routing
+        .iter()
+        .filter(|a| batched.routing.iter().any(|b| a.layer == b.layer))
+        .collect();
     assert_eq!(batched.routing.iter().collect::<Vec<_>>(), routing, "{what}");
-    let norms = alone.state_norms.iter().filter(|(layer, _)| batched.state_norms.iter().any(|(l, _)| l == layer));
+    let norms = alone
+        .state_norms
+        .iter()
+        .filter(|(layer, _)| batched.state_norms.iter().any(|(l, _)| l == layer));
     assert_eq!(batched.state_norms.iter().collect::<Vec<_>>(), norms.collect::<Vec<_>>(), "{what}");
-    assert_eq!((&batched.log_probs, &batched.entropy), (&alone.log_probs, &alone.entropy), "{what}");
-    assert_eq!((&batched.top, &batched.divergence_bits), (&alone.top, &alone.divergence_bits), "{what}");
+    assert_eq!(
+        (&batched.log_probs, &batched.entropy),
+        (&alone.log_probs, &alone.entropy),
+        "{what}"
+    );
+    assert_eq!(
+        (&batched.top, &batched.divergence_bits),
+        (&alone.top, &alone.divergence_bits),
+        "{what}"
+    );
     assert_eq!((batched.sketch, batched.finite), (alone.sketch, alone.finite), "{what}");
 }
 
@@ -102,8 +120,11 @@ fn any_batch_equals_each_alone() {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
         let mut rng = stream(7, name);
-        let whole = evaluator.activations(&trial().with_edits(vec![Edit::Replace { position: 1, id: 88 }]), &[]).unwrap();
-        let baseline = evaluator.observe_alone(&Request::new(trial()).keeping_distributions()).unwrap();
+        let whole = evaluator
+            .activations(&trial().with_edits(vec![Edit::Replace { position: 1, id: 88 }]), &[])
+            .unwrap();
+        let baseline =
+            evaluator.observe_alone(&Request::new(trial()).keeping_distributions()).unwrap();
         let reference = baseline.distributions.unwrap();
         let requests: Vec<Request> = (0..60)
             .map(|_| {
@@ -112,13 +133,19 @@ fn any_batch_equals_each_alone() {
                 let moved = request.trial.layout().ids.len() != TOKENS;
                 match rng.random_range(0..4) {
                     0 if !moved => {
-                        let component = Component::Mlp { layer: rng.random_range(0..model.config.num_hidden_layers) };
-                        let component = if model.config.has(&component) { component } else { Component::Embed };
+                        let component = Component::Mlp {
+                            layer: rng.random_range(0..model.config.num_hidden_layers),
+                        };
+                        let component =
+                            if model.config.has(&component) { component } else { Component::Embed };
                         let first = rng.random_range(0..TOKENS - 1);
-                        let values = whole.of(&component, first..TOKENS, &model.config).unwrap().into();
+                        let values =
+                            whole.of(&component, first..TOKENS, &model.config).unwrap().into();
                         request.patched(vec![Patch { component, first, values }])
                     }
-                    1 if request.trial.layout().ids.len() - request.trial.layout().prompt_len == TOKENS - PROMPT => {
+                    1 if request.trial.layout().ids.len() - request.trial.layout().prompt_len
+                        == TOKENS - PROMPT =>
+                    {
                         request.with_reference(reference.clone())
                     }
                     _ => request,
@@ -132,7 +159,8 @@ fn any_batch_equals_each_alone() {
     }
 }
 
-/// How many tokens go through layers for a request with this edit, once there is a run to resume from.
+/// How many tokens go through layers for a request with this edit, once there is a run to resume
+/// from.
 fn computed(name: &str, edit: &Edit) -> u64 {
     let model = load(name);
     let evaluator = ModelEvaluator::new(&model);
@@ -146,7 +174,9 @@ fn computed(name: &str, edit: &Edit) -> u64 {
 #[test]
 fn a_row_begins_where_its_edits_take_hold() {
     let read = TOKENS as u64 - 1; // the last token predicts nothing that is read
-    let check = |name: &str, edit: Edit, tokens: u64| assert_eq!(computed(name, &edit), tokens, "{name}: {edit:?}");
+    let check = |name: &str, edit: Edit, tokens: u64| {
+        assert_eq!(computed(name, &edit), tokens, "{name}: {edit:?}")
+    };
     let at = |component, position| Edit::Lesion { component, action: Action::Zero, position };
     check("llama", at(Component::Mlp { layer: 1 }, None), read);
     check("llama", at(Component::Mlp { layer: 1 }, Some(30)), read - 30);
@@ -162,7 +192,8 @@ fn a_row_begins_where_its_edits_take_hold() {
     for expert in 0..model.config.num_experts(layer) {
         let component = Component::Expert { layer, expert };
         let values = run.of(&component, 0..TOKENS - 1, &model.config).unwrap();
-        let first = values.chunks(d).position(|v| v.iter().any(|x| *x != 0.0)).unwrap_or(TOKENS - 2) as u64;
+        let first =
+            values.chunks(d).position(|v| v.iter().any(|x| *x != 0.0)).unwrap_or(TOKENS - 2) as u64;
         check("olmoe", at(component, None), read - first);
         check("olmoe", Edit::lesion(component, Action::Unroute), read);
     }

@@ -1,5 +1,5 @@
-//! Faults planted in the built-in models, one at a time: the implication sees the two runs and not the
-//! edit, and must name the component it was planted in.
+//! Faults planted in the built-in models, one at a time: the implication sees the two runs and not
+//! the edit, and must name the component it was planted in.
 
 use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::ModelEvaluator;
@@ -14,9 +14,13 @@ const PROMPTS: [&str; 3] = [
     "She was not a woman of many words, for, unlike people in general",
 ];
 
-/// Plants `count` faults in a model and says how many were named first, and what was named in the place of the
-/// others. Zero, five times the output, and noise of twice its norm take turns.
-fn plant(name: &str, count: usize, draw: impl Fn(&mut Rng, usize) -> Component) -> (usize, Vec<String>) {
+/// Plants `count` faults in a model and says how many were named first, and what was named in the
+/// place of the others. Zero, five times the output, and noise of twice its norm take turns.
+fn plant(
+    name: &str,
+    count: usize,
+    draw: impl Fn(&mut Rng, usize) -> Component,
+) -> (usize, Vec<String>) {
     let model = Model::load(name).unwrap();
     let evaluator = ModelEvaluator::new(&model);
     let mut rng = glitch::rng::stream(7, "planted faults");
@@ -32,10 +36,12 @@ fn plant(name: &str, count: usize, draw: impl Fn(&mut Rng, usize) -> Component) 
         };
         let ids = model.encode(PROMPTS[n % 3]).unwrap();
         let (base, continuation) = ids.split_at(ids.len() - 4);
-        let trial = Trial::new(base, continuation).with_edits(vec![Edit::lesion(component, action)]);
-        let implication = implicate(&evaluator, &trial, &Options { neurons: 384, ..Options::default() }).unwrap();
-        // A neuron that is silent on this text, or an expert that nothing is routed to, is no fault there:
-        // nothing differs between the runs, and another is drawn.
+        let trial =
+            Trial::new(base, continuation).with_edits(vec![Edit::lesion(component, action)]);
+        let implication =
+            implicate(&evaluator, &trial, &Options { neurons: 384, ..Options::default() }).unwrap();
+        // A neuron that is silent on this text, or an expert that nothing is routed to, is no fault
+        // there: nothing differs between the runs, and another is drawn.
         let Some(first) = implication.set.first() else { continue };
         n += 1;
         if *first == component {
@@ -76,10 +82,16 @@ fn of_experts_routers_states_and_heads_19_of_20_come_first() {
         layer: rng.random_range(0..7),
         part: Some(rng.random_range(0..256)),
     });
-    let rwkv = plant("builtin:rwkv", 5, |rng, _| Component::Head { layer: rng.random_range(0..4), head: rng.random_range(0..4) });
-    let (found, missed) = [moe, mamba, rwkv].into_iter().fold((0, Vec::new()), |(found, mut missed), (more, others)| {
-        missed.extend(others);
-        (found + more, missed)
+    let rwkv = plant("builtin:rwkv", 5, |rng, _| Component::Head {
+        layer: rng.random_range(0..4),
+        head: rng.random_range(0..4),
     });
+    let (found, missed) = [moe, mamba, rwkv].into_iter().fold(
+        (0, Vec::new()),
+        |(found, mut missed), (more, others)| {
+            missed.extend(others);
+            (found + more, missed)
+        },
+    );
     assert!(found >= 19, "{found} of 20; missed: {missed:#?}");
 }

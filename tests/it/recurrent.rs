@@ -19,7 +19,9 @@ fn trial() -> Trial {
 
 /// One of every kind that the first recurrent layer has.
 fn components(model: &Model) -> Vec<Component> {
-    let layer = (0..model.config.num_hidden_layers).find(|layer| model.config.state_parts(*layer).0 > 0).unwrap();
+    let layer = (0..model.config.num_hidden_layers)
+        .find(|layer| model.config.state_parts(*layer).0 > 0)
+        .unwrap();
     let all = [
         Component::Head { layer, head: 1 },
         Component::Channel { layer, channel: 5 },
@@ -33,16 +35,31 @@ fn components(model: &Model) -> Vec<Component> {
         Component::State { layer, part: None },
         Component::State { layer, part: Some(1) },
     ];
-    let matrices = glitch::edit::Matrix::ALL.map(|matrix| Component::Weight { layer, matrix, out: 3, input: 2 });
+    let matrices = glitch::edit::Matrix::ALL.map(|matrix| Component::Weight {
+        layer,
+        matrix,
+        out: 3,
+        input: 2,
+    });
     all.into_iter().chain(matrices).filter(|c| model.config.has(c)).collect()
 }
 
 fn lesions(model: &Model) -> Vec<Edit> {
-    let actions = [Action::Zero, Action::Mean, Action::Scale { factor: 3.0 }, Action::Noise { seed: 1, strength: 1.0 }];
+    let actions = [
+        Action::Zero,
+        Action::Mean,
+        Action::Scale { factor: 3.0 },
+        Action::Noise { seed: 1, strength: 1.0 },
+    ];
     let edits = |component| actions.into_iter().map(move |action| Edit::lesion(component, action));
-    let at = |component| Edit::Lesion { component, action: Action::Scale { factor: 3.0 }, position: Some(20) };
+    let at = |component| Edit::Lesion {
+        component,
+        action: Action::Scale { factor: 3.0 },
+        position: Some(20),
+    };
     let state = components(model).into_iter().filter(|c| matches!(c, Component::State { .. }));
-    let carry = state.map(|component| Edit::CarryState { component, position: 20, from: vec![7, 8, 9] });
+    let carry =
+        state.map(|component| Edit::CarryState { component, position: 20, from: vec![7, 8, 9] });
     // One weight may well do nothing at one position: that of a silent neuron, say.
     let silent = |c: &Component| matches!(c, Component::Weight { .. });
     let placed = components(model).into_iter().filter(|c| !silent(c)).map(at);
@@ -59,11 +76,17 @@ fn every_lesion_lands_and_a_batch_equals_each_alone() {
         let edits = lesions(&model);
         assert!(edits.len() > 30, "{name}");
         let requests: Vec<Request> = edits.iter().map(|edit| request(vec![edit.clone()])).collect();
-        for ((edit, request), batched) in edits.iter().zip(&requests).zip(evaluator.observe(&requests).unwrap()) {
+        for ((edit, request), batched) in
+            edits.iter().zip(&requests).zip(evaluator.observe(&requests).unwrap())
+        {
             let alone = evaluator.observe_alone(request).unwrap();
             assert_ne!(alone.log_probs, baseline.log_probs, "{name}: {edit:?} did nothing");
             assert!(alone.finite, "{name}: {edit:?}");
-            assert_eq!((&batched.log_probs, &batched.entropy), (&alone.log_probs, &alone.entropy), "{name}: {edit:?}");
+            assert_eq!(
+                (&batched.log_probs, &batched.entropy),
+                (&alone.log_probs, &alone.entropy),
+                "{name}: {edit:?}"
+            );
             assert_eq!(batched.generated, alone.generated, "{name}: {edit:?}");
         }
         let again = evaluator.observe_alone(&request(vec![])).unwrap();
@@ -78,7 +101,8 @@ fn a_shared_prefix_changes_nothing() {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
         let edits = (1..30).map(|position| Edit::Replace { position, id: 90 });
-        let requests: Vec<Request> = edits.map(|e| Request::new(trial().with_edits(vec![e])).generating(3)).collect();
+        let requests: Vec<Request> =
+            edits.map(|e| Request::new(trial().with_edits(vec![e])).generating(3)).collect();
         let before = evaluator.tokens();
         let batch = evaluator.observe(&requests).unwrap();
         let computed = evaluator.tokens() - before;
@@ -104,9 +128,12 @@ fn a_component_patched_with_itself_leaves_every_bit() {
         let run = evaluator.activations(&trial(), &[]).unwrap();
         let mut compared = 0;
         for component in components(&model) {
-            let Some(values) = run.of(&component, 0..run.positions, &model.config) else { continue };
+            let Some(values) = run.of(&component, 0..run.positions, &model.config) else {
+                continue;
+            };
             let patch = Patch { component, first: 0, values: values.into() };
-            let observed = evaluator.observe_alone(&Request::new(trial()).patched(vec![patch])).unwrap();
+            let observed =
+                evaluator.observe_alone(&Request::new(trial()).patched(vec![patch])).unwrap();
             assert_eq!(observed.log_probs, baseline.log_probs, "{name}: {component}");
             compared += 1;
         }
@@ -114,38 +141,62 @@ fn a_component_patched_with_itself_leaves_every_bit() {
     }
 }
 
-/// The state is changed where and as the edit says: not before, not elsewhere, and what is carried over is what
-/// the other tokens leave.
+/// The state is changed where and as the edit says: not before, not elsewhere, and what is carried
+/// over is what the other tokens leave.
 #[test]
 fn states_are_what_the_edits_say() {
     for name in FAMILIES {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
-        let component = components(&model).into_iter().find(|c| matches!(c, Component::State { part: Some(_), .. })).unwrap();
+        let component = components(&model)
+            .into_iter()
+            .find(|c| matches!(c, Component::State { part: Some(_), .. }))
+            .unwrap();
         let of = |trial: &Trial, at: usize| {
-            evaluator.activations(trial, &[]).unwrap().of(&component, at..at + 1, &model.config).unwrap()
+            evaluator
+                .activations(trial, &[])
+                .unwrap()
+                .of(&component, at..at + 1, &model.config)
+                .unwrap()
         };
-        let zeroed = trial().with_edits(vec![Edit::Lesion { component, action: Action::Zero, position: Some(12) }]);
+        let zeroed = trial().with_edits(vec![Edit::Lesion {
+            component,
+            action: Action::Zero,
+            position: Some(12),
+        }]);
         assert_eq!(of(&zeroed, 11), of(&trial(), 11), "{name}");
-        assert!(of(&zeroed, 12).iter().all(|x| *x == 0.0) && of(&trial(), 12).iter().any(|x| *x != 0.0), "{name}");
+        assert!(
+            of(&zeroed, 12).iter().all(|x| *x == 0.0) && of(&trial(), 12).iter().any(|x| *x != 0.0),
+            "{name}"
+        );
         assert_ne!(of(&zeroed, 13), of(&trial(), 13), "{name}");
 
         let from = vec![3u32, 1, 4, 1, 5];
-        let carried = trial().with_edits(vec![Edit::CarryState { component, position: 12, from: from.clone() }]);
+        let carried = trial().with_edits(vec![Edit::CarryState {
+            component,
+            position: 12,
+            from: from.clone(),
+        }]);
         assert_eq!(of(&carried, 11), of(&trial(), 11), "{name}");
         assert_eq!(of(&carried, 12), of(&Trial::new(from, []), 4), "{name}");
 
         // Nothing before the position of a lesion can know of it.
-        let late = trial().with_edits(vec![Edit::Lesion { component, action: Action::Zero, position: Some(33) }]);
-        let observe = |trial: &Trial| evaluator.observe_alone(&Request::new(trial.clone())).unwrap().log_probs;
+        let late = trial().with_edits(vec![Edit::Lesion {
+            component,
+            action: Action::Zero,
+            position: Some(33),
+        }]);
+        let observe = |trial: &Trial| {
+            evaluator.observe_alone(&Request::new(trial.clone())).unwrap().log_probs
+        };
         let (plain, late) = (observe(&trial()), observe(&late));
         assert_eq!(plain[..3], late[..3], "{name}");
         assert_ne!(plain[4..], late[4..], "{name}");
     }
 }
 
-/// A head of RWKV without its state has nothing but the present: what it puts out does not depend on what came
-/// before (with token shift off, which looks back one token).
+/// A head of RWKV without its state has nothing but the present: what it puts out does not depend
+/// on what came before (with token shift off, which looks back one token).
 #[test]
 fn without_state_and_shift_there_is_no_past() {
     for name in ["rwkv6", "rwkv7"] {
@@ -153,7 +204,11 @@ fn without_state_and_shift_there_is_no_past() {
         let evaluator = ModelEvaluator::new(&model);
         let blind: Vec<Edit> = (0..model.config.num_hidden_layers)
             .flat_map(|layer| {
-                [Component::State { layer, part: None }, Component::Shift { layer }, Component::ChannelShift { layer }]
+                [
+                    Component::State { layer, part: None },
+                    Component::Shift { layer },
+                    Component::ChannelShift { layer },
+                ]
             })
             .map(|component| Edit::lesion(component, Action::Zero))
             .collect();
@@ -167,9 +222,12 @@ fn without_state_and_shift_there_is_no_past() {
         if name == "rwkv6" {
             assert_eq!(last(one, &blind), last(other, &blind), "{name}");
         } else {
-            // Version 7 reads the state after the token has been written into it, so nothing is read at all.
+            // Version 7 reads the state after the token has been written into it, so nothing is
+            // read at all.
             let z = Component::Head { layer: 0, head: 0 };
-            let run = evaluator.activations(&Trial::new([1, 2, 3], []).with_edits(blind.clone()), &[]).unwrap();
+            let run = evaluator
+                .activations(&Trial::new([1, 2, 3], []).with_edits(blind.clone()), &[])
+                .unwrap();
             assert!(run.of(&z, 0..3, &model.config).unwrap().iter().all(|x| x.is_finite()));
             assert_eq!(last(one, &blind), last(other, &blind), "{name}");
         }
@@ -191,28 +249,43 @@ fn a_sweep_of_states_has_every_part_and_is_refused_where_there_are_none() {
     ] {
         let model = load(name);
         let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 96).collect();
-        let sweep = LesionSweep::run(&ModelEvaluator::new(&model), target, &ids, None, 4, &|_, _| {}).unwrap();
+        let sweep =
+            LesionSweep::run(&ModelEvaluator::new(&model), target, &ids, None, 4, &|_, _| {})
+                .unwrap();
         let named: BTreeSet<Component> = sweep.rows.iter().map(|row| row.component).collect();
         assert_eq!((named.len(), sweep.rows.len()), (count, count), "{name} {target:?}");
     }
-    for (name, target) in
-        [("llama", Target::States), ("mamba", Target::Heads), ("mamba", Target::Mlps), ("rwkv7", Target::Experts)]
-    {
+    for (name, target) in [
+        ("llama", Target::States),
+        ("mamba", Target::Heads),
+        ("mamba", Target::Mlps),
+        ("rwkv7", Target::Experts),
+    ] {
         let model = load(name);
-        let refused = LesionSweep::run(&ModelEvaluator::new(&model), target, &[1, 2, 3], None, 4, &|_, _| {});
+        let refused =
+            LesionSweep::run(&ModelEvaluator::new(&model), target, &[1, 2, 3], None, 4, &|_, _| {});
         let error = refused.err().unwrap().to_string();
         assert!(error.contains("has no meaning for"), "{name} {target:?}: {error}");
     }
-    let (model, options) = (load("mamba"), PairOptions { of: Target::States, ..PairOptions::default() });
+    let (model, options) =
+        (load("mamba"), PairOptions { of: Target::States, ..PairOptions::default() });
     let text = Trial::new([1, 2], [3, 4]);
-    let refused = PairSweep::run(&ModelEvaluator::new(&model), &text, &options, &|_, _| {}).err().unwrap().to_string();
-    assert_eq!(refused, "8128 pairs of states are more than the limit of 4096, and states have no gradient to pick some by");
+    let refused = PairSweep::run(&ModelEvaluator::new(&model), &text, &options, &|_, _| {})
+        .err()
+        .unwrap()
+        .to_string();
+    assert_eq!(
+        refused,
+        "8128 pairs of states are more than the limit of 4096, and states have no gradient to pick \
+        some by"
+    );
     let model = load("rwkv7");
     let sweep = PairSweep::run(&ModelEvaluator::new(&model), &text, &options, &|_, _| {}).unwrap();
     assert_eq!((sweep.rows.len(), sweep.pairs), (15, 15));
 }
 
-/// The sites of a state are not kept where they would take more than there is room for; here they do.
+/// The sites of a state are not kept where they would take more than there is room for; here they
+/// do.
 #[test]
 fn states_are_captured_with_the_rest() {
     let model = load("rwkv7");
@@ -221,7 +294,8 @@ fn states_are_captured_with_the_rest() {
     assert_eq!(run.sites[&(0, Site::State)].len(), run.positions * parts * size);
 }
 
-/// A state that is scaled up grows, one without memory forgets; observed alike alone and in a batch.
+/// A state that is scaled up grows, one without memory forgets; observed alike alone and in a
+/// batch.
 #[test]
 fn growth_and_forgetting_are_observed() {
     use glitch::oracle::OracleKind;
@@ -230,7 +304,11 @@ fn growth_and_forgetting_are_observed() {
         let evaluator = ModelEvaluator::new(&model);
         let lesion = |action, position| {
             let layers = 0..model.config.num_hidden_layers;
-            let state = |layer| Edit::Lesion { component: Component::State { layer, part: None }, action, position };
+            let state = |layer| Edit::Lesion {
+                component: Component::State { layer, part: None },
+                action,
+                position,
+            };
             layers.map(state).collect::<Vec<_>>()
         };
         let request = |edits: Vec<Edit>| {
@@ -238,17 +316,34 @@ fn growth_and_forgetting_are_observed() {
             request.memory = true;
             request
         };
-        let requests =
-            [request(vec![]), request(lesion(Action::Scale { factor: 1e3 }, Some(38))), request(lesion(Action::Zero, Some(36)))];
+        let requests = [
+            request(vec![]),
+            request(lesion(Action::Scale { factor: 1e3 }, Some(38))),
+            request(lesion(Action::Zero, Some(36))),
+        ];
         let batch = evaluator.observe(&requests).unwrap();
         for (request, batched) in requests.iter().zip(&batch) {
             let alone = evaluator.observe_alone(request).unwrap();
-            assert_eq!((&alone.state_norms, alone.memory), (&batched.state_norms, batched.memory), "{name}");
+            assert_eq!(
+                (&alone.state_norms, alone.memory),
+                (&batched.state_norms, batched.memory),
+                "{name}"
+            );
         }
-        let score = |kind: OracleKind, o: &glitch::evaluate::Observation| kind.oracle().score(o, &batch[0]);
-        assert_eq!((score(OracleKind::StateBlowup, &batch[0]), score(OracleKind::StateMemory, &batch[0])), (0.0, 0.0), "{name}");
+        let score =
+            |kind: OracleKind, o: &glitch::evaluate::Observation| kind.oracle().score(o, &batch[0]);
+        assert_eq!(
+            (score(OracleKind::StateBlowup, &batch[0]), score(OracleKind::StateMemory, &batch[0])),
+            (0.0, 0.0),
+            "{name}"
+        );
         let growth = score(OracleKind::StateBlowup, &batch[1]);
         assert!((growth - 1e3f64.ln()).abs() < 0.5, "{name}: grown by {growth}");
-        assert!(batch[2].memory < batch[0].memory, "{name}: {:?} after forgetting, {:?}", batch[2].memory, batch[0].memory);
+        assert!(
+            batch[2].memory < batch[0].memory,
+            "{name}: {:?} after forgetting, {:?}",
+            batch[2].memory,
+            batch[0].memory
+        );
     }
 }

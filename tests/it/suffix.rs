@@ -1,11 +1,14 @@
-//! Adversarial suffixes: gradients of the one-hot tokens, races, and searches that end where they should.
+//! Adversarial suffixes: gradients of the one-hot tokens, races, and searches that end where they
+//! should.
 
 use glitch::edit::{Edit, Trial};
 use glitch::evaluate::{Evaluator, Expected, ModelEvaluator, Observation, Request};
 use glitch::model::batch::Row;
 use glitch::model::hooks::{Block, Change, Site};
 use glitch::model::{Forward, Model};
-use glitch::mutate::suffix::{Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, Tokens};
+use glitch::mutate::suffix::{
+    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, Tokens,
+};
 
 use super::cli::glitch;
 use super::parity::{ATTENTION, RECURRENT, fixtures, load};
@@ -14,15 +17,23 @@ fn goal(kind: GoalKind, continuation: &[u32]) -> Goal {
     Goal { kind, continuation: continuation.to_vec(), mean: Mean::Arithmetic }
 }
 
-/// Cross entropy of the tokens after `reads` when `h` of token `id` is added to the one-hot row at `position`, and the
-/// router logits on the way.
-fn moved(model: &Model, ids: &[u32], reads: &[usize], position: usize, id: u32, h: f32) -> (f64, Vec<f32>) {
+/// Cross entropy of the tokens after `reads` when `h` of token `id` is added to the one-hot row at
+/// `position`, and the router logits on the way.
+fn moved(
+    model: &Model,
+    ids: &[u32],
+    reads: &[usize],
+    position: usize,
+    id: u32,
+    h: f32,
+) -> (f64, Vec<f32>) {
     let row: Vec<f32> = model.embedding(id).into_iter().map(|e| h * e).collect();
     let mut forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
     let change = Change::Affine { scale: 1.0, shift: Some(row.into()) };
     let columns = 0..model.config.hidden_size;
     forward.hooks.push(0, Site::Embed, Block { tokens: position..position + 1, columns, change });
-    forward.hooks.capture = (0..model.config.num_hidden_layers).map(|layer| (layer, Site::RouterLogits)).collect();
+    forward.hooks.capture =
+        (0..model.config.num_hidden_layers).map(|layer| (layer, Site::RouterLogits)).collect();
     let output = model.forward(&forward).unwrap();
     let logits = model.logits(&output.residual);
     let vocabulary = model.config.vocab_size;
@@ -35,7 +46,12 @@ fn moved(model: &Model, ids: &[u32], reads: &[usize], position: usize, id: u32, 
     let loss = losses.sum::<f64>() / reads.len() as f64;
     let experts = model.config.experts.as_ref();
     let chosen = experts.map_or(Vec::new(), |experts| {
-        output.captured.values().flat_map(|l| glitch::model::chosen_experts(l, experts)).map(|e| e as f32).collect()
+        output
+            .captured
+            .values()
+            .flat_map(|l| glitch::model::chosen_experts(l, experts))
+            .map(|e| e as f32)
+            .collect()
     });
     (loss, chosen)
 }
@@ -50,14 +66,19 @@ fn one_hot_gradients_are_derivatives_in_every_family() {
         let (positions, reads) = (6..12, (14..23).collect::<Vec<usize>>());
         let target = goal(GoalKind::Target, &ids[15..]);
         let gradient = evaluator
-            .one_hot_gradient(&ids, positions.clone(), &reads, &[1], &|logits, v| target.of_logits(logits, v, None))
+            .one_hot_gradient(&ids, positions.clone(), &reads, &[1], &|logits, v| {
+                target.of_logits(logits, v, None)
+            })
             .unwrap();
         let vocabulary = model.config.vocab_size;
         assert_eq!(gradient.tokens.len(), positions.len() * vocabulary, "{name}");
         for row in gradient.embeddings.chunks(model.config.hidden_size) {
             assert!(row.iter().any(|g| *g != 0.0), "{name}: a position without a gradient");
         }
-        assert!(gradient.residuals[&1].iter().any(|g| *g != 0.0), "{name}: a layer without a gradient");
+        assert!(
+            gradient.residuals[&1].iter().any(|g| *g != 0.0),
+            "{name}: a layer without a gradient"
+        );
         let (base, routing) = moved(&model, &ids, &reads, 6, 0, 0.0);
         assert!((base - gradient.loss).abs() < 1e-4, "{name}: {base} {}", gradient.loss);
         let mut order: Vec<usize> = (0..gradient.tokens.len()).collect();
@@ -66,10 +87,13 @@ fn one_hot_gradients_are_derivatives_in_every_family() {
         for at in order.into_iter().take(256) {
             let (position, id) = (positions.start + at / vocabulary, (at % vocabulary) as u32);
             let analytic = f64::from(gradient.tokens[at]);
-            // Curvature against rounding: the better of several steps. Where a token goes to another expert the loss
-            // has a step and no derivative.
+            // Curvature against rounding: the better of several steps. Where a token goes to
+            // another expert the loss has a step and no derivative.
             let errors = [0.1f32, 0.03, 0.01, 0.003, 0.001].map(|h| {
-                let (up, down) = (moved(&model, &ids, &reads, position, id, h), moved(&model, &ids, &reads, position, id, -h));
+                let (up, down) = (
+                    moved(&model, &ids, &reads, position, id, h),
+                    moved(&model, &ids, &reads, position, id, -h),
+                );
                 let numeric = (up.0 - down.0) / f64::from(2.0 * h);
                 let same = up.1 == routing && down.1 == routing;
                 if same { (numeric - analytic).abs() / analytic.abs() } else { f64::NAN }
@@ -78,7 +102,10 @@ fn one_hot_gradients_are_derivatives_in_every_family() {
             if error.is_nan() {
                 continue;
             }
-            assert!(error <= 1e-2, "{name}: position {position}, token {id}: {analytic}, relative errors {errors:?}");
+            assert!(
+                error <= 1e-2,
+                "{name}: position {position}, token {id}: {analytic}, relative errors {errors:?}"
+            );
             compared += 1;
             if compared == 32 {
                 break;
@@ -95,21 +122,28 @@ fn a_race_measures_what_a_batch_does() {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
         let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 90).collect();
-        let candidates: Vec<Vec<(usize, u32)>> =
-            (0..20).map(|i| vec![(3 + i % 9, 90 - i as u32)]).chain([vec![], vec![(4, 80), (9, 81)]]).collect();
+        let candidates: Vec<Vec<(usize, u32)>> = (0..20)
+            .map(|i| vec![(3 + i % 9, 90 - i as u32)])
+            .chain([vec![], vec![(4, 80), (9, 81)]])
+            .collect();
         let mut race = evaluator.race(&ids, 15, &candidates).unwrap();
         race.advance(1).unwrap();
         let target = goal(GoalKind::Target, &ids[15..]);
         let reads: Vec<usize> = (14..23).collect();
-        let gradient =
-            evaluator.one_hot_gradient(&ids, 3..12, &reads, &[1], &|logits, v| target.of_logits(logits, v, None)).unwrap();
+        let gradient = evaluator
+            .one_hot_gradient(&ids, 3..12, &reads, &[1], &|logits, v| {
+                target.of_logits(logits, v, None)
+            })
+            .unwrap();
         let expected = race.expected(3, &gradient.residuals[&1]).unwrap();
         assert_eq!(expected[20], Some(Expected::default()), "{name}: nothing was changed");
         race.retain(|i| i % 2 == 0);
         let left = race.finish(None).unwrap();
         let trial = Trial::new(&ids[..15], &ids[15..]);
         let request = |c: &Vec<(usize, u32)>| {
-            Request::new(trial.with_edits(c.iter().map(|&(position, id)| Edit::Replace { position, id }).collect()))
+            Request::new(trial.with_edits(
+                c.iter().map(|&(position, id)| Edit::Replace { position, id }).collect(),
+            ))
         };
         let batch = evaluator.observe(&candidates.iter().map(request).collect::<Vec<_>>()).unwrap();
         for (i, (raced, observed)) in left.iter().zip(&batch).enumerate() {
@@ -117,13 +151,18 @@ fn a_race_measures_what_a_batch_does() {
             let observed = (&observed.log_probs, &observed.entropy, &observed.top, observed.finite);
             assert_eq!(raced, (i % 2 == 0).then_some(observed), "{name}: {i}");
         }
-        assert!(race_error(&evaluator, &ids, 0, &candidates) && race_error(&evaluator, &ids, 3, &candidates), "{name}");
+        assert!(
+            race_error(&evaluator, &ids, 0, &candidates)
+                && race_error(&evaluator, &ids, 3, &candidates),
+            "{name}"
+        );
     }
     let model = load("mamba");
     assert!(race_error(&ModelEvaluator::new(&model), &[1, 2, 3], 2, &[vec![(1, 5)]]));
 }
 
-/// Whom a race would drop it does not drop where asked to spare them, and drops the others as before.
+/// Whom a race would drop it does not drop where asked to spare them, and drops the others as
+/// before.
 #[test]
 fn the_spared_run_to_the_end() {
     let model = Model::load("builtin:dense").unwrap();
@@ -133,21 +172,37 @@ fn the_spared_run_to_the_end() {
     let suffix = vec![problem.tokens.neutral; 6];
     let stages = [(1, 0.5), (2, 0.5)];
     let gradients = [problem.gradient(0, &suffix, &[1, 2]).unwrap()];
-    let candidates: Vec<Vec<(usize, u32)>> = (0..16).map(|i| vec![(i % 6, 300 + 7 * i as u32)]).collect();
-    let race = |spared: &[bool]| problem.race(&suffix, &candidates, spared, &gradients, &stages).unwrap();
+    let candidates: Vec<Vec<(usize, u32)>> =
+        (0..16).map(|i| vec![(i % 6, 300 + 7 * i as u32)]).collect();
+    let race =
+        |spared: &[bool]| problem.race(&suffix, &candidates, spared, &gradients, &stages).unwrap();
     let (exact, left) = (problem.score(1, &suffix, &candidates).unwrap(), race(&[false; 16]));
     assert_eq!(left.iter().flatten().count(), 4);
-    let spared: Vec<bool> = left.iter().enumerate().map(|(i, score)| score.is_none() && i % 2 == 0).collect();
+    let spared: Vec<bool> =
+        left.iter().enumerate().map(|(i, score)| score.is_none() && i % 2 == 0).collect();
     let again = race(&spared);
     let others = spared.iter().filter(|spared| !**spared).count().div_ceil(2).div_ceil(2);
-    assert_eq!(again.iter().flatten().count(), spared.iter().filter(|spared| **spared).count() + others);
+    assert_eq!(
+        again.iter().flatten().count(),
+        spared.iter().filter(|spared| **spared).count() + others
+    );
     for i in 0..16 {
         assert!(!spared[i] || again[i].is_some(), "{i} was spared");
-        assert!(again[i].is_none_or(|score| score == exact[i]), "{i}: {:?} {:?}", again[i], exact[i]);
+        assert!(
+            again[i].is_none_or(|score| score == exact[i]),
+            "{i}: {:?} {:?}",
+            again[i],
+            exact[i]
+        );
     }
 }
 
-fn race_error(evaluator: &ModelEvaluator, ids: &[u32], prompt: usize, candidates: &[Vec<(usize, u32)>]) -> bool {
+fn race_error(
+    evaluator: &ModelEvaluator,
+    ids: &[u32],
+    prompt: usize,
+    candidates: &[Vec<(usize, u32)>],
+) -> bool {
     evaluator.race(ids, prompt, candidates).is_err()
 }
 
@@ -170,10 +225,17 @@ fn options(steps: usize) -> Options {
 }
 
 fn prompt(model: &Model, text: &str) -> Prompt {
-    Prompt { before: model.encode(text).unwrap(), after: model.encode(" and").unwrap()[1..].to_vec() }
+    Prompt {
+        before: model.encode(text).unwrap(),
+        after: model.encode(" and").unwrap()[1..].to_vec(),
+    }
 }
 
-fn problem<'a, 'm>(evaluator: &'a ModelEvaluator<'m>, prompts: &[&str], goal: Goal) -> Problem<'a, 'm> {
+fn problem<'a, 'm>(
+    evaluator: &'a ModelEvaluator<'m>,
+    prompts: &[&str],
+    goal: Goal,
+) -> Problem<'a, 'm> {
     let model = evaluator.model;
     let prompts = prompts.iter().map(|text| prompt(model, text)).collect();
     Problem::new(evaluator, prompts, goal, Tokens::new(model, true).unwrap(), 6).unwrap()
@@ -205,16 +267,27 @@ fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
         // Every one of them does it, greedily, and text can carry it.
         for reached in &whole.state.reached {
             let trial = problem.trial(0, &reached.suffix);
-            assert!(evaluator.observe_alone(&Request::new(trial)).unwrap().says_continuation(), "{name}: {reached:?}");
-            assert!(reached.survives && problem.survives(1, &reached.suffix), "{name}: {reached:?}");
+            assert!(
+                evaluator.observe_alone(&Request::new(trial)).unwrap().says_continuation(),
+                "{name}: {reached:?}"
+            );
+            assert!(
+                reached.survives && problem.survives(1, &reached.suffix),
+                "{name}: {reached:?}"
+            );
         }
-        let mut resumed = Search::new(&problem, options(12)).unwrap().resume(&path, &model).unwrap();
+        let mut resumed =
+            Search::new(&problem, options(12)).unwrap().resume(&path, &model).unwrap();
         assert_eq!(resumed.state.step, 5);
         while resumed.state.step < 12 {
             resumed.state.advance(&problem, &resumed.options).unwrap();
         }
         assert_eq!(resumed, whole, "{name}");
-        let other = Search::new(&problem, options(13)).unwrap().resume(&path, &model).unwrap_err().to_string();
+        let other = Search::new(&problem, options(13))
+            .unwrap()
+            .resume(&path, &model)
+            .unwrap_err()
+            .to_string();
         assert!(other.contains("options: is of another search"), "{other}");
     }
 }
@@ -237,7 +310,8 @@ fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
             }
             whole.state.advance(&problem, &options).unwrap();
         }
-        let mut resumed = Search::new(&problem, options.clone()).unwrap().resume(&path, &model).unwrap();
+        let mut resumed =
+            Search::new(&problem, options.clone()).unwrap().resume(&path, &model).unwrap();
         while !resumed.state.ended(&options) {
             resumed.state.advance(&problem, &options).unwrap();
         }
@@ -245,12 +319,25 @@ fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
         match (algorithm, &whole.state.soft) {
             (Algorithm::Beast, None) => {
                 assert!(whole.state.best.loss < start - 0.3, "{start} {}", whole.state.best.loss);
-                assert!(whole.state.buffer.len() > 1 && whole.state.buffer.iter().all(|entry| entry.suffix.len() == 6));
+                assert!(
+                    whole.state.buffer.len() > 1
+                        && whole.state.buffer.iter().all(|entry| entry.suffix.len() == 6)
+                );
             }
             (Algorithm::Soft, Some(soft)) => {
                 // What embeddings allow is far more than what the nearest tokens do.
-                assert!(soft.best < 0.5 && soft.reached.is_some(), "{} {:?}", soft.best, soft.reached);
-                assert!(soft.best < whole.state.best.loss, "{} {}", soft.best, whole.state.best.loss);
+                assert!(
+                    soft.best < 0.5 && soft.reached.is_some(),
+                    "{} {:?}",
+                    soft.best,
+                    soft.reached
+                );
+                assert!(
+                    soft.best < whole.state.best.loss,
+                    "{} {}",
+                    soft.best,
+                    whole.state.best.loss
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -261,7 +348,8 @@ fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
 fn a_damaged_search_is_named() {
     let model = Model::load("builtin:dense").unwrap();
     let evaluator = ModelEvaluator::new(&model);
-    let problem = problem(&evaluator, &["It was a fine day"], goal(GoalKind::Target, &ids(&model, " the")));
+    let problem =
+        problem(&evaluator, &["It was a fine day"], goal(GoalKind::Target, &ids(&model, " the")));
     let options = Options { algorithm: Algorithm::Soft, ..options(3) };
     let mut search = Search::new(&problem, options.clone()).unwrap();
     search.state.advance(&problem, &options).unwrap();
@@ -271,7 +359,11 @@ fn a_damaged_search_is_named() {
         let mut damaged = search.clone();
         damage(&mut damaged);
         damaged.write(&path).unwrap();
-        let error = Search::new(&problem, options.clone()).unwrap().resume(&path, &model).unwrap_err().to_string();
+        let error = Search::new(&problem, options.clone())
+            .unwrap()
+            .resume(&path, &model)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("suffix.json") && error.contains(expect), "{error}");
     };
     check(&|s| s.state.best.suffix[2] = 1 << 20, "state: token id 1048576");
@@ -283,8 +375,9 @@ fn a_damaged_search_is_named() {
     check(&|s| s.schema_version = 9, "schema_version");
 }
 
-/// From the command line: a suffix is found, its case replayed and tried on other models.
-/// The residual stream of another run: all of it at the embeddings, none of it beyond what is read, its own changes nothing.
+/// From the command line: a suffix is found, its case replayed and tried on other models. The
+/// residual stream of another run: all of it at the embeddings, none of it beyond what is read, its
+/// own changes nothing.
 #[test]
 fn a_handover_ends_where_nothing_reads_any_more() {
     for name in ATTENTION.into_iter().chain(RECURRENT) {
@@ -299,23 +392,36 @@ fn a_handover_ends_where_nothing_reads_any_more() {
         };
         let (own, others) = (observe(&ids), observe(&other));
         let reference = others.distributions.clone().unwrap();
-        let close = |a: &Observation, b: &Observation| a.log_probs.iter().zip(&b.log_probs).all(|(a, b)| (a - b).abs() < 1e-5);
+        let close = |a: &Observation, b: &Observation| {
+            a.log_probs.iter().zip(&b.log_probs).all(|(a, b)| (a - b).abs() < 1e-5)
+        };
         assert!(!close(&own, &others), "{name}: the tokens make no difference");
         let layers = evaluator.handover(&ids, 12, 4..7, &other, &reference).unwrap();
         assert_eq!(layers.len(), model.config.num_hidden_layers, "{name}");
-        assert!(close(&layers[0], &others) && layers[0].mean_divergence_bits() < 1e-5, "{name}: at the embeddings");
+        assert!(
+            close(&layers[0], &others) && layers[0].mean_divergence_bits() < 1e-5,
+            "{name}: at the embeddings"
+        );
         for layer in &layers[1..] {
-            assert!(!close(layer, &others) && !close(layer, &own), "{name}: what the layers before have read stays");
+            assert!(
+                !close(layer, &others) && !close(layer, &own),
+                "{name}: what the layers before have read stays"
+            );
         }
         let same = evaluator.handover(&ids, 12, 4..7, &ids, &reference).unwrap();
         assert!(same.iter().all(|layer| close(layer, &own)), "{name}: its own residual stream");
     }
     let model = load("llama");
     let evaluator = ModelEvaluator::new(&model);
-    let reference = evaluator.observe_alone(&Request::new(Trial::new([1, 2], [3])).keeping_distributions()).unwrap();
+    let reference = evaluator
+        .observe_alone(&Request::new(Trial::new([1, 2], [3])).keeping_distributions())
+        .unwrap();
     let reference = reference.distributions.unwrap();
     for (positions, other) in [(0..0, &[1, 2, 3][..]), (2..4, &[1, 2, 3]), (0..1, &[1, 2])] {
-        assert!(evaluator.handover(&[1, 2, 3], 2, positions.clone(), other, &reference).is_err(), "{positions:?} {other:?}");
+        assert!(
+            evaluator.handover(&[1, 2, 3], 2, positions.clone(), other, &reference).is_err(),
+            "{positions:?} {other:?}"
+        );
     }
 }
 
@@ -325,7 +431,19 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     let out = dir.path().join("out");
     let out = out.to_str().unwrap();
     let prompt = "It was a fine day in the garden{suffix} and";
-    let args = ["suffix", "--prompt", prompt, "--target", " the king", "--length", "6", "--steps", "30", "--width", "64"];
+    let args = [
+        "suffix",
+        "--prompt",
+        prompt,
+        "--target",
+        " the king",
+        "--length",
+        "6",
+        "--steps",
+        "30",
+        "--width",
+        "64",
+    ];
     let ran = glitch(&[&args[..], &["--stop-on-success", "--out", out, "--json"]].concat());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let said: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -335,21 +453,41 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     let case = format!("{cases}/{}.json", said["cases"][0].as_str().unwrap());
     let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&case).unwrap()).unwrap();
     let reading = &value["implication"]["reading"];
-    let kinds: Vec<&str> = reading["contrasts"].as_array().unwrap().iter().map(|c| c["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<&str> = reading["contrasts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["kind"].as_str().unwrap())
+        .collect();
     assert_eq!(kinds, ["random", "random", "random", "random", "fails"]);
     let loss = |carried: &serde_json::Value| carried["loss"].as_f64().unwrap();
     for contrast in reading["contrasts"].as_array().unwrap() {
-        assert!(loss(&contrast["carried"]) > loss(&reading["carried"]), "{contrast} does as well as the case");
-        assert!((contrast["carried"]["handover"][0].as_f64().unwrap() - 1.0).abs() < 1e-3, "{contrast}");
+        assert!(
+            loss(&contrast["carried"]) > loss(&reading["carried"]),
+            "{contrast} does as well as the case"
+        );
+        assert!(
+            (contrast["carried"]["handover"][0].as_f64().unwrap() - 1.0).abs() < 1e-3,
+            "{contrast}"
+        );
     }
     let readers = reading["readers"].as_array().unwrap();
     assert!(readers.iter().all(|r| r.as_str().unwrap().contains(".head")), "{readers:?}");
-    // Where nothing but the replaced tokens is patched, in the whole stream of every layer, less and less of it goes.
-    let handover: Vec<f64> = reading["carried"]["handover"].as_array().unwrap().iter().map(|h| h.as_f64().unwrap()).collect();
+    // Where nothing but the replaced tokens is patched, in the whole stream of every layer, less
+    // and less of it goes.
+    let handover: Vec<f64> = reading["carried"]["handover"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|h| h.as_f64().unwrap())
+        .collect();
     assert!((handover[0] - 1.0).abs() < 1e-3 && handover[3] < handover[0], "{handover:?}");
     let ran = glitch(&["implicate", &case]);
-    let said_so = |text: &str| assert!(ran.stdout.contains(text), "{text}: {}{}", ran.stdout, ran.stderr);
-    ["how the replaced tokens are read", "  these ", "  4 random ", "  fails "].into_iter().for_each(said_so);
+    let said_so =
+        |text: &str| assert!(ran.stdout.contains(text), "{text}: {}{}", ran.stdout, ran.stderr);
+    ["how the replaced tokens are read", "  these ", "  4 random ", "  fails "]
+        .into_iter()
+        .for_each(said_so);
     let ran = glitch(&["replay", &cases]);
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
     let other = fixtures().join("gguf/f32.gguf");
@@ -358,13 +496,27 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let matrix: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     let on = &matrix[0]["on"];
-    assert_eq!((&on[0]["reached"], &on[0]["of"], &on[0]["by_text"]), (&1.into(), &1.into(), &0.into()), "{matrix}");
+    assert_eq!(
+        (&on[0]["reached"], &on[0]["of"], &on[0]["by_text"]),
+        (&1.into(), &1.into(), &0.into()),
+        "{matrix}"
+    );
     assert_eq!((&on[1]["of"], &on[1]["by_text"]), (&1.into(), &0.into()), "{matrix}");
-    assert_eq!((&on[2]["reached"], &on[2]["of"], &on[2]["by_text"]), (&0.into(), &1.into(), &1.into()), "{matrix}");
+    assert_eq!(
+        (&on[2]["reached"], &on[2]["of"], &on[2]["by_text"]),
+        (&0.into(), &1.into(), &1.into()),
+        "{matrix}"
+    );
     // The same search again, cut off after some steps, ends in the same case.
-    let again = glitch(&[&args[..], &["--stop-on-success", "--out", out, "--resume", "--json"]].concat());
+    let again =
+        glitch(&[&args[..], &["--stop-on-success", "--out", out, "--resume", "--json"]].concat());
     let resumed: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
-    assert_eq!((&resumed["cases"], &resumed["search"]), (&said["cases"], &said["search"]), "{}", again.stderr);
+    assert_eq!(
+        (&resumed["cases"], &resumed["search"]),
+        (&said["cases"], &said["search"]),
+        "{}",
+        again.stderr
+    );
 }
 
 /// In the file and on the page as in what is printed.
@@ -373,8 +525,24 @@ fn prompts_left_out_are_tried_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (out, prompts) = (at("out"), at("prompts.txt"));
-    std::fs::write(&prompts, "It was a fine day in the garden\nHe wrote a letter\nThe people of the town\n").unwrap();
-    let args = ["suffix", "--prompt", &prompts, "--target", " the", "--length", "6", "--width", "48", "--held-out", "2"];
+    std::fs::write(
+        &prompts,
+        "It was a fine day in the garden\nHe wrote a letter\nThe people of the town\n",
+    )
+    .unwrap();
+    let args = [
+        "suffix",
+        "--prompt",
+        &prompts,
+        "--target",
+        " the",
+        "--length",
+        "6",
+        "--width",
+        "48",
+        "--held-out",
+        "2",
+    ];
     let ran = glitch(&[&args[..], &["--steps", "6", "--no-implication", "--out", &out]].concat());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let file = std::fs::read(dir.path().join("out/suffix.json")).unwrap();
@@ -385,7 +553,10 @@ fn prompts_left_out_are_tried_at_the_end() {
     let said = format!("held out  {reached} of 2 prompts");
     assert!(ran.stdout.contains(&said), "{said}: {}", ran.stdout);
     let page = std::fs::read_to_string(dir.path().join("out/report.html")).unwrap();
-    assert!(page.contains(&format!("<b>{reached} of 2</b><span>prompts left out reached</span>")), "{page}");
+    assert!(
+        page.contains(&format!("<b>{reached} of 2</b><span>prompts left out reached</span>")),
+        "{page}"
+    );
     for held in [(3, 2), (0, 0)] {
         let mut odd = search.clone();
         odd["held_out"] = serde_json::json!({ "reached": held.0, "of": held.1 });
@@ -403,7 +574,19 @@ fn a_killed_search_ends_like_any_other() {
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (killed, whole) = (at("killed"), at("whole"));
     let prompt = "It was a fine day in the garden{suffix} and";
-    let args = ["suffix", "--prompt", prompt, "--target", " a whale ate", "--length", "6", "--steps", "40", "--width", "48"];
+    let args = [
+        "suffix",
+        "--prompt",
+        prompt,
+        "--target",
+        " a whale ate",
+        "--length",
+        "6",
+        "--steps",
+        "40",
+        "--width",
+        "48",
+    ];
     let args = [&args[..], &["--no-implication", "--json", "--out"]].concat();
     let path = dir.path().join("killed/suffix.json");
     let step = || -> Option<u64> {
@@ -424,7 +607,8 @@ fn a_killed_search_ends_like_any_other() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!((7..40).contains(&step().unwrap()), "killed on its way");
-    let search = |ran: &str| serde_json::from_str::<serde_json::Value>(ran).unwrap()["search"].clone();
+    let search =
+        |ran: &str| serde_json::from_str::<serde_json::Value>(ran).unwrap()["search"].clone();
     let resumed = glitch(&[&run[..], &["--resume"]].concat());
     let undisturbed = glitch(&[&args[..], &[&whole]].concat());
     assert_eq!(search(&resumed.stdout), search(&undisturbed.stdout), "{}", resumed.stderr);
@@ -437,7 +621,11 @@ fn what_makes_no_sense_is_one_line() {
     let check = |args: &[&str], expect: &str| {
         let ran = glitch(&[&["suffix", "--out", out], args].concat());
         assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
-        assert!(ran.stderr.contains(expect) && !ran.stderr.contains("panicked"), "{args:?}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains(expect) && !ran.stderr.contains("panicked"),
+            "{args:?}: {}",
+            ran.stderr
+        );
     };
     check(&["--prompt", "To be"], "--target");
     check(&["--prompt", "To be", "--target", ""], "no text");
@@ -454,7 +642,11 @@ fn what_makes_no_sense_is_one_line() {
 fn prompts_are_added_as_they_are_reached() {
     let model = Model::load("builtin:dense").unwrap();
     let evaluator = ModelEvaluator::new(&model);
-    let prompts = ["It was a fine day in the garden", "The people of the United States", "He wrote a long letter to her"];
+    let prompts = [
+        "It was a fine day in the garden",
+        "The people of the United States",
+        "He wrote a long letter to her",
+    ];
     let problem = problem(&evaluator, &prompts, goal(GoalKind::Target, &ids(&model, " the")));
     let mut search = Search::new(&problem, options(10)).unwrap();
     assert_eq!(search.state.prompts, 1);
@@ -465,7 +657,10 @@ fn prompts_are_added_as_they_are_reached() {
     let best = search.state.reached.first().unwrap();
     for prompt in 0..best.prompts {
         let trial = problem.trial(prompt, &best.suffix);
-        assert!(evaluator.observe_alone(&Request::new(trial)).unwrap().says_continuation(), "prompt {prompt}");
+        assert!(
+            evaluator.observe_alone(&Request::new(trial)).unwrap().says_continuation(),
+            "prompt {prompt}"
+        );
     }
 }
 
@@ -476,9 +671,12 @@ fn other_goals_descend_as_well() {
     // What it expects after a neutral suffix, which is `x` over and over.
     let text = ids(&model, " x x x x");
     let eos = [model.config.eos_token_ids[0]];
-    for goal in
-        [goal(GoalKind::Away, &[]), goal(GoalKind::Loss, &text), goal(GoalKind::End, &eos), goal(GoalKind::Loop, &[text[0]; 4])]
-    {
+    for goal in [
+        goal(GoalKind::Away, &[]),
+        goal(GoalKind::Loss, &text),
+        goal(GoalKind::End, &eos),
+        goal(GoalKind::Loop, &[text[0]; 4]),
+    ] {
         let problem = problem(&evaluator, &["It was a fine day in the garden"], goal.clone());
         let mut search = Search::new(&problem, options(8)).unwrap();
         for _ in 0..8 {

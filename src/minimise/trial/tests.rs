@@ -61,7 +61,10 @@ fn prompt() -> Trial {
 
 #[test]
 fn the_planted_token_edit_is_found_with_its_context() {
-    let edits = (5..35).step_by(3).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect();
+    let edits = (5..35)
+        .step_by(3)
+        .map(|position| Edit::Replace { position, id: 7000 + position as u32 })
+        .collect();
     let trial = prompt().with_edits(edits);
     // Fails when 7011 is there, somewhere after 103.
     let found = run(&trial, &options(), |trial| {
@@ -82,7 +85,9 @@ fn the_planted_token_edit_is_found_with_its_context() {
 fn tokens_that_matter_only_by_being_there_become_neutral() {
     let trial = prompt().with_edits(vec![Edit::Replace { position: 20, id: 7000 }]);
     // Needs ten tokens before the glitch, whichever.
-    let found = run(&trial, &options(), |trial| (trial.layout().ids.iter().position(|&id| id == 7000)? >= 10).then_some(0.5));
+    let found = run(&trial, &options(), |trial| {
+        (trial.layout().ids.iter().position(|&id| id == 7000)? >= 10).then_some(0.5)
+    });
     let mut base = vec![NEUTRAL; 11];
     (base[0], base[10]) = (100, 120);
     assert_eq!(&*found.trial.base, base);
@@ -104,7 +109,10 @@ fn lesion_sets_shrink_to_the_pair_that_acts_jointly() {
 fn strengths_become_as_small_as_the_margin_allows() {
     for (initial, needed) in [(4.0f32, 1.3f32), (-4.0, 0.2)] {
         let edits = vec![
-            Edit::Embedding { position: 3, change: EmbeddingChange::Noise { seed: 1, strength: initial } },
+            Edit::Embedding {
+                position: 3,
+                change: EmbeddingChange::Noise { seed: 1, strength: initial },
+            },
             Edit::lesion(Component::Mlp { layer: 2 }, Action::Scale { factor: 1.0 + initial }),
         ];
         let found = run(&prompt().with_edits(edits), &options(), |trial| {
@@ -156,7 +164,9 @@ fn a_step_keeps_half_of_the_margin_and_never_slips() {
 
 #[test]
 fn the_budget_holds_and_costs_the_certificate() {
-    let trial = prompt().with_edits((5..35).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect());
+    let trial = prompt().with_edits(
+        (5..35).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect(),
+    );
     let margin = |trial: &Trial| trial.layout().ids.contains(&7011).then_some(0.5);
     let whole = run(&trial, &options(), margin);
     assert!(whole.minimisation.one_minimal);
@@ -168,7 +178,9 @@ fn the_budget_holds_and_costs_the_certificate() {
 
 #[test]
 fn a_reduction_that_is_stopped_judges_nothing_more_and_has_no_certificate() {
-    let trial = prompt().with_edits((5..35).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect());
+    let trial = prompt().with_edits(
+        (5..35).map(|position| Edit::Replace { position, id: 7000 + position as u32 }).collect(),
+    );
     let margin = |trial: &Trial| trial.layout().ids.contains(&7011).then_some(0.5);
     let mut smaller = 0;
     for batches in 0..12 {
@@ -206,15 +218,31 @@ fn deleting_base_tokens_moves_the_edits_with_their_tokens() {
             assert_eq!(&*found.base, base);
             // The edited ids are those of before without the deleted ones.
             let gone: Vec<u32> = deleted.iter().map(|&p| trial.base[p]).collect();
-            let ids: Vec<u32> = trial.layout().ids.into_iter().filter(|id| !gone.contains(id)).collect();
+            let ids: Vec<u32> =
+                trial.layout().ids.into_iter().filter(|id| !gone.contains(id)).collect();
             assert_eq!(found.layout().ids, ids);
         }
     };
-    check(vec![Replace { position: 2, id: 5 }], &[0, 1], &[12, 13], Some(vec![Replace { position: 0, id: 5 }]));
+    check(
+        vec![Replace { position: 2, id: 5 }],
+        &[0, 1],
+        &[12, 13],
+        Some(vec![Replace { position: 0, id: 5 }]),
+    );
     check(vec![Replace { position: 2, id: 5 }], &[2], &[], None);
     check(vec![Delete { position: 5 }], &[0, 3], &[11, 12], Some(vec![Delete { position: 3 }]));
-    check(vec![Insert { position: 4, id: 5 }], &[3], &[10, 11, 12], Some(vec![Insert { position: 3, id: 5 }]));
-    check(vec![Insert { position: 6, id: 5 }], &[3], &[10, 11, 12], Some(vec![Insert { position: 5, id: 5 }]));
+    check(
+        vec![Insert { position: 4, id: 5 }],
+        &[3],
+        &[10, 11, 12],
+        Some(vec![Insert { position: 3, id: 5 }]),
+    );
+    check(
+        vec![Insert { position: 6, id: 5 }],
+        &[3],
+        &[10, 11, 12],
+        Some(vec![Insert { position: 5, id: 5 }]),
+    );
     // Two inserts that meet keep their order.
     check(
         vec![Insert { position: 2, id: 6 }, Insert { position: 1, id: 5 }],
@@ -224,13 +252,19 @@ fn deleting_base_tokens_moves_the_edits_with_their_tokens() {
     );
 }
 
-/// Found by the first campaigns on the built-in model: the edit of the prompt was dropped, and "cannot
-/// repeat" became "does not say what it was not shown".
+/// Found by the first campaigns on the built-in model: the edit of the prompt was dropped, and
+/// "cannot repeat" became "does not say what it was not shown".
 #[test]
 fn what_is_shown_and_what_is_asked_for_stay_together_in_an_echo_trial() {
     let at = |position, id| Edit::Replace { position, id };
     let check = |oracle, expect: &[usize]| {
-        let edits = [at(3, 9), at(5, 7), at(12, 9), Edit::Delete { position: 1 }, Edit::Delete { position: 2 }];
+        let edits = [
+            at(3, 9),
+            at(5, 7),
+            at(12, 9),
+            Edit::Delete { position: 1 },
+            Edit::Delete { position: 2 },
+        ];
         assert_eq!(super::inseparable(&edits, oracle), expect);
     };
     check(OracleKind::Echo, &[0, 1, 0, 2, 3]);
@@ -244,11 +278,19 @@ fn what_is_shown_and_what_is_asked_for_stay_together_in_an_echo_trial() {
             let asked = |t: &Trial| t.edits.iter().any(|e| e.position() == Some(t.base.len()));
             Ok(trials
                 .iter()
-                .map(|t| Verdict { oracle: OracleKind::Echo, ..verdict(if asked(t) { 1.0 } else { -0.1 }) })
+                .map(|t| Verdict {
+                    oracle: OracleKind::Echo,
+                    ..verdict(if asked(t) { 1.0 } else { -0.1 })
+                })
                 .collect())
         }
     }
     let found = minimise(&trial, &original, &Asked, &options()).unwrap();
     let ids: Vec<u32> = found.trial.layout().ids;
-    assert_eq!((found.trial.edits.len(), ids.iter().filter(|id| **id == 9).count()), (2, 2), "{:?}", found.trial);
+    assert_eq!(
+        (found.trial.edits.len(), ids.iter().filter(|id| **id == 9).count()),
+        (2, 2),
+        "{:?}",
+        found.trial
+    );
 }

@@ -1,7 +1,9 @@
-//! The gradient mode: candle operations, each of which has a backward, on padded-free packed arrays.
+//! The gradient mode: candle operations, each of which has a backward, on padded-free packed
+//! arrays.
 //!
-//! candle's fused softmax, normalisation and rotation drop gradients silently, so none of them is used
-//! here; tests check every hooked variable for a gradient and its values against finite differences.
+//! candle's fused softmax, normalisation and rotation drop gradients silently, so none of them is
+//! used here; tests check every hooked variable for a gradient and its values against finite
+//! differences.
 
 mod scan;
 
@@ -30,8 +32,8 @@ pub struct Composed {
     pub probes: Probes,
 }
 
-/// `x W^T` with a backward for `x` alone: candle's own matmul would also compute the gradient of the
-/// frozen weight.
+/// `x W^T` with a backward for `x` alone: candle's own matmul would also compute the gradient of
+/// the frozen weight.
 struct Product(Arc<PackedMatrix>);
 
 impl CustomOp1 for Product {
@@ -39,7 +41,11 @@ impl CustomOp1 for Product {
         "packed-linear"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
         let rows = x.len() / self.0.in_();
         let mut y = vec![0f32; rows * self.0.out()];
@@ -47,7 +53,12 @@ impl CustomOp1 for Product {
         Ok((CpuStorage::F32(y), Shape::from((rows, self.0.out()))))
     }
 
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        _y: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<Option<Tensor>> {
         gradient.contiguous()?.apply_op1_no_bwd(&Transposed(self.0.clone())).map(Some)
     }
 }
@@ -60,7 +71,11 @@ impl CustomOp1 for Transposed {
         "packed-linear-backward"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
         let d = contiguous(storage, layout)?;
         let rows = d.len() / self.0.out();
         let mut g = vec![0f32; rows * self.0.in_()];
@@ -70,7 +85,9 @@ impl CustomOp1 for Transposed {
 }
 
 fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    let (from, to) = layout.contiguous_offsets().ok_or_else(|| candle_core::Error::msg("operand is not contiguous"))?;
+    let (from, to) = layout
+        .contiguous_offsets()
+        .ok_or_else(|| candle_core::Error::msg("operand is not contiguous"))?;
     Ok(&storage.as_slice::<f32>()?[from..to])
 }
 
@@ -89,12 +106,15 @@ fn normalise(x: &Tensor, norm: &Norm) -> Result<Tensor> {
         NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
     };
     let square = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    let y = centred.broadcast_div(&(square + norm.eps)?.sqrt()?)?.broadcast_mul(&vector(&norm.weight)?)?;
+    let y = centred
+        .broadcast_div(&(square + norm.eps)?.sqrt()?)?
+        .broadcast_mul(&vector(&norm.weight)?)?;
     Ok(if norm.bias.is_empty() { y } else { y.broadcast_add(&vector(&norm.bias)?)? })
 }
 
 impl Composed {
-    /// Of every token the one `n` before it in its row; rows begin with what they carry, or with zeros.
+    /// Of every token the one `n` before it in its row; rows begin with what they carry, or with
+    /// zeros.
     fn before(&self, x: &Tensor, rows: &[Carry], n: usize) -> Result<Tensor> {
         let width = x.dim(1)?;
         let mut parts = Vec::new();
@@ -104,7 +124,11 @@ impl Composed {
             if from_carry > 0 {
                 // The last `n` of what is carried, of which a short row takes the first.
                 let zeros = vec![0f32; n * width];
-                let carried = if row.initial.is_empty() { &zeros } else { &row.initial[row.initial.len() - n * width..] };
+                let carried = if row.initial.is_empty() {
+                    &zeros
+                } else {
+                    &row.initial[row.initial.len() - n * width..]
+                };
                 parts.push(constant(&carried[..from_carry * width], from_carry)?);
             }
             if len > from_carry {
@@ -138,7 +162,8 @@ impl Numerics for Composed {
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         let (tokens, width) = x.dims2()?;
         let stretch = norm.weight.len();
-        Ok(normalise(&x.reshape((tokens, width / stretch, stretch))?, norm)?.reshape((tokens, width))?)
+        Ok(normalise(&x.reshape((tokens, width / stretch, stretch))?, norm)?
+            .reshape((tokens, width))?)
     }
 
     fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
@@ -149,7 +174,13 @@ impl Numerics for Composed {
         }
     }
 
-    fn edit_weights(&self, y: Tensor, x: &Tensor, edits: &[WeightEdit], first: usize) -> Result<Tensor> {
+    fn edit_weights(
+        &self,
+        y: Tensor,
+        x: &Tensor,
+        edits: &[WeightEdit],
+        first: usize,
+    ) -> Result<Tensor> {
         let (tokens, width) = y.dims2()?;
         edits.iter().try_fold(y, |y, edit| {
             let mut table = vec![0f32; tokens * width];
@@ -163,7 +194,9 @@ impl Numerics for Composed {
         let (tokens, width) = x.dims2()?;
         let (scale, shift, noise) = dense_tables(blocks, tokens, width);
         if !noise.is_empty() {
-            return Err(Error::request("noise in proportion to an activation has no gradient mode"));
+            return Err(Error::request(
+                "noise in proportion to an activation has no gradient mode",
+            ));
         }
         Ok(((x * constant(&scale, tokens)?)? + constant(&shift, tokens)?)?)
     }
@@ -183,24 +216,31 @@ impl Numerics for Composed {
         rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        let (qw, kw, vw, dim) = (config.q_width(), config.kv_width(), config.v_width(), config.head_dim);
+        let (qw, kw, vw, dim) =
+            (config.q_width(), config.kv_width(), config.v_width(), config.head_dim);
         let tokens = qkv.dim(0)?;
         let tables = rope
             .map(|rope| {
-                let positions = spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i));
+                let positions =
+                    spans.iter().flat_map(|s| (0..s.tokens.len()).map(|i| s.position + i));
                 let (mut cos, mut sin) = (Vec::new(), Vec::new());
                 for position in positions {
                     let (c, s) = rope.at(position);
                     cos.extend_from_slice(c);
                     sin.extend_from_slice(s);
                 }
-                let table = |values: Vec<f32>| Tensor::from_vec(values, (tokens, 1, rope.half), &Device::Cpu);
+                let table = |values: Vec<f32>| {
+                    Tensor::from_vec(values, (tokens, 1, rope.half), &Device::Cpu)
+                };
                 Ok::<_, Error>((rope.half, table(cos)?, table(sin)?))
             })
             .transpose()?;
         let rotated = |x: Tensor, norm: Option<&Norm>, width: usize| -> Result<Tensor> {
             let x = match norm {
-                Some(norm) => normalise(&x.reshape((tokens, width / norm.weight.len(), norm.weight.len()))?, norm)?,
+                Some(norm) => normalise(
+                    &x.reshape((tokens, width / norm.weight.len(), norm.weight.len()))?,
+                    norm,
+                )?,
                 None => x,
             };
             let x = x.reshape((tokens, width / dim, dim))?;
@@ -219,8 +259,16 @@ impl Numerics for Composed {
         ))
     }
 
-    /// One dense block-diagonal mask over all tokens of the batch: batches with gradients are small.
-    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, rows: &[AttentionRow], shape: AttentionShape) -> Result<Tensor> {
+    /// One dense block-diagonal mask over all tokens of the batch: batches with gradients are
+    /// small.
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        rows: &[AttentionRow],
+        shape: AttentionShape,
+    ) -> Result<Tensor> {
         let (tokens, dim) = (q.dim(0)?, shape.head_dim);
         let kv_width = shape.kv_heads * dim;
         let (mut keys, mut values) = (vec![k.clone()], vec![v.clone()]);
@@ -249,15 +297,22 @@ impl Numerics for Composed {
         let split = |x: Vec<Tensor>, dim: usize| -> Result<Tensor> {
             let x = Tensor::cat(&x, 0)?;
             let n = x.dim(0)?;
-            let x =
-                x.reshape((n, shape.kv_heads, 1, dim))?.broadcast_as((n, shape.kv_heads, shape.heads / shape.kv_heads, dim))?;
+            let x = x.reshape((n, shape.kv_heads, 1, dim))?.broadcast_as((
+                n,
+                shape.kv_heads,
+                shape.heads / shape.kv_heads,
+                dim,
+            ))?;
             Ok(x.reshape((n, shape.heads, dim))?.transpose(0, 1)?.contiguous()?)
         };
         let (keys, values) = (split(keys, dim)?, split(values, shape.value_dim)?);
         let q = q.reshape((tokens, shape.heads, dim))?.transpose(0, 1)?.contiguous()?;
-        let scores = (q.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?.broadcast_add(&mask)?;
+        let scores = (q.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?
+            .broadcast_add(&mask)?;
         let z = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&values)?;
-        Ok(z.transpose(0, 1)?.reshape((tokens, shape.heads * shape.value_dim))?.to_dtype(DType::F32)?)
+        Ok(z.transpose(0, 1)?
+            .reshape((tokens, shape.heads * shape.value_dim))?
+            .to_dtype(DType::F32)?)
     }
 
     fn activate(&self, x: Tensor, activation: Activation) -> Result<Tensor> {
@@ -318,8 +373,10 @@ impl Numerics for Composed {
         let kernel = convolution.kernel();
         let taps = convolution.weight.chunks_exact(convolution.bias.len()).enumerate();
         let bias = vector(&convolution.bias)?.broadcast_as(x.shape())?;
-        taps.map(|(k, weight)| Ok(self.before(x, rows, kernel - 1 - k)?.broadcast_mul(&vector(weight)?)?))
-            .try_fold(bias, |sum, tap: Result<Tensor>| Ok((sum + tap?)?))
+        taps.map(|(k, weight)| {
+            Ok(self.before(x, rows, kernel - 1 - k)?.broadcast_mul(&vector(weight)?)?)
+        })
+        .try_fold(bias, |sum, tap: Result<Tensor>| Ok((sum + tap?)?))
     }
 
     fn unit_heads(&self, x: Tensor, head_dim: usize) -> Result<Tensor> {
@@ -330,20 +387,34 @@ impl Numerics for Composed {
         Ok(heads.broadcast_div(&norm)?.reshape((tokens, width))?)
     }
 
-    fn bonus(&self, r: &Tensor, k: &Tensor, v: &Tensor, weight: &[f32], head_dim: usize) -> Result<Tensor> {
+    fn bonus(
+        &self,
+        r: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        weight: &[f32],
+        head_dim: usize,
+    ) -> Result<Tensor> {
         let (tokens, width) = v.dims2()?;
         let heads = |x: &Tensor| x.reshape((tokens, width / head_dim, head_dim));
         let sum = heads(&(r * k)?.broadcast_mul(&vector(weight)?)?)?.sum_keepdim(D::Minus1)?;
         Ok(heads(v)?.broadcast_mul(&sum)?.reshape((tokens, width))?)
     }
 
-    fn scan(&self, scan: &Recurrence<&Tensor>, rows: &[Carry], blocks: &[Block], keep: &[usize]) -> Result<(Tensor, Vec<f32>)> {
+    fn scan(
+        &self,
+        scan: &Recurrence<&Tensor>,
+        rows: &[Carry],
+        blocks: &[Block],
+        keep: &[usize],
+    ) -> Result<(Tensor, Vec<f32>)> {
         scan::run(scan, rows, blocks, keep)
     }
 
     fn gate(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
         let width = gate_up.dim(1)? / 2;
-        Ok((self.activate(gate_up.narrow(1, 0, width)?, activation)? * gate_up.narrow(1, width, width)?)?)
+        Ok((self.activate(gate_up.narrow(1, 0, width)?, activation)?
+            * gate_up.narrow(1, width, width)?)?)
     }
 
     /// Which experts are chosen has no gradient; how much each counts has.
@@ -363,7 +434,9 @@ impl Numerics for Composed {
         let probabilities = candle_nn::ops::softmax(router_logits, D::Minus1)?;
         let mut chosen = vec![0f32; tokens * experts.num_experts];
         for (expert, of_expert) in routing.iter().enumerate() {
-            of_expert.iter().for_each(|(token, _)| chosen[token * experts.num_experts + expert] = 1.0);
+            of_expert
+                .iter()
+                .for_each(|(token, _)| chosen[token * experts.num_experts + expert] = 1.0);
         }
         let mut weights = (probabilities * constant(&chosen, tokens)?)?;
         if experts.norm_topk_prob {
@@ -374,18 +447,22 @@ impl Numerics for Composed {
             Some(shared) => {
                 let y = self.expert(x, &shared.mlp, activation)?;
                 match &shared.gate {
-                    Some(gate) => y.broadcast_mul(&candle_nn::ops::sigmoid(&self.linear(x, gate)?)?)?,
+                    Some(gate) => {
+                        y.broadcast_mul(&candle_nn::ops::sigmoid(&self.linear(x, gate)?)?)?
+                    }
                     None => y,
                 }
             }
             None => x.zeros_like()?,
         };
         for (e, (expert, of_expert)) in sparse.experts.iter().zip(&routing).enumerate() {
-            let mine: Vec<Block> = blocks.iter().filter(|b| b.columns.start == e * d).cloned().collect();
+            let mine: Vec<Block> =
+                blocks.iter().filter(|b| b.columns.start == e * d).cloned().collect();
             if of_expert.is_empty() && mine.is_empty() {
                 continue;
             }
-            let rows = Tensor::from_iter(of_expert.iter().map(|(token, _)| *token as u32), &Device::Cpu)?;
+            let rows =
+                Tensor::from_iter(of_expert.iter().map(|(token, _)| *token as u32), &Device::Cpu)?;
             let y = self.expert(&x.index_select(&rows, 0)?, expert, activation)?;
             let weight = weights.narrow(1, e, 1)?.contiguous()?.index_select(&rows, 0)?;
             let y = y.broadcast_mul(&weight)?;
@@ -393,7 +470,8 @@ impl Numerics for Composed {
                 out.index_add(&rows, &y, 0)?
             } else {
                 let all = x.zeros_like()?.index_add(&rows, &y, 0)?;
-                let mine: Vec<Block> = mine.into_iter().map(|b| Block { columns: 0..d, ..b }).collect();
+                let mine: Vec<Block> =
+                    mine.into_iter().map(|b| Block { columns: 0..d, ..b }).collect();
                 (out + self.edit(all, &mine)?)?
             };
         }

@@ -9,7 +9,12 @@ use crate::model::numerics::dense_tables;
 use crate::model::scan::{Carry, NOTHING, Recurrence};
 
 /// [`Numerics::scan`](crate::model::numerics::Numerics::scan).
-pub fn run(scan: &Recurrence<&Tensor>, rows: &[Carry], blocks: &[Block], keep: &[usize]) -> Result<(Tensor, Vec<f32>)> {
+pub fn run(
+    scan: &Recurrence<&Tensor>,
+    rows: &[Carry],
+    blocks: &[Block],
+    keep: &[usize],
+) -> Result<(Tensor, Vec<f32>)> {
     let (mut outputs, mut kept) = (Vec::new(), Vec::new());
     for row in rows {
         let mut state = initial(scan, row)?;
@@ -18,7 +23,11 @@ pub fn run(scan: &Recurrence<&Tensor>, rows: &[Carry], blocks: &[Block], keep: &
             let step = Step { scan, token };
             let before = step.before(&state)?;
             state = step.advance(&state)?;
-            let mine: Vec<Block> = blocks.iter().filter(|b| b.tokens.contains(&token)).map(|b| one_token(b, token)).collect();
+            let mine: Vec<Block> = blocks
+                .iter()
+                .filter(|b| b.tokens.contains(&token))
+                .map(|b| one_token(b, token))
+                .collect();
             if !mine.is_empty() {
                 state = edited(&state, &mine)?;
             }
@@ -38,7 +47,9 @@ pub fn run(scan: &Recurrence<&Tensor>, rows: &[Carry], blocks: &[Block], keep: &
 fn initial(scan: &Recurrence<&Tensor>, row: &Carry) -> Result<Tensor> {
     let shape = match scan {
         Recurrence::Mamba { x, b, .. } => vec![x.dim(1)?, b.dim(1)?],
-        Recurrence::Mamba2 { x, a, state_size, .. } => vec![a.len(), *state_size, x.dim(1)? / a.len()],
+        Recurrence::Mamba2 { x, a, state_size, .. } => {
+            vec![a.len(), *state_size, x.dim(1)? / a.len()]
+        }
         Recurrence::Wkv4 { v, .. } => vec![3 * v.dim(1)?],
         Recurrence::Wkv6 { v, head_dim, .. } | Recurrence::Wkv7 { v, head_dim, .. } => {
             vec![v.dim(1)? / head_dim, *head_dim, *head_dim]
@@ -119,7 +130,11 @@ impl Step<'_> {
     fn advance(&self, state: &Tensor) -> Result<Tensor> {
         Ok(match self.scan {
             Recurrence::Mamba { x, dt, b, a, .. } => {
-                let (x, dt, b) = (self.at(x)?.unsqueeze(1)?, self.at(dt)?.unsqueeze(1)?, self.at(b)?.unsqueeze(0)?);
+                let (x, dt, b) = (
+                    self.at(x)?.unsqueeze(1)?,
+                    self.at(dt)?.unsqueeze(1)?,
+                    self.at(b)?.unsqueeze(0)?,
+                );
                 let decay = constant(a, x.dim(0)?)?.broadcast_mul(&dt)?.exp()?;
                 ((decay * state)? + (dt * x)?.broadcast_mul(&b)?)?
             }
@@ -128,7 +143,9 @@ impl Step<'_> {
                 let dt = self.at(dt)?;
                 let decay = (vector(a)? * &dt)?.exp()?.reshape((heads, 1, 1))?;
                 let b = by_group(&self.at(b)?, *groups, heads, *state_size)?;
-                let new = b.broadcast_mul(&dt.reshape((heads, 1, 1))?)?.broadcast_mul(&self.row(x, dim)?)?;
+                let new = b
+                    .broadcast_mul(&dt.reshape((heads, 1, 1))?)?
+                    .broadcast_mul(&self.row(x, dim)?)?;
                 (state.broadcast_mul(&decay)? + new)?
             }
             Recurrence::Wkv4 { k, v, decay, .. } => {
@@ -150,7 +167,8 @@ impl Step<'_> {
             Recurrence::Wkv7 { w, k, v, kk, b, head_dim, .. } => {
                 let dim = *head_dim;
                 let removed = state.broadcast_mul(&self.column(kk, dim)?)?.sum_keepdim(1)?;
-                let kept = (state.broadcast_mul(&self.column(w, dim)?)? - self.column(b, dim)?.broadcast_mul(&removed)?)?;
+                let kept = (state.broadcast_mul(&self.column(w, dim)?)?
+                    - self.column(b, dim)?.broadcast_mul(&removed)?)?;
                 (kept + self.column(k, dim)?.broadcast_mul(&self.row(v, dim)?)?)?
             }
         })
@@ -167,10 +185,13 @@ impl Step<'_> {
                 let (heads, dim) = (a.len(), x.dim(1)? / a.len());
                 let c = by_group(&self.at(c)?, *groups, heads, *state_size)?;
                 let read = state.broadcast_mul(&c)?.sum(1)?;
-                let passed = self.at(x)?.reshape((heads, dim))?.broadcast_mul(&vector(d)?.unsqueeze(1)?)?;
+                let passed =
+                    self.at(x)?.reshape((heads, dim))?.broadcast_mul(&vector(d)?.unsqueeze(1)?)?;
                 (read + passed)?.flatten_all()?
             }
-            Recurrence::Wkv7 { r, head_dim, .. } => state.broadcast_mul(&self.column(r, *head_dim)?)?.sum(1)?.flatten_all()?,
+            Recurrence::Wkv7 { r, head_dim, .. } => {
+                state.broadcast_mul(&self.column(r, *head_dim)?)?.sum(1)?.flatten_all()?
+            }
             Recurrence::Wkv4 { .. } | Recurrence::Wkv6 { .. } => {
                 return Err(Error::request("this recurrence reads the state before it changes"));
             }
@@ -182,11 +203,16 @@ impl Step<'_> {
 /// Numerators, denominators and exponents of RWKV-4's state, `[width]` each.
 fn sums(state: &Tensor, width: usize) -> Result<[Tensor; 3]> {
     let pairs = state.narrow(0, 0, 2 * width)?.reshape((width, 2))?;
-    Ok([pairs.narrow(1, 0, 1)?.flatten_all()?, pairs.narrow(1, 1, 1)?.flatten_all()?, state.narrow(0, 2 * width, width)?])
+    Ok([
+        pairs.narrow(1, 0, 1)?.flatten_all()?,
+        pairs.narrow(1, 1, 1)?.flatten_all()?,
+        state.narrow(0, 2 * width, width)?,
+    ])
 }
 
 /// `B` or `C` as each head reads it, `[heads, state_size, 1]`.
 fn by_group(x: &Tensor, groups: usize, heads: usize, state_size: usize) -> Result<Tensor> {
-    let spread = x.reshape((groups, 1, state_size))?.broadcast_as((groups, heads / groups, state_size))?;
+    let spread =
+        x.reshape((groups, 1, state_size))?.broadcast_as((groups, heads / groups, state_size))?;
     Ok(spread.reshape((heads, state_size, 1))?)
 }

@@ -23,7 +23,8 @@ impl Config {
         }
     }
 
-    /// Channels of a layer's inner state: of a state space, and of RWKV-4's time mixing, which has no heads.
+    /// Channels of a layer's inner state: of a state space, and of RWKV-4's time mixing, which has
+    /// no heads.
     pub fn channels(&self, layer: usize) -> usize {
         match self.mixers[layer] {
             Mixer::TimeMix if self.heads(layer) > 0 => 0,
@@ -32,7 +33,8 @@ impl Config {
         }
     }
 
-    /// MLP neurons of a layer (of RWKV, of its channel mixing): none where there is a mixture of experts.
+    /// MLP neurons of a layer (of RWKV, of its channel mixing): none where there is a mixture of
+    /// experts.
     pub fn neurons(&self, layer: usize) -> usize {
         if self.is_sparse(layer) { 0 } else { self.intermediate_size }
     }
@@ -42,8 +44,8 @@ impl Config {
         self.experts.as_ref().filter(|e| e.sparse[layer]).map_or(0, |e| e.num_experts)
     }
 
-    /// The parts of a layer's recurrent state and the values of each: a head, or a channel where there are no
-    /// heads. `(0, 0)` for attention.
+    /// The parts of a layer's recurrent state and the values of each: a head, or a channel where
+    /// there are no heads. `(0, 0)` for attention.
     pub fn state_parts(&self, layer: usize) -> (usize, usize) {
         let ssm = self.ssm_of(layer).map(Ssm::state_parts);
         ssm.or_else(|| self.rwkv_of(layer).map(Rwkv::state_parts)).unwrap_or((0, 0))
@@ -58,9 +60,14 @@ impl Config {
         }
     }
 
-    /// What a layer's MLP, mixture or channel mixing adds, as a component; `None` where there is none.
+    /// What a layer's MLP, mixture or channel mixing adds, as a component; `None` where there is
+    /// none.
     pub fn mlp(&self, layer: usize) -> Option<Component> {
-        let mlp = if self.rwkv.is_some() { Component::ChannelMix { layer } } else { Component::Mlp { layer } };
+        let mlp = if self.rwkv.is_some() {
+            Component::ChannelMix { layer }
+        } else {
+            Component::Mlp { layer }
+        };
         self.has_mlp().then_some(mlp)
     }
 
@@ -74,15 +81,23 @@ impl Config {
             Component::Expert { .. } => return self.num_experts(layer),
             Component::State { part: Some(_), .. } => return self.state_parts(layer).0,
             Component::Weight { matrix, .. } => {
-                return self.matrix_shape(layer, matrix).map_or(0, |(rows, columns)| rows * columns);
+                return self
+                    .matrix_shape(layer, matrix)
+                    .map_or(0, |(rows, columns)| rows * columns);
             }
             Component::Router { .. } => self.is_sparse(layer),
             Component::Attention { .. } => self.mixers[layer] == Mixer::Attention,
-            Component::Ssm { .. } | Component::Conv { .. } | Component::Dt { .. } => self.ssm_of(layer).is_some(),
-            Component::TimeMix { .. } | Component::Shift { .. } | Component::ChannelShift { .. } => self.rwkv_of(layer).is_some(),
+            Component::Ssm { .. } | Component::Conv { .. } | Component::Dt { .. } => {
+                self.ssm_of(layer).is_some()
+            }
+            Component::TimeMix { .. }
+            | Component::Shift { .. }
+            | Component::ChannelShift { .. } => self.rwkv_of(layer).is_some(),
             Component::Mlp { .. } => self.has_mlp() && self.rwkv.is_none(),
             Component::ChannelMix { .. } => self.rwkv_of(layer).is_some(),
-            Component::Gate { .. } => self.ssm_of(layer).is_some() || self.rwkv_of(layer).is_some_and(|r| r.version != 4),
+            Component::Gate { .. } => {
+                self.ssm_of(layer).is_some() || self.rwkv_of(layer).is_some_and(|r| r.version != 4)
+            }
             Component::State { part: None, .. } => self.state_parts(layer).0 > 0,
         })
     }
@@ -117,7 +132,9 @@ impl Config {
     /// All components of the kind of `like`, in model order.
     pub fn all_like(&self, like: Component) -> impl Iterator<Item = Component> {
         let layers = 0..self.num_hidden_layers;
-        layers.flat_map(move |layer| (0..self.count_in(layer, like)).map(move |i| self.nth_in(layer, like, i)))
+        layers.flat_map(move |layer| {
+            (0..self.count_in(layer, like)).map(move |i| self.nth_in(layer, like, i))
+        })
     }
 
     /// Whether the model has a component.
@@ -133,9 +150,9 @@ impl Config {
             | Component::Neuron { neuron: index, .. }
             | Component::Expert { expert: index, .. }
             | Component::State { part: Some(index), .. } => index < count,
-            Component::Weight { matrix, out, input, .. } => {
-                self.matrix_shape(layer, matrix).is_some_and(|(rows, columns)| out < rows && input < columns)
-            }
+            Component::Weight { matrix, out, input, .. } => self
+                .matrix_shape(layer, matrix)
+                .is_some_and(|(rows, columns)| out < rows && input < columns),
             _ => count > 0,
         }
     }

@@ -26,7 +26,10 @@ impl Fields<'_> {
         let Some(value) = self.get(field) else { return Ok(None) };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(n) if (1..=limit).contains(&n) => Ok(Some(n)),
-            _ => Err(self.error(field, format!("expected a whole number from 1 to {limit}, got {}", short(value)))),
+            _ => Err(self.error(
+                field,
+                format!("expected a whole number from 1 to {limit}, got {}", short(value)),
+            )),
         }
     }
 
@@ -52,17 +55,23 @@ impl Fields<'_> {
         let Some(value) = self.get(field) else { return Ok(None) };
         match value.as_f64() {
             Some(x) if x.is_finite() && x > 0.0 => Ok(Some(x)),
-            _ => Err(self.error(field, format!("expected a positive number, got {}", short(value)))),
+            _ => {
+                Err(self.error(field, format!("expected a positive number, got {}", short(value))))
+            }
         }
     }
 
     pub fn flag(&self, field: &str) -> Result<Option<bool>> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| self.error(field, format!("expected true or false, got {}", short(value))))
+        value.as_bool().map(Some).ok_or_else(|| {
+            self.error(field, format!("expected true or false, got {}", short(value)))
+        })
     }
 
     pub fn ids(&self, field: &str) -> Result<Vec<u32>> {
-        let bad = |v: &Value| self.error(field, format!("expected a token id or a list of them, got {}", short(v)));
+        let bad = |v: &Value| {
+            self.error(field, format!("expected a token id or a list of them, got {}", short(v)))
+        };
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad(v));
         match self.get(field) {
             None => Ok(Vec::new()),

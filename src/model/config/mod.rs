@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 pub use families::FAMILIES;
 pub use recurrent::{Rwkv, Ssm, SsmNorms};
 
-/// Shape and constants of a decoder; the names are Hugging Face's where it has one for all families.
+/// Shape and constants of a decoder; the names are Hugging Face's where it has one for all
+/// families.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub model_type: String,
@@ -143,10 +144,22 @@ pub struct Rotary {
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Llama 3.1: low frequencies divided by `factor`, high ones kept, interpolated between.
-    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: f64 },
-    /// YaRN (Peng et al. 2023): frequencies that turn often within the original context kept, those that turn
-    /// seldom divided by `factor`, those between interpolated; cosines and sines times `attention_factor`.
-    Yarn { factor: f64, beta_fast: f64, beta_slow: f64, original_max_position_embeddings: f64, attention_factor: f64 },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_max_position_embeddings: f64,
+    },
+    /// YaRN (Peng et al. 2023): frequencies that turn often within the original context kept, those
+    /// that turn seldom divided by `factor`, those between interpolated; cosines and sines times
+    /// `attention_factor`.
+    Yarn {
+        factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        original_max_position_embeddings: f64,
+        attention_factor: f64,
+    },
     /// Every position divided by `factor`.
     Linear { factor: f64 },
     /// A divisor per frequency, as GGUF files carry it (`rope_freqs.weight`), `[dim / 2]`; Phi-3's
@@ -174,7 +187,8 @@ pub struct Experts {
     pub norm_topk_prob: bool,
     /// What the weights of the chosen experts are multiplied with.
     pub routed_scaling_factor: f64,
-    /// Groups of experts, and how many of them (those of the most probable experts) a token chooses from.
+    /// Groups of experts, and how many of them (those of the most probable experts) a token chooses
+    /// from.
     pub groups: Option<(usize, usize)>,
     /// Width of an expert that every token goes through; 0: there is none.
     pub shared_intermediate_size: usize,
@@ -188,19 +202,21 @@ impl Config {
     /// Parses a Hugging Face `config.json`; `path` names it in errors.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the field, for one that is missing, out of range or of another type, and
-    /// for a `model_type` that has no decoder here (the message lists those that do).
+    /// [`Error::Model`] naming the field, for one that is missing, out of range or of another type,
+    /// and for a `model_type` that has no decoder here (the message lists those that do).
     pub fn from_json(path: &str, text: &str) -> Result<Self> {
         // Python writes an infinite bound as a bare word that JSON does not have.
         let value: Value = serde_json::from_str(text)
             .or_else(|e| serde_json::from_str(&without_infinity(text)).map_err(|_| e))
             .map_err(|e| Error::model(path, "config", e))?;
-        let root = value.as_object().ok_or_else(|| Error::model(path, "config", "expected a JSON object"))?;
+        let root = value
+            .as_object()
+            .ok_or_else(|| Error::model(path, "config", "expected a JSON object"))?;
         families::read(&Fields { path, root })
     }
 
-    /// Fills in what the tensors of a checkpoint say and its configuration need not: of RWKV-6 and 7, the heads
-    /// and the width of the channel mixing.
+    /// Fills in what the tensors of a checkpoint say and its configuration need not: of RWKV-6 and
+    /// 7, the heads and the width of the channel mixing.
     ///
     /// # Errors
     /// [`Error::Model`] for a tensor that is missing or of another shape.
@@ -208,14 +224,23 @@ impl Config {
         let Some(rwkv) = self.rwkv.as_mut().filter(|r| r.version != 4) else { return Ok(()) };
         let matrix = |name: &str| match source.shape(name).as_deref() {
             Some(&[rows, columns]) => Ok((rows, columns)),
-            Some(other) => Err(Error::model(source.path(), name, format!("expected a matrix, got shape {other:?}"))),
+            Some(other) => Err(Error::model(
+                source.path(),
+                name,
+                format!("expected a matrix, got shape {other:?}"),
+            )),
             None => Err(Error::model(source.path(), name, "tensor is missing")),
         };
-        let by_head = if rwkv.version == 6 { "blocks.0.att.time_faaaa" } else { "blocks.0.att.r_k" };
+        let by_head =
+            if rwkv.version == 6 { "blocks.0.att.time_faaaa" } else { "blocks.0.att.r_k" };
         let (heads, dim) = matrix(by_head)?;
         let (attention, _) = matrix("blocks.0.att.receptance.weight")?;
         if heads.checked_mul(dim) != Some(attention) || attention == 0 {
-            return Err(Error::model(source.path(), by_head, format!("{heads} heads of {dim} are not {attention} channels")));
+            return Err(Error::model(
+                source.path(),
+                by_head,
+                format!("{heads} heads of {dim} are not {attention} channels"),
+            ));
         }
         (rwkv.num_heads, rwkv.attention_size) = (heads, attention);
         let key = "blocks.0.ffn.key.weight";
@@ -226,8 +251,8 @@ impl Config {
         Ok(())
     }
 
-    /// Adds the end tokens that a `generation_config.json` names; what is malformed in it is left out,
-    /// since nothing else is read from it.
+    /// Adds the end tokens that a `generation_config.json` names; what is malformed in it is left
+    /// out, since nothing else is read from it.
     pub fn add_generation_ids(&mut self, text: &str) {
         let Ok(Value::Object(root)) = serde_json::from_str(text) else { return };
         for id in (Fields { path: "", root: &root }).ids("eos_token_id").unwrap_or_default() {
@@ -279,7 +304,8 @@ impl Config {
 
     /// `(out, in)` of a weight matrix of a layer; `None` where it has none of this name.
     pub fn matrix_shape(&self, layer: usize, matrix: Matrix) -> Option<(usize, usize)> {
-        let (d, q, kv, z) = (self.hidden_size, self.q_width(), self.kv_width(), self.z_width(layer));
+        let (d, q, kv, z) =
+            (self.hidden_size, self.q_width(), self.kv_width(), self.z_width(layer));
         let attention = self.mixers[layer] == Mixer::Attention;
         let (ssm, rwkv) = (self.ssm_of(layer), self.rwkv_of(layer));
         let ff = self.neurons(layer);
@@ -294,7 +320,9 @@ impl Config {
             Matrix::Gate | Matrix::Up => (dense > 0).then_some((ff, d)),
             Matrix::Down => (dense > 0).then_some((d, ff)),
             Matrix::SsmIn => ssm.map(|s| (s.in_width(), d)),
-            Matrix::SsmX => ssm.filter(|s| s.version == 1).map(|s| (s.time_step_rank + 2 * s.state_size, z)),
+            Matrix::SsmX => {
+                ssm.filter(|s| s.version == 1).map(|s| (s.time_step_rank + 2 * s.state_size, z))
+            }
             Matrix::SsmDt => ssm.filter(|s| s.version == 1).map(|s| (z, s.time_step_rank)),
             Matrix::SsmOut => ssm.map(|_| (d, z)),
             Matrix::Receptance | Matrix::Key | Matrix::Value => rwkv.map(|_| (z, d)),
@@ -316,8 +344,8 @@ impl Config {
         self.rwkv.as_ref().filter(|_| self.mixers[layer] == Mixer::TimeMix)
     }
 
-    /// What a model's fingerprint is taken over, besides its tensors. Stored cases depend on it, so the text
-    /// that version 0.1 made for its families is made for them still.
+    /// What a model's fingerprint is taken over, besides its tensors. Stored cases depend on it, so
+    /// the text that version 0.1 made for its families is made for them still.
     pub fn identity(&self) -> String {
         #[derive(Debug)]
         #[allow(dead_code)] // read by `Debug` alone
@@ -342,22 +370,48 @@ impl Config {
         #[derive(Debug)]
         #[allow(dead_code)]
         enum OldScaling {
-            Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: f64 },
-            Linear { factor: f64 },
+            Llama3 {
+                factor: f64,
+                low_freq_factor: f64,
+                high_freq_factor: f64,
+                original_max_position_embeddings: f64,
+            },
+            Linear {
+                factor: f64,
+            },
             Divisors(Vec<f32>),
-            Yarn { factor: f64, beta_fast: f64, beta_slow: f64, original_max_position_embeddings: f64 },
+            Yarn {
+                factor: f64,
+                beta_fast: f64,
+                beta_slow: f64,
+                original_max_position_embeddings: f64,
+            },
         }
         if !["llama", "mistral", "qwen2", "qwen3"].contains(&self.model_type.as_str()) {
             return format!("{self:?}");
         }
         let rope = self.rope.first();
         let scaling = rope.and_then(|r| r.scaling.clone()).map(|scaling| match scaling {
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                OldScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }
-            }
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => OldScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            },
             RopeScaling::Linear { factor } => OldScaling::Linear { factor },
             RopeScaling::Divisors { divisors, .. } => OldScaling::Divisors(divisors),
-            RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. } => {
+            RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_max_position_embeddings,
+                ..
+            } => {
                 OldScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings }
             }
         });
@@ -386,17 +440,20 @@ impl Config {
 /// JSON with `null` for the bare word `Infinity`, strings left alone.
 fn without_infinity(text: &str) -> String {
     let parts = text.split('"').enumerate();
-    // Every other part is inside of quotes; an escaped quote only moves the seams within a string, and a file
-    // that has one beside a bare Infinity is refused as it was.
-    let outside = parts.map(|(i, part)| if i % 2 == 0 { part.replace("Infinity", "null") } else { part.to_owned() });
+    // Every other part is inside of quotes; an escaped quote only moves the seams within a string,
+    // and a file that has one beside a bare Infinity is refused as it was.
+    let outside =
+        parts.map(
+            |(i, part)| if i % 2 == 0 { part.replace("Infinity", "null") } else { part.to_owned() },
+        );
     outside.collect::<Vec<_>>().join("\"")
 }
 
 impl Rotary {
     /// Frequencies, radians per position, `[dim / 2]`, scaling applied.
     ///
-    /// `llama3` after Llama 3.1's reference code: wavelengths beyond `original / low` are divided by
-    /// the factor, those below `original / high` kept, those between interpolated.
+    /// `llama3` after Llama 3.1's reference code: wavelengths beyond `original / low` are divided
+    /// by the factor, those below `original / high` kept, those between interpolated.
     pub fn frequencies(&self) -> Vec<f32> {
         let plain = |i: usize| self.theta.powf(-(2.0 * i as f64) / self.dim as f64);
         (0..self.dim / 2)
@@ -405,10 +462,17 @@ impl Rotary {
                 let scaled = match &self.scaling {
                     None => f,
                     Some(RopeScaling::Linear { factor }) => f / factor,
-                    Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. }) => {
+                    Some(RopeScaling::Yarn {
+                        factor,
+                        beta_fast,
+                        beta_slow,
+                        original_max_position_embeddings,
+                        ..
+                    }) => {
                         // The dimension that turns so often within the original context.
                         let dimension = |turns: f64| {
-                            let positions = original_max_position_embeddings / (turns * std::f64::consts::TAU);
+                            let positions =
+                                original_max_position_embeddings / (turns * std::f64::consts::TAU);
                             self.dim as f64 * positions.ln() / (2.0 * self.theta.ln())
                         };
                         let low = dimension(*beta_fast).floor().max(0.0);
@@ -418,10 +482,17 @@ impl Rotary {
                         divided * f / factor + (1.0 - divided) * f
                     }
                     Some(RopeScaling::Divisors { divisors, .. }) => f / f64::from(divisors[i]),
-                    Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) => {
+                    Some(RopeScaling::Llama3 {
+                        factor,
+                        low_freq_factor,
+                        high_freq_factor,
+                        original_max_position_embeddings,
+                    }) => {
                         let wavelength = std::f64::consts::TAU / f;
                         let turns = original_max_position_embeddings / wavelength;
-                        let smooth = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                        let smooth = ((turns - low_freq_factor)
+                            / (high_freq_factor - low_freq_factor))
+                            .clamp(0.0, 1.0);
                         (1.0 - smooth) * f / factor + smooth * f
                     }
                 };
@@ -433,7 +504,10 @@ impl Rotary {
     /// What cosines and sines are multiplied with.
     pub fn attention_factor(&self) -> f64 {
         match self.scaling {
-            Some(RopeScaling::Divisors { attention_factor, .. } | RopeScaling::Yarn { attention_factor, .. }) => attention_factor,
+            Some(
+                RopeScaling::Divisors { attention_factor, .. }
+                | RopeScaling::Yarn { attention_factor, .. },
+            ) => attention_factor,
             _ => 1.0,
         }
     }

@@ -1,4 +1,5 @@
-//! Configurations of recurrent models: Mamba, Mamba-2, Falcon-Mamba, the Mamba layers of Jamba, RWKV.
+//! Configurations of recurrent models: Mamba, Mamba-2, Falcon-Mamba, the Mamba layers of Jamba,
+//! RWKV.
 
 use serde_json::Value;
 
@@ -89,8 +90,8 @@ impl Rwkv {
         self.attention_size / self.num_heads.max(1)
     }
 
-    /// See [`Config::state_parts`]. Of a channel of version 4: the numerator and the denominator of its
-    /// average.
+    /// See [`Config::state_parts`]. Of a channel of version 4: the numerator and the denominator of
+    /// its average.
     pub fn state_parts(&self) -> (usize, usize) {
         match self.version {
             4 => (self.attention_size, 2),
@@ -102,10 +103,15 @@ impl Rwkv {
 /// Sizes of a Mamba layer; `jamba` spells them with a prefix.
 pub(super) fn ssm(fields: &Fields, model_type: &str, hidden_size: usize) -> Result<Ssm> {
     let version = if model_type == "mamba2" { 2 } else { 1 };
-    let name = |plain: &'static str, jamba: &'static str| if model_type == "jamba" { jamba } else { plain };
+    let name = |plain: &'static str, jamba: &'static str| {
+        if model_type == "jamba" { jamba } else { plain }
+    };
     let expand = fields.count(name("expand", "mamba_expand"), 1 << 8)?.unwrap_or(2);
-    let given =
-        if model_type == "mamba" || model_type == "falcon_mamba" { fields.count("intermediate_size", 1 << 20)? } else { None };
+    let given = if model_type == "mamba" || model_type == "falcon_mamba" {
+        fields.count("intermediate_size", 1 << 20)?
+    } else {
+        None
+    };
     let intermediate_size = given.unwrap_or(expand * hidden_size);
     let rank = name("time_step_rank", "mamba_dt_rank");
     let time_step_rank = match fields.text(rank) {
@@ -115,7 +121,9 @@ pub(super) fn ssm(fields: &Fields, model_type: &str, hidden_size: usize) -> Resu
     let mut ssm = Ssm {
         version,
         intermediate_size,
-        state_size: fields.count(name("state_size", "mamba_d_state"), 1 << 12)?.unwrap_or(if version == 2 { 128 } else { 16 }),
+        state_size: fields
+            .count(name("state_size", "mamba_d_state"), 1 << 12)?
+            .unwrap_or(if version == 2 { 128 } else { 16 }),
         conv_kernel: fields.count(name("conv_kernel", "mamba_d_conv"), 1 << 8)?.unwrap_or(4),
         time_step_rank: time_step_rank.unwrap_or(hidden_size.div_ceil(16)),
         num_heads: 0,
@@ -133,18 +141,24 @@ pub(super) fn ssm(fields: &Fields, model_type: &str, hidden_size: usize) -> Resu
         ssm.time_step_limit = limits(fields)?;
         let head_dim = fields.count("head_dim", 1 << 12)?.unwrap_or(64);
         if ssm.num_heads * head_dim != intermediate_size {
-            let message = format!("{} heads of {head_dim} are not {intermediate_size} channels", ssm.num_heads);
+            let message = format!(
+                "{} heads of {head_dim} are not {intermediate_size} channels",
+                ssm.num_heads
+            );
             return Err(fields.error("num_heads", message));
         }
         if !ssm.num_heads.is_multiple_of(ssm.n_groups) {
-            return Err(fields.error("n_groups", format!("{} does not divide {} heads", ssm.n_groups, ssm.num_heads)));
+            return Err(fields.error(
+                "n_groups",
+                format!("{} does not divide {} heads", ssm.n_groups, ssm.num_heads),
+            ));
         }
     }
     Ok(ssm)
 }
 
-/// `time_step_limit` of Mamba-2: two numbers, the second of which may be infinite (which JSON has no word
-/// for: it is read as null, see [`Config::from_json`]).
+/// `time_step_limit` of Mamba-2: two numbers, the second of which may be infinite (which JSON has
+/// no word for: it is read as null, see [`Config::from_json`]).
 fn limits(fields: &Fields) -> Result<(f32, f32)> {
     let Some(value) = fields.get("time_step_limit") else { return Ok((0.0, f32::INFINITY)) };
     let bound = |v: &Value| match v {
@@ -154,9 +168,15 @@ fn limits(fields: &Fields) -> Result<(f32, f32)> {
     match value.as_array().map(Vec::as_slice) {
         Some([low, high]) => match (bound(low), bound(high)) {
             (Some(low), Some(high)) if low < high => Ok((low, high)),
-            _ => Err(fields.error("time_step_limit", format!("expected two ascending numbers, got {}", short(value)))),
+            _ => Err(fields.error(
+                "time_step_limit",
+                format!("expected two ascending numbers, got {}", short(value)),
+            )),
         },
-        _ => Err(fields.error("time_step_limit", format!("expected two ascending numbers, got {}", short(value)))),
+        _ => Err(fields.error(
+            "time_step_limit",
+            format!("expected two ascending numbers, got {}", short(value)),
+        )),
     }
 }
 
@@ -165,7 +185,10 @@ pub(super) fn mamba(fields: &Fields, model_type: &str) -> Result<Config> {
     let hidden_size = fields.required("hidden_size", 1 << 17)?;
     let num_hidden_layers = fields.required("num_hidden_layers", 1 << 10)?;
     if let Some(other) = fields.text("hidden_act").filter(|name| *name != "silu") {
-        return Err(fields.error("hidden_act", format!("only silu is known here, got {}", crate::text::escape(other))));
+        return Err(fields.error(
+            "hidden_act",
+            format!("only silu is known here, got {}", crate::text::escape(other)),
+        ));
     }
     let config = Config {
         mixers: vec![Mixer::Ssm; num_hidden_layers],
@@ -179,8 +202,8 @@ pub(super) fn mamba(fields: &Fields, model_type: &str) -> Result<Config> {
     Ok(config)
 }
 
-/// RWKV. Version 4 has a configuration of Hugging Face's; 6 and 7 have what their tensors do not tell, and
-/// [`Rwkv`] is completed from those by [`Config::complete`].
+/// RWKV. Version 4 has a configuration of Hugging Face's; 6 and 7 have what their tensors do not
+/// tell, and [`Rwkv`] is completed from those by [`Config::complete`].
 pub(super) fn rwkv(fields: &Fields, model_type: &str) -> Result<Config> {
     let hidden_size = fields.required("hidden_size", 1 << 17)?;
     let num_hidden_layers = fields.required("num_hidden_layers", 1 << 10)?;
@@ -189,22 +212,35 @@ pub(super) fn rwkv(fields: &Fields, model_type: &str) -> Result<Config> {
         "rwkv7" => 7,
         _ => 4,
     };
-    let (mut attention_size, mut intermediate_size, mut rescale_every) = (hidden_size, 4 * hidden_size, 0);
+    let (mut attention_size, mut intermediate_size, mut rescale_every) =
+        (hidden_size, 4 * hidden_size, 0);
     if version == 4 {
         attention_size = fields.count("attention_hidden_size", 1 << 17)?.unwrap_or(hidden_size);
         intermediate_size = fields.count("intermediate_size", 1 << 20)?.unwrap_or(4 * hidden_size);
         rescale_every = match fields.get("rescale_every").map(|v| (v, v.as_u64())) {
             None => 6,
             Some((_, Some(n))) if n <= 1 << 10 => n as usize,
-            Some((v, _)) => return Err(fields.error("rescale_every", format!("expected a whole number, got {}", short(v)))),
+            Some((v, _)) => {
+                return Err(fields
+                    .error("rescale_every", format!("expected a whole number, got {}", short(v))));
+            }
         };
     }
     Ok(Config {
         intermediate_size,
         mixers: vec![Mixer::TimeMix; num_hidden_layers],
-        rwkv: Some(Rwkv { version, attention_size, num_heads: usize::from(version != 4), rescale_every }),
+        rwkv: Some(Rwkv {
+            version,
+            attention_size,
+            num_heads: usize::from(version != 4),
+            rescale_every,
+        }),
         norm: NormKind::Layer,
-        norm_eps: if version == 4 { fields.positive("layer_norm_epsilon")?.unwrap_or(1e-5) } else { 1e-5 },
+        norm_eps: if version == 4 {
+            fields.positive("layer_norm_epsilon")?.unwrap_or(1e-5)
+        } else {
+            1e-5
+        },
         activation: Activation::ReluSquared,
         tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
         max_position_embeddings: fields.count("context_length", 1 << 26)?.unwrap_or(ENDLESS),
@@ -213,7 +249,12 @@ pub(super) fn rwkv(fields: &Fields, model_type: &str) -> Result<Config> {
 }
 
 /// A decoder with neither attention nor MLP.
-fn bare(fields: &Fields, model_type: &str, hidden_size: usize, num_hidden_layers: usize) -> Result<Config> {
+fn bare(
+    fields: &Fields,
+    model_type: &str,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+) -> Result<Config> {
     Ok(Config {
         model_type: model_type.to_owned(),
         vocab_size: fields.required("vocab_size", 1 << 24)?,

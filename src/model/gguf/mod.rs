@@ -34,15 +34,26 @@ impl Gguf {
         }
         refuse_zero_alignment(&name, &mut reader)?;
         reader.rewind().map_err(|e| Error::io(path, e))?;
-        let content = Content::read(&mut reader).map_err(|e| Error::model(&name, "header", first_line(&e)))?;
+        let content = Content::read(&mut reader)
+            .map_err(|e| Error::model(&name, "header", first_line(&e)))?;
         let mut config = config(&name, &content)?;
         let mut gguf = Self { path: name, reader, content, config: config.clone() };
         let divisors = gguf.content.tensor_infos.get("rope_freqs.weight");
-        let divisors = divisors.map(|i| TensorInfo { ggml_dtype: i.ggml_dtype, shape: i.shape.clone(), offset: i.offset });
+        let divisors = divisors.map(|i| TensorInfo {
+            ggml_dtype: i.ggml_dtype,
+            shape: i.shape.clone(),
+            offset: i.offset,
+        });
         if let Some(info) = divisors {
             let divisors = gguf.read("rope_freqs.weight", &info)?;
-            if divisors.len() != config.head_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
-                return Err(Error::model(&gguf.path, "rope_freqs.weight", "expected one positive divisor per frequency"));
+            if divisors.len() != config.head_dim / 2
+                || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0)
+            {
+                return Err(Error::model(
+                    &gguf.path,
+                    "rope_freqs.weight",
+                    "expected one positive divisor per frequency",
+                ));
             }
             let scaling = Some(RopeScaling::Divisors { divisors, attention_factor: 1.0 });
             config.rope.iter_mut().for_each(|rope| rope.scaling.clone_from(&scaling));
@@ -53,12 +64,14 @@ impl Gguf {
 
     fn read(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
         let (reader, start) = (&mut self.reader, self.content.tensor_data_offset);
-        let tensor = info.read(reader, start, &Device::Cpu).and_then(|t| t.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1());
+        let tensor = info
+            .read(reader, start, &Device::Cpu)
+            .and_then(|t| t.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1());
         tensor.map_err(|e| Error::model(&self.path, name, first_line(&e)))
     }
 
-    /// What holds a tensor of Hugging Face's name: its name here, and of one that is stacked with others (an
-    /// expert's), its own part. In older files each expert has a tensor of its own.
+    /// What holds a tensor of Hugging Face's name: its name here, and of one that is stacked with
+    /// others (an expert's), its own part. In older files each expert has a tensor of its own.
     fn find(&self, name: &str) -> Option<(String, TensorInfo)> {
         let (stacked, expert) = ggml_name(name, &self.config.model_type)?;
         let copy = |info: &TensorInfo, dims: &[usize], offset| {
@@ -76,11 +89,18 @@ impl Gguf {
         };
         if let Some(info) = self.content.tensor_infos.get(&stacked) {
             let &[experts, out, input] = info.shape.dims() else { return None };
-            let values = out.checked_mul(input).filter(|n| n.is_multiple_of(info.ggml_dtype.block_size()))?;
-            let bytes = (values / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size())?;
+            let values = out
+                .checked_mul(input)
+                .filter(|n| n.is_multiple_of(info.ggml_dtype.block_size()))?;
+            let bytes =
+                (values / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size())?;
             let offset = info.offset.checked_add((bytes as u64).checked_mul(expert as u64)?)?;
             let count = self.config.experts.as_ref().map_or(0, |e| e.num_experts);
-            return if expert < experts && experts == count { Some((stacked, copy(info, &[out, input], offset)?)) } else { None };
+            return if expert < experts && experts == count {
+                Some((stacked, copy(info, &[out, input], offset)?))
+            } else {
+                None
+            };
         }
         let single = stacked.replace("_exps.", &format!(".{expert}."));
         let info = self.content.tensor_infos.get(&single)?;
@@ -117,9 +137,11 @@ fn refuse_zero_alignment(path: &str, reader: &mut BufReader<File>) -> Result<()>
 /// Metadata of one architecture as the `config.json` it was converted from; checked there.
 fn config(path: &str, content: &Content) -> Result<Config> {
     let get = |key: &str| content.metadata.get(key);
-    let architecture = get("general.architecture").and_then(|v| v.to_string().ok()).cloned().unwrap_or_default();
+    let architecture =
+        get("general.architecture").and_then(|v| v.to_string().ok()).cloned().unwrap_or_default();
     let number = |key: &str| get(&format!("{architecture}.{key}")).and_then(json);
-    let rows = |name: &str| content.tensor_infos.get(name).and_then(|t| t.shape.dims().first().copied());
+    let rows =
+        |name: &str| content.tensor_infos.get(name).and_then(|t| t.shape.dims().first().copied());
     let mut map = serde_json::Map::new();
     let mut put = |field: &str, value: Option<serde_json::Value>| {
         if let Some(value) = value {
@@ -147,9 +169,10 @@ fn config(path: &str, content: &Content) -> Result<Config> {
     put(
         "query_pre_attn_scalar",
         match count("block_count") {
-            Some(62) => {
-                count("embedding_length").zip(count("attention.head_count")).and_then(|(d, h)| d.checked_div(h)).map(Into::into)
-            }
+            Some(62) => count("embedding_length")
+                .zip(count("attention.head_count"))
+                .and_then(|(d, h)| d.checked_div(h))
+                .map(Into::into),
             _ => number("attention.key_length"),
         },
     );
@@ -167,8 +190,15 @@ fn config(path: &str, content: &Content) -> Result<Config> {
     put("bos_token_id", get("tokenizer.ggml.bos_token_id").and_then(json));
     put("eos_token_id", get("tokenizer.ggml.eos_token_id").and_then(json));
     put("tie_word_embeddings", Some((!content.tensor_infos.contains_key("output.weight")).into()));
-    if get(&format!("{architecture}.rope.scaling.type")).and_then(|v| v.to_string().ok()).is_some_and(|t| t == "linear") {
-        put("rope_scaling", number("rope.scaling.factor").map(|f| serde_json::json!({ "rope_type": "linear", "factor": f })));
+    if get(&format!("{architecture}.rope.scaling.type"))
+        .and_then(|v| v.to_string().ok())
+        .is_some_and(|t| t == "linear")
+    {
+        put(
+            "rope_scaling",
+            number("rope.scaling.factor")
+                .map(|f| serde_json::json!({ "rope_type": "linear", "factor": f })),
+        );
     }
     Config::from_json(path, &serde_json::Value::Object(map).to_string())
 }
@@ -192,9 +222,9 @@ fn json(value: &Value) -> Option<serde_json::Value> {
     })
 }
 
-/// The tensor of a name of Hugging Face's: `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight`. Of
-/// experts also which of those stacked in it: `model.layers.3.mlp.experts.5.up_proj.weight` is the fifth of
-/// `blk.3.ffn_up_exps.weight`.
+/// The tensor of a name of Hugging Face's: `model.layers.3.self_attn.q_proj.weight` is
+/// `blk.3.attn_q.weight`. Of experts also which of those stacked in it:
+/// `model.layers.3.mlp.experts.5.up_proj.weight` is the fifth of `blk.3.ffn_up_exps.weight`.
 fn ggml_name(name: &str, model_type: &str) -> Option<(String, Option<usize>)> {
     match name {
         "model.embed_tokens.weight" => return Some(("token_embd.weight".into(), None)),
@@ -242,8 +272,8 @@ fn ggml_name(name: &str, model_type: &str) -> Option<(String, Option<usize>)> {
 /// A matrix of one row, which llama.cpp writes as a vector.
 const SHARED_GATE: &str = "ffn_gate_inp_shexp";
 
-/// Undoes llama.cpp's row order of rotated projections in the llama architecture (pairs side by side)
-/// into Hugging Face's (halves): `[heads, d/2, 2, in] -> [heads, 2, d/2, in]`.
+/// Undoes llama.cpp's row order of rotated projections in the llama architecture (pairs side by
+/// side) into Hugging Face's (halves): `[heads, d/2, 2, in] -> [heads, 2, d/2, in]`.
 fn unpermute(rows: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
     let width = rows.len() / (heads * head_dim); // columns of a weight, 1 for a bias
     let half = head_dim / 2;
@@ -266,7 +296,9 @@ impl Source for Gguf {
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
-        let (ggml, info) = self.find(name).ok_or_else(|| Error::model(&self.path, name, "there is no such tensor"))?;
+        let (ggml, info) = self
+            .find(name)
+            .ok_or_else(|| Error::model(&self.path, name, "there is no such tensor"))?;
         let mut values = self.read(&ggml, &info)?;
         // llama.cpp adds the 1 to Gemma's norms that Hugging Face's files leave to the model.
         if self.config.model_type == "gemma3_text" && name.contains("norm") {

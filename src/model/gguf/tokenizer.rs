@@ -23,20 +23,27 @@ pub(super) fn read(path: &str, content: &Content) -> Result<Option<HfTokenizer>>
     }
     // A SentencePiece model; candle reads those of GPT-2's kind.
     if text(content, "tokenizer.ggml.model") == Some("llama") {
-        return sentencepiece(content).map(Some).map_err(|(key, message)| Error::model(path, key, message));
+        return sentencepiece(content)
+            .map(Some)
+            .map_err(|(key, message)| Error::model(path, key, message));
     }
-    let mut tokenizer = HfTokenizer::from_gguf(content).map_err(|e| Error::model(path, "tokenizer.ggml", first_line(&e)))?;
-    // candle gives every pre-tokenizer it does not know GPT-2's with a leading space added, which no
-    // model in use does, and does not know SmolLM's single digits.
+    let mut tokenizer = HfTokenizer::from_gguf(content)
+        .map_err(|e| Error::model(path, "tokenizer.ggml", first_line(&e)))?;
+    // candle gives every pre-tokenizer it does not know GPT-2's with a leading space added, which
+    // no model in use does, and does not know SmolLM's single digits.
     let pre = text(content, "tokenizer.ggml.pre").unwrap_or("gpt-2");
     let bytes = ByteLevel::new(false, true, true);
     match pre {
         "smollm" => {
-            tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![Digits::new(true).into(), bytes.into()])));
+            tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
+                Digits::new(true).into(),
+                bytes.into(),
+            ])));
         }
         "qwen2" | "smaug-bpe" | "lfm2" | "llama3" => {}
         "llama-bpe" => {
-            let json = tokenizer.to_string(false).map_err(|e| Error::model(path, "tokenizer.ggml", e))?;
+            let json =
+                tokenizer.to_string(false).map_err(|e| Error::model(path, "tokenizer.ggml", e))?;
             tokenizer = llama_bpe(&json).map_err(|e| Error::model(path, "tokenizer.ggml", e))?;
         }
         _ => {
@@ -49,8 +56,7 @@ pub(super) fn read(path: &str, content: &Content) -> Result<Option<HfTokenizer>>
 /// Llama 3's split and whole-word merges, under the name llama.cpp gives them; candle knows them as
 /// `llama3` only.
 fn llama_bpe(json: &str) -> Result<HfTokenizer, String> {
-    const SPLIT: &str =
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let mut value: serde_json::Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
     value["pre_tokenizer"] = serde_json::json!({ "type": "Sequence", "pretokenizers": [
         { "type": "Split", "pattern": { "Regex": SPLIT }, "behavior": "Isolated", "invert": false },
@@ -72,9 +78,9 @@ const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// SentencePiece's byte-pair encoding, which merges the neighbours whose union scores highest, as a list of
-/// merges in that order: the way transformers converts such models. Errors are a key of the metadata and what
-/// is wrong with it.
+/// SentencePiece's byte-pair encoding, which merges the neighbours whose union scores highest, as a
+/// list of merges in that order: the way transformers converts such models. Errors are a key of the
+/// metadata and what is wrong with it.
 fn sentencepiece(content: &Content) -> Result<HfTokenizer, (&'static str, String)> {
     const TOKENS: &str = "tokenizer.ggml.tokens";
     const SCORES: &str = "tokenizer.ggml.scores";
@@ -85,54 +91,78 @@ fn sentencepiece(content: &Content) -> Result<HfTokenizer, (&'static str, String
     };
     let pieces: Vec<&str> = array(TOKENS)?
         .iter()
-        .map(|v| v.to_string().map(String::as_str).map_err(|_| (TOKENS, "expected strings".to_owned())))
+        .map(|v| {
+            v.to_string().map(String::as_str).map_err(|_| (TOKENS, "expected strings".to_owned()))
+        })
         .collect::<Result<_, _>>()?;
     let scores: Vec<f32> = array(SCORES)?
         .iter()
-        .map(|v| v.to_f32().ok().filter(|s| s.is_finite()).ok_or_else(|| (SCORES, "expected finite numbers".to_owned())))
+        .map(|v| {
+            v.to_f32()
+                .ok()
+                .filter(|s| s.is_finite())
+                .ok_or_else(|| (SCORES, "expected finite numbers".to_owned()))
+        })
         .collect::<Result<_, _>>()?;
     let types: Vec<i64> = match content.metadata.contains_key(TYPES) {
-        true => {
-            array(TYPES)?.iter().map(whole).collect::<Option<_>>().ok_or_else(|| (TYPES, "expected whole numbers".to_owned()))?
-        }
+        true => array(TYPES)?
+            .iter()
+            .map(whole)
+            .collect::<Option<_>>()
+            .ok_or_else(|| (TYPES, "expected whole numbers".to_owned()))?,
         false => vec![1; pieces.len()],
     };
     if scores.len() != pieces.len() || types.len() != pieces.len() {
-        let message = format!("{} tokens, {} scores, {} types", pieces.len(), scores.len(), types.len());
+        let message =
+            format!("{} tokens, {} scores, {} types", pieces.len(), scores.len(), types.len());
         return Err((SCORES, message));
     }
     let ids: HashMap<&str, u32> = pieces.iter().zip(0..).map(|(piece, id)| (*piece, id)).collect();
     let mut merges: Vec<(f32, &str, &str)> = Vec::new();
-    for (piece, score) in pieces.iter().zip(&scores).filter(|(piece, _)| piece.len() <= LONGEST_PIECE) {
+    for (piece, score) in
+        pieces.iter().zip(&scores).filter(|(piece, _)| piece.len() <= LONGEST_PIECE)
+    {
         let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
-        let mut of_piece: Vec<_> = cuts.filter_map(|(l, r)| Some((ids.get(l)?, ids.get(r)?, l, r))).collect();
+        let mut of_piece: Vec<_> =
+            cuts.filter_map(|(l, r)| Some((ids.get(l)?, ids.get(r)?, l, r))).collect();
         of_piece.sort_unstable_by_key(|(l, r, ..)| (**l, **r));
         merges.extend(of_piece.into_iter().map(|(_, _, l, r)| (*score, l, r)));
     }
     let length = |s: &str| s.chars().count();
     merges.sort_by(|a, b| {
-        b.0.total_cmp(&a.0).then_with(|| length(b.1).cmp(&length(a.1))).then_with(|| length(b.2).cmp(&length(a.2)))
+        b.0.total_cmp(&a.0)
+            .then_with(|| length(b.1).cmp(&length(a.1)))
+            .then_with(|| length(b.2).cmp(&length(a.2)))
     });
     let merges = merges.into_iter().map(|(_, l, r)| (l.to_owned(), r.to_owned())).collect();
     let vocabulary: Vocab = ids.iter().map(|(piece, id)| ((*piece).to_owned(), *id)).collect();
     let unknown = types.iter().position(|t| *t == UNKNOWN).map(|at| pieces[at]);
     let unknown = unknown.or_else(|| ids.contains_key("<unk>").then_some("<unk>"));
     let bad = |e: tokenizers::Error| (TOKENS, crate::text::escape(&e.to_string()));
-    let mut builder = BPE::builder().vocab_and_merges(vocabulary, merges).fuse_unk(true).byte_fallback(true);
+    let mut builder =
+        BPE::builder().vocab_and_merges(vocabulary, merges).fuse_unk(true).byte_fallback(true);
     if let Some(unknown) = unknown {
         builder = builder.unk_token(unknown.to_owned());
     }
     let mut tokenizer = HfTokenizer::new(builder.build().map_err(bad)?);
     let spaces = Replace::new(" ", "\u{2581}").map_err(bad)?;
     // Llama's own tokenizer puts a space before a text; Gemma's does not, and says so.
-    let prefix = content.metadata.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.to_bool().ok()).unwrap_or(true);
+    let prefix = content
+        .metadata
+        .get("tokenizer.ggml.add_space_prefix")
+        .and_then(|v| v.to_bool().ok())
+        .unwrap_or(true);
     if prefix {
         let steps = vec![Prepend::new("\u{2581}".to_owned()).into(), spaces.into()];
         tokenizer.with_normalizer(Some(normalizers::Sequence::new(steps))).map_err(bad)?;
     } else {
         tokenizer.with_normalizer(Some(spaces)).map_err(bad)?;
     }
-    let decoders = vec![Replace::new("\u{2581}", " ").map_err(bad)?.into(), ByteFallback::new().into(), Fuse::new().into()];
+    let decoders = vec![
+        Replace::new("\u{2581}", " ").map_err(bad)?.into(),
+        ByteFallback::new().into(),
+        Fuse::new().into(),
+    ];
     tokenizer.with_decoder(Some(decoders::sequence::Sequence::new(decoders)));
     let added = |kind: i64, special: bool| -> Vec<AddedToken> {
         let of_kind = pieces.iter().zip(&types).filter(|(_, t)| **t == kind);

@@ -6,11 +6,11 @@
 //! vectors of one panel in registers, reading the panel as one forward stream and the rows of `x`
 //! where they lie (nothing but the weight is ever copied).
 //!
-//! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for `k` ascending, begun anew
-//! and added to what there is every [`STRETCH`](tile::STRETCH) inputs, whichever tile, block or thread
-//! computes it. So a row's result does not depend, to the bit, on
-//! the other rows of the batch, on their number, or on the number of threads. It does depend on
-//! whether the CPU has fused multiply-add (`vector.rs`).
+//! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for `k` ascending, begun
+//! anew and added to what there is every [`STRETCH`](tile::STRETCH) inputs, whichever tile, block
+//! or thread computes it. So a row's result does not depend, to the bit, on the other rows of the
+//! batch, on their number, or on the number of threads. It does depend on whether the CPU has fused
+//! multiply-add (`vector.rs`).
 
 use std::ops::Range;
 
@@ -68,7 +68,11 @@ impl PackedMatrix {
         let mut matrix = Self::zeros(out, in_, Isa::detect());
         if !weight.is_empty() {
             let rows = weight.chunks(NR * in_);
-            matrix.panels_mut().chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
+            matrix
+                .panels_mut()
+                .chunks_mut(NR * in_)
+                .zip(rows)
+                .for_each(|(panel, rows)| pack(panel, rows, in_));
         }
         matrix
     }
@@ -78,7 +82,11 @@ impl PackedMatrix {
         let mut matrix = Self::zeros(out, in_, isa);
         if !weight.is_empty() {
             let rows = weight.par_chunks(NR * in_);
-            matrix.panels_mut().par_chunks_mut(NR * in_).zip(rows).for_each(|(panel, rows)| pack(panel, rows, in_));
+            matrix
+                .panels_mut()
+                .par_chunks_mut(NR * in_)
+                .zip(rows)
+                .for_each(|(panel, rows)| pack(panel, rows, in_));
         }
         matrix
     }
@@ -110,18 +118,25 @@ impl PackedMatrix {
         &mut self.panels[self.start..][..len]
     }
 
-    /// [`matmul`](Self::matmul) on this thread alone, for many small products side by side; of at least the
-    /// first `outputs`, and of the first `inputs` only. What `y` has beyond may or may not be written.
+    /// [`matmul`](Self::matmul) on this thread alone, for many small products side by side; of at
+    /// least the first `outputs`, and of the first `inputs` only. What `y` has beyond may or may
+    /// not be written.
     pub fn matmul_serial(&self, x: &[f32], m: usize, y: &mut [f32], outputs: usize, inputs: usize) {
-        assert!(outputs <= self.out && inputs <= self.in_, "[{outputs}, {inputs}] of [{}, {}]", self.out, self.in_);
+        assert!(
+            outputs <= self.out && inputs <= self.in_,
+            "[{outputs}, {inputs}] of [{}, {}]",
+            self.out,
+            self.in_
+        );
         let Some(y) = self.output(x, m, y, self.out) else { return };
         let (panels, tiles) = (outputs.div_ceil(NR), m.div_ceil(self.isa.tile_rows()));
-        // SAFETY: one thread, rows and panels that exist, and `x` and `y` are as long as `output` asserts.
+        // SAFETY: one thread, rows and panels that exist, and `x` and `y` are as long as `output`
+        // asserts.
         unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, inputs, &y) }
     }
 
-    /// Where a product of `x[m, in]` goes, `y[m, width]`: the sizes are checked here, for the kernels do not.
-    /// `None` when there is nothing to compute.
+    /// Where a product of `x[m, in]` goes, `y[m, width]`: the sizes are checked here, for the
+    /// kernels do not. `None` when there is nothing to compute.
     fn output(&self, x: &[f32], m: usize, y: &mut [f32], width: usize) -> Option<Out> {
         assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
         assert_eq!(y.len(), m * width, "y is not [{m}, {width}]");
@@ -163,14 +178,20 @@ impl PackedMatrix {
         });
     }
 
-    /// `y[m, out / 2] = gate(x * A^T, x * B^T)` where `A` and `B` are the upper and the lower half of the
-    /// weight: the product of a gated MLP, whose halves meet while they are in the first-level cache.
-    /// `gate` is given equally many values of `y`, of the first and of the second product. The sums are
-    /// those of [`matmul`](Self::matmul) to the bit.
+    /// `y[m, out / 2] = gate(x * A^T, x * B^T)` where `A` and `B` are the upper and the lower half
+    /// of the weight: the product of a gated MLP, whose halves meet while they are in the
+    /// first-level cache. `gate` is given equally many values of `y`, of the first and of the
+    /// second product. The sums are those of [`matmul`](Self::matmul) to the bit.
     ///
     /// # Panics
     /// If `out` is not a multiple of [`GATED_MULTIPLE`].
-    pub fn matmul_gated(&self, x: &[f32], m: usize, y: &mut [f32], gate: impl Fn(&mut [f32], &[f32], &[f32]) + Sync) {
+    pub fn matmul_gated(
+        &self,
+        x: &[f32],
+        m: usize,
+        y: &mut [f32],
+        gate: impl Fn(&mut [f32], &[f32], &[f32]) + Sync,
+    ) {
         assert_eq!(self.out % GATED_MULTIPLE, 0, "halves are not whole panels");
         let half = self.out / 2;
         let Some(y) = self.output(x, m, y, half) else { return };
@@ -180,11 +201,22 @@ impl PackedMatrix {
                 for panel in panels.clone() {
                     for (sums, panel) in sums.iter_mut().zip([panel, panel + half / NR]) {
                         // SAFETY: `sums` has room for the rows of any tile; the panels exist.
-                        unsafe { self.tile(x, rows.clone(), panel, 0..self.in_, sums.as_mut_ptr(), NR, false) }
+                        unsafe {
+                            self.tile(
+                                x,
+                                rows.clone(),
+                                panel,
+                                0..self.in_,
+                                sums.as_mut_ptr(),
+                                NR,
+                                false,
+                            )
+                        }
                     }
                     for (i, row) in rows.clone().enumerate() {
                         // SAFETY: every row and panel is in one block only; `y` is `[m, half]`.
-                        let y = unsafe { std::slice::from_raw_parts_mut(y.at(row, panel * NR), NR) };
+                        let y =
+                            unsafe { std::slice::from_raw_parts_mut(y.at(row, panel * NR), NR) };
                         gate(y, &sums[0][i * NR..][..NR], &sums[1][i * NR..][..NR]);
                     }
                 }
@@ -192,10 +224,17 @@ impl PackedMatrix {
         });
     }
 
-    /// Calls `block(tiles, rows, panels)` for blocks that no two threads share: few panels, so that they
-    /// stay in cache while the tiles go by, and few tiles, so that there are blocks enough to keep the
-    /// threads busy. `rows` are tiles out of `tiles`; `width` is the number of columns behind a panel.
-    fn in_blocks(&self, m: usize, panels: usize, width: usize, block: impl Fn(usize, Range<usize>, Range<usize>) + Sync) {
+    /// Calls `block(tiles, rows, panels)` for blocks that no two threads share: few panels, so that
+    /// they stay in cache while the tiles go by, and few tiles, so that there are blocks enough to
+    /// keep the threads busy. `rows` are tiles out of `tiles`; `width` is the number of columns
+    /// behind a panel.
+    fn in_blocks(
+        &self,
+        m: usize,
+        panels: usize,
+        width: usize,
+        block: impl Fn(usize, Range<usize>, Range<usize>) + Sync,
+    ) {
         let tiles = m.div_ceil(self.isa.tile_rows());
         let depth = self.in_.clamp(1, KC) * size_of::<f32>();
         let (across, down) = if m * self.out * self.in_ < SERIAL_WORK {
@@ -207,8 +246,11 @@ impl PackedMatrix {
             let wanted = (8 * rayon::current_num_threads()).div_ceil(down);
             (across.max(panels.min(wanted)), down)
         };
-        // Row by row of blocks: a thread that goes on to its next block finds the rows in its cache.
-        let part = |i: usize| block(tiles, share(tiles, down, i / across), share(panels, across, i % across));
+        // Row by row of blocks: a thread that goes on to its next block finds the rows in its
+        // cache.
+        let part = |i: usize| {
+            block(tiles, share(tiles, down, i / across), share(panels, across, i % across))
+        };
         if across * down == 1 {
             part(0);
         } else {
@@ -258,20 +300,30 @@ impl PackedMatrix {
         &self.panels[self.start..][i * len..][..len]
     }
 
-    /// Computes one block of `y`: the given tiles of rows, out of `tiles`, times the given panels, over the
-    /// first `depth` inputs.
+    /// Computes one block of `y`: the given tiles of rows, out of `tiles`, times the given panels,
+    /// over the first `depth` inputs.
     ///
     /// # Safety
     /// `x` is `[m, in]` and `y` points to `[m, out]` values, of which no one else uses this block.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn block(&self, x: &[f32], m: usize, tiles: usize, rows: Range<usize>, columns: Range<usize>, depth: usize, y: &Out) {
+    unsafe fn block(
+        &self,
+        x: &[f32],
+        m: usize,
+        tiles: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        depth: usize,
+        y: &Out,
+    ) {
         let passes = depth.div_ceil(KC).max(1);
         for pass in 0..passes {
             let inputs = pass * KC..depth.min((pass + 1) * KC);
             for tile in rows.clone() {
                 let rows = share(m, tiles, tile);
                 for panel in columns.clone() {
-                    // SAFETY: the caller's promise, and that of `share`: all ranges are inside the matrices.
+                    // SAFETY: the caller's promise, and that of `share`: all ranges are inside the
+                    // matrices.
                     unsafe {
                         let y_at = y.at(rows.start, panel * NR);
                         self.tile(x, rows.clone(), panel, inputs.clone(), y_at, y.stride, pass > 0);
@@ -281,11 +333,12 @@ impl PackedMatrix {
         }
     }
 
-    /// Computes, or adds to, one tile: rows of `x` by a panel, over some of the inputs, to where `y` points.
+    /// Computes, or adds to, one tile: rows of `x` by a panel, over some of the inputs, to where
+    /// `y` points.
     ///
     /// # Safety
-    /// The ranges are inside `x` `[m, in]` and the panels, there are at most [`Isa::tile_rows`] rows, and
-    /// `y` has room for them, which no one else uses.
+    /// The ranges are inside `x` `[m, in]` and the panels, there are at most [`Isa::tile_rows`]
+    /// rows, and `y` has room for them, which no one else uses.
     #[allow(clippy::too_many_arguments)]
     #[inline]
     unsafe fn tile(
@@ -358,7 +411,8 @@ fn pack(panel: &mut [f32], rows: &[f32], in_: usize) {
     for (i, lines) in panel.chunks_mut(STEP * NR).enumerate() {
         let steps = lines.len() / NR;
         if steps == STEP {
-            let from: [&[f32; STEP]; NR] = std::array::from_fn(|r| rows[r * in_ + i * STEP..].first_chunk().expect("a row"));
+            let from: [&[f32; STEP]; NR] =
+                std::array::from_fn(|r| rows[r * in_ + i * STEP..].first_chunk().expect("a row"));
             for (k, line) in lines.chunks_exact_mut(NR).enumerate() {
                 for (to, row) in line.iter_mut().zip(&from) {
                     *to = row[k];

@@ -41,7 +41,8 @@ fn sizes(noise: &mut Noise) -> Vec<(usize, usize, usize)> {
     sizes.extend([31, 32, 33, 64, 65].map(|out| (15, 17, out)));
     sizes.extend([KC - 1, KC, KC + 1].map(|in_| (5, in_, 40)));
     sizes.push((200, 70, 300));
-    sizes.extend((0..40).map(|_| (1 + noise.below(70), 1 + noise.below(200), 1 + noise.below(150))));
+    sizes
+        .extend((0..40).map(|_| (1 + noise.below(70), 1 + noise.below(200), 1 + noise.below(150))));
     sizes
 }
 
@@ -65,7 +66,8 @@ fn multiplies_as_three_loops_do() {
         let mut want = vec![0f64; m * out];
         for r in 0..m {
             for o in 0..out {
-                want[r * out + o] = (0..in_).map(|k| f64::from(x[r * in_ + k]) * f64::from(w[o * in_ + k])).sum();
+                want[r * out + o] =
+                    (0..in_).map(|k| f64::from(x[r * in_ + k]) * f64::from(w[o * in_ + k])).sum();
             }
         }
         for isa in isas() {
@@ -85,7 +87,8 @@ fn transposed_multiplies_as_three_loops_do() {
         let mut want = vec![0f64; m * in_];
         for r in 0..m {
             for k in 0..in_ {
-                want[r * in_ + k] = (0..out).map(|o| f64::from(d[r * out + o]) * f64::from(w[o * in_ + k])).sum();
+                want[r * in_ + k] =
+                    (0..out).map(|o| f64::from(d[r * out + o]) * f64::from(w[o * in_ + k])).sum();
             }
         }
         for isa in isas() {
@@ -128,8 +131,10 @@ fn gated_is_the_gate_of_the_product_to_the_bit() {
             let packed = PackedMatrix::with_isa(&w, 2 * half, in_, isa);
             let mut both = vec![f32::NAN; m * 2 * half];
             packed.matmul(&x, m, &mut both);
-            let want: Vec<f32> =
-                both.chunks_exact(2 * half).flat_map(|row| (0..half).map(|i| row[i] * 3.0 - row[half + i])).collect();
+            let want: Vec<f32> = both
+                .chunks_exact(2 * half)
+                .flat_map(|row| (0..half).map(|i| row[i] * 3.0 - row[half + i]))
+                .collect();
             let mut got = vec![f32::NAN; m * half];
             packed.matmul_gated(&x, m, &mut got, |y, a, b| {
                 y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a * 3.0 - b);
@@ -182,7 +187,8 @@ fn long_sums_stay_exact() {
     let mut noise = Noise(0x0123_4567_89ab_cdef);
     let depth = 16_384;
     let (x, w): (Vec<f32>, Vec<f32>) = (noise.floats(depth), noise.floats(depth * NR));
-    let (x, w): (Vec<f32>, Vec<f32>) = (x.iter().map(|v| v.abs()).collect(), w.iter().map(|v| v.abs()).collect());
+    let (x, w): (Vec<f32>, Vec<f32>) =
+        (x.iter().map(|v| v.abs()).collect(), w.iter().map(|v| v.abs()).collect());
     for isa in isas() {
         let mut y = vec![0f32; NR];
         PackedMatrix::with_isa(&w, NR, depth, isa).matmul(&x, 1, &mut y);

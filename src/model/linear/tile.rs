@@ -47,14 +47,16 @@ impl Tile {
         // divides the latter, and `depth` values of each row of `x`.
         unsafe {
             for column in (0..NR).step_by(2 * V::LANES) {
-                let y: [*mut f32; R] = std::array::from_fn(|r| self.y.add(r * self.y_stride + column));
+                let y: [*mut f32; R] =
+                    std::array::from_fn(|r| self.y.add(r * self.y_stride + column));
                 let w = self.w.add(column);
                 let (mut k, mut add) = (0, self.add);
                 loop {
                     let mut sums = [[V::zero(); 2]; R];
                     let end = self.depth.min(k + STRETCH);
                     while k < end {
-                        // Unrolled where there is enough left: counting then costs little beside the arithmetic.
+                        // Unrolled where there is enough left: counting then costs little beside
+                        // the arithmetic.
                         let steps = if end - k >= UNROLLED { UNROLLED } else { 1 };
                         macro_rules! step {
                             ($k:expr) => {
@@ -84,7 +86,10 @@ impl Tile {
                     for r in 0..R {
                         for (half, sum) in sums[r].into_iter().enumerate() {
                             let y = y[r].add(half * V::LANES);
-                            V::store(if add { V::mul_add(V::load(y), V::splat(1.0), sum) } else { sum }, y);
+                            V::store(
+                                if add { V::mul_add(V::load(y), V::splat(1.0), sum) } else { sum },
+                                y,
+                            );
                         }
                     }
                     add = true;
@@ -101,8 +106,8 @@ impl Kernel for Tile {
     /// Picks the kernel for the number of rows.
     ///
     /// # Safety
-    /// The pointers are good for the sizes given, `rows` is at most [`Isa::tile_rows`], and this CPU has
-    /// the instruction set.
+    /// The pointers are good for the sizes given, `rows` is at most [`Isa::tile_rows`], and this
+    /// CPU has the instruction set.
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
         // SAFETY: the caller's promise.
@@ -127,8 +132,9 @@ impl Kernel for Tile {
     }
 }
 
-/// Inputs that are summed by themselves before they are added to the sum of those before: a rounding error
-/// grows with the number of terms of a sum, and this keeps both sums short. `KC` is a multiple of it.
+/// Inputs that are summed by themselves before they are added to the sum of those before: a
+/// rounding error grows with the number of terms of a sum, and this keeps both sums short. `KC` is
+/// a multiple of it.
 pub(super) const STRETCH: usize = 256;
 /// How many values ahead in the panel to prefetch.
 const PREFETCH: usize = 32 * NR;

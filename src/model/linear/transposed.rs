@@ -55,8 +55,8 @@ impl Dot {
 
 impl Kernel for Dot {
     /// # Safety
-    /// The pointers are good for the sizes given, `rows` is at most [`DOT_ROWS`] and `inputs` at most
-    /// [`DOT_INPUTS`], and this CPU has the instruction set.
+    /// The pointers are good for the sizes given, `rows` is at most [`DOT_ROWS`] and `inputs` at
+    /// most [`DOT_INPUTS`], and this CPU has the instruction set.
     #[inline(always)]
     unsafe fn run<V: Vector>(&self) {
         // SAFETY: the caller's promise.

@@ -21,7 +21,9 @@ impl Isa {
             if std::arch::is_x86_feature_detected!("avx512f") {
                 return Self::Avx512;
             }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            if std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+            {
                 return Self::Fma;
             }
         }
@@ -89,7 +91,8 @@ unsafe fn fma(kernel: &impl Kernel) {
 pub(super) unsafe trait Vector: Copy {
     /// Values in a vector; [`NR`](super::NR) is a multiple of twice this.
     const LANES: usize;
-    /// The most rows for which the sums of a tile stay in registers, from 4 to [`MAX_ROWS`](super::tile::MAX_ROWS).
+    /// The most rows for which the sums of a tile stay in registers, from 4 to
+    /// [`MAX_ROWS`](super::tile::MAX_ROWS).
     const ROWS: usize;
     fn zero() -> Self;
     unsafe fn splat(value: f32) -> Self;
@@ -148,8 +151,8 @@ macro_rules! x86_vector {
     };
 }
 
-// 13 rows and not the 14 for which 32 registers would do: with 14 the compiler has none left, and spills
-// (measured on Zen 4: 88 GFLOP/s a core against 112, of 115 that the core can do).
+// 13 rows and not the 14 for which 32 registers would do: with 14 the compiler has none left, and
+// spills (measured on Zen 4: 88 GFLOP/s a core against 112, of 115 that the core can do).
 #[cfg(target_arch = "x86_64")]
 x86_vector!(Avx512: __m512, 16 lanes, 13 rows,
     _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);

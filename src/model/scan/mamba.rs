@@ -20,14 +20,24 @@ pub struct Inputs<'a> {
     pub d: &'a [f32],
 }
 
-/// Up to [`CHANNELS`] channels of one row: `h = exp(A dt) h + dt x B`, `y = h C + D x`. `state` is `[channels,
-/// state_size]`, `y` `[tokens, channels]`.
+/// Up to [`CHANNELS`] channels of one row: `h = exp(A dt) h + dt x B`, `y = h C + D x`. `state` is
+/// `[channels, state_size]`, `y` `[tokens, channels]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn scan(inputs: &Inputs, columns: Range<usize>, tokens: Range<usize>, state: &mut [f32], y: &mut [f32], watch: &mut Watch) {
+pub fn scan(
+    inputs: &Inputs,
+    columns: Range<usize>,
+    tokens: Range<usize>,
+    state: &mut [f32],
+    y: &mut [f32],
+    watch: &mut Watch,
+) {
     let (n, n_channels) = (inputs.b.width, columns.len());
-    // A lane a channel: the sum over the state is then a sum over vectors. Lanes without a channel idle.
+    // A lane a channel: the sum over the state is then a sum over vectors. Lanes without a channel
+    // idle.
     let turned = |from: &[f32]| -> Vec<[f32; CHANNELS]> {
-        let lane = |i: usize, channel: usize| if channel < n_channels { from[channel * n + i] } else { 0.0 };
+        let lane = |i: usize, channel: usize| {
+            if channel < n_channels { from[channel * n + i] } else { 0.0 }
+        };
         (0..n).map(|i| std::array::from_fn(|channel| lane(i, channel))).collect()
     };
     let lanes = |view: &View, token: usize| -> [f32; CHANNELS] {
@@ -67,7 +77,8 @@ pub fn scan(inputs: &Inputs, columns: Range<usize>, tokens: Range<usize>, state:
     }
 }
 
-/// Inputs of [`scan_head`]: those of [`Recurrence::Mamba2`](super::Recurrence::Mamba2), of one head.
+/// Inputs of [`scan_head`]: those of [`Recurrence::Mamba2`](super::Recurrence::Mamba2), of one
+/// head.
 pub struct Head<'a> {
     pub x: View<'a>,
     pub dt: View<'a>,
@@ -80,10 +91,17 @@ pub struct Head<'a> {
     pub group: Range<usize>,
 }
 
-/// One head of one row: `S = exp(A dt) S + dt B x`, `y = C S + D x`. `state` is `[state_size, head_dim]`, `y`
-/// `[tokens, head_dim]`.
+/// One head of one row: `S = exp(A dt) S + dt B x`, `y = C S + D x`. `state` is `[state_size,
+/// head_dim]`, `y` `[tokens, head_dim]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn scan_head(head: &Head, columns: Range<usize>, tokens: Range<usize>, state: &mut [f32], y: &mut [f32], watch: &mut Watch) {
+pub fn scan_head(
+    head: &Head,
+    columns: Range<usize>,
+    tokens: Range<usize>,
+    state: &mut [f32],
+    y: &mut [f32],
+    watch: &mut Watch,
+) {
     let width = columns.len();
     for (token, y) in tokens.zip(y.chunks_exact_mut(width)) {
         let x = head.x.at(token, columns.clone());

@@ -1,9 +1,10 @@
 //! Recurrences: what state-space and RWKV layers do from one position to the next, for inference.
 //!
-//! A recurrence is computed position by position, row by row; heads (or groups of channels) are independent of
-//! each other and go to different threads. A row that starts from a kept state does the same operations in the
-//! same order as the row in one piece, so the two are equal to the bit. The gradient mode has the same steps in
-//! candle operations (`composed/scan.rs`), and tests hold one against the other.
+//! A recurrence is computed position by position, row by row; heads (or groups of channels) are
+//! independent of each other and go to different threads. A row that starts from a kept state does
+//! the same operations in the same order as the row in one piece, so the two are equal to the bit.
+//! The gradient mode has the same steps in candle operations (`composed/scan.rs`), and tests hold
+//! one against the other.
 
 mod mamba;
 mod wkv;
@@ -146,16 +147,37 @@ impl<'a, A> Recurrence<'a, A> {
     /// The same recurrence over another form of its inputs.
     pub fn map<B>(&self, f: impl Fn(&A) -> B) -> Recurrence<'a, B> {
         match *self {
-            Self::Mamba { ref x, ref dt, ref b, ref c, a, d } => Recurrence::Mamba { x: f(x), dt: f(dt), b: f(b), c: f(c), a, d },
-            Self::Mamba2 { ref x, ref dt, ref b, ref c, a, d, groups, state_size } => {
-                Recurrence::Mamba2 { x: f(x), dt: f(dt), b: f(b), c: f(c), a, d, groups, state_size }
+            Self::Mamba { ref x, ref dt, ref b, ref c, a, d } => {
+                Recurrence::Mamba { x: f(x), dt: f(dt), b: f(b), c: f(c), a, d }
             }
-            Self::Wkv4 { ref k, ref v, decay, first } => Recurrence::Wkv4 { k: f(k), v: f(v), decay, first },
+            Self::Mamba2 { ref x, ref dt, ref b, ref c, a, d, groups, state_size } => {
+                Recurrence::Mamba2 {
+                    x: f(x),
+                    dt: f(dt),
+                    b: f(b),
+                    c: f(c),
+                    a,
+                    d,
+                    groups,
+                    state_size,
+                }
+            }
+            Self::Wkv4 { ref k, ref v, decay, first } => {
+                Recurrence::Wkv4 { k: f(k), v: f(v), decay, first }
+            }
             Self::Wkv6 { ref r, ref w, ref k, ref v, first, head_dim } => {
                 Recurrence::Wkv6 { r: f(r), w: f(w), k: f(k), v: f(v), first, head_dim }
             }
             Self::Wkv7 { ref r, ref w, ref k, ref v, ref kk, ref b, head_dim } => {
-                Recurrence::Wkv7 { r: f(r), w: f(w), k: f(k), v: f(v), kk: f(kk), b: f(b), head_dim }
+                Recurrence::Wkv7 {
+                    r: f(r),
+                    w: f(w),
+                    k: f(k),
+                    v: f(v),
+                    kk: f(kk),
+                    b: f(b),
+                    head_dim,
+                }
             }
         }
     }
@@ -198,11 +220,23 @@ impl Recurrence<'_, View<'_>> {
             Self::Wkv6 { head_dim, .. } | Self::Wkv7 { head_dim, .. } => (*head_dim, *head_dim),
         };
         let starts = (0..width).step_by(columns).map(|first| first..(first + columns).min(width));
-        starts.map(|output| Piece { state: output.start * per_column..output.end * per_column, output }).collect()
+        starts
+            .map(|output| Piece {
+                state: output.start * per_column..output.end * per_column,
+                output,
+            })
+            .collect()
     }
 
     /// Runs one piece over the tokens of one row: `state` is the piece's, `y` is `[tokens, piece]`.
-    fn run(&self, columns: Range<usize>, tokens: Range<usize>, state: &mut [f32], y: &mut [f32], watch: &mut Watch) {
+    fn run(
+        &self,
+        columns: Range<usize>,
+        tokens: Range<usize>,
+        state: &mut [f32],
+        y: &mut [f32],
+        watch: &mut Watch,
+    ) {
         match *self {
             Self::Mamba { x, dt, b, c, a, d } => {
                 mamba::scan(&mamba::Inputs { x, dt, b, c, a, d }, columns, tokens, state, y, watch);
@@ -210,10 +244,21 @@ impl Recurrence<'_, View<'_>> {
             Self::Mamba2 { x, dt, b, c, a, d, groups, state_size } => {
                 let head = columns.start / columns.len();
                 let group = head / (a.len() / groups) * state_size;
-                let inputs = mamba::Head { x, dt, b, c, a: a[head], d: d[head], head, group: group..group + state_size };
+                let inputs = mamba::Head {
+                    x,
+                    dt,
+                    b,
+                    c,
+                    a: a[head],
+                    d: d[head],
+                    head,
+                    group: group..group + state_size,
+                };
                 mamba::scan_head(&inputs, columns, tokens, state, y, watch);
             }
-            Self::Wkv4 { k, v, decay, first } => wkv::scan4(k, v, decay, first, tokens, state, y, watch),
+            Self::Wkv4 { k, v, decay, first } => {
+                wkv::scan4(k, v, decay, first, tokens, state, y, watch)
+            }
             Self::Wkv6 { r, w, k, v, first, .. } => {
                 let inputs = wkv::Inputs { r, w, k, v };
                 wkv::scan6(&inputs, &first[columns.clone()], columns, tokens, state, y, watch);
@@ -225,15 +270,19 @@ impl Recurrence<'_, View<'_>> {
         }
     }
 
-    /// Runs all rows. `blocks` change the state after a position, before anything reads it again; the states
-    /// after the tokens of `keep` (ascending) are returned, `[keep, state width]`.
+    /// Runs all rows. `blocks` change the state after a position, before anything reads it again;
+    /// the states after the tokens of `keep` (ascending) are returned, `[keep, state width]`.
     pub fn scan(&self, rows: &[Carry], blocks: &[Block], keep: &[usize]) -> (Pooled, Vec<f32>) {
-        let (width, state_width, pieces, zero) = (self.width(), self.state_width(), self.pieces(), self.zero());
+        let (width, state_width, pieces, zero) =
+            (self.width(), self.state_width(), self.pieces(), self.zero());
         let first = rows.first().map_or(0, |r| r.tokens.start);
         let total: usize = rows.iter().map(|r| r.tokens.len()).sum();
-        let kept_of =
-            |row: &Carry| keep.partition_point(|t| *t < row.tokens.start)..keep.partition_point(|t| *t < row.tokens.end);
-        let jobs: Vec<(&Carry, &Piece)> = rows.iter().flat_map(|row| pieces.iter().map(move |piece| (row, piece))).collect();
+        let kept_of = |row: &Carry| {
+            keep.partition_point(|t| *t < row.tokens.start)
+                ..keep.partition_point(|t| *t < row.tokens.end)
+        };
+        let jobs: Vec<(&Carry, &Piece)> =
+            rows.iter().flat_map(|row| pieces.iter().map(move |piece| (row, piece))).collect();
         let done: Vec<(Vec<f32>, Vec<f32>)> = jobs
             .par_iter()
             .map(|(row, piece)| {
@@ -254,9 +303,11 @@ impl Recurrence<'_, View<'_>> {
         let mut kept = vec![0f32; keep.len() * state_width];
         for ((row, piece), (part, states)) in jobs.iter().zip(&done) {
             let to = y[(row.tokens.start - first) * width..].chunks_exact_mut(width);
-            to.zip(part.chunks_exact(piece.output.len())).for_each(|(y, part)| y[piece.output.clone()].copy_from_slice(part));
+            to.zip(part.chunks_exact(piece.output.len()))
+                .for_each(|(y, part)| y[piece.output.clone()].copy_from_slice(part));
             let to = kept[kept_of(row).start * state_width..].chunks_exact_mut(state_width);
-            to.zip(states.chunks_exact(piece.state.len())).for_each(|(to, state)| to[piece.state.clone()].copy_from_slice(state));
+            to.zip(states.chunks_exact(piece.state.len()))
+                .for_each(|(to, state)| to[piece.state.clone()].copy_from_slice(state));
         }
         (y, kept)
     }

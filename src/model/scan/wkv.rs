@@ -10,9 +10,9 @@ use super::{View, Watch};
 /// The exponent of a sum of nothing.
 pub const NOTHING: f32 = -1e38;
 
-/// RWKV-4: an average of values by `exp(k)` that decay with distance, numerator and denominator both scaled by
-/// `exp(-m)`, `m` the largest exponent so far. `state` is `[channels, 2]` and then `m`, `[channels]`; `y`
-/// `[tokens, channels]`.
+/// RWKV-4: an average of values by `exp(k)` that decay with distance, numerator and denominator
+/// both scaled by `exp(-m)`, `m` the largest exponent so far. `state` is `[channels, 2]` and then
+/// `m`, `[channels]`; `y` `[tokens, channels]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 #[allow(clippy::too_many_arguments)] // a kernel: its inputs, what it changes and who watches
 pub fn scan4(
@@ -29,7 +29,8 @@ pub fn scan4(
     for (token, y) in tokens.zip(y.chunks_exact_mut(width)) {
         let (sums, largest) = state.split_at_mut(2 * width);
         let sums = sums.as_chunks_mut::<2>().0;
-        let inputs = k.at(token, 0..width).iter().zip(v.at(token, 0..width)).zip(decay.iter().zip(first));
+        let inputs =
+            k.at(token, 0..width).iter().zip(v.at(token, 0..width)).zip(decay.iter().zip(first));
         let state_of = sums.iter_mut().zip(largest);
         for (y, ((sums, m), ((k, v), (w, u)))) in y.iter_mut().zip(state_of.zip(inputs)) {
             let top = m.max(k + u);
@@ -54,8 +55,8 @@ pub struct Inputs<'a> {
     pub v: View<'a>,
 }
 
-/// One head of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel. `state` is `[key, value]`, `y`
-/// `[tokens, value]`.
+/// One head of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel. `state` is `[key,
+/// value]`, `y` `[tokens, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan6(
     inputs: &Inputs,
@@ -68,7 +69,8 @@ pub fn scan6(
 ) {
     let dim = head.len();
     for (token, y) in tokens.zip(y.chunks_exact_mut(dim)) {
-        let [r, w, k, v] = [inputs.r, inputs.w, inputs.k, inputs.v].map(|x| &x.data[token * x.width..][head.clone()]);
+        let [r, w, k, v] = [inputs.r, inputs.w, inputs.k, inputs.v]
+            .map(|x| &x.data[token * x.width..][head.clone()]);
         y.fill(0.0);
         for (i, state) in state.chunks_exact_mut(dim).enumerate() {
             let (r, w, k, now) = (r[i], w[i], k[i], r[i] * first[i] * k[i]);
@@ -83,8 +85,8 @@ pub fn scan6(
     }
 }
 
-/// One head of RWKV-7: `S = S diag(w) - (S kk) b + v k`, `o = S r`; here `[key, value]`, so that every sum runs
-/// over rows. `y` is `[tokens, value]`.
+/// One head of RWKV-7: `S = S diag(w) - (S kk) b + v k`, `o = S r`; here `[key, value]`, so that
+/// every sum runs over rows. `y` is `[tokens, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 #[allow(clippy::too_many_arguments)]
 pub fn scan7(
@@ -100,8 +102,8 @@ pub fn scan7(
     let dim = head.len();
     let mut removed = vec![0f32; dim];
     for (token, y) in tokens.zip(y.chunks_exact_mut(dim)) {
-        let [r, w, k, v, kk, b] =
-            [inputs.r, inputs.w, inputs.k, inputs.v, kk, b].map(|x| &x.data[token * x.width..][head.clone()]);
+        let [r, w, k, v, kk, b] = [inputs.r, inputs.w, inputs.k, inputs.v, kk, b]
+            .map(|x| &x.data[token * x.width..][head.clone()]);
         removed.fill(0.0);
         for (state, kk) in state.chunks_exact(dim).zip(kk) {
             removed.iter_mut().zip(state).for_each(|(a, s)| *a = kk.mul_add(*s, *a));

@@ -1,6 +1,6 @@
-//! Beam search for a suffix, without gradients (Sadasivan et al. 2024, "Fast Adversarial Attacks on Language Models In
-//! One GPU Minute", algorithm 1): every beam is continued by tokens drawn from what the model itself would say after it,
-//! so that what is found reads like text.
+//! Beam search for a suffix, without gradients (Sadasivan et al. 2024, "Fast Adversarial Attacks on
+//! Language Models In One GPU Minute", algorithm 1): every beam is continued by tokens drawn from
+//! what the model itself would say after it, so that what is found reads like text.
 
 use rand::Rng as _;
 
@@ -20,13 +20,17 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
     let beams = (options.width as f64).sqrt().round().max(1.0) as usize;
     let mut rng = rng::stream(options.seed, &format!("beast step {}", state.step));
     let after = |entry: &Entry| {
-        Request::new(Trial::new([&problem.prompts[0].before[..], &entry.suffix].concat(), [])).keeping_distributions()
+        Request::new(Trial::new([&problem.prompts[0].before[..], &entry.suffix].concat(), []))
+            .keeping_distributions()
     };
     let next = problem.evaluator.observe(&state.buffer.iter().map(after).collect::<Vec<_>>())?;
     let mut scored: Vec<(Vec<u32>, Scored)> = Vec::new();
     let mut candidates = 0;
     for (entry, observed) in state.buffer.iter().zip(&next) {
-        let distribution = observed.distributions.as_ref().ok_or_else(|| Error::request("distributions were not kept"))?;
+        let distribution = observed
+            .distributions
+            .as_ref()
+            .ok_or_else(|| Error::request("distributions were not kept"))?;
         let mut log_probs = distribution.row(0).to_vec();
         log_probs
             .iter_mut()
@@ -43,7 +47,8 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
         candidates += drawn.len();
         let Some(&first) = drawn.first() else { continue };
         // All but the last token of the suffix is one prefix of all of these.
-        let replacements: Vec<Vec<(usize, u32)>> = drawn.iter().map(|id| vec![(entry.suffix.len(), *id)]).collect();
+        let replacements: Vec<Vec<(usize, u32)>> =
+            drawn.iter().map(|id| vec![(entry.suffix.len(), *id)]).collect();
         let scores = problem.score(state.prompts, &longer(first), &replacements)?;
         scored.extend(drawn.iter().map(|id| longer(*id)).zip(scores));
     }
@@ -55,11 +60,13 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
         loss: 0.0,
         best: 0.0,
     };
-    state.take(scored, problem, step, |scored, buffer| *buffer = scored.iter().take(beams).map(Entry::of).collect())
+    state.take(scored, problem, step, |scored, buffer| {
+        *buffer = scored.iter().take(beams).map(Entry::of).collect()
+    })
 }
 
-/// Different ids, drawn by their probabilities one after the other: the largest of `log p` plus Gumbel noise (Kool et
-/// al. 2019). Those of no probability are never drawn.
+/// Different ids, drawn by their probabilities one after the other: the largest of `log p` plus
+/// Gumbel noise (Kool et al. 2019). Those of no probability are never drawn.
 fn draw(log_probs: &[f32], count: usize, rng: &mut Rng) -> Vec<u32> {
     let mut keys: Vec<(f64, u32)> = Vec::with_capacity(log_probs.len());
     for (id, p) in (0u32..).zip(log_probs) {

@@ -1,7 +1,8 @@
-//! Greedy coordinate gradient (Zou et al. 2023, "Universal and Transferable Adversarial Attacks on Aligned Language
-//! Models", algorithm 2), with what has been found to help since: a buffer of candidates (Hayase et al. 2024), several
-//! replacements at a time, merging the best single replacements (Jia et al. 2024, "Improved Techniques for
-//! Optimization-Based Jailbreaking"), candidates that text can carry, and a race in place of full runs of all.
+//! Greedy coordinate gradient (Zou et al. 2023, "Universal and Transferable Adversarial Attacks on
+//! Aligned Language Models", algorithm 2), with what has been found to help since: a buffer of
+//! candidates (Hayase et al. 2024), several replacements at a time, merging the best single
+//! replacements (Jia et al. 2024, "Improved Techniques for Optimization-Based Jailbreaking"),
+//! candidates that text can carry, and a race in place of full runs of all.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,8 @@ use crate::rng::{self, Rng};
 const COPIED: usize = 16;
 const RUN: usize = 4;
 
-/// Draws for each candidate before a step goes on with fewer: text may be unable to carry most of them.
+/// Draws for each candidate before a step goes on with fewer: text may be unable to carry most of
+/// them.
 const DRAWS: usize = 8;
 
 /// One step.
@@ -28,7 +30,8 @@ const DRAWS: usize = 8;
 pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Result<Step> {
     let current = state.current().clone();
     let layers: Vec<usize> = options.stages.iter().map(|(layer, _)| *layer).collect();
-    let gradients = (0..state.prompts).map(|prompt| problem.gradient(prompt, &current.suffix, &layers));
+    let gradients =
+        (0..state.prompts).map(|prompt| problem.gradient(prompt, &current.suffix, &layers));
     let gradients = gradients.collect::<Result<Vec<OneHotGradient>>>()?;
     let (candidates, copied) = candidates(state, problem, options, &current.suffix, &gradients);
     let mut scored: Vec<(Vec<u32>, Scored)> = Vec::new();
@@ -52,7 +55,9 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
         .into_iter()
         .filter(|m| !options.text || problem.survives(state.prompts, &changed(&current.suffix, m)))
         .collect();
-    for (candidate, score) in merged.iter().zip(problem.score(state.prompts, &current.suffix, &merged)?) {
+    for (candidate, score) in
+        merged.iter().zip(problem.score(state.prompts, &current.suffix, &merged)?)
+    {
         scored.push((changed(&current.suffix, candidate), score));
     }
     let step = Step {
@@ -75,7 +80,8 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
     })
 }
 
-/// Different candidates of a step, as lists of (index in the suffix, id), and which of them are copied.
+/// Different candidates of a step, as lists of (index in the suffix, id), and which of them are
+/// copied.
 fn candidates(
     state: &State,
     problem: &Problem,
@@ -85,30 +91,41 @@ fn candidates(
 ) -> (Vec<Vec<(usize, u32)>>, Vec<bool>) {
     let mut sum = vec![0f32; gradients[0].tokens.len()];
     for gradient in gradients {
-        // Each prompt has one vote: by size the hardest would have all of them (Zou et al., section 2.3).
-        let norm = gradient.tokens.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt().max(1e-30) as f32;
+        // Each prompt has one vote: by size the hardest would have all of them (Zou et al., section
+        // 2.3).
+        let norm =
+            gradient.tokens.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt().max(1e-30) as f32;
         sum.iter_mut().zip(&gradient.tokens).for_each(|(sum, g)| *sum += g / norm);
     }
     let rows = sum.chunks_exact(sum.len() / suffix.len());
-    let best: Vec<Vec<u32>> = rows.zip(suffix).map(|(row, id)| problem.tokens.best(row, *id, options.top_k)).collect();
+    let best: Vec<Vec<u32>> =
+        rows.zip(suffix).map(|(row, id)| problem.tokens.best(row, *id, options.top_k)).collect();
     let mut rng = rng::stream(options.seed, &format!("gcg step {}", state.step));
     let places: Vec<usize> = (0..suffix.len()).filter(|place| !best[*place].is_empty()).collect();
     let width = width(options, state.step);
-    let (mut seen, mut candidates, mut copies) = (BTreeSet::new(), Vec::with_capacity(width), Vec::with_capacity(width));
+    let (mut seen, mut candidates, mut copies) =
+        (BTreeSet::new(), Vec::with_capacity(width), Vec::with_capacity(width));
     for draw in 0..DRAWS * width {
         if candidates.len() == width || places.is_empty() {
             break;
         }
-        let copied = (options.copies && draw % COPIED == 0).then(|| copy(&problem.goal.continuation, suffix, &mut rng));
-        let copied = copied.flatten().filter(|c| c.iter().all(|(_, id)| problem.tokens.allows(*id)));
+        let copied = (options.copies && draw % COPIED == 0)
+            .then(|| copy(&problem.goal.continuation, suffix, &mut rng));
+        let copied =
+            copied.flatten().filter(|c| c.iter().all(|(_, id)| problem.tokens.allows(*id)));
         let is_copied = copied.is_some();
         let mut candidate = copied.unwrap_or_else(|| {
             let mut at = places.clone();
             let (drawn, _) = at.partial_shuffle(&mut rng, options.replace.max(1));
-            drawn.iter().map(|&place| (place, best[place][rng.random_range(0..best[place].len())])).collect()
+            drawn
+                .iter()
+                .map(|&place| (place, best[place][rng.random_range(0..best[place].len())]))
+                .collect()
         });
         candidate.sort_unstable();
-        if seen.insert(candidate.clone()) && (!options.text || problem.survives(state.prompts, &changed(suffix, &candidate))) {
+        if seen.insert(candidate.clone())
+            && (!options.text || problem.survives(state.prompts, &changed(suffix, &candidate)))
+        {
             candidates.push(candidate);
             copies.push(is_copied);
         }
@@ -116,10 +133,10 @@ fn candidates(
     (candidates, copies)
 }
 
-/// A run of the target's own tokens, put somewhere in the suffix: what of it is not there yet; `None` where all of it is.
-/// A fuzzer does the same to get past comparisons (AFL++'s input-to-state replacement, after Aschermann et al. 2019,
-/// "REDQUEEN"). A model that has seen a run goes on with it, and the gradient does not tell, for attention would have to
-/// move first.
+/// A run of the target's own tokens, put somewhere in the suffix: what of it is not there yet;
+/// `None` where all of it is. A fuzzer does the same to get past comparisons (AFL++'s
+/// input-to-state replacement, after Aschermann et al. 2019, "REDQUEEN"). A model that has seen a
+/// run goes on with it, and the gradient does not tell, for attention would have to move first.
 fn copy(target: &[u32], suffix: &[u32], rng: &mut Rng) -> Option<Vec<(usize, u32)>> {
     let most = RUN.min(target.len()).min(suffix.len());
     let run = rng.random_range(1..=most.max(1));
@@ -143,7 +160,8 @@ fn changed(suffix: &[u32], candidate: &[(usize, u32)]) -> Vec<u32> {
     changed
 }
 
-/// The best two, three, ... up to `most` of candidates (best first) that have no place in common, together.
+/// The best two, three, ... up to `most` of candidates (best first) that have no place in common,
+/// together.
 fn merged(better: &[&[(usize, u32)]], most: usize) -> Vec<Vec<(usize, u32)>> {
     let (mut places, mut together, mut all) = (BTreeSet::new(), Vec::new(), Vec::new());
     let mut count = 0;
@@ -180,7 +198,8 @@ mod tests {
 
     #[test]
     fn copies_are_runs_of_the_target() {
-        let (target, mut rng, mut runs) = ([5, 6, 7, 8, 9, 10], rng::stream(1, "test"), BTreeSet::new());
+        let (target, mut rng, mut runs) =
+            ([5, 6, 7, 8, 9, 10], rng::stream(1, "test"), BTreeSet::new());
         for _ in 0..300 {
             let copied = changed(&[0; 5], &copy(&target, &[0; 5], &mut rng).unwrap());
             let run: Vec<u32> = copied.iter().copied().filter(|id| *id != 0).collect();
@@ -212,6 +231,9 @@ mod tests {
             text: true,
             stages: vec![],
         };
-        assert_eq!((0..6).map(|step| width(&options, step)).collect::<Vec<_>>(), [100, 80, 60, 40, 20, 20]);
+        assert_eq!(
+            (0..6).map(|step| width(&options, step)).collect::<Vec<_>>(),
+            [100, 80, 60, 40, 20, 20]
+        );
     }
 }

@@ -27,8 +27,8 @@ pub enum GoalKind {
 pub enum Mean {
     /// Cross entropy: their mean.
     Arithmetic,
-    /// `ln(mean(exp(alpha * x))) / alpha`: nearer to the largest of them, the token that is farthest from being
-    /// said (Asadi and Littman 2017; as a loss of suffixes by nanoGCG).
+    /// `ln(mean(exp(alpha * x))) / alpha`: nearer to the largest of them, the token that is
+    /// farthest from being said (Asadi and Littman 2017; as a loss of suffixes by nanoGCG).
     Mellowmax { alpha: f64 },
 }
 
@@ -36,7 +36,8 @@ pub enum Mean {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Goal {
     pub kind: GoalKind,
-    /// What is predicted after the prompt; empty where the goal is about the first token alone ([`GoalKind::Away`]).
+    /// What is predicted after the prompt; empty where the goal is about the first token alone
+    /// ([`GoalKind::Away`]).
     pub continuation: Vec<u32>,
     pub mean: Mean,
 }
@@ -51,12 +52,16 @@ impl Goal {
         }
     }
 
-    /// The loss of an observation, nats a token; of [`GoalKind::Away`] bits, from none to minus one.
+    /// The loss of an observation, nats a token; of [`GoalKind::Away`] bits, from none to minus
+    /// one.
     pub fn loss(&self, observation: &Observation) -> f64 {
         match self.kind {
-            GoalKind::Away => -f64::from(observation.divergence_bits.first().copied().unwrap_or(0.0)),
+            GoalKind::Away => {
+                -f64::from(observation.divergence_bits.first().copied().unwrap_or(0.0))
+            }
             _ => {
-                let losses: Vec<f64> = observation.log_probs.iter().map(|p| -f64::from(*p)).collect();
+                let losses: Vec<f64> =
+                    observation.log_probs.iter().map(|p| -f64::from(*p)).collect();
                 self.sign() * self.mean.of(&losses).0
             }
         }
@@ -74,9 +79,14 @@ impl Goal {
         if self.kind == GoalKind::Loss { -1.0 } else { 1.0 }
     }
 
-    /// The loss of logits `[reads, vocab]`, and its gradient there. `reference` are log-probabilities of the first
-    /// read without the suffix, for [`GoalKind::Away`].
-    pub fn of_logits(&self, logits: &[f32], vocabulary: usize, reference: Option<&[f32]>) -> (f64, Vec<f32>) {
+    /// The loss of logits `[reads, vocab]`, and its gradient there. `reference` are
+    /// log-probabilities of the first read without the suffix, for [`GoalKind::Away`].
+    pub fn of_logits(
+        &self,
+        logits: &[f32],
+        vocabulary: usize,
+        reference: Option<&[f32]>,
+    ) -> (f64, Vec<f32>) {
         let mut log_probs: Vec<f64> = logits.iter().map(|x| f64::from(*x)).collect();
         for row in log_probs.chunks_exact_mut(vocabulary) {
             let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -116,8 +126,9 @@ impl Mean {
     }
 }
 
-/// Minus the Jensen-Shannon divergence (bits) of the first row from `reference`, and its gradient: with `m` the mean
-/// of both, the derivative for a logit of `q` is `q * (l - E_q[l]) / 2`, where `l` is `ln(q / m)`.
+/// Minus the Jensen-Shannon divergence (bits) of the first row from `reference`, and its gradient:
+/// with `m` the mean of both, the derivative for a logit of `q` is `q * (l - E_q[l]) / 2`, where
+/// `l` is `ln(q / m)`.
 fn away(log_probs: &[f64], vocabulary: usize, reference: &[f32]) -> (f64, Vec<f32>) {
     let mut gradient = vec![0f32; log_probs.len()];
     let q = &log_probs[..vocabulary.min(log_probs.len())];
@@ -125,7 +136,10 @@ fn away(log_probs: &[f64], vocabulary: usize, reference: &[f32]) -> (f64, Vec<f3
     for (lq, lp) in q.iter().zip(reference) {
         let (q, p) = (lq.exp(), f64::from(*lp).exp());
         let log_m = (0.5 * (p + q)).ln();
-        let (of_q, of_p) = (if q > 0.0 { lq - log_m } else { 0.0 }, if p > 0.0 { f64::from(*lp) - log_m } else { 0.0 });
+        let (of_q, of_p) = (
+            if q > 0.0 { lq - log_m } else { 0.0 },
+            if p > 0.0 { f64::from(*lp) - log_m } else { 0.0 },
+        );
         divergence += 0.5 * (q * of_q + p * of_p);
         mean += q * of_q;
         logs.push(of_q);
@@ -142,7 +156,11 @@ mod tests {
     use super::*;
 
     fn goal(kind: GoalKind, mean: Mean) -> Goal {
-        Goal { kind, continuation: if kind == GoalKind::Away { vec![] } else { vec![2, 0, 4] }, mean }
+        Goal {
+            kind,
+            continuation: if kind == GoalKind::Away { vec![] } else { vec![2, 0, 4] },
+            mean,
+        }
     }
 
     #[test]
@@ -166,7 +184,10 @@ mod tests {
                     goal.of_logits(&moved, V, Some(&reference)).0
                 };
                 let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-                assert!((numeric - f64::from(*analytic)).abs() < 1e-3, "{goal:?} {i}: {analytic}, by differences {numeric}");
+                assert!(
+                    (numeric - f64::from(*analytic)).abs() < 1e-3,
+                    "{goal:?} {i}: {analytic}, by differences {numeric}"
+                );
             }
         }
     }
@@ -175,14 +196,21 @@ mod tests {
     fn a_mellow_maximum_lies_between_mean_and_maximum() {
         let losses = [1.0, 2.0, 6.0];
         let (mellow, weights) = Mean::Mellowmax { alpha: 1.0 }.of(&losses);
-        assert!(mellow > 3.0 && mellow < 6.0 && (weights.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{mellow}");
+        assert!(
+            mellow > 3.0 && mellow < 6.0 && (weights.iter().sum::<f64>() - 1.0).abs() < 1e-12,
+            "{mellow}"
+        );
         assert!((Mean::Mellowmax { alpha: 1e-6 }.of(&losses).0 - 3.0).abs() < 1e-4);
         assert_eq!(Mean::Arithmetic.of(&losses).0, 3.0);
     }
 
     #[test]
     fn losses_of_logits_and_of_observations_agree() {
-        let observed = Observation { log_probs: vec![-1.0, -2.0, -6.0], divergence_bits: vec![0.25], ..Observation::default() };
+        let observed = Observation {
+            log_probs: vec![-1.0, -2.0, -6.0],
+            divergence_bits: vec![0.25],
+            ..Observation::default()
+        };
         assert_eq!(goal(GoalKind::Target, Mean::Arithmetic).loss(&observed), 3.0);
         assert_eq!(goal(GoalKind::Loss, Mean::Arithmetic).loss(&observed), -3.0);
         assert_eq!(goal(GoalKind::Away, Mean::Arithmetic).loss(&observed), -0.25);

@@ -25,17 +25,25 @@ const LENGTH: usize = 4;
 const KEPT: usize = 64;
 
 impl Promising {
-    /// Of suffixes that raise the loss of what follows each of these trials' prompts. Prompts that fill the model's context
-    /// have none.
+    /// Of suffixes that raise the loss of what follows each of these trials' prompts. Prompts that
+    /// fill the model's context have none.
     ///
     /// # Errors
     /// What the evaluator refuses.
-    pub fn after<'t>(evaluator: &ModelEvaluator, trials: impl Iterator<Item = &'t Trial>) -> Result<Vec<Self>> {
+    pub fn after<'t>(
+        evaluator: &ModelEvaluator,
+        trials: impl Iterator<Item = &'t Trial>,
+    ) -> Result<Vec<Self>> {
         let mut all = Vec::new();
-        let (most, tokens) = (evaluator.model.config.max_position_embeddings, Tokens::new(evaluator.model, false)?);
+        let (most, tokens) =
+            (evaluator.model.config.max_position_embeddings, Tokens::new(evaluator.model, false)?);
         for trial in trials.filter(|t| t.len() + LENGTH <= most && !t.continuation.is_empty()) {
             let prompt = Prompt { before: trial.base.to_vec(), after: Vec::new() };
-            let goal = Goal { kind: GoalKind::Loss, continuation: trial.continuation.to_vec(), mean: Mean::Arithmetic };
+            let goal = Goal {
+                kind: GoalKind::Loss,
+                continuation: trial.continuation.to_vec(),
+                mean: Mean::Arithmetic,
+            };
             let problem = Problem::new(evaluator, vec![prompt], goal, tokens.clone(), LENGTH)?;
             let neutral = problem.tokens.neutral;
             let gradient = problem.gradient(0, &[neutral; LENGTH], &[])?;
@@ -57,7 +65,8 @@ impl Mutator for Suffix {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        // Of the parent's own prompt where it was measured there; what is promising elsewhere may be so here.
+        // Of the parent's own prompt where it was measured there; what is promising elsewhere may
+        // be so here.
         let own = context.suffixes.iter().find(|promising| promising.base == parent.base);
         let promising = own.or_else(|| pick(context.suffixes, rng))?;
         let length = rng.random_range(1..=promising.places.len().max(1));
@@ -98,7 +107,10 @@ mod tests {
                 assert!(suffixes[0].places[place].contains(&id), "{id} at {place}");
             }
         }
-        assert_eq!(lengths.into_iter().collect::<Vec<_>>(), (1..=suffixes[0].places.len()).collect::<Vec<_>>());
+        assert_eq!(
+            lengths.into_iter().collect::<Vec<_>>(),
+            (1..=suffixes[0].places.len()).collect::<Vec<_>>()
+        );
         assert!(Suffix.propose(&Trial::new([9, 9], [4]), &context, &mut rng).is_some());
         assert_eq!(Suffix.propose(&parent, &Context { suffixes: &[], ..context }, &mut rng), None);
     }

@@ -10,7 +10,9 @@ use super::tokens::read_again;
 use super::{Goal, GoalKind, Tokens};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Distributions, Evaluator as _, Expected, ModelEvaluator, Observation, OneHotGradient, Request};
+use crate::evaluate::{
+    Distributions, Evaluator as _, Expected, ModelEvaluator, Observation, OneHotGradient, Request,
+};
 
 /// A prompt with a gap for the suffix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +46,15 @@ pub struct Problem<'a, 'm> {
     pub tokens: Tokens,
     /// Of each prompt with a neutral suffix.
     baselines: Vec<Observation>,
-    /// Whether each prompt with a neutral suffix of so many tokens, written out as text, is read as the same tokens again.
+    /// Whether each prompt with a neutral suffix of so many tokens, written out as text, is read as
+    /// the same tokens again.
     carried: Vec<Vec<bool>>,
 }
 
 impl<'a, 'm> Problem<'a, 'm> {
     /// # Errors
-    /// [`Error::Request`] for prompts that are empty or longer than the model reads, and for a goal without a text.
+    /// [`Error::Request`] for prompts that are empty or longer than the model reads, and for a goal
+    /// without a text.
     pub fn new(
         evaluator: &'a ModelEvaluator<'m>,
         prompts: Vec<Prompt>,
@@ -60,28 +64,40 @@ impl<'a, 'm> Problem<'a, 'm> {
     ) -> Result<Self> {
         let config = &evaluator.model.config;
         if length == 0 || prompts.is_empty() {
-            return Err(Error::request("a search takes a prompt, and a suffix of at least one token"));
+            return Err(Error::request(
+                "a search takes a prompt, and a suffix of at least one token",
+            ));
         }
         if goal.continuation.is_empty() != (goal.kind == GoalKind::Away) {
-            return Err(Error::request("a text is predicted by every goal but `away`, which predicts none"));
+            return Err(Error::request(
+                "a text is predicted by every goal but `away`, which predicts none",
+            ));
         }
         for prompt in &prompts {
             let total = prompt.before.len() + length + prompt.after.len() + goal.continuation.len();
             if prompt.before.is_empty() || total > config.max_position_embeddings {
                 let most = config.max_position_embeddings;
                 return Err(Error::request(format!(
-                    "prompt, suffix and target take {total} tokens, of {most}; a prompt at least one"
+                    "prompt, suffix and target take {total} tokens, of {most}; a prompt at least \
+                    one"
                 )));
             }
         }
         let neutral = vec![tokens.neutral; length];
         let request = |prompt: &Prompt| {
             let request = Request::new(Trial::new(prompt.with(&neutral), &goal.continuation[..]));
-            if goal.oracle().oracle().needs_reference() { request.keeping_distributions() } else { request }
+            if goal.oracle().oracle().needs_reference() {
+                request.keeping_distributions()
+            } else {
+                request
+            }
         };
         let baselines = evaluator.observe(&prompts.iter().map(request).collect::<Vec<_>>())?;
-        let carried =
-            |prompt: &Prompt| (0..=length).map(|n| read_again(evaluator.model, &prompt.with(&vec![tokens.neutral; n]))).collect();
+        let carried = |prompt: &Prompt| {
+            (0..=length)
+                .map(|n| read_again(evaluator.model, &prompt.with(&vec![tokens.neutral; n])))
+                .collect()
+        };
         let carried = prompts.iter().map(carried).collect();
         Ok(Self { evaluator, prompts, goal, tokens, baselines, carried })
     }
@@ -101,31 +117,44 @@ impl<'a, 'm> Problem<'a, 'm> {
         let changed = suffix.iter().enumerate().filter(|(_, id)| **id != self.tokens.neutral);
         let edits = changed.map(|(i, &id)| Edit::Replace { position: at + i, id }).collect();
         let neutral = vec![self.tokens.neutral; suffix.len()];
-        Trial::new(self.prompts[prompt].with(&neutral), &self.goal.continuation[..]).with_edits(edits)
+        Trial::new(self.prompts[prompt].with(&neutral), &self.goal.continuation[..])
+            .with_edits(edits)
     }
 
-    /// Whether text can carry the suffix in every one of the first `prompts` prompts: written out, they are read as the
-    /// same tokens again. Where not even the prompt with a neutral suffix is, the suffix is looked at by itself.
+    /// Whether text can carry the suffix in every one of the first `prompts` prompts: written out,
+    /// they are read as the same tokens again. Where not even the prompt with a neutral suffix is,
+    /// the suffix is looked at by itself.
     pub fn survives(&self, prompts: usize, suffix: &[u32]) -> bool {
         let again = |ids: &[u32]| read_again(self.evaluator.model, ids);
         self.prompts[..prompts].iter().zip(&self.carried).all(|(prompt, carried)| {
-            if carried.get(suffix.len()) == Some(&true) { again(&prompt.with(suffix)) } else { again(suffix) }
+            if carried.get(suffix.len()) == Some(&true) {
+                again(&prompt.with(suffix))
+            } else {
+                again(suffix)
+            }
         })
     }
 
-    /// A suffix in its prompt and with the continuation: all ids, where the suffix stands, and the positions that
-    /// predict the continuation.
+    /// A suffix in its prompt and with the continuation: all ids, where the suffix stands, and the
+    /// positions that predict the continuation.
     fn sequence(&self, prompt: usize, suffix: &[u32]) -> (Vec<u32>, Range<usize>, Vec<usize>) {
         let prompt = &self.prompts[prompt];
-        let (mut ids, positions) = (prompt.with(suffix), prompt.before.len()..prompt.before.len() + suffix.len());
+        let (mut ids, positions) =
+            (prompt.with(suffix), prompt.before.len()..prompt.before.len() + suffix.len());
         let read = ids.len() - 1;
         ids.extend(&self.goal.continuation);
         let reads = (read..(ids.len() - 1).max(read + 1)).collect();
         (ids, positions, reads)
     }
 
-    /// The gradient of a prompt's loss for the tokens of its suffix, and for the residual stream entering `layers`.
-    pub fn gradient(&self, prompt: usize, suffix: &[u32], layers: &[usize]) -> Result<OneHotGradient> {
+    /// The gradient of a prompt's loss for the tokens of its suffix, and for the residual stream
+    /// entering `layers`.
+    pub fn gradient(
+        &self,
+        prompt: usize,
+        suffix: &[u32],
+        layers: &[usize],
+    ) -> Result<OneHotGradient> {
         let (ids, positions, reads) = self.sequence(prompt, suffix);
         let reference = self.reference(prompt).map(|r| r.row(0));
         self.evaluator.one_hot_gradient(&ids, positions, &reads, layers, &|logits, vocabulary| {
@@ -133,31 +162,47 @@ impl<'a, 'm> Problem<'a, 'm> {
         })
     }
 
-    /// The gradient of a prompt's loss for embeddings in the place of the suffix, `[length, d_model]`, and whether the
-    /// model says the continuation after them.
-    pub fn soft_gradient(&self, prompt: usize, suffix: &[u32], embeddings: &[f32]) -> Result<(OneHotGradient, bool)> {
+    /// The gradient of a prompt's loss for embeddings in the place of the suffix, `[length,
+    /// d_model]`, and whether the model says the continuation after them.
+    pub fn soft_gradient(
+        &self,
+        prompt: usize,
+        suffix: &[u32],
+        embeddings: &[f32],
+    ) -> Result<(OneHotGradient, bool)> {
         let (ids, positions, reads) = self.sequence(prompt, suffix);
         let reference = self.reference(prompt).map(|r| r.row(0));
         let says = std::cell::Cell::new(false);
         let loss = |logits: &[f32], vocabulary: usize| {
             let best = |row: &[f32], target: u32| row.iter().all(|x| *x <= row[target as usize]);
             let mut rows = logits.chunks_exact(vocabulary).zip(&self.goal.continuation);
-            says.set(rows.all(|(row, target)| best(row, *target)) && !self.goal.continuation.is_empty());
+            says.set(
+                rows.all(|(row, target)| best(row, *target)) && !self.goal.continuation.is_empty(),
+            );
             self.goal.of_logits(logits, vocabulary, reference)
         };
         let gradient = self.evaluator.soft_gradient(&ids, positions, embeddings, &reads, &loss)?;
         Ok((gradient, says.get()))
     }
 
-    /// What replacing tokens of a suffix does in a prompt: lists of (index in the suffix, id), all in one batch.
-    pub fn observe(&self, prompt: usize, suffix: &[u32], candidates: &[Vec<(usize, u32)>]) -> Result<Vec<Observation>> {
+    /// What replacing tokens of a suffix does in a prompt: lists of (index in the suffix, id), all
+    /// in one batch.
+    pub fn observe(
+        &self,
+        prompt: usize,
+        suffix: &[u32],
+        candidates: &[Vec<(usize, u32)>],
+    ) -> Result<Vec<Observation>> {
         let flat = Trial::new(self.prompts[prompt].with(suffix), &self.goal.continuation[..]);
         let at = self.prompts[prompt].before.len();
         let request = |candidate: &Vec<(usize, u32)>| {
-            let edits = candidate.iter().map(|&(i, id)| Edit::Replace { position: at + i, id }).collect();
+            let edits =
+                candidate.iter().map(|&(i, id)| Edit::Replace { position: at + i, id }).collect();
             let request = Request::new(flat.with_edits(edits));
             match self.reference(prompt) {
-                Some(reference) if self.goal.oracle().oracle().needs_reference() => request.with_reference(reference.clone()),
+                Some(reference) if self.goal.oracle().oracle().needs_reference() => {
+                    request.with_reference(reference.clone())
+                }
                 _ => request,
             }
         };
@@ -165,9 +210,18 @@ impl<'a, 'm> Problem<'a, 'm> {
     }
 
     /// The same of the first `prompts` prompts together.
-    pub fn score(&self, prompts: usize, suffix: &[u32], candidates: &[Vec<(usize, u32)>]) -> Result<Vec<Scored>> {
-        let observed = (0..prompts).map(|prompt| self.observe(prompt, suffix, candidates)).collect::<Result<Vec<_>>>()?;
-        Ok((0..candidates.len()).map(|i| self.scored(observed.iter().map(|of_prompt| &of_prompt[i]))).collect())
+    pub fn score(
+        &self,
+        prompts: usize,
+        suffix: &[u32],
+        candidates: &[Vec<(usize, u32)>],
+    ) -> Result<Vec<Scored>> {
+        let observed = (0..prompts)
+            .map(|prompt| self.observe(prompt, suffix, candidates))
+            .collect::<Result<Vec<_>>>()?;
+        Ok((0..candidates.len())
+            .map(|i| self.scored(observed.iter().map(|of_prompt| &of_prompt[i])))
+            .collect())
     }
 
     /// What is observed of one candidate in the first prompts, in their order.
@@ -181,9 +235,10 @@ impl<'a, 'm> Problem<'a, 'm> {
         Scored { loss: loss / f64::from(n.max(1)), reached }
     }
 
-    /// [`score`](Self::score) of those candidates that a race leaves, `None` of the others. `stages` are layers and the
-    /// share of the contenders that goes on from there; `gradients` those of the prompts, with these layers. Those that
-    /// are `spared` run to the end whatever is expected of them.
+    /// [`score`](Self::score) of those candidates that a race leaves, `None` of the others.
+    /// `stages` are layers and the share of the contenders that goes on from there; `gradients`
+    /// those of the prompts, with these layers. Those that are `spared` run to the end whatever is
+    /// expected of them.
     pub fn race(
         &self,
         suffix: &[u32],
@@ -196,35 +251,52 @@ impl<'a, 'm> Problem<'a, 'm> {
         for prompt in 0..gradients.len() {
             let (ids, positions, _) = self.sequence(prompt, suffix);
             let at = positions.start;
-            let moved: Vec<Vec<(usize, u32)>> =
-                candidates.iter().map(|c| c.iter().map(|&(i, id)| (at + i, id)).collect()).collect();
-            races.push((at, self.evaluator.race(&ids, ids.len() - self.goal.continuation.len(), &moved)?));
+            let moved: Vec<Vec<(usize, u32)>> = candidates
+                .iter()
+                .map(|c| c.iter().map(|&(i, id)| (at + i, id)).collect())
+                .collect();
+            races.push((
+                at,
+                self.evaluator.race(&ids, ids.len() - self.goal.continuation.len(), &moved)?,
+            ));
         }
         let mut left: Vec<usize> = (0..candidates.len()).filter(|i| !spared[*i]).collect();
         for &(layers, share) in stages {
             let mut expected = vec![Expected::default(); candidates.len()];
             for ((at, race), gradient) in races.iter_mut().zip(gradients) {
                 race.advance(layers)?;
-                let of_layer = gradient.residuals.get(&layers).ok_or_else(|| Error::request("a stage without a gradient"))?;
+                let of_layer = gradient
+                    .residuals
+                    .get(&layers)
+                    .ok_or_else(|| Error::request("a stage without a gradient"))?;
                 for (sum, of_prompt) in expected.iter_mut().zip(race.expected(*at, of_layer)?) {
                     let of_prompt = of_prompt.unwrap_or_default();
                     sum.total += of_prompt.total;
                     sum.at_reads += of_prompt.at_reads;
                 }
             }
-            prune(&mut left, &expected, share, layers, self.evaluator.model.config.num_hidden_layers);
+            prune(
+                &mut left,
+                &expected,
+                share,
+                layers,
+                self.evaluator.model.config.num_hidden_layers,
+            );
             let mut goes_on = spared.to_vec();
             left.iter().for_each(|i| goes_on[*i] = true);
             races.iter_mut().for_each(|(_, race)| race.retain(|i| goes_on[i]));
         }
-        let reference = |prompt| self.reference(prompt).filter(|_| self.goal.oracle().oracle().needs_reference());
+        let reference = |prompt| {
+            self.reference(prompt).filter(|_| self.goal.oracle().oracle().needs_reference())
+        };
         let observed = races
             .into_iter()
             .enumerate()
             .map(|(prompt, (_, race))| race.finish(reference(prompt)))
             .collect::<Result<Vec<_>>>()?;
         let of = |i: usize| {
-            let of_candidate: Option<Vec<&Observation>> = observed.iter().map(|of_prompt| of_prompt[i].as_ref()).collect();
+            let of_candidate: Option<Vec<&Observation>> =
+                observed.iter().map(|of_prompt| of_prompt[i].as_ref()).collect();
             Some(self.scored(of_candidate?.into_iter()))
         };
         Ok((0..candidates.len()).map(of).collect())

@@ -43,8 +43,17 @@ impl Search {
     /// What the evaluator refuses.
     pub fn new(problem: &Problem, options: Options) -> Result<Self> {
         let state = State::new(problem, &options)?;
-        let (model, prompts, goal) = (problem.evaluator.model.reference(), problem.prompts.clone(), problem.goal.clone());
-        Ok(Self { schema_version: SCHEMA_VERSION, model, prompts, goal, options, state, held_out: None })
+        let (model, prompts, goal) =
+            (problem.evaluator.model.reference(), problem.prompts.clone(), problem.goal.clone());
+        Ok(Self {
+            schema_version: SCHEMA_VERSION,
+            model,
+            prompts,
+            goal,
+            options,
+            state,
+            held_out: None,
+        })
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {
@@ -58,9 +67,15 @@ impl Search {
     pub fn read(path: &Path) -> Result<Self> {
         let found: Self = storage::read_json(path)?;
         if found.schema_version != SCHEMA_VERSION {
-            return Err(Error::file(path, "schema_version", format!("{}, known: {SCHEMA_VERSION}", found.schema_version)));
+            return Err(Error::file(
+                path,
+                "schema_version",
+                format!("{}, known: {SCHEMA_VERSION}", found.schema_version),
+            ));
         }
-        if let Some(HeldOut { reached, of }) = found.held_out.filter(|held| held.of == 0 || held.reached > held.of) {
+        if let Some(HeldOut { reached, of }) =
+            found.held_out.filter(|held| held.of == 0 || held.reached > held.of)
+        {
             return Err(Error::file(path, "held_out", format!("{reached} reached of {of}")));
         }
         Ok(found)
@@ -73,10 +88,17 @@ impl Search {
     /// [`Error::File`] naming the field that is another than asked for, or makes no sense.
     pub fn resume(self, path: &Path, model: &Model) -> Result<Self> {
         let found = Self::read(path)?;
-        let differs =
-            |field: &str| Err(Error::file(path, field, "is of another search: give the same arguments, or another --out"));
+        let differs = |field: &str| {
+            Err(Error::file(
+                path,
+                field,
+                "is of another search: give the same arguments, or another --out",
+            ))
+        };
         // The name is a path, and may be another way to the same model.
-        if found.model.fingerprint != self.model.fingerprint || found.model.tokenizer != self.model.tokenizer {
+        if found.model.fingerprint != self.model.fingerprint
+            || found.model.tokenizer != self.model.tokenizer
+        {
             return differs("model");
         }
         if found.prompts != self.prompts {
@@ -88,24 +110,40 @@ impl Search {
         if found.options != self.options {
             return differs("options");
         }
-        // A beam search makes its suffix longer token by token; what reached a goal on the way is shorter.
+        // A beam search makes its suffix longer token by token; what reached a goal on the way is
+        // shorter.
         let beams = self.options.algorithm == Algorithm::Beast;
         let state = &found.state;
         let fits = |suffix: &Vec<u32>| {
-            suffix.len() == self.options.length || beams && (suffix.len() <= state.step && suffix.len() < self.options.length)
+            suffix.len() == self.options.length
+                || beams && (suffix.len() <= state.step && suffix.len() < self.options.length)
         };
         let entries = || state.buffer.iter().chain([&state.best]).chain(&state.fails);
-        let suffixes = || entries().map(|e| &e.suffix).chain(state.reached.iter().map(|r| &r.suffix));
-        if state.buffer.is_empty() || suffixes().any(|suffix| !fits(suffix)) || entries().any(|e| !e.loss.is_finite()) {
+        let suffixes =
+            || entries().map(|e| &e.suffix).chain(state.reached.iter().map(|r| &r.suffix));
+        if state.buffer.is_empty()
+            || suffixes().any(|suffix| !fits(suffix))
+            || entries().any(|e| !e.loss.is_finite())
+        {
             return Err(Error::file(
                 path,
                 "state",
                 format!("expected suffixes of {} tokens with finite losses", self.options.length),
             ));
         }
-        suffixes().try_for_each(|suffix| model.check_ids(suffix)).map_err(|e| Error::file(path, "state", e))?;
-        if state.soft.as_ref().is_some_and(|soft| !soft.fits(self.options.length * model.config.hidden_size)) {
-            return Err(Error::file(path, "state.soft", "expected as many values as the embeddings of the suffix have"));
+        suffixes()
+            .try_for_each(|suffix| model.check_ids(suffix))
+            .map_err(|e| Error::file(path, "state", e))?;
+        if state
+            .soft
+            .as_ref()
+            .is_some_and(|soft| !soft.fits(self.options.length * model.config.hidden_size))
+        {
+            return Err(Error::file(
+                path,
+                "state.soft",
+                "expected as many values as the embeddings of the suffix have",
+            ));
         }
         if !(1..=self.prompts.len()).contains(&state.prompts) || state.step != state.trace.len() {
             return Err(Error::file(path, "state", "counts that do not fit together"));

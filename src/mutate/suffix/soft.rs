@@ -1,5 +1,6 @@
-//! A suffix of embeddings that need be no token's, by gradient descent, and the tokens nearest to them: how far what
-//! embeddings allow is from what tokens reach (Schwinn et al. 2024, "Soft Prompt Threats").
+//! A suffix of embeddings that need be no token's, by gradient descent, and the tokens nearest to
+//! them: how far what embeddings allow is from what tokens reach (Schwinn et al. 2024, "Soft Prompt
+//! Threats").
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,8 @@ pub struct Descent {
     pub moments: [Vec<f32>; 2],
     /// The least loss of embeddings so far.
     pub best: f64,
-    /// Whether some embeddings made the model say the continuation, greedily, in all prompts, and the first step that did.
+    /// Whether some embeddings made the model say the continuation, greedily, in all prompts, and
+    /// the first step that did.
     pub reached: Option<usize>,
 }
 
@@ -38,7 +40,9 @@ const BETAS: [f32; 2] = [0.9, 0.999];
 /// What the evaluator refuses.
 pub fn advance(state: &mut State, problem: &Problem) -> Result<Step> {
     let model = problem.evaluator.model;
-    let start = || -> Vec<f32> { state.buffer[0].suffix.iter().flat_map(|id| model.embedding(*id)).collect() };
+    let start = || -> Vec<f32> {
+        state.buffer[0].suffix.iter().flat_map(|id| model.embedding(*id)).collect()
+    };
     let mut descent = state.soft.take().unwrap_or_else(|| {
         let embeddings = start();
         let zeros = vec![0f32; embeddings.len()];
@@ -46,7 +50,8 @@ pub fn advance(state: &mut State, problem: &Problem) -> Result<Step> {
     });
     let (mut sum, mut loss, mut says) = (vec![0f32; descent.embeddings.len()], 0.0, true);
     for prompt in 0..state.prompts {
-        let (gradient, says_it) = problem.soft_gradient(prompt, &state.buffer[0].suffix, &descent.embeddings)?;
+        let (gradient, says_it) =
+            problem.soft_gradient(prompt, &state.buffer[0].suffix, &descent.embeddings)?;
         sum.iter_mut().zip(&gradient.embeddings).for_each(|(sum, g)| *sum += g);
         loss += gradient.loss / state.prompts as f64;
         says &= says_it;
@@ -63,12 +68,23 @@ pub fn advance(state: &mut State, problem: &Problem) -> Result<Step> {
     state.soft = Some(descent);
     let score = problem.score(state.prompts, &nearest, &[vec![]])?[0];
     let (candidates, prompts) = (1, state.prompts);
-    let step = Step { candidates, exact: 1, reached: usize::from(score.reached), prompts, loss: 0.0, best: 0.0 };
-    state.take(vec![(nearest, score)], problem, step, |scored, buffer| *buffer = vec![Entry::of(&scored[0])])
+    let step = Step {
+        candidates,
+        exact: 1,
+        reached: usize::from(score.reached),
+        prompts,
+        loss: 0.0,
+        best: 0.0,
+    };
+    state.take(vec![(nearest, score)], problem, step, |scored, buffer| {
+        *buffer = vec![Entry::of(&scored[0])]
+    })
 }
 
 fn descend(descent: &mut Descent, gradient: &[f32], step: i32) {
-    let size = (descent.embeddings.iter().map(|e| e * e).sum::<f32>() / descent.embeddings.len().max(1) as f32).sqrt();
+    let size = (descent.embeddings.iter().map(|e| e * e).sum::<f32>()
+        / descent.embeddings.len().max(1) as f32)
+        .sqrt();
     let corrections = BETAS.map(|beta| 1.0 - beta.powi(step));
     let [first, second] = &mut descent.moments;
     for (((e, g), m), v) in descent.embeddings.iter_mut().zip(gradient).zip(first).zip(second) {

@@ -43,7 +43,8 @@ pub struct Options {
     pub copies: bool,
     /// Only suffixes that text can carry.
     pub text: bool,
-    /// Where candidates are pruned: layers behind them, and the share that goes on. Empty: all run to the end.
+    /// Where candidates are pruned: layers behind them, and the share that goes on. Empty: all run
+    /// to the end.
     pub stages: Vec<(usize, f64)>,
 }
 
@@ -139,11 +140,12 @@ impl State {
 
     /// Whether there is no further step.
     pub fn ended(&self, options: &Options) -> bool {
-        self.step >= if options.algorithm == Algorithm::Beast { options.length } else { options.steps }
+        self.step
+            >= if options.algorithm == Algorithm::Beast { options.length } else { options.steps }
     }
 
-    /// Takes what a step measured into the state. `goes_on` says, of all that was measured, best first, with which
-    /// suffixes the next step begins.
+    /// Takes what a step measured into the state. `goes_on` says, of all that was measured, best
+    /// first, with which suffixes the next step begins.
     pub(super) fn take(
         &mut self,
         mut scored: Vec<(Vec<u32>, Scored)>,
@@ -154,16 +156,27 @@ impl State {
         self.step += 1;
         scored.sort_by(|a, b| a.1.loss.total_cmp(&b.1.loss).then(a.0.cmp(&b.0)));
         for (suffix, score) in scored.iter().filter(|(_, score)| score.reached) {
-            if self.reached.iter().all(|known| known.suffix != *suffix || known.prompts < self.prompts) {
+            if self
+                .reached
+                .iter()
+                .all(|known| known.suffix != *suffix || known.prompts < self.prompts)
+            {
                 let survives = problem.survives(self.prompts, suffix);
                 let (step, prompts, loss) = (self.step, self.prompts, score.loss);
-                self.reached.push(Reached { step, prompts, suffix: suffix.clone(), loss, survives });
+                self.reached.push(Reached {
+                    step,
+                    prompts,
+                    suffix: suffix.clone(),
+                    loss,
+                    survives,
+                });
             }
         }
         self.reached.sort_by(|a, b| b.prompts.cmp(&a.prompts).then(a.loss.total_cmp(&b.loss)));
         self.reached.truncate(REACHED);
         let closest = scored.iter().find(|(_, score)| !score.reached).map(Entry::of);
-        self.fails = closest.into_iter().chain(self.fails.take()).min_by(|a, b| a.loss.total_cmp(&b.loss));
+        self.fails =
+            closest.into_iter().chain(self.fails.take()).min_by(|a, b| a.loss.total_cmp(&b.loss));
         // Nothing to choose from (no candidate that text can carry, say): the suffix stays.
         if let Some(best) = scored.first() {
             let (newest, reached) = (Entry::of(best), best.1.reached);

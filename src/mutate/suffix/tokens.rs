@@ -27,12 +27,16 @@ impl Tokens {
             let text = model.token(id);
             !ascii || text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
         };
-        let of = |(id, category): (usize, Category)| category == Category::Reachable && printable(id as u32);
+        let of = |(id, category): (usize, Category)| {
+            category == Category::Reachable && printable(id as u32)
+        };
         let allowed: Vec<bool> = categories(model).into_iter().enumerate().map(of).collect();
         let first = allowed.iter().position(|allowed| *allowed);
-        let first = first.ok_or_else(|| Error::request(format!("{} has no token for a suffix", model.name)))?;
+        let first = first
+            .ok_or_else(|| Error::request(format!("{} has no token for a suffix", model.name)))?;
         // The field begins with ` x ! x !`; any token will do.
-        let plain = model.tokenizer.as_ref().and_then(|t| t.encode(" x").ok()).filter(|ids| ids.len() == 1);
+        let plain =
+            model.tokenizer.as_ref().and_then(|t| t.encode(" x").ok()).filter(|ids| ids.len() == 1);
         let plain = plain.map(|ids| ids[0]).filter(|id| allowed.get(*id as usize) == Some(&true));
         Ok(Self { allowed, neutral: plain.unwrap_or(first as u32), norms: OnceLock::new() })
     }
@@ -49,7 +53,9 @@ impl Tokens {
         let norms = self.norms.get_or_init(|| (0..vocabulary as u32).map(norm).collect());
         let nearest = |row: &[f32]| {
             let cosines = row.iter().zip(norms).zip(0u32..).filter(|(_, id)| self.allows(*id));
-            let best = cosines.map(|((dot, norm), id)| (dot / norm, id)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            let best = cosines
+                .map(|((dot, norm), id)| (dot / norm, id))
+                .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
             best.map_or(self.neutral, |(_, id)| id)
         };
         along.chunks_exact(vocabulary).map(nearest).collect()
@@ -57,8 +63,11 @@ impl Tokens {
 
     /// The `k` allowed ids that a gradient `[vocab]` expects most of, but for one, best first.
     pub fn best(&self, gradient: &[f32], except: u32, k: usize) -> Vec<u32> {
-        let mut ids: Vec<u32> = (0..gradient.len() as u32).filter(|id| self.allows(*id) && *id != except).collect();
-        let by = |a: &u32, b: &u32| gradient[*a as usize].total_cmp(&gradient[*b as usize]).then(a.cmp(b));
+        let mut ids: Vec<u32> =
+            (0..gradient.len() as u32).filter(|id| self.allows(*id) && *id != except).collect();
+        let by = |a: &u32, b: &u32| {
+            gradient[*a as usize].total_cmp(&gradient[*b as usize]).then(a.cmp(b))
+        };
         if k < ids.len() {
             ids.select_nth_unstable_by(k, by);
             ids.truncate(k);
