@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use glitch::evaluate::{Expected, ModelEvaluator};
 use glitch::model::Model;
 use glitch::mutate::suffix::{
-    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, State, Tokens, prune, stages,
+    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, State, Tokens, prune, stages,
 };
 use glitch::rng;
 use rand::Rng as _;
@@ -75,12 +75,12 @@ fn main() -> Any<()> {
     let mut looks = Vec::new();
     for seed in seeds {
         options.seed = seed as u64;
-        let mut state = State::new(&problem, &options)?;
+        let mut search = Search::new(&problem, options.clone())?;
         for step in 0..=at.iter().copied().max().unwrap_or(0) {
             if at.contains(&step) {
-                looks.push(look(&problem, &state, seed, &choices)?);
+                looks.push(look(&problem, &search.state, seed, &choices)?);
             }
-            state.advance(&problem, &options)?;
+            search.advance(&problem)?;
         }
     }
     println!(

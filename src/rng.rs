@@ -1,7 +1,7 @@
 //! The one source of randomness: ChaCha8, whose stream is fixed by its specification, so that a
 //! seed means the same campaign in every later version.
 
-use rand::SeedableRng;
+use rand::{Rng as _, SeedableRng};
 pub use rand_chacha::ChaCha8Rng as Rng;
 use sha2::{Digest, Sha256};
 
@@ -14,10 +14,14 @@ pub fn stream(seed: u64, purpose: &str) -> Rng {
     Rng::from_seed(hash.finalize().into())
 }
 
+/// Draws one of `items`; `None` where there are none.
+pub fn pick<'a, T>(items: &'a [T], rng: &mut Rng) -> Option<&'a T> {
+    if items.is_empty() { None } else { items.get(rng.random_range(0..items.len())) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::Rng as _;
 
     #[test]
     fn streams_are_frozen_and_differ_by_purpose() {

@@ -9,8 +9,8 @@ use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator};
 use crate::model::Model;
-use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::{ModelJudge, baseline_request};
+use crate::vocabulary::Vocabulary;
 
 /// How a case came to the other model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -19,7 +19,7 @@ pub struct CampaignConfig {
     /// Wall clock, model loading included: `"60s"`, `"8h"`.
     #[serde(deserialize_with = "duration")]
     pub max_time: Option<Duration>,
-    /// Trials of the loop; follow-up (confirm, minimise, implicate) is not counted.
+    /// Trials of the loop; follow-up (confirm, minimize, implicate) is not counted.
     pub max_evals: Option<u64>,
     /// Groups of mutators, see [`mutate::GROUPS`].
     pub mutate: Vec<String>,
@@ -27,12 +27,13 @@ pub struct CampaignConfig {
     pub batch_size: usize,
     pub controls_per_trial: usize,
     pub oracles: Vec<OracleKind>,
-    /// Findings that are confirmed, minimised and implicated; the campaign goes on without after.
+    /// Findings that are confirmed, minimized and implicated; the campaign goes on without after.
     pub max_findings: usize,
     /// Findings followed up after each round at most, so that one round cannot eat the budget.
     pub follow_ups_per_round: usize,
-    /// Trials that one minimisation may judge (each with its controls).
-    pub minimise_calls: u64,
+    /// Trials that one minimization may judge (each with its controls).
+    #[serde(alias = "minimise_calls")]
+    pub minimize_calls: u64,
     /// Every how many rounds text is generated for the collapse oracle (it costs many forwards).
     pub generate_every: u64,
     /// Tokens at the end of each seed that are teacher-forced.
@@ -59,7 +60,7 @@ impl Default for CampaignConfig {
             oracles: OracleKind::ALL.to_vec(),
             max_findings: 64,
             follow_ups_per_round: 1,
-            minimise_calls: 400,
+            minimize_calls: 400,
             generate_every: 8,
             continuation: 8,
             seeds: Vec::new(),

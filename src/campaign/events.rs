@@ -35,7 +35,7 @@ pub enum Event {
         verdict: Verdict,
         holds: bool,
     },
-    Minimised {
+    Minimized {
         finding: Box<Finding>,
     },
     Case(Box<Case>),
@@ -51,7 +51,7 @@ pub struct Progress {
     pub behaviours: u64,
     pub raw: u64,
     pub confirmed: u64,
-    pub minimised: u64,
+    pub minimized: u64,
     /// What each mutator found, the best yield of findings first, then of behaviours.
     pub yields: Vec<MutatorYield>,
 }

@@ -1,15 +1,16 @@
-//! From a confirmed, minimised finding to a case: what carries it, and what a reader sees.
+//! From a confirmed, minimized finding to a case: what carries it, and what a reader sees.
 
 use super::events::Follow;
 use super::finding::Finding;
-use crate::case::{Case, Comment, Expectation, ModelRef, SCHEMA_VERSION, TokenProbability};
+use crate::case::{Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
-use crate::implicate::{self, ContrastKind, Implication, comparable};
+use crate::localize::{self, ContrastKind, Implication, comparable};
 use crate::model::Model;
-use crate::mutate::vocabulary::Vocabulary;
+use crate::model::ModelRef;
 use crate::oracle::{OracleKind, controls};
+use crate::vocabulary::Vocabulary;
 
 /// Explains findings on a model.
 pub struct Explain<'a, 'm> {
@@ -41,7 +42,7 @@ pub fn read_against(
     let mut contrasts: Vec<(ContrastKind, Trial)> =
         random.into_iter().map(|trial| (ContrastKind::Random, trial)).collect();
     contrasts.extend(fails.map(|trial| (ContrastKind::Fails, trial)));
-    if let Some((reading, calls)) = implicate::reading(evaluator, trial, implication, &contrasts)? {
+    if let Some((reading, calls)) = localize::reading(evaluator, trial, implication, &contrasts)? {
         implication.reading = Some(reading);
         implication.calls += calls;
     }
@@ -50,10 +51,10 @@ pub fn read_against(
 
 impl Follow for Explain<'_, '_> {
     fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)> {
-        let options = implicate::Options { seed: finding.control_seed, ..Default::default() };
+        let options = localize::Options { seed: finding.control_seed, ..Default::default() };
         let implicate = implicate && comparable(&finding.trial);
         let implication = implicate
-            .then(|| implicate::implicate(self.evaluator, &finding.trial, &options))
+            .then(|| localize::localize(self.evaluator, &finding.trial, &options))
             .transpose()?;
         let calls = implication.as_ref().map_or(0, |i| i.calls) + 2;
         let mut case = Case {
@@ -66,7 +67,7 @@ impl Follow for Explain<'_, '_> {
             verdict: finding.verdict.clone(),
             control_seed: finding.control_seed,
             expectation: Expectation::Reproduces,
-            minimisation: finding.minimisation.clone(),
+            minimization: finding.minimization.clone(),
             implication,
             lineage: finding.lineage.clone(),
             top_before: Vec::new(),

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use crate::case::{Lineage, Minimisation};
+use crate::case::Lineage;
 use crate::edit::{Edit, EmbeddingChange, Trial};
 use crate::error::Result;
-use crate::minimise;
+use crate::minimize;
+use crate::minimize::Minimization;
 use crate::oracle::{ModelJudge, Verdict};
 
-/// A confirmed and minimised trial, for [`super::Follow`] to explain.
+/// A confirmed and minimized trial, for [`super::Follow`] to explain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
-    /// The minimised trial.
+    /// The minimized trial.
     pub trial: Trial,
     /// Its verdict, made alone at the canonical shape.
     pub verdict: Verdict,
     pub control_seed: u64,
-    pub minimisation: Option<Minimisation>,
+    pub minimization: Option<Minimization>,
     pub lineage: Lineage,
 }
 
@@ -30,18 +31,18 @@ pub fn reduced(
     trial: Trial,
     confirmed: Verdict,
     judge: &ModelJudge,
-    options: &minimise::Options,
+    options: &minimize::Options,
     lineage: Lineage,
 ) -> Result<(Finding, Vec<Trial>)> {
-    let reduced = minimise::minimise(&trial, &confirmed, judge, options)?;
+    let reduced = minimize::minimize(&trial, &confirmed, judge, options)?;
     let alone = judge.judge_alone(&reduced.trial)?;
-    let (trial, verdict, minimisation) = if alone.fails() {
-        (reduced.trial, alone, Some(reduced.minimisation))
+    let (trial, verdict, minimization) = if alone.fails() {
+        (reduced.trial, alone, Some(reduced.minimization))
     } else {
         (trial, confirmed, None)
     };
     Ok((
-        Finding { trial, verdict, control_seed: judge.seed, minimisation, lineage },
+        Finding { trial, verdict, control_seed: judge.seed, minimization, lineage },
         reduced.others,
     ))
 }

@@ -13,8 +13,6 @@ mod subject;
 mod summary;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(crate) mod twin;
 
 pub use config::CampaignConfig;
 pub use events::{Event, Follow, Progress, Sink};

@@ -16,12 +16,13 @@ use super::finding::{reduced, signature};
 use super::scheduler::{Bandit, Queue};
 use super::subject::{Control, Seed, Subject};
 use super::summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary};
-use crate::behaviour::Map;
 use crate::case::Lineage;
 use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::minimise::{self, Judge as _};
+use crate::minimize;
 use crate::mutate::{self, Mutator};
+use crate::novelty::Map;
+use crate::oracle::Judge as _;
 use crate::oracle::{self, ModelJudge, OracleKind, Verdict};
 use crate::rng::{self, Rng};
 
@@ -111,7 +112,7 @@ pub fn run(
             queue: 0,
             findings_raw: 0,
             findings_confirmed: 0,
-            findings_minimised: 0,
+            findings_minimized: 0,
             controls: 0,
             controls_flagged: 0,
             mutators: yields.collect(),
@@ -376,7 +377,7 @@ impl<'a> Campaign<'a> {
         .with_controls(self.config.controls_per_trial)
     }
 
-    /// Confirms, minimises and explains the next raw finding that is not explained by a known one.
+    /// Confirms, minimizes and explains the next raw finding that is not explained by a known one.
     fn follow_up(&mut self, follow: &dyn Follow, sink: &mut dyn Sink) -> Result<()> {
         let started = Instant::now();
         let done = self.follow_up_next(follow, sink);
@@ -416,12 +417,12 @@ impl<'a> Campaign<'a> {
         self.summary.findings_confirmed += 1;
         let subject = self.subject;
         let stop = || self.hurried(self.slowest_explanation.mul_f64(1.5));
-        let options = minimise::Options {
-            max_calls: self.config.minimise_calls,
+        let options = minimize::Options {
+            max_calls: self.config.minimize_calls,
             // A judged trial is a batch of itself and its controls.
             batch: (self.config.batch_size / (self.config.controls_per_trial + 1)).max(4),
             neutral: subject.vocabulary.ordinary.last().copied(),
-            keep_first: oracle::controls::first_editable(&trial, subject.config),
+            keep_first: trial.first_editable(subject.config.bos_token_id),
             stop: Some(&stop),
             ..Default::default()
         };
@@ -432,8 +433,8 @@ impl<'a> Campaign<'a> {
             return Ok(());
         }
         self.known.push((kind, key));
-        self.summary.findings_minimised += u64::from(finding.minimisation.is_some());
-        sink.event(Event::Minimised { finding: Box::new(finding.clone()) })?;
+        self.summary.findings_minimized += u64::from(finding.minimization.is_some());
+        sink.event(Event::Minimized { finding: Box::new(finding.clone()) })?;
         let started = Instant::now();
         let (case, calls) = follow.follow(&finding, !self.hurried(Duration::ZERO))?;
         self.slowest_explanation = self.slowest_explanation.max(started.elapsed());
@@ -492,7 +493,7 @@ impl<'a> Campaign<'a> {
             behaviours: self.map.len() as u64,
             raw: summary.findings_raw,
             confirmed: summary.findings_confirmed,
-            minimised: summary.findings_minimised,
+            minimized: summary.findings_minimized,
             yields,
         }
     }

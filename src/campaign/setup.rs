@@ -3,13 +3,14 @@
 use super::config::CampaignConfig;
 use super::seeds::prompts;
 use super::subject::{Seed, Subject};
+use crate::echo::EchoPrompt;
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::mutate::suffix::Promising;
-use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::OracleKind;
-use crate::{mutate, sweep};
+use crate::sweep;
+use crate::vocabulary::Vocabulary;
 
 /// Reads the seeds, chooses the echo prompt, proposes weights and measures the noise floor.
 ///
@@ -27,18 +28,8 @@ pub fn subject<'a>(
         ids.truncate(model.config.max_position_embeddings);
         seeds.extend(Seed::new(name, &ids, config.continuation));
     }
-    let (echo, median) =
-        sweep::EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
-    let echo = if median >= sweep::LEAST_ECHO {
-        let trial = echo.trial();
-        vec![mutate::EchoPrompt {
-            slots: vec![echo.before.len()],
-            token: echo.stand_in,
-            base: trial.base,
-        }]
-    } else {
-        Vec::new()
-    };
+    let (echo, median) = EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
+    let echo = if median >= sweep::LEAST_ECHO { vec![echo] } else { Vec::new() };
     let interactions = if config.mutate.iter().any(|group| group == "sets") {
         let echo = echo.iter().map(|echo| ("echo".to_owned(), echo.baseline()));
         let seeds =

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use crate::case::ModelRef;
+use crate::echo::EchoPrompt;
 use crate::edit::{Component, Trial};
 use crate::evaluate::Evaluator;
-use crate::model::Config;
+use crate::model::{Config, ModelRef};
+use crate::mutate::Context;
 use crate::mutate::sets::Interactions;
 use crate::mutate::suffix::Promising;
-use crate::mutate::vocabulary::Vocabulary;
-use crate::mutate::{Context, EchoPrompt};
 use crate::oracle::OracleKind;
+use crate::vocabulary::Vocabulary;
 
 /// What a campaign is run on.
 pub struct Subject<'a> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::case::ModelRef;
+use crate::model::ModelRef;
 use crate::mutate::sets::Interactions;
 
 /// Version of `summary.json`.
@@ -18,13 +18,14 @@ pub struct Summary {
     pub seed: u64,
     pub batch_size: usize,
     pub evaluations: u64,
-    /// Trials spent on confirming, minimising and implicating, besides `evaluations`.
+    /// Trials spent on confirming, minimizing and implicating, besides `evaluations`.
     pub follow_up_evaluations: u64,
     pub behaviours: u64,
     pub queue: u64,
     pub findings_raw: u64,
     pub findings_confirmed: u64,
-    pub findings_minimised: u64,
+    #[serde(rename = "findings_minimised")]
+    pub findings_minimized: u64,
     /// Matched controls judged, and how many the same thresholds flagged.
     pub controls: u64,
     pub controls_flagged: u64,

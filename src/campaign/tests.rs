@@ -3,11 +3,12 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::twin::{self, Twin};
 use super::*;
-use crate::case::{Case, Comment, Expectation, ModelRef};
+use crate::case::{Case, Comment, Expectation};
 use crate::error::Result;
 use crate::evaluate::{Evaluator, Observation, Request};
+use crate::model::ModelRef;
+use crate::testing::fake::{self, FakeEvaluator};
 
 struct Plain;
 
@@ -24,7 +25,7 @@ impl Follow for Plain {
             verdict: finding.verdict.clone(),
             control_seed: finding.control_seed,
             expectation: Expectation::Reproduces,
-            minimisation: finding.minimisation.clone(),
+            minimization: finding.minimization.clone(),
             implication: None,
             lineage: finding.lineage.clone(),
             top_before: vec![],
@@ -46,7 +47,7 @@ impl Sink for Events {
 }
 
 /// The twin asked backwards: batch order must not matter.
-struct Reversed(Twin);
+struct Reversed(FakeEvaluator);
 
 impl Evaluator for Reversed {
     fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
@@ -79,7 +80,7 @@ fn campaign(
     config: &CampaignConfig,
     interrupted: bool,
 ) -> (Summary, Vec<Event>) {
-    let (shape, vocabulary) = (twin::config(), twin::vocabulary());
+    let (shape, vocabulary) = (fake::config(), fake::vocabulary());
     let ids = |start: u32| std::iter::once(0).chain(start..start + 14).collect::<Vec<u32>>();
     let seeds = [30, 50, 70]
         .iter()
@@ -91,10 +92,10 @@ fn campaign(
         config: &shape,
         vocabulary: &vocabulary,
         seeds,
-        echo: vec![twin::echo()],
-        weights: twin::weights(),
-        interactions: vec![twin::interactions()],
-        suffixes: twin::suffixes(),
+        echo: vec![fake::echo()],
+        weights: fake::weights(),
+        interactions: vec![fake::interactions()],
+        suffixes: fake::suffixes(),
         noise_floors: Default::default(),
     };
     let mut events = Events::default();
@@ -105,7 +106,7 @@ fn campaign(
 
 #[test]
 fn planted_glitches_are_found_and_nothing_else() {
-    let (summary, events) = campaign(&Twin, &small(), false);
+    let (summary, events) = campaign(&FakeEvaluator, &small(), false);
     let found = |text: &str| summary.cases.iter().any(|case| case == text);
     for planted in [
         "Divergence {\"token 666\"}",
@@ -136,17 +137,17 @@ fn planted_glitches_are_found_and_nothing_else() {
 
 #[test]
 fn the_same_seed_gives_the_same_events_in_any_batch_order() {
-    let first = campaign(&Twin, &small(), false);
-    assert_eq!(first, campaign(&Twin, &small(), false));
-    assert_eq!(first, campaign(&Reversed(Twin), &small(), false));
-    let other = campaign(&Twin, &CampaignConfig { seed: 9, ..small() }, false);
+    let first = campaign(&FakeEvaluator, &small(), false);
+    assert_eq!(first, campaign(&FakeEvaluator, &small(), false));
+    assert_eq!(first, campaign(&Reversed(FakeEvaluator), &small(), false));
+    let other = campaign(&FakeEvaluator, &CampaignConfig { seed: 9, ..small() }, false);
     assert_ne!(first.1, other.1);
 }
 
 #[test]
 fn budgets_and_interruptions_stop_a_campaign() {
     let check = |config: CampaignConfig, interrupted: bool, expect: &str| {
-        assert_eq!(campaign(&Twin, &config, interrupted).0.stopped_by, expect);
+        assert_eq!(campaign(&FakeEvaluator, &config, interrupted).0.stopped_by, expect);
     };
     check(small(), true, "interrupted");
     check(CampaignConfig { exit_on_find: true, ..small() }, false, "exit-on-find");

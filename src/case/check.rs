@@ -2,7 +2,7 @@
 
 use super::{Case, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::{Action, Component, Edit, EmbeddingChange};
-use crate::implicate::{Implication, Reading};
+use crate::localize::{Implication, Reading};
 use crate::oracle::Verdict;
 
 /// A rule that a case breaks: the field and what is wrong with it.
@@ -38,7 +38,7 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     if let Some(implication) = &case.implication {
         check_implication(implication, total)?;
     }
-    if let Some(m) = &case.minimisation
+    if let Some(m) = &case.minimization
         && m.elements_after > m.elements_before
     {
         return fault(

@@ -1,4 +1,4 @@
-//! The case file: a finding, minimised and explained, that anyone can replay.
+//! The case file: a finding, minimized and explained, that anyone can replay.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,9 @@ use sha2::{Digest, Sha256};
 
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::implicate::Implication;
+use crate::localize::Implication;
+use crate::minimize::Minimization;
+use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
 use crate::storage;
 
@@ -46,7 +48,8 @@ pub struct Case {
     /// Seed from which the verdict's controls were drawn.
     pub control_seed: u64,
     pub expectation: Expectation,
-    pub minimisation: Option<Minimisation>,
+    #[serde(rename = "minimisation")]
+    pub minimization: Option<Minimization>,
     pub implication: Option<Implication>,
     pub lineage: Lineage,
     /// Top next tokens at the last prompt position, before and after the edits.
@@ -54,17 +57,6 @@ pub struct Case {
     pub top_after: Vec<TokenProbability>,
     /// What a reader sees; never replayed.
     pub comment: Comment,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelRef {
-    /// How the model was named (`builtin:dense`, a folder, a GGUF file).
-    pub name: String,
-    /// sha256 over the model's tensors and configuration.
-    pub fingerprint: String,
-    /// sha256 over the tokenizer; `None` for a model without one.
-    pub tokenizer: Option<String>,
 }
 
 /// What a replay should find.
@@ -75,17 +67,6 @@ pub enum Expectation {
     Reproduces,
     /// The glitch is mended and must stay away.
     Gone,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Minimisation {
-    /// Trials evaluated by the reduction.
-    pub calls: u64,
-    pub elements_before: usize,
-    pub elements_after: usize,
-    /// No single remaining element can go (each was tried, alone, at the end).
-    pub one_minimal: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::edit::{Action, Component, EmbeddingChange, Matrix};
-use crate::implicate::{Carried, Contrast, ContrastKind, Reading};
+use crate::localize::{Carried, Contrast, ContrastKind, Reading};
 
 /// A small valid case, for the tests of every room that keeps cases.
 pub(crate) fn example() -> Case {
@@ -36,7 +36,7 @@ pub(crate) fn example() -> Case {
         },
         control_seed: 1,
         expectation: Expectation::Reproduces,
-        minimisation: None,
+        minimization: None,
         implication: None,
         lineage: Lineage {
             seed: 1,

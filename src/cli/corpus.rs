@@ -172,10 +172,10 @@ fn show(named: &Path, dir: &Path) -> Result<u8> {
             serde_json::to_string(edit).map_err(|e| Error::file(&path, "edits", e))?,
         ));
     }
-    if let Some(m) = &case.minimisation {
+    if let Some(m) = &case.minimization {
         let certificate = if m.one_minimal { "1-minimal" } else { "not certified" };
         rows.push((
-            "minimised",
+            "minimized",
             format!(
                 "{} to {} elements in {} calls, {certificate}",
                 m.elements_before, m.elements_after, m.calls

@@ -16,12 +16,12 @@ use crate::campaign::{
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
-use crate::mutate::vocabulary::Vocabulary;
 use crate::storage;
 use crate::text::fit;
+use crate::vocabulary::Vocabulary;
 
 /// Search for glitches: mutate prompts, embeddings and components, judge against matched controls,
-/// confirm, minimise and explain what stands out.
+/// confirm, minimize and explain what stands out.
 #[derive(Debug, Args)]
 pub struct FuzzArgs {
     /// Campaign definition (TOML); without one, a minute on the built-in model.
@@ -65,7 +65,8 @@ enum Record<'a> {
         verdict: &'a crate::oracle::Verdict,
         holds: bool,
     },
-    Minimised {
+    #[serde(rename = "minimised")]
+    Minimized {
         edits: &'a [crate::edit::Edit],
         verdict: &'a crate::oracle::Verdict,
     },
@@ -82,8 +83,8 @@ impl<'a> Record<'a> {
                 Some(Self::Raw { edits: &trial.edits, verdict, lineage })
             }
             Event::Confirmed { verdict, holds } => Some(Self::Confirmed { verdict, holds: *holds }),
-            Event::Minimised { finding } => {
-                Some(Self::Minimised { edits: &finding.trial.edits, verdict: &finding.verdict })
+            Event::Minimized { finding } => {
+                Some(Self::Minimized { edits: &finding.trial.edits, verdict: &finding.verdict })
             }
             Event::Case(case) => Some(Self::Case { id: &case.id }),
         }
@@ -234,7 +235,7 @@ impl Sink for Shown<'_> {
                     format!("{}  {oracle}  margin {margin:.3}  {}", case.id, case.comment.title);
                 self.bar.println(fit(&line, output::columns()));
             }
-            Event::Raw { .. } | Event::Confirmed { .. } | Event::Minimised { .. } => {}
+            Event::Raw { .. } | Event::Confirmed { .. } | Event::Minimized { .. } => {}
         }
         Ok(())
     }
@@ -250,8 +251,8 @@ fn status(progress: &Progress, elapsed: f64, columns: usize) -> String {
         per_second(progress.tokens),
     );
     let findings = format!(
-        "queue {}  behaviours {}  findings {} raw, {} confirmed, {} minimised",
-        progress.queue, progress.behaviours, progress.raw, progress.confirmed, progress.minimised
+        "queue {}  behaviours {}  findings {} raw, {} confirmed, {} minimized",
+        progress.queue, progress.behaviours, progress.raw, progress.confirmed, progress.minimized
     );
     let found = progress.yields.iter().filter(|m| m.findings > 0 || m.new_behaviours > 0);
     let yields: Vec<String> =
@@ -294,12 +295,12 @@ mod tests {
             behaviours: 88,
             raw: 9,
             confirmed: 6,
-            minimised: 5,
+            minimized: 5,
             yields: vec![found("echo", 4), found("heads", 3)],
         };
         let expect = [
             "1000 evals (150/s with follow-ups, 400 tok/s)",
-            "queue 77  behaviours 88  findings 9 raw, 6 confirmed, 5 minimised",
+            "queue 77  behaviours 88  findings 9 raw, 6 confirmed, 5 minimized",
             "yield (findings+behaviours): echo 4+12, heads 3+12",
         ];
         assert_eq!(

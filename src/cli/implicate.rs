@@ -8,7 +8,7 @@ use super::{exit, output};
 use crate::campaign::read_against;
 use crate::case::Case;
 use crate::error::{Error, Result};
-use crate::implicate::{Carried, ContrastKind, Effect, Implication, Options, Reading, implicate};
+use crate::localize::{Carried, ContrastKind, Effect, Implication, Options, Reading, localize};
 use crate::text::escape;
 
 /// Find the components that carry a case, by patching activations in both directions.
@@ -36,7 +36,7 @@ pub fn run(args: Args) -> Result<u8> {
     let evaluator = subject.evaluator();
     let trial = case.trial();
     let mut found =
-        implicate(&evaluator, &trial, &Options { seed: case.control_seed, ..Default::default() })?;
+        localize(&evaluator, &trial, &Options { seed: case.control_seed, ..Default::default() })?;
     // What fails is known to the search that found the case alone.
     let known = case.implication.as_ref().and_then(|i| i.reading.as_ref());
     let fails =

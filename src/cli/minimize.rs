@@ -6,12 +6,12 @@ use super::model::MODEL_HELP;
 use super::subject::{Subject, exists, figure};
 use super::{exit, output};
 use crate::campaign::{Explain, Finding, Follow as _};
-use crate::case::{Case, Minimisation};
+use crate::case::Case;
 use crate::edit::Trial;
 use crate::error::Result;
-use crate::minimise::{self, minimise};
+use crate::minimize::Minimization;
+use crate::minimize::{self, minimize};
 use crate::oracle::Verdict;
-use crate::oracle::controls::first_editable;
 use crate::text::{escape, fit};
 
 /// Reduce a case until no single element can go, explain what is left, and write it as a case.
@@ -19,13 +19,13 @@ use crate::text::{escape, fit};
 pub struct Args {
     /// A case file.
     case: PathBuf,
-    #[arg(long, help = format!("Minimise on this model, whichever one the case was made on. {MODEL_HELP}"))]
+    #[arg(long, help = format!("Minimize on this model, whichever one the case was made on. {MODEL_HELP}"))]
     model: Option<String>,
     /// Where to write the new case [default: beside the old one].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Trials that the reduction may judge.
-    #[arg(long, value_name = "N", default_value_t = minimise::Options::default().max_calls)]
+    #[arg(long, value_name = "N", default_value_t = minimize::Options::default().max_calls)]
     max_calls: u64,
 }
 
@@ -42,33 +42,33 @@ pub fn run(args: Args) -> Result<u8> {
     let before = judge.judge_alone(&trial)?;
     if !before.fails() {
         output::line(format!(
-            "gone  {}  nothing to minimise: {}",
+            "gone  {}  nothing to minimize: {}",
             escape(&case.id),
             scores(&before)
         ));
         return Ok(exit::REGRESSION);
     }
-    let options = minimise::Options {
+    let options = minimize::Options {
         max_calls: args.max_calls,
         batch: (BATCH / (judge.controls_per_trial + 1)).max(4),
         neutral: subject.neutral(),
-        keep_first: first_editable(&trial, &subject.model.config),
+        keep_first: trial.first_editable(subject.model.config.bos_token_id),
         ..Default::default()
     };
-    let mut reduced = minimise(&trial, &before, &judge, &options)?;
+    let mut reduced = minimize(&trial, &before, &judge, &options)?;
     // The reduction judged in batches; what is written must hold alone.
     let mut after = judge.judge_alone(&reduced.trial)?;
     if !after.fails() {
         output::warn("the reduced case does not hold alone: the case stays as it was");
-        let elements = reduced.minimisation.elements_before;
-        reduced.minimisation =
-            Minimisation { elements_after: elements, one_minimal: false, ..reduced.minimisation };
+        let elements = reduced.minimization.elements_before;
+        reduced.minimization =
+            Minimization { elements_after: elements, one_minimal: false, ..reduced.minimization };
         (reduced.trial, after) = (trial.clone(), before.clone());
     }
-    let spent = reduced.minimisation.clone();
+    let spent = reduced.minimization.clone();
     // What earlier reductions did counts too: the case goes back to the raw finding.
-    let earlier = case.minimisation.as_ref().filter(|m| m.elements_after == spent.elements_before);
-    let minimisation = Minimisation {
+    let earlier = case.minimization.as_ref().filter(|m| m.elements_after == spent.elements_before);
+    let minimization = Minimization {
         calls: spent.calls.saturating_add(earlier.map_or(0, |m| m.calls)),
         elements_before: earlier.map_or(spent.elements_before, |m| m.elements_before),
         ..spent
@@ -77,7 +77,7 @@ pub fn run(args: Args) -> Result<u8> {
         trial: reduced.trial,
         verdict: after,
         control_seed: case.control_seed,
-        minimisation: Some(minimisation),
+        minimization: Some(minimization),
         lineage: case.lineage.clone(),
     };
     let (mut new, _) = Explain { evaluator: &evaluator, model: &subject.model.reference() }

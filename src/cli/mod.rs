@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Fuzz a language model for glitches: find, minimise, explain, replay, keep.
+/// Fuzz a language model for glitches: find, minimize, explain, replay, keep.
 ///
 /// Without a model of your own, start with `glitch fuzz`: it fuzzes a small built-in model for a
 /// minute and shows what it found.

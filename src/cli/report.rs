@@ -78,7 +78,7 @@ fn cases(dir: &Path) -> Result<Vec<Case>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::testing::sample;
 
     #[test]
     fn a_bad_case_does_not_hide_the_campaign() {

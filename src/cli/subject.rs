@@ -6,10 +6,10 @@ use crate::case::Case;
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator};
-use crate::minimise::Judge;
 use crate::model::Model;
-use crate::mutate::vocabulary::Vocabulary;
+use crate::oracle::Judge;
 use crate::oracle::{ModelJudge, Verdict};
+use crate::vocabulary::Vocabulary;
 
 /// A model that cases are judged on.
 pub struct Subject {

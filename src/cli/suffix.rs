@@ -10,15 +10,15 @@ use crate::campaign::{Explain, Follow as _, read_against, reduced};
 use crate::case::{Case, Lineage};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
-use crate::minimise;
+use crate::minimize;
 use crate::model::Model;
 use crate::mutate::suffix::{
     Algorithm, Goal, GoalKind, HeldOut, Mean, Options, Problem, Prompt, Reached, Search, Step,
     Tokens, stages,
 };
-use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
+use crate::vocabulary::Vocabulary;
 use crate::{report, stats, storage};
 
 /// Search for an adversarial suffix by gradient; confirm, shorten and explain what reaches the
@@ -284,7 +284,7 @@ fn descend(
             return Ok(false);
         }
         let start = Instant::now();
-        let step = search.state.advance(problem, &search.options)?;
+        let step = search.advance(problem)?;
         search.write(path)?;
         bar.set_message(message(&step, start.elapsed().as_secs_f64()));
         bar.inc(1);
@@ -338,7 +338,7 @@ fn cases(
                 continue;
             }
             let stop = || interrupted.load(Ordering::Relaxed);
-            let options = minimise::Options {
+            let options = minimize::Options {
                 max_calls: MINIMISE_CALLS,
                 batch: MINIMISE_BATCH,
                 neutral: Some(problem.tokens.neutral),
@@ -449,7 +449,7 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
     for case in cases {
         let changed = case.edits.len();
         let tokens =
-            case.minimisation.as_ref().map_or(String::new(), |m| format!(", {} judged", m.calls));
+            case.minimization.as_ref().map_or(String::new(), |m| format!(", {} judged", m.calls));
         output::line(format!(
             "case      {}: {changed} tokens are needed{tokens}",
             escape(&case.id)

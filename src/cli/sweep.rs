@@ -129,7 +129,7 @@ fn vocabulary(options: &Options) -> Result<u8> {
         output::line(serde_json::json!({
             "work": "vocabulary", "tokens": sweep.rows.len(), "tokens_tested": sweep.tested, "seconds": seconds,
             "tested_per_s": sweep.tested as f64 / seconds,
-            "prompt": sweep.prompt.name, "prompt_length": sweep.prompt.trial().base.len(), "median_ordinary": sweep.median_ordinary,
+            "prompt": sweep.prompt.name, "prompt_length": sweep.prompt.base.len(), "median_ordinary": sweep.median_ordinary,
             "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "verdicts": counts,
         }).to_string());
         return Ok(exit::OK);

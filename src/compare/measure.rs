@@ -10,11 +10,11 @@ use crate::case::Case;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, REFERENCE_TEXT, Request};
 use crate::model::Model;
-use crate::mutate::vocabulary::Vocabulary;
 use crate::oracle::OracleKind;
 use crate::sweep::{
     LesionSweep, PairKind, PairOptions, PairSweep, Target, TokenVerdict, VocabularySweep,
 };
+use crate::vocabulary::Vocabulary;
 
 /// Told what is under way.
 pub type Progress<'a> = &'a dyn Fn(&str);

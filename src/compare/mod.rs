@@ -13,7 +13,7 @@ use serde::Serialize;
 
 pub use measure::{Progress, measure};
 
-use crate::case::ModelRef;
+use crate::model::ModelRef;
 use crate::stats;
 
 /// Version of `comparison.json`.
@@ -37,7 +37,7 @@ pub struct ModelFigures {
     pub parameters: usize,
     /// Loss on the reference text, nats a token.
     pub loss: f64,
-    /// Confirmed and minimised findings per 1,000 evaluations, by oracle; those that do not apply
+    /// Confirmed and minimized findings per 1,000 evaluations, by oracle; those that do not apply
     /// are left out.
     pub findings: BTreeMap<String, Estimate>,
     /// All of them together.
@@ -52,7 +52,7 @@ pub struct ModelFigures {
     pub concentration: Spread,
     /// Of those cases, how many need more components than were tried together.
     pub diffuse: Share,
-    /// [`Implication::emergence`](crate::implicate::Implication::emergence) over the cases of more
+    /// [`Implication::emergence`](crate::localize::Implication::emergence) over the cases of more
     /// than one component.
     pub emergence: Spread,
     /// Of a mixture of experts: the share of a case's effect that acts through routing.

@@ -2,7 +2,7 @@
 
 use crate::case::{Case, Expectation};
 use crate::error::{Error, Result};
-use crate::minimise::Judge;
+use crate::oracle::Judge;
 use crate::oracle::Verdict;
 
 /// Scores that differ by no more than this share of the stored one are the same: machines differ in

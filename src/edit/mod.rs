@@ -65,7 +65,7 @@ impl Edit {
         }
     }
 
-    /// Its continuous strength, for edits that have one; the minimiser makes it smaller.
+    /// Its continuous strength, for edits that have one; the minimizer makes it smaller.
     pub fn strength(&self) -> Option<f32> {
         match self {
             Self::Embedding { change, .. } => Some(change.strength()),

@@ -44,6 +44,11 @@ impl Trial {
         Self { edits, ..self.clone() }
     }
 
+    /// The first position that may be edited: a BOS token stays where it is.
+    pub fn first_editable(&self, bos_token_id: Option<u32>) -> usize {
+        usize::from(bos_token_id.is_some() && self.base.first().copied() == bos_token_id)
+    }
+
     /// The trial without its edits.
     pub fn baseline(&self) -> Self {
         self.with_edits(Vec::new())

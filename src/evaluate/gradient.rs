@@ -50,7 +50,7 @@ impl ModelEvaluator<'_> {
         for (i, trial) in trials.iter().enumerate() {
             let place = Place { tokens: offsets[i]..offsets[i + 1], position: 0, layer: 0 };
             Lowering {
-                evaluator: self,
+                baselines: self,
                 trial,
                 layout: &trial.layout(),
                 place,

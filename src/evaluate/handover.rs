@@ -7,9 +7,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::engine::ModelEvaluator;
-use super::observation::{Distributions, Observation};
+use super::observation::Observation;
 use super::rows::forwards;
 use crate::error::{Error, Result};
+use crate::model::Distributions;
 use crate::model::batch::{Residuals, Restart, Row};
 use crate::model::{Forward, Read};
 
@@ -38,7 +39,7 @@ impl ModelEvaluator<'_> {
                 "residual streams of other positions than the sequence has",
             ));
         }
-        let (run, source) = (self.run(ids, &[])?, self.run(other, &[])?);
+        let (run, source) = (self.cached_forward(ids, &[])?, self.cached_forward(other, &[])?);
         let columns = positions.start * d..positions.end * d;
         let entering = |layer: usize| {
             let mut entering = run.residuals.pre[layer].clone();

@@ -1,11 +1,13 @@
 //! From edits as data to the hooks of a forward pass.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rand::Rng as _;
 
-use super::activations::place;
-use super::engine::ModelEvaluator;
+use super::activations::{Means, place};
+use super::cache::CachedForward;
 use super::observation::Patch;
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Layout, Trial};
 use crate::error::{Error, Result};
@@ -36,9 +38,28 @@ impl Place {
     }
 }
 
+/// Logits of every router, `[positions, num_experts]` by layer.
+pub type Routing = BTreeMap<usize, Vec<f32>>;
+
+/// Runs without edits, from which some edits take values. The evaluator is behind it; lowering
+/// knows nothing else of that.
+pub trait Baselines {
+    /// The model whose components are edited.
+    fn model(&self) -> &Model;
+
+    /// Mean outputs over the reference text.
+    fn means(&self) -> Result<Arc<Means>>;
+
+    /// The forward of a plain sequence.
+    fn forward_of(&self, ids: &[u32]) -> Result<Arc<CachedForward>>;
+
+    /// How a trial without edits is routed.
+    fn routing_of(&self, baseline: &Trial) -> Result<Arc<Routing>>;
+}
+
 /// One row under way from its edits to hooks.
-pub struct Lowering<'a, 'm> {
-    pub evaluator: &'a ModelEvaluator<'m>,
+pub struct Lowering<'a> {
+    pub baselines: &'a dyn Baselines,
     pub trial: &'a Trial,
     pub layout: &'a Layout,
     pub place: Place,
@@ -63,11 +84,11 @@ fn norm(v: &[f32]) -> f32 {
 }
 
 /// Puts values in the place of whatever is there.
-fn put(values: impl Into<std::sync::Arc<[f32]>>) -> Change {
+fn put(values: impl Into<Arc<[f32]>>) -> Change {
     Change::Affine { scale: 0.0, shift: Some(values.into()) }
 }
 
-impl Lowering<'_, '_> {
+impl<'a> Lowering<'a> {
     /// Adds the activation edits of the row, and then its patches, to the hooks.
     pub fn run(mut self, patches: &[Patch]) -> Result<()> {
         // Before anything else is done to a router: an expert that is unrouted stays so.
@@ -93,8 +114,8 @@ impl Lowering<'_, '_> {
         patches.iter().try_for_each(|patch| self.patch(patch))
     }
 
-    fn model(&self) -> &Model {
-        self.evaluator.model
+    fn model(&self) -> &'a Model {
+        self.baselines.model()
     }
 
     /// Packed index of a token by its position before the edits; `None` where it is gone or not
@@ -113,7 +134,7 @@ impl Lowering<'_, '_> {
 
     fn embedding(&mut self, position: usize, change: &EmbeddingChange) -> Result<()> {
         let Some(token) = self.token(position) else { return Ok(()) };
-        let model = self.evaluator.model;
+        let model = self.model();
         let e = model.embedding(self.layout.ids[self.place.position_of(token)]);
         let shift: Vec<f32> = match *change {
             EmbeddingChange::Noise { seed, strength } => {
@@ -212,7 +233,7 @@ impl Lowering<'_, '_> {
             }
             Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
             Action::Mean => {
-                let means = self.evaluator.means()?;
+                let means = self.baselines.means()?;
                 let mean = means.of(component, &self.model().config);
                 put(mean.ok_or_else(|| Error::request(format!("{component} has no mean")))?)
             }
@@ -237,7 +258,7 @@ impl Lowering<'_, '_> {
             return Err(Error::request(format!("{component} is no state to carry over")));
         };
         let Some(token) = self.token(position) else { return Ok(()) };
-        let run = self.evaluator.run(from, &[])?;
+        let run = self.baselines.forward_of(from)?;
         let state =
             from.len().checked_sub(1).and_then(|last| run.kv.layers[layer].states.get(&last));
         let state = state
@@ -251,7 +272,7 @@ impl Lowering<'_, '_> {
     }
 
     fn freeze_routing(&mut self) -> Result<()> {
-        let routing = self.evaluator.baseline_routing(&self.trial.baseline())?;
+        let routing = self.baselines.routing_of(&self.trial.baseline())?;
         for (&layer, logits) in routing.range(self.place.layer..) {
             let experts = self.model().config.num_experts(layer);
             for (position, logits) in logits.chunks_exact(experts).enumerate() {

@@ -51,7 +51,7 @@ impl ModelEvaluator<'_> {
                         Place { tokens: tokens..tokens + layout.ids.len(), position: 0, layer: 0 };
                     tokens = place.tokens.end;
                     Lowering {
-                        evaluator: self,
+                        baselines: self,
                         trial: &request.trial,
                         layout,
                         place,

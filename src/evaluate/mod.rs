@@ -1,13 +1,15 @@
-//! "Observe these trials": the one question that the campaign, the minimiser and the implication
+//! "Observe these trials": the one question that the campaign, the minimizer and the implication
 //! ask.
 
 mod activations;
+mod cache;
 mod engine;
 mod gradient;
 mod handover;
 mod lower;
 mod memory;
 mod observation;
+mod observe;
 mod one_hot;
 mod plan;
 mod race;
@@ -16,7 +18,7 @@ mod rows;
 
 pub use activations::{Activations, Means};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
-pub use observation::{Distributions, LayerRouting, Observation, Patch, Request};
+pub use observation::{LayerRouting, Observation, Patch, Request};
 pub use one_hot::{LossOfLogits, OneHotGradient};
 pub use race::{Expected, Race};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::edit::{Component, Trial};
-use crate::model::Readout;
+use crate::model::{Distributions, Readout};
 
 /// One trial and what to measure on it. Log-probabilities, entropies and the top tokens at the read
 /// positions are always measured; the rest costs more and is asked for.
@@ -68,23 +68,6 @@ impl Request {
     }
 }
 
-/// Natural log-probabilities at each read position, `[positions, vocabulary]`, row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Distributions {
-    pub vocabulary: usize,
-    pub log_probs: Vec<f32>,
-}
-
-impl Distributions {
-    pub fn positions(&self) -> usize {
-        self.log_probs.len() / self.vocabulary.max(1)
-    }
-
-    pub fn row(&self, position: usize) -> &[f32] {
-        &self.log_probs[position * self.vocabulary..][..self.vocabulary]
-    }
-}
-
 /// The choices of one router.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerRouting {
@@ -109,7 +92,7 @@ pub struct Observation {
     /// Entropy of the distribution at each read position, nats.
     pub entropy: Vec<f32>,
     /// The most probable tokens at each read position with their log-probabilities (nats), best
-    /// first, at most [`Observation::TOP`].
+    /// first, at most [`crate::model::readout::TOP_TOKENS`].
     pub top: Vec<Vec<(u32, f32)>>,
     /// Jensen-Shannon divergence from the reference at each read position, bits in `[0, 1]`; empty
     /// without a reference.
@@ -137,9 +120,6 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// How many top tokens are kept per read position.
-    pub const TOP: usize = 5;
-
     /// What was read at the read positions, of which the last has no token of the continuation
     /// where that is empty.
     pub(super) fn of(readouts: Vec<Readout>, continuation: usize) -> Self {

@@ -89,7 +89,7 @@ impl ModelEvaluator<'_> {
         }
         let mut row = Row::new(&ids[start..end]);
         if start > 0 {
-            row.prefix = self.run(&ids[..start], &[])?.prefix(start);
+            row.prefix = self.cached_forward(&ids[..start], &[])?.prefix(start);
         }
         let forward = Forward { rows: vec![row], ..Forward::default() };
         let mut embeddings: Tensor = model.embed(&forward)?;

@@ -4,76 +4,18 @@
 //! they were: those come from the keys and values of the unedited run. Lesions and patches leave
 //! what is below the lowest of them, and before the first, as it was ([`Reach`]): those rows resume
 //! from the residual stream of the same tokens' unlesioned run. Rows that have all but their
-//! highest lesions in common resume below those, from a run with the lesions they share. Runs are
+//! highest lesions in common resume below those, from a run with the lesions they share. ForwardCache are
 //! kept for later calls, most recent first, up to a budget of bytes.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
+use super::cache::CachedForward;
 use super::observation::Request;
 use super::reach::{Reach, entry_of, layer_of};
 use crate::edit::{Edit, Layout, Trial};
-use crate::model::batch::{Entry, KvStore, Residuals, Restart, Row, STATE_STRIDE, Segment};
+use crate::model::batch::{Entry, Restart, Row, STATE_STRIDE};
 use crate::model::{Config, Model};
-
-/// A finished forward of a sequence, for others to start from.
-pub struct Run {
-    pub ids: Vec<u32>,
-    /// None: a plain run.
-    pub lesions: Vec<Edit>,
-    pub kv: Arc<KvStore>,
-    pub residuals: Arc<Residuals>,
-    /// Logits of every router, `[tokens, num_experts]` by layer; of a plain run.
-    pub router_logits: BTreeMap<usize, Vec<f32>>,
-    /// The tokens of every expert, ascending, by layer.
-    pub routed: BTreeMap<usize, Vec<Vec<usize>>>,
-}
-
-impl Run {
-    fn bytes(&self) -> usize {
-        let values =
-            self.residuals.pre.iter().chain(&self.residuals.mid).chain(self.router_logits.values());
-        let routed = self.routed.values().flatten();
-        self.kv.bytes()
-            + 4 * values.map(Vec::len).sum::<usize>()
-            + 8 * routed.map(Vec::len).sum::<usize>()
-    }
-
-    /// What a row that begins at position `len` has before it.
-    pub fn prefix(&self, len: usize) -> Vec<Segment> {
-        (len > 0).then(|| Segment { store: self.kv.clone(), start: 0, len }).into_iter().collect()
-    }
-
-    /// Positions that are routed to an expert, ascending.
-    pub fn routed_to(&self, layer: usize, expert: usize) -> &[usize] {
-        self.routed.get(&layer).and_then(|experts| experts.get(expert)).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// The runs kept, most recently used last.
-#[derive(Default)]
-pub struct Runs(Vec<Arc<Run>>);
-
-/// What kept runs may take.
-const RUN_BYTES: usize = 192 << 20;
-
-impl Runs {
-    pub fn get(&mut self, ids: &[u32], lesions: &[Edit]) -> Option<Arc<Run>> {
-        let at = self.0.iter().position(|r| r.ids == ids && r.lesions == lesions)?;
-        let run = self.0.remove(at);
-        self.0.push(run.clone());
-        Some(run)
-    }
-
-    pub fn insert(&mut self, run: Arc<Run>) {
-        self.0.push(run);
-        while self.0.len() > 1 && self.0.iter().map(|r| r.bytes()).sum::<usize>() > RUN_BYTES {
-            self.0.remove(0);
-        }
-    }
-}
 
 /// What a request needs from a run, before any run exists.
 pub struct Plan {
@@ -150,7 +92,7 @@ impl Plan {
 
     /// The row, starting from `run` where there is one: a plain run, or one with the lesions
     /// [`Self::below`].
-    pub fn row(&self, run: Option<&Run>, config: &Config) -> Row {
+    pub fn row(&self, run: Option<&CachedForward>, config: &Config) -> Row {
         let ids = self.computed();
         let Some(run) = run else { return Row::new(ids) };
         let (entry, start) = match (&self.below, self.reach.entry) {
@@ -172,7 +114,7 @@ impl Plan {
     /// as in `run`.
     pub fn untouched(
         &self,
-        run: &Run,
+        run: &CachedForward,
         positions: Range<usize>,
     ) -> Option<(usize, Vec<Range<usize>>)> {
         if run.lesions.is_empty() { self.reach.untouched(run, positions) } else { None }

@@ -7,18 +7,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::cache::CachedForward;
 use super::engine::ModelEvaluator;
-use super::observation::{Distributions, Observation};
-use super::plan::Run;
+use super::observation::Observation;
 use super::rows::forwards;
 use crate::error::{Error, Result};
+use crate::model::Distributions;
 use crate::model::batch::{Residuals, Restart, Row};
 use crate::model::{Forward, Read};
 
 /// Candidates on their way through the model.
 pub struct Race<'e, 'm> {
     evaluator: &'e ModelEvaluator<'m>,
-    run: Arc<Run>,
+    run: Arc<CachedForward>,
     ids: Vec<u32>,
     prompt_len: usize,
     /// Layers that those who are left went through.
@@ -80,7 +81,7 @@ impl<'m> ModelEvaluator<'m> {
         };
         Ok(Race {
             evaluator: self,
-            run: self.run(ids, &[])?,
+            run: self.cached_forward(ids, &[])?,
             ids: ids.to_vec(),
             prompt_len,
             layers: 0,

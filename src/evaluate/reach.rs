@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::activations::place;
+use super::cache::CachedForward;
 use super::observation::Request;
-use super::plan::Run;
 use crate::edit::{Action, Component, Edit, Layout, Matrix};
 use crate::model::batch::Entry;
 use crate::model::{Config, Residual};
@@ -91,7 +91,7 @@ impl Reach {
     }
 
     /// The first position that is not as in `run`, a plain run of the same tokens.
-    pub fn start(&self, run: &Run) -> usize {
+    pub fn start(&self, run: &CachedForward) -> usize {
         let routed = self
             .routed
             .iter()
@@ -103,7 +103,7 @@ impl Reach {
     /// touches them.
     pub fn untouched(
         &self,
-        run: &Run,
+        run: &CachedForward,
         positions: Range<usize>,
     ) -> Option<(usize, Vec<Range<usize>>)> {
         let lowest = self.sparse?;

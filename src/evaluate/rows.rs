@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::cache::CachedForward;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
-use super::plan::{Plan, Run};
-use super::{Distributions, LayerRouting, Observation, Request};
+use super::plan::Plan;
+use super::{LayerRouting, Observation, Request};
 use crate::error::Result;
+use crate::model::Distributions;
 use crate::model::batch::Row;
 use crate::model::hooks::{Block, Change, Hooks, Site};
 use crate::model::{Config, Forward, Output, Pooled, Read, Readout};
@@ -40,7 +42,7 @@ pub struct Job<'a> {
     pub request: &'a Request,
     pub plan: &'a Plan,
     /// What its row starts from, if from anything.
-    pub run: Option<Arc<Run>>,
+    pub run: Option<Arc<CachedForward>>,
     pub row: Row,
 }
 
@@ -70,7 +72,7 @@ impl ModelEvaluator<'_> {
             let trial = &job.plan.above(&job.request.trial, row.entry().0, config);
             let position = place.position;
             let lowering = Lowering {
-                evaluator: self,
+                baselines: self,
                 trial,
                 layout: &job.plan.layout,
                 place,
@@ -164,7 +166,7 @@ impl ModelEvaluator<'_> {
     }
 }
 
-/// What makes two reads of runs the same read. Runs and references are known by their addresses.
+/// What makes two reads of runs the same read. ForwardCache and references are known by their addresses.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Shared {
     run: usize,

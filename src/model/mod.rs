@@ -32,6 +32,7 @@ mod weights;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use composed::Probes;
@@ -42,7 +43,7 @@ pub use config::{
 pub use decoder::{Forward, Output};
 pub use mixture::{chosen_experts, tokens_of_experts};
 pub use pool::Pooled;
-pub use readout::{Read, Readout};
+pub use readout::{Distributions, Read, Readout};
 pub use tokenizer::Tokenizer;
 pub use weights::{Layer, Linear, Mlp, Source, Weights};
 
@@ -60,6 +61,18 @@ pub struct Model {
     pub fingerprint: String,
     /// sha256 over the tokenizer, hex.
     pub tokenizer_fingerprint: Option<String>,
+}
+
+/// How a case or a summary names the model it was made on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRef {
+    /// How the model was named (`builtin:dense`, a folder, a GGUF file).
+    pub name: String,
+    /// sha256 over the model's tensors and configuration.
+    pub fingerprint: String,
+    /// sha256 over the tokenizer; `None` for a model without one.
+    pub tokenizer: Option<String>,
 }
 
 /// Hashes what is loaded while it is loaded.
@@ -168,8 +181,8 @@ impl Model {
     }
 
     /// How a case names this model.
-    pub fn reference(&self) -> crate::case::ModelRef {
-        crate::case::ModelRef {
+    pub fn reference(&self) -> ModelRef {
+        ModelRef {
             name: self.name.clone(),
             fingerprint: self.fingerprint.clone(),
             tokenizer: self.tokenizer_fingerprint.clone(),

@@ -10,7 +10,26 @@ use rayon::prelude::*;
 use super::Model;
 use super::kernels::{LANES, exp, lanes_sum, largest, ln, norm};
 use super::pool::Pooled;
-use crate::evaluate::{Distributions, Observation};
+
+/// How many of the most probable tokens are kept per read position.
+pub const TOP_TOKENS: usize = 5;
+
+/// Natural log-probabilities at each read position, `[positions, vocabulary]`, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distributions {
+    pub vocabulary: usize,
+    pub log_probs: Vec<f32>,
+}
+
+impl Distributions {
+    pub fn positions(&self) -> usize {
+        self.log_probs.len() / self.vocabulary.max(1)
+    }
+
+    pub fn row(&self, position: usize) -> &[f32] {
+        &self.log_probs[position * self.vocabulary..][..self.vocabulary]
+    }
+}
 
 /// One position to read.
 pub struct Read {
@@ -153,20 +172,20 @@ fn divergence_term(lp: f32, lq: f32) -> f32 {
 /// The most probable ids, best first; ties by id.
 #[inline(always)]
 fn top(log_probs: &[f32]) -> Vec<(u32, f32)> {
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(Observation::TOP + 1);
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(TOP_TOKENS + 1);
     let mut least = f32::NEG_INFINITY;
     for (chunk, first) in log_probs.chunks(LANES).zip((0..).step_by(LANES)) {
         // Few chunks hold anything that belongs in the list.
-        if best.len() == Observation::TOP && largest(chunk) <= least {
+        if best.len() == TOP_TOKENS && largest(chunk) <= least {
             continue;
         }
         for (id, &x) in (first..).zip(chunk) {
-            if x > least || best.len() < Observation::TOP {
+            if x > least || best.len() < TOP_TOKENS {
                 let at = best.partition_point(|(_, y)| *y >= x);
                 best.insert(at, (id, x));
-                best.truncate(Observation::TOP);
-                if best.len() == Observation::TOP {
-                    least = best[Observation::TOP - 1].1;
+                best.truncate(TOP_TOKENS);
+                if best.len() == TOP_TOKENS {
+                    least = best[TOP_TOKENS - 1].1;
                 }
             }
         }

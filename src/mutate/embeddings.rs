@@ -4,8 +4,8 @@ use rand::Rng as _;
 
 use super::{Context, Mutator, editable, extend};
 use crate::edit::{Edit, EmbeddingChange, Trial};
-use crate::oracle::controls::pick;
 use crate::rng::Rng;
+use crate::rng::pick;
 
 pub const ALL: [&dyn Mutator; 3] = [&Noise, &Direction, &Towards];
 

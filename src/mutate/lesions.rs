@@ -5,7 +5,7 @@ use rand::Rng as _;
 use super::{Context, Mutator, editable, extend};
 use crate::edit::{Action, Component, Edit, Trial};
 use crate::model::Config;
-use crate::oracle::controls::{has_controls, layers_with};
+use crate::oracle::controls::has_controls;
 use crate::rng::Rng;
 
 pub const ALL: [&dyn Mutator; 9] =
@@ -169,7 +169,7 @@ impl Mutator for CarryState {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let layers = layers_with(WHOLE_STATE, context.config);
+        let layers = context.config.layers_with(WHOLE_STATE);
         let layer = *layers.get(rng.random_range(0..layers.len().max(1)))?;
         let seed = context.seeds.get(rng.random_range(0..context.seeds.len().max(1)))?;
         let from = seed[..rng.random_range(1..=seed.len().max(1)).min(seed.len())].to_vec();
@@ -209,7 +209,7 @@ fn lesion(
     if !has_controls(like, context.config) {
         return None;
     }
-    let layers = layers_with(like, context.config);
+    let layers = context.config.layers_with(like);
     let action = action(rng);
     let mut set: Vec<Component> = Vec::new();
     for _ in 0..rng.random_range(1..=3) {

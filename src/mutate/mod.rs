@@ -8,18 +8,17 @@ pub mod lesions;
 pub mod sets;
 pub mod suffix;
 pub mod tokens;
-pub mod vocabulary;
 pub mod weights;
 
 use std::sync::Arc;
 
+use crate::echo::EchoPrompt;
 use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::oracle::OracleKind;
-use crate::oracle::controls::first_editable;
 use crate::rng::Rng;
-use vocabulary::Vocabulary;
+use crate::vocabulary::Vocabulary;
 
 /// More edits than this are noise: a trial that has them has no more children.
 pub const MAX_EDITS: usize = 12;
@@ -50,34 +49,6 @@ pub struct Context<'a> {
     pub interactions: &'a [sets::Interactions],
     /// What a gradient expects most of after the prompts; empty unless suffixes are proposed.
     pub suffixes: &'a [suffix::Promising],
-}
-
-/// A few-shot prompt that shows how a token is repeated; `slots` are where the token to be repeated
-/// stands, and the continuation is that token again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EchoPrompt {
-    pub base: Arc<[u32]>,
-    /// Positions of the token in `base`.
-    pub slots: Vec<usize>,
-    /// The ordinary token that stands there.
-    pub token: u32,
-}
-
-impl EchoPrompt {
-    pub fn baseline(&self) -> Trial {
-        Trial::new(self.base.clone(), [self.token])
-    }
-
-    /// Every position of the token, that in the continuation included.
-    pub fn positions(&self) -> impl Iterator<Item = usize> {
-        self.slots.iter().copied().chain([self.base.len()])
-    }
-
-    /// The trial that asks for `id` instead.
-    pub fn about(&self, id: u32) -> Trial {
-        self.baseline()
-            .with_edits(self.positions().map(|position| Edit::Replace { position, id }).collect())
-    }
 }
 
 /// One way to change a trial: an arm of the campaign's bandit.
@@ -141,7 +112,7 @@ pub fn select(groups: &[String]) -> Result<Vec<&'static dyn Mutator>> {
 
 /// Positions of the prompt that may be edited.
 fn editable(trial: &Trial, config: &Config) -> std::ops::Range<usize> {
-    first_editable(trial, config)..trial.base.len()
+    trial.first_editable(config.bos_token_id)..trial.base.len()
 }
 
 /// `parent` with further edits; a new token edit takes the place of an older one at its position.
@@ -173,7 +144,7 @@ fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::twin;
+    use crate::testing::fake;
     use proptest::prelude::*;
 
     fn valid(trial: &Trial, config: &Config) -> bool {
@@ -201,9 +172,9 @@ mod tests {
     proptest! {
         #[test]
         fn proposals_are_valid(seed in any::<u64>(), length in 1..12_u32, rounds in 1..6_usize) {
-            let (config, vocabulary) = (twin::config(), twin::vocabulary());
-            let (echo, weights, interactions) = ([twin::echo()], twin::weights(), [twin::interactions()]);
-            let suffixes = twin::suffixes();
+            let (config, vocabulary) = (fake::config(), fake::vocabulary());
+            let (echo, weights, interactions) = ([fake::echo()], fake::weights(), [fake::interactions()]);
+            let suffixes = fake::suffixes();
             let seeds = [Arc::from([5, 6, 7, 8, 9]), Arc::from([4])];
             let (config, vocabulary, interactions, suffixes) = (&config, &vocabulary, &interactions, &suffixes);
             let context = Context { config, vocabulary, seeds: &seeds, echo: &echo, weights: &weights, interactions, suffixes };

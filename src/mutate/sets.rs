@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Mutator, extend};
 use crate::edit::{Action, Component, Edit, Trial};
-use crate::oracle::controls::pick;
 use crate::rng::Rng;
+use crate::rng::pick;
 
 /// Most members of a set.
 const MOST: usize = 4;
@@ -107,12 +107,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::campaign::twin;
+    use crate::testing::fake;
 
     #[test]
     fn strong_pairs_come_often_and_together() {
-        let (config, vocabulary) = (twin::config(), twin::vocabulary());
-        let interactions = [twin::interactions()];
+        let (config, vocabulary) = (fake::config(), fake::vocabulary());
+        let interactions = [fake::interactions()];
         let context = Context {
             config: &config,
             vocabulary: &vocabulary,

@@ -2,12 +2,12 @@
 
 use rand::Rng as _;
 
-use super::vocabulary::Vocabulary;
 use super::{Context, Mutator, editable, extend};
 use crate::edit::{Edit, Trial};
 use crate::oracle::OracleKind;
-use crate::oracle::controls::pick;
 use crate::rng::Rng;
+use crate::rng::pick;
+use crate::vocabulary::Vocabulary;
 
 /// Longest span that is spliced or repeated.
 const SPAN: usize = 4;
@@ -68,7 +68,7 @@ impl Mutator for Echo {
     fn propose(&self, _parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let prompt = pick(context.echo, rng)?;
         let id = suspect(context.vocabulary, rng)?;
-        (id != prompt.token).then(|| prompt.about(id))
+        (id != prompt.token).then(|| prompt.with_token(id))
     }
 }
 

@@ -4,8 +4,8 @@ use rand::Rng as _;
 
 use super::{Context, Mutator, extend};
 use crate::edit::{Action, Edit, Trial};
-use crate::oracle::controls::pick;
 use crate::rng::Rng;
+use crate::rng::pick;
 
 /// One weight of the proposals: removed, negated or multiplied.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use rand::Rng as _;
 use super::LEAST_CONTROLS;
 use crate::edit::{Component, Edit, EmbeddingChange, Trial};
 use crate::model::Config;
-use crate::mutate::vocabulary::Vocabulary;
 use crate::rng::{self, Rng};
+use crate::vocabulary::Vocabulary;
 
 /// How often a draw that came out unusable is repeated before the original is kept.
 const DRAWS: usize = 16;
@@ -133,7 +133,7 @@ impl StandIns {
         }
         let mut drawn = id;
         for _ in 0..DRAWS {
-            let Some(&candidate) = pick(&vocabulary.ordinary, rng) else { break };
+            let Some(&candidate) = rng::pick(&vocabulary.ordinary, rng) else { break };
             // Tokens of the continuation would give it away (or, in an echo prompt, change
             // nothing).
             if candidate != id
@@ -149,15 +149,6 @@ impl StandIns {
     }
 }
 
-pub(crate) fn pick<'a, T>(items: &'a [T], rng: &mut Rng) -> Option<&'a T> {
-    if items.is_empty() { None } else { items.get(rng.random_range(0..items.len())) }
-}
-
-/// First position that may be edited: a BOS stays where it is.
-pub(crate) fn first_editable(trial: &Trial, config: &Config) -> usize {
-    usize::from(config.bos_token_id.is_some() && trial.base.first().copied() == config.bos_token_id)
-}
-
 /// Another position on the same side (prompt or continuation), not yet taken.
 fn other_position(
     position: usize,
@@ -167,7 +158,7 @@ fn other_position(
     rng: &mut Rng,
 ) -> usize {
     let range = if position < trial.base.len() {
-        first_editable(trial, config)..trial.base.len()
+        trial.first_editable(config.bos_token_id)..trial.base.len()
     } else {
         trial.base.len()..trial.len()
     };
@@ -217,13 +208,8 @@ fn index(count: usize, rng: &mut Rng) -> usize {
     rng.random_range(0..count.max(1))
 }
 
-/// Layers that have a component of this kind.
-pub fn layers_with(component: Component, config: &Config) -> Vec<usize> {
-    (0..config.num_hidden_layers).filter(|layer| config.count_in(*layer, component) > 0).collect()
-}
-
 fn random_layer(component: Component, config: &Config, rng: &mut Rng) -> usize {
-    let all = layers_with(component, config);
+    let all = config.layers_with(component);
     let third = |l: usize| l * 3 / config.num_hidden_layers.max(1);
     let same: Vec<usize> =
         all.iter().copied().filter(|l| third(*l) == third(component.layer())).collect();
@@ -236,14 +222,14 @@ fn random_layer(component: Component, config: &Config, rng: &mut Rng) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::twin;
     use crate::edit::{Action, Matrix};
+    use crate::testing::fake;
 
     /// Draws controls of a trial with these edits and checks what each must satisfy.
     fn check(edits: Vec<Edit>, expect: impl Fn(&[Edit]) -> bool) {
         let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
         // Deep enough for lesions of whole MLPs to have controls.
-        let (config, vocabulary) = (twin::config_of(12), twin::vocabulary());
+        let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
         let controls = draw(&trial, 16, 7, &config, &vocabulary);
         assert!(controls.len() >= 3, "{} controls of {:?}", controls.len(), trial.edits);
         assert_eq!(controls, draw(&trial, 16, 7, &config, &vocabulary));
@@ -263,7 +249,7 @@ mod tests {
     #[test]
     fn controls_match_their_trials() {
         use Edit::*;
-        let ordinary = |id: u32| twin::vocabulary().ordinary.contains(&id);
+        let ordinary = |id: u32| fake::vocabulary().ordinary.contains(&id);
         check(vec![Replace { position: 3, id: 666 }, Insert { position: 5, id: 666 }], |edits| {
             match edits {
                 [Replace { position: 3, id: a }, Insert { position: 5, id: b }] => {
@@ -313,8 +299,8 @@ mod tests {
                 },
             ] => {
                 (*out, *input) != (3, 4)
-                    && *out < twin::config().hidden_size
-                    && *input < twin::config().intermediate_size
+                    && *out < fake::config().hidden_size
+                    && *input < fake::config().intermediate_size
             }
             _ => false,
         });
@@ -329,7 +315,7 @@ mod tests {
         let few = trial.with_edits(vec![mlp.clone()]);
         let beside = trial.with_edits(vec![Edit::Replace { position: 0, id: 9 }, mlp]);
         for trial in [trial, embed, few, beside] {
-            assert!(draw(&trial, 16, 1, &twin::config(), &twin::vocabulary()).is_empty());
+            assert!(draw(&trial, 16, 1, &fake::config(), &fake::vocabulary()).is_empty());
         }
     }
 }

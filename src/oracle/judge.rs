@@ -7,11 +7,16 @@ use super::{OracleKind, Verdict, baseline_request, controls};
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Observation, Request};
-use crate::minimise::Judge;
 use crate::model::Config;
-use crate::mutate::vocabulary::Vocabulary;
+use crate::vocabulary::Vocabulary;
 
-/// Judges trials by one oracle. What the campaign, the minimiser and a replay ask.
+/// Gives verdicts. Behind it is an oracle with a model or, in tests, a function.
+pub trait Judge {
+    /// Verdicts of these trials in their order, each against its own baseline and matched controls.
+    fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>>;
+}
+
+/// Judges trials by one oracle. What the campaign, the minimizer and a replay ask.
 pub struct ModelJudge<'a> {
     pub evaluator: &'a dyn Evaluator,
     pub config: &'a Config,
@@ -141,15 +146,15 @@ impl Judge for ModelJudge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::twin::{self, Twin};
     use crate::edit::{Action, Component, Edit};
+    use crate::testing::fake::{self, FakeEvaluator};
 
     fn trial(edits: Vec<Edit>) -> Trial {
         Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits)
     }
 
     fn check(oracle: OracleKind, trial: &Trial, fails: bool) {
-        let (twin, config, vocabulary) = (Twin, twin::config(), twin::vocabulary());
+        let (twin, config, vocabulary) = (FakeEvaluator, fake::config(), fake::vocabulary());
         let judge = ModelJudge::new(&twin, &config, &vocabulary, oracle, 5, 1e-4);
         let verdict = judge.judge(std::slice::from_ref(trial)).unwrap().remove(0);
         assert_eq!(verdict.fails(), fails, "{:?}: {verdict:?}", trial.edits);
@@ -169,7 +174,7 @@ mod tests {
         check(NonFinite, &trial(vec![Edit::Insert { position: 10, id: 60 }]), false);
         check(Collapse, &trial(vec![Edit::Replace { position: 4, id: 668 }]), true);
         check(Collapse, &trial(vec![Edit::Replace { position: 4, id: 61 }]), false);
-        let echo = twin::echo();
+        let echo = fake::echo();
         let swap = |id: u32| {
             let edits = echo.positions().map(|position| Edit::Replace { position, id }).collect();
             echo.baseline().with_edits(edits)
@@ -180,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_verdict_does_not_depend_on_what_shares_its_batch() {
-        let (twin, config, vocabulary) = (Twin, twin::config(), twin::vocabulary());
+        let (twin, config, vocabulary) = (FakeEvaluator, fake::config(), fake::vocabulary());
         let judge = ModelJudge::new(&twin, &config, &vocabulary, OracleKind::Divergence, 5, 1e-4);
         let mut trials: Vec<Trial> =
             (30..60).map(|id| trial(vec![Edit::Replace { position: 3, id }])).collect();

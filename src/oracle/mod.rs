@@ -14,7 +14,7 @@ pub mod routing;
 pub mod state;
 pub mod target;
 
-pub use judge::ModelJudge;
+pub use judge::{Judge, ModelJudge};
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +22,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::Trial;
-use crate::evaluate::{Distributions, Observation, Request};
+use crate::evaluate::{Observation, Request};
 use crate::model::Config;
+use crate::model::Distributions;
 use crate::stats;
 
 /// Which detector made a verdict.

@@ -7,7 +7,7 @@ use super::format::{count, list, number, percent, plural};
 use super::{reading, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
-use crate::implicate::{Implication, PositionEffect};
+use crate::localize::{Implication, PositionEffect};
 use crate::text;
 
 /// Cards that are open at first.
@@ -272,7 +272,7 @@ fn provenance(out: &mut String, case: &Case) {
         let _ = write!(out, ", by {}", text::html(&list(&l.mutators, 12)));
     }
     out.push_str(". ");
-    match &case.minimisation {
+    match &case.minimization {
         Some(m) => {
             let _ = write!(
                 out,
@@ -289,7 +289,7 @@ fn provenance(out: &mut String, case: &Case) {
                 }
             );
         }
-        None => out.push_str("Not minimised."),
+        None => out.push_str("Not minimized."),
     }
     if let Some(implication) = &case.implication {
         let _ = write!(out, " Explained in {}.", plural(implication.calls, "trial"));

@@ -57,7 +57,7 @@ fn rows(all: &Comparison) -> Vec<Row> {
         row("family", "", &|m| m.model_type.clone()),
         row("parameters", "tied embeddings counted once", &|m| count(m.parameters as u64)),
         row("loss", "on the reference text, nats a token", &|m| number(m.loss)),
-        row("findings", "confirmed and minimised, per 1,000 evaluations", &|m| {
+        row("findings", "confirmed and minimized, per 1,000 evaluations", &|m| {
             estimate(&m.all_findings)
         }),
     ];
@@ -203,7 +203,7 @@ pub fn terminal(all: &Comparison, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::ModelRef;
+    use crate::model::ModelRef;
 
     fn model(name: &str) -> ModelFigures {
         ModelFigures {

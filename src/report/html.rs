@@ -92,18 +92,18 @@ fn header(out: &mut String, summary: &Summary, cases: usize) {
     let mut tile = |value: &str, name: &str, note: &str| {
         let _ = write!(out, "<li><b>{value}</b><span>{name}</span><small>{note}</small></li>");
     };
-    let funnel = [summary.findings_raw, summary.findings_confirmed, summary.findings_minimised]
+    let funnel = [summary.findings_raw, summary.findings_confirmed, summary.findings_minimized]
         .map(count)
         .join(" → ");
     tile(
         &funnel,
         "findings",
-        &format!("raw → confirmed alone → minimised; {} kept", plural(cases as u64, "case")),
+        &format!("raw → confirmed alone → minimized; {} kept", plural(cases as u64, "case")),
     );
     tile(
         &count(summary.evaluations),
         "evaluations",
-        &format!("and {} to confirm, minimise and explain", count(summary.follow_up_evaluations)),
+        &format!("and {} to confirm, minimize and explain", count(summary.follow_up_evaluations)),
     );
     tile(
         &count(summary.behaviours),
@@ -243,7 +243,7 @@ const WORDS: &[(&str, &str)] = &[
         bit halves the chance.",
     ),
     (
-        "raw, confirmed, minimised",
+        "raw, confirmed, minimized",
         "Seen inside a batch; seen again when run alone; reduced to the smallest edits that still \
         show it.",
     ),
@@ -285,8 +285,8 @@ pub(super) fn legend(out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{self, balanced};
     use super::*;
+    use crate::testing::sample::{self, balanced};
 
     #[test]
     fn every_tag_is_closed() {

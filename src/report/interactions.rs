@@ -116,8 +116,8 @@ fn signed(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::twin;
     use crate::mutate::sets::Interaction;
+    use crate::testing::fake;
 
     fn made(tables: &[Interactions], cases: &[Case]) -> String {
         let mut out = String::new();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_pair_has_its_cells_and_the_largest_a_row() {
-        let table = twin::interactions();
+        let table = fake::interactions();
         let page = made(std::slice::from_ref(&table), &[]);
         assert_eq!(page.matches("<title>L0.head0 and L0.head1: ").count(), 2);
         assert!(
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_finding_of_two_lesions_is_outlined() {
-        let table = twin::interactions();
-        let mut case = super::super::sample::campaign().1.remove(0);
+        let table = fake::interactions();
+        let mut case = crate::testing::sample::campaign().1.remove(0);
         let outlines = |case: &Case| {
             made(std::slice::from_ref(&table), std::slice::from_ref(case))
                 .matches("class=\"member\"")
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn hostile_tables_do_no_harm() {
-        let mut table = twin::interactions();
+        let mut table = fake::interactions();
         table.prompt = "<script>\u{202e}".into();
         table.alone = vec![f64::NAN, f64::INFINITY];
         table.pairs = [f64::NAN, f64::NEG_INFINITY, f64::MAX, 0.0]

@@ -10,8 +10,6 @@ mod format;
 mod html;
 mod interactions;
 mod reading;
-#[cfg(test)]
-pub(crate) mod sample;
 mod suffix;
 mod svg;
 mod terminal;

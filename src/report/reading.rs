@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::format::{number, percent};
 use super::{svg, words};
-use crate::implicate::{Carried, ContrastKind, Reading};
+use crate::localize::{Carried, ContrastKind, Reading};
 use crate::text;
 
 /// Readers that have a column of their own.

@@ -110,11 +110,11 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{balanced, campaign, saying};
     use super::*;
     use crate::mutate::suffix::{
         Entry, Goal, GoalKind, HeldOut, Mean, Options, Prompt, Reached, State, Step,
     };
+    use crate::testing::sample::{balanced, campaign, saying};
 
     fn search(steps: usize, odd: f64) -> Search {
         let step = |i: usize| Step {

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use super::format::{count, number, percent};
 use crate::compare::Estimate;
 use crate::edit::Component;
-use crate::implicate::Effect;
+use crate::localize::Effect;
 use crate::text;
 
 const WIDTH: f64 = 360.0;

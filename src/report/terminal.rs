@@ -35,10 +35,10 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
     page.say(
         0,
         &format!(
-            "Findings: {} raw, {} confirmed alone, {} minimised, {} kept.",
+            "Findings: {} raw, {} confirmed alone, {} minimized, {} kept.",
             count(summary.findings_raw),
             count(summary.findings_confirmed),
-            count(summary.findings_minimised),
+            count(summary.findings_minimized),
             plural(cases.len() as u64, "case")
         ),
     );
@@ -81,7 +81,7 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
                 number(v.score),
                 number(v.threshold),
                 number(v.p_value),
-                case.minimisation.as_ref().map_or(String::new(), |m| format!(
+                case.minimization.as_ref().map_or(String::new(), |m| format!(
                     "; {} left of {}{}",
                     m.elements_after,
                     m.elements_before,
@@ -160,8 +160,8 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample;
     use super::*;
+    use crate::testing::sample;
 
     #[test]
     fn no_line_is_wider_than_the_terminal() {

@@ -7,7 +7,7 @@ use super::diff::{self, Span};
 use super::format::{list, number, percent};
 use crate::case::Case;
 use crate::edit::{Action, Edit, EmbeddingChange};
-use crate::implicate::{ContrastKind, Implication, Reading};
+use crate::localize::{ContrastKind, Implication, Reading};
 use crate::oracle::OracleKind;
 
 pub fn oracle_name(oracle: OracleKind) -> &'static str {

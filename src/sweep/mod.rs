@@ -1,13 +1,11 @@
 //! The whole map: every token, head, MLP, neuron or proposed weight of a model, one row each.
 
-mod echo;
 mod lesions;
 mod pairs;
 mod screen;
 mod sets;
 mod vocabulary;
 
-pub use echo::EchoPrompt;
 pub use lesions::{FALSE_DISCOVERY, LesionRow, LesionSweep, Target, propose_weights};
 pub use pairs::{Kind as PairKind, LEAST_NATS, Options as PairOptions, PairRow, PairSweep};
 pub use screen::{Screened, screen};

@@ -9,8 +9,9 @@ use super::lesions::components;
 use super::{Progress, Target};
 use crate::edit::{Action, Component, Edit, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Distributions, Evaluator, ModelEvaluator, Request};
-use crate::minimise::reduce;
+use crate::evaluate::{Evaluator, ModelEvaluator, Request};
+use crate::minimize::reduce;
+use crate::model::Distributions;
 use crate::mutate::sets::{Interaction, Interactions, removal};
 use crate::oracle::controls::has_controls;
 use crate::rng;
@@ -104,7 +105,7 @@ pub struct MinimalSet {
 }
 
 /// Leaves members of a set out as long as its effect stays at least `share` of the whole set's, in
-/// nats: what is left is needed to the last member. By the minimiser's own algorithm.
+/// nats: what is left is needed to the last member. By the minimizer's own algorithm.
 ///
 /// # Errors
 /// [`Error::Request`] where the whole set does no harm: there is nothing to keep a share of.

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::{EchoPrompt, Progress};
+use super::Progress;
+use crate::echo::EchoPrompt;
 use crate::error::Result;
 use crate::evaluate::Evaluator;
 use crate::model::Model;
-use crate::mutate::vocabulary::{Category, Vocabulary, categories, indicator};
 use crate::stats;
+use crate::vocabulary::{Category, Vocabulary, categories, indicator};
 
 /// What became of a token. Unless it is a control token, one whose behaviour is anomalous is
 /// `glitch` or `weak` whatever its category; the other verdicts say why an unremarkable token is

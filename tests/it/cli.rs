@@ -318,7 +318,7 @@ fn a_replay_says_what_became_of_a_case() {
 }
 
 #[test]
-fn a_case_is_minimised_implicated_and_kept() {
+fn a_case_is_minimized_implicated_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let case = made::case().write(&dir.path().join("campaign/cases")).unwrap();
     let (case, campaign) = (case.to_str().unwrap(), dir.path().join("campaign"));

@@ -4,11 +4,11 @@ use std::sync::OnceLock;
 
 use glitch::campaign::{Explain, Finding, Follow};
 use glitch::case::{Case, Lineage};
+use glitch::echo::EchoPrompt;
 use glitch::evaluate::ModelEvaluator;
 use glitch::model::Model;
-use glitch::mutate::vocabulary::Vocabulary;
 use glitch::oracle::{ModelJudge, OracleKind};
-use glitch::sweep::EchoPrompt;
+use glitch::vocabulary::Vocabulary;
 
 /// The first anomalous token that the model cannot repeat.
 pub fn case() -> &'static Case {
@@ -34,7 +34,7 @@ pub fn case() -> &'static Case {
             mutators: vec!["by hand".into()],
             parent: "tests".into(),
         };
-        let finding = Finding { trial, verdict, control_seed: 7, minimisation: None, lineage };
+        let finding = Finding { trial, verdict, control_seed: 7, minimization: None, lineage };
         Explain { evaluator: &evaluator, model: &model.reference() }
             .follow(&finding, true)
             .unwrap()

@@ -5,18 +5,18 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use glitch::echo::EchoPrompt;
 use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::{Evaluator as _, ModelEvaluator, REFERENCE_TEXT, Request};
-use glitch::minimise;
+use glitch::minimize;
 use glitch::model::Model;
 use glitch::mutate::sets::Sets;
-use glitch::mutate::vocabulary::Vocabulary;
 use glitch::mutate::{Context, Mutator as _};
 use glitch::oracle::{ModelJudge, OracleKind};
 use glitch::sweep::{
-    EchoPrompt, Intact, PairKind, PairOptions, PairSweep, Target, interactions, minimal, screen,
-    set_of_lesions,
+    Intact, PairKind, PairOptions, PairSweep, Target, interactions, minimal, screen, set_of_lesions,
 };
+use glitch::vocabulary::Vocabulary;
 use rand::Rng as _;
 
 /// Loss increases, nats per token: at most this without one of the two, and at least that without
@@ -219,7 +219,7 @@ fn texts(model: &Model) -> (Trial, Trial) {
         .unwrap()
         .remove(0);
     let ids = model.encode(REFERENCE_TEXT.trim_end()).unwrap();
-    (echo.trial(), Trial::new([ids[0]], &ids[1..120]))
+    (echo.baseline(), Trial::new([ids[0]], &ids[1..120]))
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn a_screened_sweep_finds_what_the_exact_one_does() {
 }
 
 /// What the mutator proposes first on the echo prompt is the model's own redundancy. The oracle
-/// that judges it finds nothing in either lesion alone, and the minimiser leaves the two.
+/// that judges it finds nothing in either lesion alone, and the minimizer leaves the two.
 #[test]
 fn a_set_that_the_mutator_proposes_needs_every_member() {
     let model = Model::load("builtin:dense").unwrap();
@@ -492,8 +492,8 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
                 .map(|verdict| (trial, verdict))
         })
         .expect("one of 400 proposals has both heads and another");
-    let options = minimise::Options { max_calls: 400, ..minimise::Options::default() };
-    let reduced = minimise::minimise(&trial, &verdict, &judge, &options).unwrap();
+    let options = minimize::Options { max_calls: 400, ..minimize::Options::default() };
+    let reduced = minimize::minimize(&trial, &verdict, &judge, &options).unwrap();
     let both = set_of_lesions(&[head(3, 0), head(3, 1)], Action::Zero);
     assert!(
         reduced.trial.edits.len() == 2

@@ -3,7 +3,7 @@
 
 use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::ModelEvaluator;
-use glitch::implicate::{Options, implicate};
+use glitch::localize::{Options, localize};
 use glitch::model::Model;
 use glitch::rng::Rng;
 use rand::Rng as _;
@@ -39,7 +39,7 @@ fn plant(
         let trial =
             Trial::new(base, continuation).with_edits(vec![Edit::lesion(component, action)]);
         let implication =
-            implicate(&evaluator, &trial, &Options { neurons: 384, ..Options::default() }).unwrap();
+            localize(&evaluator, &trial, &Options { neurons: 384, ..Options::default() }).unwrap();
         // A neuron that is silent on this text, or an expert that nothing is routed to, is no fault
         // there: nothing differs between the runs, and another is drawn.
         let Some(first) = implication.set.first() else { continue };

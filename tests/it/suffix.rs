@@ -259,7 +259,7 @@ fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
             if step == 5 {
                 whole.write(&path).unwrap();
             }
-            whole.state.advance(&problem, &whole.options).unwrap();
+            whole.advance(&problem).unwrap();
         }
         let first = whole.state.trace[0].loss;
         assert!(whole.state.best.loss < first - 0.5, "{name}: {first} {}", whole.state.best.loss);
@@ -280,7 +280,7 @@ fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
             Search::new(&problem, options(12)).unwrap().resume(&path, &model).unwrap();
         assert_eq!(resumed.state.step, 5);
         while resumed.state.step < 12 {
-            resumed.state.advance(&problem, &resumed.options).unwrap();
+            resumed.advance(&problem).unwrap();
         }
         assert_eq!(resumed, whole, "{name}");
         let other = Search::new(&problem, options(13))
@@ -308,12 +308,12 @@ fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
             if whole.state.step == 4 {
                 whole.write(&path).unwrap();
             }
-            whole.state.advance(&problem, &options).unwrap();
+            whole.advance(&problem).unwrap();
         }
         let mut resumed =
             Search::new(&problem, options.clone()).unwrap().resume(&path, &model).unwrap();
         while !resumed.state.ended(&options) {
-            resumed.state.advance(&problem, &options).unwrap();
+            resumed.advance(&problem).unwrap();
         }
         assert_eq!(resumed, whole, "{algorithm:?}");
         match (algorithm, &whole.state.soft) {
@@ -352,7 +352,7 @@ fn a_damaged_search_is_named() {
         problem(&evaluator, &["It was a fine day"], goal(GoalKind::Target, &ids(&model, " the")));
     let options = Options { algorithm: Algorithm::Soft, ..options(3) };
     let mut search = Search::new(&problem, options.clone()).unwrap();
-    search.state.advance(&problem, &options).unwrap();
+    search.advance(&problem).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("suffix.json");
     let check = |damage: &dyn Fn(&mut Search), expect: &str| {
@@ -651,7 +651,7 @@ fn prompts_are_added_as_they_are_reached() {
     let mut search = Search::new(&problem, options(10)).unwrap();
     assert_eq!(search.state.prompts, 1);
     for _ in 0..10 {
-        search.state.advance(&problem, &search.options).unwrap();
+        search.advance(&problem).unwrap();
     }
     assert_eq!(search.state.prompts, 3, "{:?}", search.state.trace);
     let best = search.state.reached.first().unwrap();
@@ -680,7 +680,7 @@ fn other_goals_descend_as_well() {
         let problem = problem(&evaluator, &["It was a fine day in the garden"], goal.clone());
         let mut search = Search::new(&problem, options(8)).unwrap();
         for _ in 0..8 {
-            search.state.advance(&problem, &search.options).unwrap();
+            search.advance(&problem).unwrap();
         }
         let (first, last) = (search.state.trace[0].loss, search.state.trace[7].loss);
         assert!(last < first - 0.01, "{goal:?}: {:?}", search.state.trace);

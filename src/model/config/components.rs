@@ -51,6 +51,11 @@ impl Config {
         ssm.or_else(|| self.rwkv_of(layer).map(Rwkv::state_parts)).unwrap_or((0, 0))
     }
 
+    /// The layers that have components of this kind, ascending.
+    pub fn layers_with(&self, component: Component) -> Vec<usize> {
+        (0..self.num_hidden_layers).filter(|layer| self.count_in(*layer, component) > 0).collect()
+    }
+
     /// What a layer's mixer adds to the residual stream, as a component.
     pub fn mixer(&self, layer: usize) -> Component {
         match self.mixers[layer] {

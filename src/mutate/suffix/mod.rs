@@ -2,7 +2,7 @@
 //! it would not.
 //!
 //! Unlike the other mutators these ask the model, for gradients and for what candidates do; what
-//! they find is judged, minimised and explained like everything else. A found suffix is a trial
+//! they find is judged, minimized and explained like everything else. A found suffix is a trial
 //! whose base has a neutral suffix of the same length, and whose edits replace its tokens: so the
 //! baseline is the prompt with a suffix that says nothing, the controls are suffixes of ordinary
 //! tokens, and both can be held against the found one position by position.

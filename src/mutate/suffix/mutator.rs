@@ -9,8 +9,8 @@ use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::mutate::{Context, Mutator, extend};
-use crate::oracle::controls::pick;
 use crate::rng::Rng;
+use crate::rng::pick;
 
 /// What the gradient expects most of, at each place after a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +80,12 @@ impl Mutator for Suffix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::twin;
+    use crate::testing::fake;
 
     #[test]
     fn a_suffix_is_of_what_is_promising_after_its_own_prompt() {
-        let (config, vocabulary) = (twin::config(), twin::vocabulary());
-        let suffixes = twin::suffixes();
+        let (config, vocabulary) = (fake::config(), fake::vocabulary());
+        let suffixes = fake::suffixes();
         let context = Context {
             config: &config,
             vocabulary: &vocabulary,

@@ -11,8 +11,9 @@ use super::{Goal, GoalKind, Tokens};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{
-    Distributions, Evaluator as _, Expected, ModelEvaluator, Observation, OneHotGradient, Request,
+    Evaluator as _, Expected, ModelEvaluator, Observation, OneHotGradient, Request,
 };
+use crate::model::Distributions;
 
 /// A prompt with a gap for the suffix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Algorithm, Goal, Options, Problem, Prompt, State};
-use crate::case::ModelRef;
+use super::{Algorithm, Goal, Options, Problem, Prompt, State, Step, beast, gcg, soft};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, ModelRef};
 use crate::storage;
 
 /// Version of `suffix.json`.
@@ -54,6 +53,19 @@ impl Search {
             state,
             held_out: None,
         })
+    }
+
+    /// Takes one step.
+    ///
+    /// # Errors
+    /// What the evaluator refuses.
+    pub fn advance(&mut self, problem: &Problem) -> Result<Step> {
+        let (state, options) = (&mut self.state, &self.options);
+        match options.algorithm {
+            Algorithm::Gcg => gcg::advance(state, problem, options),
+            Algorithm::Beast => beast::advance(state, problem, options),
+            Algorithm::Soft => soft::advance(state, problem),
+        }
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {

@@ -2,33 +2,9 @@
 //! them: how far what embeddings allow is from what tokens reach (Schwinn et al. 2024, "Soft Prompt
 //! Threats").
 
-use serde::{Deserialize, Serialize};
-
 use super::problem::Problem;
-use super::state::{Entry, State, Step};
+use super::state::{Descent, Entry, State, Step};
 use crate::error::Result;
-
-/// Where the descent is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Descent {
-    /// `[length, d_model]`.
-    pub embeddings: Vec<f32>,
-    /// Of Adam.
-    pub moments: [Vec<f32>; 2],
-    /// The least loss of embeddings so far.
-    pub best: f64,
-    /// Whether some embeddings made the model say the continuation, greedily, in all prompts, and
-    /// the first step that did.
-    pub reached: Option<usize>,
-}
-
-impl Descent {
-    /// Whether there are so many embedding values, and moments of each.
-    pub(super) fn fits(&self, values: usize) -> bool {
-        self.moments.iter().chain([&self.embeddings]).all(|x| x.len() == values)
-    }
-}
 
 /// Adam (Kingma and Ba 2015); the rate is in units of the embeddings' own root mean square.
 const RATE: f32 = 0.2;

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Problem, Scored};
-use super::{beast, gcg, soft};
 use crate::error::Result;
 
 /// How suffixes are searched.
@@ -79,6 +78,28 @@ pub struct Step {
     pub prompts: usize,
 }
 
+/// How far a descent in embedding space has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Descent {
+    /// `[length, d_model]`.
+    pub embeddings: Vec<f32>,
+    /// Of Adam.
+    pub moments: [Vec<f32>; 2],
+    /// The least loss of embeddings so far.
+    pub best: f64,
+    /// Whether some embeddings made the model say the continuation, greedily, in all prompts, and
+    /// the first step that did.
+    pub reached: Option<usize>,
+}
+
+impl Descent {
+    /// Whether there are so many embedding values, and moments of each.
+    pub(super) fn fits(&self, values: usize) -> bool {
+        self.moments.iter().chain([&self.embeddings]).all(|x| x.len() == values)
+    }
+}
+
 /// The search so far: all there is to go on from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,7 +117,7 @@ pub struct State {
     pub trace: Vec<Step>,
     /// Of a search in embedding space.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub soft: Option<soft::Descent>,
+    pub soft: Option<Descent>,
 }
 
 /// Suffixes kept of those that reached the goal.
@@ -124,18 +145,6 @@ impl State {
     /// The suffix that the next step changes.
     pub(super) fn current(&self) -> &Entry {
         &self.buffer[0]
-    }
-
-    /// One step.
-    ///
-    /// # Errors
-    /// What the evaluator refuses.
-    pub fn advance(&mut self, problem: &Problem, options: &Options) -> Result<Step> {
-        match options.algorithm {
-            Algorithm::Gcg => gcg::advance(self, problem, options),
-            Algorithm::Beast => beast::advance(self, problem, options),
-            Algorithm::Soft => soft::advance(self, problem),
-        }
     }
 
     /// Whether there is no further step.

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::mutate::vocabulary::{Category, categories};
+use crate::vocabulary::{Category, categories};
 
 /// What a suffix may be made of.
 #[derive(Clone)]

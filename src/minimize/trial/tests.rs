@@ -37,14 +37,14 @@ impl<F: Fn(&Trial) -> Option<f64>> Judge for Function<F> {
     }
 }
 
-/// Minimises under the margin function, checks the counts, and gives the result.
-fn run(trial: &Trial, options: &Options, margin: impl Fn(&Trial) -> Option<f64>) -> Minimised {
+/// Minimizes under the margin function, checks the counts, and gives the result.
+fn run(trial: &Trial, options: &Options, margin: impl Fn(&Trial) -> Option<f64>) -> Minimized {
     let original = verdict(margin(trial).expect("the planted trial fails"));
     let judge = Function::new(margin);
-    let found = minimise(trial, &original, &judge, options).unwrap();
-    assert_eq!(found.minimisation.calls, judge.calls.get());
+    let found = minimize(trial, &original, &judge, options).unwrap();
+    assert_eq!(found.minimization.calls, judge.calls.get());
     assert!(judge.calls.get() <= options.max_calls && judge.largest.get() <= options.batch);
-    assert_eq!(found.minimisation.elements_after, found.trial.edits.len() + found.trial.len());
+    assert_eq!(found.minimization.elements_after, found.trial.edits.len() + found.trial.len());
     assert!((judge.margin)(&found.trial).is_some(), "the result still fails");
     found
 }
@@ -76,9 +76,9 @@ fn the_planted_token_edit_is_found_with_its_context() {
     assert_eq!(&*found.trial.base, [100, 103, 111]);
     assert_eq!(found.trial.edits, [Edit::Replace { position: 2, id: 7011 }]);
     assert_eq!(&*found.trial.continuation, [200]);
-    assert!(found.minimisation.one_minimal);
-    assert_eq!(found.minimisation.elements_before, 58);
-    assert!(found.minimisation.calls < 150, "{} calls", found.minimisation.calls);
+    assert!(found.minimization.one_minimal);
+    assert_eq!(found.minimization.elements_before, 58);
+    assert!(found.minimization.calls < 150, "{} calls", found.minimization.calls);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn tokens_that_matter_only_by_being_there_become_neutral() {
     let mut base = vec![NEUTRAL; 11];
     (base[0], base[10]) = (100, 120);
     assert_eq!(&*found.trial.base, base);
-    assert!(found.minimisation.one_minimal);
+    assert!(found.minimization.one_minimal);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn lesion_sets_shrink_to_the_pair_that_acts_jointly() {
     let found = run(&trial, &options(), |trial| (has(trial, 13) && has(trial, 37)).then_some(0.5));
     assert_eq!(found.trial.edits, [lesion(13), lesion(37)]);
     assert_eq!(&*found.trial.base, [100]);
-    assert!(found.minimisation.one_minimal);
+    assert!(found.minimization.one_minimal);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn strengths_become_as_small_as_the_margin_allows() {
             assert_eq!(strength.signum(), initial.signum());
             assert!((needed..=needed * 1.03).contains(&strength.abs()), "{strength} of {needed}");
         }
-        assert!(found.minimisation.one_minimal);
+        assert!(found.minimization.one_minimal);
     }
 }
 
@@ -136,7 +136,7 @@ fn a_step_keeps_half_of_the_margin_and_never_slips() {
     // Each edit adds to the failure: it would shrink to the last one.
     let found = run(&trial, &options(), |trial| Some(0.1 * trial.edits.len() as f64));
     assert_eq!(found.trial.edits.len(), 4);
-    assert!(found.minimisation.one_minimal && found.others.is_empty());
+    assert!(found.minimization.one_minimal && found.others.is_empty());
 
     // Without edit 3 it fails far worse; that is another finding.
     let margin = |trial: &Trial| {
@@ -169,10 +169,10 @@ fn the_budget_holds_and_costs_the_certificate() {
     );
     let margin = |trial: &Trial| trial.layout().ids.contains(&7011).then_some(0.5);
     let whole = run(&trial, &options(), margin);
-    assert!(whole.minimisation.one_minimal);
-    for max_calls in (0..whole.minimisation.calls).step_by(7) {
+    assert!(whole.minimization.one_minimal);
+    for max_calls in (0..whole.minimization.calls).step_by(7) {
         let cut = run(&trial, &Options { max_calls, ..options() }, margin);
-        assert!(!cut.minimisation.one_minimal, "{max_calls} of {}", whole.minimisation.calls);
+        assert!(!cut.minimization.one_minimal, "{max_calls} of {}", whole.minimization.calls);
     }
 }
 
@@ -191,8 +191,8 @@ fn a_reduction_that_is_stopped_judges_nothing_more_and_has_no_certificate() {
         };
         let cut = run(&trial, &Options { stop: Some(&stop), ..options() }, margin);
         let stopped = asked.get() > batches;
-        assert!(stopped && !cut.minimisation.one_minimal, "{batches}: {:?}", cut.minimisation);
-        assert!(cut.minimisation.calls <= (batches * options().batch) as u64);
+        assert!(stopped && !cut.minimization.one_minimal, "{batches}: {:?}", cut.minimization);
+        assert!(cut.minimization.calls <= (batches * options().batch) as u64);
         assert!(margin(&cut.trial).is_some());
         smaller += usize::from(cut.trial.edits.len() < trial.edits.len());
     }
@@ -202,7 +202,7 @@ fn a_reduction_that_is_stopped_judges_nothing_more_and_has_no_certificate() {
 #[test]
 fn no_failure_no_reduction() {
     let judge = Function::new(|_: &Trial| None);
-    assert!(minimise(&prompt(), &verdict(0.0), &judge, &options()).is_err());
+    assert!(minimize(&prompt(), &verdict(0.0), &judge, &options()).is_err());
     assert_eq!(judge.calls.get(), 0);
 }
 
@@ -285,7 +285,7 @@ fn what_is_shown_and_what_is_asked_for_stay_together_in_an_echo_trial() {
                 .collect())
         }
     }
-    let found = minimise(&trial, &original, &Asked, &options()).unwrap();
+    let found = minimize(&trial, &original, &Asked, &options()).unwrap();
     let ids: Vec<u32> = found.trial.layout().ids;
     assert_eq!(
         (found.trial.edits.len(), ids.iter().filter(|id| **id == 9).count()),

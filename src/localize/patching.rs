@@ -60,7 +60,7 @@ pub(super) struct Patching<'a, 'm> {
     pub clean: (Trial, Activations),
     pub glitched: (Trial, Activations),
     aligned: Vec<Stretch>,
-    pub reference: Arc<crate::evaluate::Distributions>,
+    pub reference: Arc<crate::model::Distributions>,
     /// Divergence of the glitched run, bits, and its loss, nats a token.
     pub total: f64,
     pub loss: f64,
@@ -95,7 +95,7 @@ pub(super) const NOTHING: f64 = 1e-6;
 /// # Errors
 /// What the evaluator refuses; [`Error::Request`] when the edits change how many tokens are
 /// predicted.
-pub fn implicate(
+pub fn localize(
     evaluator: &ModelEvaluator,
     trial: &Trial,
     options: &Options,

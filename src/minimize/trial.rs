@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Judge, Minimised, Options, reduce, strength};
-use crate::case::Minimisation;
+use super::Minimization;
+use super::{Minimized, Options, reduce, strength};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
+use crate::oracle::Judge;
 use crate::oracle::{OracleKind, Verdict};
 
 /// Passes over all phases at most: each later one removes only what an earlier one made removable.
@@ -18,14 +19,14 @@ const NEUTRAL_SHARE: u64 = 3;
 /// Reduces `trial`, on which `original` was the verdict: edits first, then prompt tokens (replaced
 /// by neutral ones, then deleted), then the continuation, at last strengths. Every step is one that
 /// was judged to fail in the same way.
-pub fn minimise(
+pub fn minimize(
     trial: &Trial,
     original: &Verdict,
     judge: &dyn Judge,
     options: &Options,
-) -> Result<Minimised> {
+) -> Result<Minimized> {
     if !original.fails() {
-        return Err(Error::request("there is nothing to minimise: the trial does not fail"));
+        return Err(Error::request("there is nothing to minimize: the trial does not fail"));
     }
     let before = elements(trial);
     let mut run = Run {
@@ -58,13 +59,13 @@ pub fn minimise(
             break;
         }
     }
-    let minimisation = Minimisation {
+    let minimization = Minimization {
         calls: run.calls,
         elements_before: before,
         elements_after: elements(&run.trial),
         one_minimal,
     };
-    Ok(Minimised { trial: run.trial, verdict: run.verdict, minimisation, others: run.others })
+    Ok(Minimized { trial: run.trial, verdict: run.verdict, minimization, others: run.others })
 }
 
 /// What counts as one element: an edit, a prompt token, a token of the continuation.

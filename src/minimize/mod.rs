@@ -9,18 +9,12 @@ pub mod reduce;
 pub mod strength;
 mod trial;
 
-pub use trial::minimise;
+pub use trial::minimize;
 
-use crate::case;
+use serde::{Deserialize, Serialize};
+
 use crate::edit::Trial;
-use crate::error::Result;
 use crate::oracle::Verdict;
-
-/// Gives verdicts. Behind it is an oracle with a model or, in tests, a function.
-pub trait Judge {
-    /// Verdicts of these trials in their order, each against its own baseline and matched controls.
-    fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>>;
-}
 
 /// Whether a trial with this verdict fails in the same way as the original.
 pub type Same<'a> = dyn Fn(&Trial, &Verdict) -> bool + 'a;
@@ -74,13 +68,25 @@ impl Default for Options<'_> {
     }
 }
 
+/// What a reduction did, as a case file keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Minimization {
+    /// Trials evaluated by the reduction.
+    pub calls: u64,
+    pub elements_before: usize,
+    pub elements_after: usize,
+    /// No single remaining element can go (each was tried, alone, at the end).
+    pub one_minimal: bool,
+}
+
 /// A reduced trial.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Minimised {
+pub struct Minimized {
     pub trial: Trial,
     /// The judge's verdict on `trial`, made inside a batch: still to be confirmed alone.
     pub verdict: Verdict,
-    pub minimisation: case::Minimisation,
+    pub minimization: Minimization,
     /// Trials met on the way that fail in another way, in the order they were met.
     pub others: Vec<Trial>,
 }

@@ -1,18 +1,19 @@
 //! An evaluator without a model: a function of the trial with planted glitches, for tests.
 
+use crate::echo::EchoPrompt;
 use crate::edit::{Action, Component, Edit, Matrix, Trial};
 use crate::error::Result;
-use crate::evaluate::{Distributions, Evaluator, Observation, Request};
+use crate::evaluate::{Evaluator, Observation, Request};
+use crate::model::Distributions;
 use crate::model::{Activation, Config, Mixer, NormKind, QkNorm, Residual, Rotary};
-use crate::mutate::EchoPrompt;
 use crate::mutate::sets::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
-use crate::mutate::vocabulary::Vocabulary;
+use crate::vocabulary::Vocabulary;
 
 /// Planted: 666 (divergence, loss), 667 (not finite), 668 (loops), 669 (cannot be repeated) and
 /// `L1.head2`.
 #[derive(Debug, Default)]
-pub struct Twin;
+pub struct FakeEvaluator;
 
 const VOCABULARY: usize = 700;
 
@@ -61,7 +62,7 @@ pub fn vocabulary() -> Vocabulary {
 }
 
 pub fn echo() -> EchoPrompt {
-    EchoPrompt { base: [5, 40, 6, 40, 7].into(), slots: vec![1, 3], token: 40 }
+    EchoPrompt { name: "fake".into(), base: [5, 40, 6, 40, 7].into(), slots: vec![1, 3], token: 40 }
 }
 
 pub fn weights() -> Vec<Component> {
@@ -164,7 +165,7 @@ fn observe(request: &Request) -> Observation {
     }
 }
 
-impl Evaluator for Twin {
+impl Evaluator for FakeEvaluator {
     fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
         Ok(requests.iter().map(observe).collect())
     }

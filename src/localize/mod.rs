@@ -3,7 +3,7 @@
 mod patching;
 mod reading;
 
-pub use patching::{Options, comparable, implicate};
+pub use patching::{Options, comparable, localize};
 pub use reading::reading;
 
 use serde::{Deserialize, Serialize};

@@ -1,20 +1,24 @@
 //! Prompts that make a model repeat a token it is shown, built from ids and never from text: text
 //! would be tokenised again, and the tokens looked for are those that text does not give.
 
+use std::sync::Arc;
+
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Request};
 use crate::model::Model;
 
-/// A few-shot echo prompt with a hole: `before x between`, after which the model should say `x`.
+/// A few-shot prompt that shows how a token is repeated and asks for it once more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EchoPrompt {
-    /// What a reader calls it.
+    /// Name of the template.
     pub name: String,
-    pub before: Vec<u32>,
-    pub between: Vec<u32>,
-    /// The ordinary token in the unedited prompt.
-    pub stand_in: u32,
+    /// Ids of the prompt, with [`EchoPrompt::token`] in the slots.
+    pub base: Arc<[u32]>,
+    /// Positions of the token in `base`.
+    pub slots: Vec<usize>,
+    /// The ordinary token of the unedited prompt; the continuation is this token again.
+    pub token: u32,
 }
 
 /// Words of the examples; those that are one token in a vocabulary are used.
@@ -58,7 +62,7 @@ impl EchoPrompt {
                     );
                 }
                 before.extend(&open);
-                Ok(Self { name: name.to_owned(), before, between, stand_in })
+                Ok(Self::with_slot(name, before, &between, stand_in))
             })
             .collect()
     }
@@ -66,25 +70,32 @@ impl EchoPrompt {
     /// Without text: pairs of arbitrary ids, `a a b b c c x`.
     fn by_ids(model: &Model, bos: Vec<u32>) -> Vec<Self> {
         let id = |i: usize| (i * 7919 % model.config.vocab_size) as u32;
-        let before = bos.into_iter().chain((1..=SHOTS).flat_map(|i| [id(i), id(i)])).collect();
-        vec![Self { name: "pairs".into(), before, between: Vec::new(), stand_in: id(SHOTS + 1) }]
+        let before: Vec<u32> =
+            bos.into_iter().chain((1..=SHOTS).flat_map(|i| [id(i), id(i)])).collect();
+        vec![Self::with_slot("pairs", before, &[], id(SHOTS + 1))]
     }
 
-    /// The unedited trial: the stand-in is shown, and is what should be said.
-    pub fn trial(&self) -> Trial {
-        let base: Vec<u32> =
-            self.before.iter().chain([&self.stand_in]).chain(&self.between).copied().collect();
-        Trial::new(base, [self.stand_in])
+    /// `before`, a slot with `token` in it, `between`.
+    fn with_slot(name: &str, before: Vec<u32>, between: &[u32], token: u32) -> Self {
+        let slots = vec![before.len()];
+        let base = before.into_iter().chain([token]).chain(between.iter().copied()).collect();
+        Self { name: name.to_owned(), base, slots, token }
     }
 
-    /// The trial with another token shown and expected.
+    /// The unedited trial: the ordinary token is shown, and is what should be said.
+    pub fn baseline(&self) -> Trial {
+        Trial::new(self.base.clone(), [self.token])
+    }
+
+    /// Every position of the token, that in the continuation included.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        self.slots.iter().copied().chain([self.base.len()])
+    }
+
+    /// The trial in which `id` is shown and asked for instead.
     pub fn with_token(&self, id: u32) -> Trial {
-        let trial = self.trial();
-        let (shown, said) = (self.before.len(), trial.base.len());
-        trial.with_edits(vec![
-            Edit::Replace { position: shown, id },
-            Edit::Replace { position: said, id },
-        ])
+        self.baseline()
+            .with_edits(self.positions().map(|position| Edit::Replace { position, id }).collect())
     }
 
     /// Probability of saying each of `ids` when shown it.

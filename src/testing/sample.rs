@@ -2,13 +2,13 @@
 //! model.
 
 use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
-use crate::case::{
-    Case, Comment, Expectation, Lineage, Minimisation, ModelRef, SCHEMA_VERSION, TokenProbability,
-};
+use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
-use crate::implicate::{
+use crate::localize::{
     Carried, Contrast, ContrastKind, Effect, Implication, PositionEffect, Reading,
 };
+use crate::minimize::Minimization;
+use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
 
 /// A repeatable number in `[0, 1)`.
@@ -48,7 +48,7 @@ fn summary() -> Summary {
         queue: 312,
         findings_raw: 108,
         findings_confirmed: 66,
-        findings_minimised: 41,
+        findings_minimized: 41,
         controls: 12_000,
         controls_flagged: 9,
         mutators: vec![
@@ -59,7 +59,7 @@ fn summary() -> Summary {
             mutator("splice", 0, 0, 0),
         ],
         curve: curve.collect(),
-        interactions: vec![crate::campaign::twin::interactions()],
+        interactions: vec![crate::testing::fake::interactions()],
         cases: vec![],
         stopped_by: "max-evals".into(),
         timing: Some(Timing { elapsed_s: 52.4, evaluations_per_s: 1172.5, tokens_per_s: 28_340.0 }),
@@ -200,7 +200,7 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
         },
         control_seed: 11,
         expectation: Expectation::Reproduces,
-        minimisation: Some(Minimisation {
+        minimization: Some(Minimization {
             calls: 96,
             elements_before: 9,
             elements_after: 1,
@@ -289,7 +289,7 @@ pub fn campaign() -> (Summary, Vec<Case>) {
         change: EmbeddingChange::Towards { id: 4091, strength: 0.31 },
     }];
     embedding.comment.edited_prompt = embedding.comment.prompt.clone();
-    embedding.minimisation = None;
+    embedding.minimization = None;
     embedding.expectation = Expectation::Gone;
 
     let mut empty = case(0xa5, OracleKind::NonFinite, 1.0, 0);

@@ -1,0 +1,5 @@
+//! Fixtures shared by the unit tests of several rooms. Compiled for tests only; no other code may
+//! import from here.
+
+pub(crate) mod fake;
+pub(crate) mod sample;
