@@ -1,9 +1,9 @@
-# For the scripts beside this one: what they need, and how a peer and glitch take turns.
+# Sourced by the scripts beside this one: what they need, and how a peer and glitch take turns.
 #
-#   PEERS=DIR    the peers' scripts (hf_forward.py, hf_lesions.py, hf_echo.py)
+#   PEERS=DIR    the peers' scripts (hf_forward.py, hf_echo.py, nanogcg_step.py)
 #   MODELS=DIR   smollm2-hf/ (SmolLM2 as a Hugging Face folder) and venv/ (the peers' Python)
-#   GLITCH=FILE  the program measured [target/release/glitch]
-#   ROUNDS=N     how often each has its turn [3]
+#   GLITCH=FILE  the program that is measured [target/release/glitch]
+#   ROUNDS=N     how many turns each gets [3]
 #   THREADS=N    threads of glitch; the peers' scripts fix theirs at 2 [2]
 set -euo pipefail
 benches=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,7 +13,9 @@ export RAYON_NUM_THREADS=${THREADS:-2}
 export TRANSFORMERS_VERBOSITY=error HF_HUB_OFFLINE=1
 
 die() { echo "$(basename "$0"): $1" >&2; exit 2; }
-need_glitch() { [ -x "$GLITCH" ] || die "no program at $GLITCH: run 'cargo build --release', or set GLITCH=FILE"; }
+need_glitch() {
+  [ -x "$GLITCH" ] || die "no program at $GLITCH: run 'cargo build --release', or set GLITCH=FILE"
+}
 need_model() {
   [ -n "${MODELS:-}" ] || die "set MODELS to the folder that holds smollm2-hf/ and venv/"
   MODEL=$MODELS/smollm2-hf

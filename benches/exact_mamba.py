@@ -1,6 +1,8 @@
-"""Log-probabilities of a Mamba folder in float64 (but for what transformers casts to float32 by itself), for examples/candle_recurrent.rs: exact_mamba.py DIR OUT. Writes
-those after the last token of its 16 sequences of 128, as float64, little-endian. Needs torch and transformers (the
-peers' venv will do)."""
+"""Computes log-probabilities of a Mamba folder in float64 (except for what transformers casts to
+float32 by itself): exact_mamba.py DIR OUT. Writes those after the last token of the 16 sequences of
+128 tokens that candle_recurrent uses, as float64, little-endian. Needs torch and transformers.
+"""
+
 import sys
 import torch
 from transformers import MambaForCausalLM

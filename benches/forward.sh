@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Plain batched forwards of SmolLM2, logits at the last position: tokens a second of hf_forward.py and of
-# `glitch model bench`, on the same ids. PEERS, MODELS: see common.sh. BATCH [16], LENGTH [64].
+# Times plain batched forwards of SmolLM2 with logits at the last position, on the same ids: tokens
+# per second of hf_forward.py and of `glitch model bench`. PEERS, MODELS: see common.sh. BATCH [16],
+# LENGTH [64].
 . "$(dirname "$0")/common.sh"
 need_glitch; need_peers hf_forward.py
 batch=${BATCH:-16} length=${LENGTH:-64}

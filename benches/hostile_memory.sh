@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What the program takes on each malformed or hostile model file of tests/it/hostile.rs: exit code and peak memory.
-# Needs nothing but a build: GLITCH=target/release/glitch benches/hostile_memory.sh
+# Measures exit code and peak memory of the program on each malformed or hostile model file of
+# tests/it/hostile.rs. Needs only Python and a build:
+# GLITCH=target/release/glitch benches/hostile_memory.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 glitch=${GLITCH:-target/release/glitch}
@@ -22,5 +23,6 @@ for folder in folders:
     codes[done.returncode] = codes.get(done.returncode, 0) + 1
     lines += done.stderr.count("\n")
     worst = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(f"{len(folders)} files: exit codes {codes}, {lines} lines of error, at most {worst / 1024:.0f} MB taken")
+print(f"{len(folders)} files: exit codes {codes}, {lines} lines of error, "
+      f"at most {worst / 1024:.0f} MB")
 PYTHON

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Peak resident memory of glitch on SmolLM2, one command after the other. MODELS (only smollm2-hf/): see
-# common.sh. LIMIT: test only so many tokens in the vocabulary's sweep.
+# Measures the peak resident memory of glitch on SmolLM2, one command after the other. MODELS (only
+# smollm2-hf/): see common.sh. LIMIT: tokens tested in the sweep of the vocabulary.
 . "$(dirname "$0")/common.sh"
 need_glitch; need_model
 peak() { echo "$*" >&2; python3 "$benches/peak.py" "$GLITCH" "$@"; }

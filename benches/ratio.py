@@ -1,4 +1,7 @@
-"""The median of a figure of two runs, and how they compare: ratio.py PEER.jsonl OURS.jsonl KEY more|less."""
+"""Prints the median of a figure in the runs of a peer and of glitch, and their ratio:
+ratio.py PEER.jsonl OURS.jsonl KEY more|less, where `more` means that larger is better.
+"""
+
 import json, statistics, sys
 
 peer, ours, key, better = sys.argv[1:5]

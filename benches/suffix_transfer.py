@@ -1,20 +1,36 @@
-"""One suffix for many prompts, and on other models: suffix_transfer.py GLITCH MODEL.
-MODEL is SmolLM2-135M-Instruct as a GGUF file (get-models.sh of the peers). On it and on each of the built-in models one
-suffix is searched for four prompts together, for each of six short texts, and tried on four prompts that the search
-never saw; what it reaches is minimised, and every case is tried on all five models. Prints how many prompts are reached,
-of those searched and of those held out, and the matrix of `glitch transfer`, with 95% intervals (Wilson)."""
+"""Searches for suffixes that work on several prompts, and tries them on other models:
+suffix_transfer.py GLITCH MODEL.
+
+MODEL is SmolLM2-135M-Instruct as a GGUF file. On it and on each built-in model, one suffix is
+searched for four prompts together, for each of six short targets, and tried on four prompts
+that the search never saw. What reaches its target is minimized, and every case is tried on all
+five models. Prints how many prompts are reached, of those searched and of those held out, and
+the matrix of `glitch transfer`, with 95% intervals (Wilson).
+"""
+
 import json, os, subprocess, sys, tempfile
 
 from intervals import wilson
 
 PROMPTS = [
-    "It was a fine day in the garden{suffix} and", "The people of the town came down{suffix} and",
-    "She was very glad to see her sister{suffix} and", "The old captain looked out over the sea{suffix} and",
-    "There was a man in the land{suffix} and", "The report of the year was long{suffix} and",
-    "They walked together until it was dark{suffix} and", "All that night they sat by the fire{suffix} and",
+    "It was a fine day in the garden{suffix} and",
+    "The people of the town came down{suffix} and",
+    "She was very glad to see her sister{suffix} and",
+    "The old captain looked out over the sea{suffix} and",
+    "There was a man in the land{suffix} and",
+    "The report of the year was long{suffix} and",
+    "They walked together until it was dark{suffix} and",
+    "All that night they sat by the fire{suffix} and",
 ]
 HELD_OUT = 4
-TARGETS = [" the king of England", " went to sea", " nothing more was said", " the people were free", " God saw it", " he ate a whale"]
+TARGETS = [
+    " the king of England",
+    " went to sea",
+    " nothing more was said",
+    " the people were free",
+    " God saw it",
+    " he ate a whale",
+]
 BUILT_IN = ["builtin:dense", "builtin:moe", "builtin:mamba", "builtin:rwkv"]
 
 
@@ -24,12 +40,45 @@ def interval(k, n):
 
 
 def search(glitch, model, target, prompts, out):
-    command = [glitch, "suffix", "--model", model, "--prompt", prompts, "--target", target, "--length", "12", "--steps", "40",
-               "--width", "64", "--held-out", str(HELD_OUT), "--stop-on-success", "--no-implication", "--json", "--out", out]
+    command = [
+        glitch,
+        "suffix",
+        "--model",
+        model,
+        "--prompt",
+        prompts,
+        "--target",
+        target,
+        "--length",
+        "12",
+        "--steps",
+        "40",
+        "--width",
+        "64",
+        "--held-out",
+        str(HELD_OUT),
+        "--stop-on-success",
+        "--no-implication",
+        "--json",
+        "--out",
+        out,
+    ]
     result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     reached = max([r["prompts"] for r in result["search"]["state"]["reached"]], default=0)
-    print(json.dumps({"model": model, "target": target, "reached": reached, "held_out": result["search"]["held_out"], "steps":
-                      result["search"]["state"]["step"], "cases": len(result["cases"])}), file=sys.stderr, flush=True)
+    print(
+        json.dumps(
+            {
+                "model": model,
+                "target": target,
+                "reached": reached,
+                "held_out": result["search"]["held_out"],
+                "steps": result["search"]["state"]["step"],
+                "cases": len(result["cases"]),
+            }
+        ),
+        file=sys.stderr,
+        flush=True,
+    )
     return reached, result["search"]["held_out"]["reached"], len(result["cases"])
 
 
@@ -49,8 +98,20 @@ def main():
                 if c:
                     folders.append(os.path.join(out, "cases"))
             searched = len(TARGETS) * (len(PROMPTS) - HELD_OUT)
-            print(f"{name}: prompts reached {interval(reached, searched)}, held out {interval(held, len(TARGETS) * HELD_OUT)}, {cases} cases", flush=True)
-        print(subprocess.run([glitch, "transfer", *folders, "--models", ",".join(models)], check=True, capture_output=True, text=True).stdout)
+            of_held_out = interval(held, len(TARGETS) * HELD_OUT)
+            print(
+                f"{name}: prompts reached {interval(reached, searched)}, held out {of_held_out}, "
+                f"{cases} cases",
+                flush=True,
+            )
+        print(
+            subprocess.run(
+                [glitch, "transfer", *folders, "--models", ",".join(models)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
 
 
 main()

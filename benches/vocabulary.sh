@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Echo tests of SmolLM2's tokens: tokens tested a second by hf_echo.py (a sample) and by `glitch sweep
-# vocabulary` (all of them, and the indicator). Each has its own prompt of examples; their lengths are
-# printed. PEERS, MODELS: see common.sh. SAMPLE [256]: tokens of the peer. LIMIT: try on fewer tokens
-# (then glitch tests as many controls besides, which its rate does not count).
+# Times echo tests of SmolLM2's tokens: tokens tested per second by hf_echo.py (a sample) and by
+# `glitch sweep vocabulary` (all of them, and the indicator). Each has its own prompt of examples,
+# whose length is printed. PEERS, MODELS: see common.sh. SAMPLE [256]: tokens of the peer. LIMIT:
+# test fewer tokens (glitch then tests as many controls besides, which its rate does not count).
 . "$(dirname "$0")/common.sh"
 need_glitch; need_peers hf_echo.py
 peer() { "$PYTHON" "$PEERS/hf_echo.py" "$MODEL" "${SAMPLE:-256}"; }
-ours() { "$GLITCH" sweep vocabulary --model "$MODEL" ${LIMIT:+--limit "$LIMIT"} --out "$scratch/rows.jsonl" --json; }
+ours() {
+  "$GLITCH" sweep vocabulary --model "$MODEL" ${LIMIT:+--limit "$LIMIT"} \
+    --out "$scratch/rows.jsonl" --json
+}
 turns
 echo "echo tests"
 table tested_per_s more
@@ -14,7 +17,9 @@ table tested_per_s more
 import json, sys
 for name, path in zip(["peer", "glitch"], sys.argv[1:]):
     r = [json.loads(l) for l in open(path) if l.startswith("{")][-1]
-    print(f"{name}: {r['tokens_tested']} tokens, prompt of {r['prompt_length']} ids, {r['seconds']:.1f} s")
+    print(f"{name}: {r['tokens_tested']} tokens, prompt of {r['prompt_length']} ids, "
+          f"{r['seconds']:.1f} s")
     if "verdicts" in r:
-        print(f"  {r['verdicts']}; the same thresholds flag {r['controls_flagged']} of {r['controls']} controls")
+        print(f"  {r['verdicts']}; the same thresholds flag {r['controls_flagged']} of "
+              f"{r['controls']} controls")
 PY
