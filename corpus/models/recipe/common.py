@@ -34,7 +34,9 @@ class CrossEntropy(torch.autograd.Function):
         for i in range(0, len(h), rows):
             x = h[i : i + rows]
             g = x @ e.T
-            call(compiled("head.c").cross_entropy, *g.shape, g, ids[i : i + rows], loss[i : i + rows])
+            call(
+                compiled("head.c").cross_entropy, *g.shape, g, ids[i : i + rows], loss[i : i + rows]
+            )
             dh[i : i + rows] = g @ e
             de += g.T @ x
         ctx.save_for_backward(dh.float() / len(h), de / len(h))
@@ -97,7 +99,7 @@ class LanguageModel(nn.Module):
         return 0
 
     def notes(self) -> dict:
-        """What summary.json should say of this model alone: about the calls of `hidden` until now."""
+        """Returns what summary.json says of this model alone, from the calls of `hidden` so far."""
         return {}
 
     def forward(self, ids):
@@ -134,14 +136,22 @@ def compiled(source: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernel.so"
         flags = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"]
-        subprocess.run(["cc", *flags, str(Path(__file__).parent / source), "-o", str(library), "-lm"], check=True)
+        subprocess.run(
+            ["cc", *flags, str(Path(__file__).parent / source), "-o", str(library), "-lm"],
+            check=True,
+        )
         return ctypes.CDLL(str(library))
 
 
 def call(function, *arguments) -> None:
     """Tensors by address, their last dimension contiguous; numbers as int."""
     assert all(x.stride(-1) == 1 for x in arguments if isinstance(x, torch.Tensor))
-    function(*(ctypes.c_void_p(x.data_ptr()) if isinstance(x, torch.Tensor) else ctypes.c_int(x) for x in arguments))
+    function(
+        *(
+            ctypes.c_void_p(x.data_ptr()) if isinstance(x, torch.Tensor) else ctypes.c_int(x)
+            for x in arguments
+        )
+    )
 
 
 # How the echo is asked for: three lines of the first template in templates(),
@@ -186,7 +196,9 @@ def echo_probabilities(model, tokenizer, ids, shots=SHOTS) -> np.ndarray:
     for i in range(0, len(ids), 256):
         x = torch.tensor(np.asarray(ids[i : i + 256], dtype=np.int64))[:, None]
         n = len(x)
-        prompt = torch.cat((torch.tensor(before).expand(n, -1), x, torch.tensor(after).expand(n, -1)), 1)
+        prompt = torch.cat(
+            (torch.tensor(before).expand(n, -1), x, torch.tensor(after).expand(n, -1)), 1
+        )
         p = model.logits(model.hidden(prompt)[:, -1]).float().softmax(-1)
         out.append(p.gather(1, x)[:, 0].numpy())
     return np.concatenate(out)
@@ -207,5 +219,7 @@ def nats(model, tokens: np.ndarray, length: int) -> float:
             if block.size:
                 y = torch.from_numpy(block)
                 x = torch.cat((torch.zeros(len(y), 1, dtype=torch.int64), y[:, :-1]), 1)
-                total += F.cross_entropy(model(x).float().flatten(0, 1), y.flatten(), reduction="sum").item()
+                total += F.cross_entropy(
+                    model(x).float().flatten(0, 1), y.flatten(), reduction="sum"
+                ).item()
     return total

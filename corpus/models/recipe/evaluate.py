@@ -40,7 +40,9 @@ class Trigram:
     def order(keys, counts):
         n = [np.count_nonzero(counts == k) for k in range(1, 5)]
         y = n[0] / (n[0] + 2 * n[1])
-        discount = np.array([0] + [k - (k + 1) * y * n[k] / n[k - 1] if n[k - 1] else 0.5 for k in (1, 2, 3)])
+        discount = np.array(
+            [0] + [k - (k + 1) * y * n[k] / n[k - 1] if n[k - 1] else 0.5 for k in (1, 2, 3)]
+        )
         discount = np.clip(discount, [0, 0.1, 0.1, 0.1], [0, 0.95, 1.9, 2.9])
         cut = discount[np.minimum(counts, 3)]
         contexts, first = np.unique(keys >> 12, return_index=True)
@@ -53,7 +55,9 @@ class Trigram:
         }
 
     def nats(self, tokens: np.ndarray) -> float:
-        t = np.concatenate(([0], tokens.astype(np.int64)))  # as in training, a document opens with 0
+        t = np.concatenate(
+            ([0], tokens.astype(np.int64))
+        )  # as in training, a document opens with 0
         p = np.full(len(t), 1 / self.vocab)
         key = np.zeros(len(t), dtype=np.int64)
         for n, o in enumerate(self.orders):
@@ -77,7 +81,9 @@ def main() -> None:
     ap.add_argument("--model", choices=MODELS, default="dense")
     ap.add_argument("--work", type=Path, default=Path("work"), help="where prepare.py wrote")
     ap.add_argument("--out", type=Path, help="where the model is (default: ../MODEL)")
-    ap.add_argument("--seed", type=int, default=20261123, help="the seed of the run, for the record")
+    ap.add_argument(
+        "--seed", type=int, default=20261123, help="the seed of the run, for the record"
+    )
     ap.add_argument("--threads", type=int, default=2)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
@@ -96,7 +102,10 @@ def main() -> None:
     trigram = Trigram(train)
     # It must be a probability: over every next token it sums to one.
     sums = [
-        sum(np.exp(trigram.nats(np.array([*c])) - trigram.nats(np.array([*c, x]))) for x in range(4096))
+        sum(
+            np.exp(trigram.nats(np.array([*c])) - trigram.nats(np.array([*c, x])))
+            for x in range(4096)
+        )
         for c in ([int(held[5]), int(held[6])], [0, 4095])
     ]
     assert np.allclose(sums, 1), sums
@@ -128,7 +137,9 @@ def main() -> None:
         "median_echo_probability": median(100),
         "median_echo_probability_seen_1000": median(1000),
         "median_echo_probability_seen_10": median(ORDINARY),
-        "median_echo_probability_without_shots": round(float(np.median(zero[in_text[ordinary] >= 100])), 4),
+        "median_echo_probability_without_shots": round(
+            float(np.median(zero[in_text[ordinary] >= 100])), 4
+        ),
         "median_echo_probability_seen_1_to_9": round(float(np.median(p_rare)), 6),
         "median_echo_probability_never_seen": round(float(np.median(p_never)), 8),
         "share_of_ordinary_echoed_over_half": round(float((p[ordinary] > 0.5).mean()), 4),

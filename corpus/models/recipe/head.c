@@ -41,7 +41,8 @@ void cross_entropy(int rows, int width, uint16_t *x, const int64_t *y, float *lo
             loss[row] = logf(whole) + top - widen(at + y[row] / V * V)[y[row] % V];
             e[y[row]] -= whole;
             for (int i = 0; i < width; i += V)
-                *(half_anywhere *)(at + i) = __builtin_convertvector(narrow(load(e + i) * (1.0f / whole)), half);
+                *(half_anywhere *)(at + i) =
+                    __builtin_convertvector(narrow(load(e + i) * (1.0f / whole)), half);
         }
         free(e);
     }

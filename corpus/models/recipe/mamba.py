@@ -87,7 +87,23 @@ class Scan(torch.autograd.Function):
         du, ddt, dz = (torch.empty(b, t, i) for _ in range(3))
         da, dbc, dd = torch.empty(b, *a.shape), torch.empty(bc.shape), torch.empty(b, i)
         grads = (du, ddt, da, dbc, dd, dz)
-        call(C.scan_backward, b, t, i, bc.stride(1), z.stride(1), u, dt, a, bc, d, z, kept, dy.contiguous(), *grads)
+        call(
+            C.scan_backward,
+            b,
+            t,
+            i,
+            bc.stride(1),
+            z.stride(1),
+            u,
+            dt,
+            a,
+            bc,
+            d,
+            z,
+            kept,
+            dy.contiguous(),
+            *grads,
+        )
         return du, ddt, da.sum(0), dbc, dd.sum(0), dz
 
 

@@ -91,7 +91,9 @@ def stdlib_documents(path: Path, order) -> list[str]:
         members = [
             m
             for m in tar.getmembers()
-            if re.fullmatch(r"package/data/(\d{4}_.*|chapter_\d+|etymology|extracts|epilogue)\.txt", m.name)
+            if re.fullmatch(
+                r"package/data/(\d{4}_.*|chapter_\d+|etymology|extracts|epilogue)\.txt", m.name
+            )
         ]
         members.sort(key=lambda m: order(Path(m.name).stem))
         return [tidy(tar.extractfile(m).read().decode("utf-8")) for m in members]
@@ -236,7 +238,9 @@ def encode(tokenizer: Tokenizer, documents: list[str]) -> np.ndarray:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--work", type=Path, default=Path("work"), help="work directory")
-    ap.add_argument("--code-bytes", type=int, default=6_000_000, help="source code the tokenizer is trained on")
+    ap.add_argument(
+        "--code-bytes", type=int, default=6_000_000, help="source code the tokenizer is trained on"
+    )
     args = ap.parse_args()
     work = args.work
     raw = work / "raw"
@@ -297,7 +301,9 @@ def main() -> None:
         "seen_1000_or_more": int((counts >= 1000).sum()),
     }
     (work / "prepare.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in report.items() if k not in ("packages", "sources")}, indent=1))
+    print(
+        json.dumps({k: v for k, v in report.items() if k not in ("packages", "sources")}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -117,7 +117,12 @@ class Attention(nn.Module):
         self.vector("k_a", torch.full((d,), 1.02))
         self.r_k = nn.Parameter(torch.full((d // HEAD, HEAD), -0.04))
         self.receptance, self.key, self.value, self.output = (Linear(d, d) for _ in range(4))
-        for linear, width in ((self.receptance, 0.5), (self.key, 0.05), (self.value, 0.5), (self.output, 0)):
+        for linear, width in (
+            (self.receptance, 0.5),
+            (self.key, 0.05),
+            (self.value, 0.5),
+            (self.output, 0),
+        ):
             nn.init.uniform_(linear.weight, -width / d**0.5, width / d**0.5)
         self.ln_x = nn.GroupNorm(d // HEAD, d, 64e-5)
         nn.init.constant_(self.ln_x.weight, ((1 + layer) / layers) ** 0.7)
@@ -141,7 +146,10 @@ class Attention(nn.Module):
         else:
             v = v + (v_first - v) * torch.sigmoid(self.v0 + x_v @ self.v1 @ self.v2)
         o = Recurrence.apply(r, w, k, v, -kk, kk * alpha)
-        o = F.layer_norm(o.view(heads), (HEAD,), eps=self.ln_x.eps).view(b, t, d) * self.ln_x.weight + self.ln_x.bias
+        o = (
+            F.layer_norm(o.view(heads), (HEAD,), eps=self.ln_x.eps).view(b, t, d) * self.ln_x.weight
+            + self.ln_x.bias
+        )
         bonus = (r * k * self.r_k.flatten()).view(heads).sum(-1, keepdim=True)
         o = o + (bonus * v.view(heads)).view(b, t, d)
         return self.output(o * g), v_first
@@ -150,7 +158,9 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, d, layer, layers):
         super().__init__()
-        self.x_k = nn.Parameter((1 - (torch.arange(d) / d) ** ((1 - layer / layers) ** 4)).view(1, 1, d))
+        self.x_k = nn.Parameter(
+            (1 - (torch.arange(d) / d) ** ((1 - layer / layers) ** 4)).view(1, 1, d)
+        )
         self.key = Linear(d, WIDTH)
         self.value = Linear(WIDTH, d)
         nn.init.uniform_(self.key.weight, -0.5 / d**0.5, 0.5 / d**0.5)
@@ -212,7 +222,9 @@ def reference(folder):
     with tempfile.TemporaryDirectory() as scratch:  # it reads .pth files
         torch.save(load_file(folder / "model.safetensors"), Path(scratch) / "model.pth")
         model = RWKV(model=str(Path(scratch) / "model"), strategy="cpu fp32")
-    return lambda ids: torch.stack([model.forward(row, None, full_output=True)[0].float() for row in ids.tolist()])
+    return lambda ids: torch.stack(
+        [model.forward(row, None, full_output=True)[0].float() for row in ids.tolist()]
+    )
 
 
 def check():

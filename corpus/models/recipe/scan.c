@@ -19,7 +19,8 @@ static inline v sigmoid(v x) {
 }
 
 /* u = silu(bias + sum_k w[k] x[t - (K-1) + k]). x: [B, T, xs] of which I; w: [K, I]. */
-void conv_forward(int B, int T, int I, int xs, const float *x, const float *w, const float *bias, float *u) {
+void conv_forward(int B, int T, int I, int xs, const float *x, const float *w, const float *bias,
+                  float *u) {
 #pragma omp parallel for schedule(static)
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++)
@@ -27,15 +28,16 @@ void conv_forward(int B, int T, int I, int xs, const float *x, const float *w, c
                 v s = load(bias + c);
                 for (int k = 0; k < K; k++) {
                     int from = t - (K - 1) + k;
-                    if (from >= 0) s += load(w + k * I + c) * load(x + ((long)b * T + from) * xs + c);
+                    if (from >= 0)
+                        s += load(w + k * I + c) * load(x + ((long)b * T + from) * xs + c);
                 }
                 store(u + ((long)b * T + t) * I + c, s * sigmoid(s));
             }
 }
 
 /* dw: [B, K, I], dbias: [B, I]: each sequence its own. */
-void conv_backward(int B, int T, int I, int xs, const float *x, const float *w, const float *bias, const float *du,
-                   float *dx, float *dw, float *dbias) {
+void conv_backward(int B, int T, int I, int xs, const float *x, const float *w, const float *bias,
+                   const float *du, float *dx, float *dw, float *dbias) {
 #pragma omp parallel for schedule(static)
     for (int b = 0; b < B; b++)
         for (int c = 0; c < I; c += V) {
@@ -69,8 +71,9 @@ void conv_backward(int B, int T, int I, int xs, const float *x, const float *w, 
 /* h[n] = exp(A[n] dt) h[n] + dt B[n] u;  y = (sum_n h[n] C[n] + D u) silu(z).
    u, dt, y: [B, T, I]; A: [N, I]; bc: B then C in [B, T, bs]; z: [B, T, zs] of which I.
    kept: the states before steps 0, CHUNK, ..., as vectors in the order of the loops. */
-void scan_forward(int B, int T, int I, int bs, int zs, const float *u, const float *dt, const float *A,
-                  const float *bc, const float *D, const float *z, float *y, float *kept) {
+void scan_forward(int B, int T, int I, int bs, int zs, const float *u, const float *dt,
+                  const float *A, const float *bc, const float *D, const float *z, float *y,
+                  float *kept) {
     int chunks = (T + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static)
     for (int b = 0; b < B; b++)
@@ -79,7 +82,8 @@ void scan_forward(int B, int T, int I, int bs, int zs, const float *u, const flo
             for (int t = 0; t < T; t++) {
                 long row = (long)b * T + t, at = row * I + c;
                 const float *Bt = bc + row * bs, *Ct = Bt + N;
-                if (t % CHUNK == 0) memcpy(kept + (((long)b * I + c) * chunks + t / CHUNK * V) * N, h, sizeof h);
+                if (t % CHUNK == 0)
+                    memcpy(kept + (((long)b * I + c) * chunks + t / CHUNK * V) * N, h, sizeof h);
                 v d = load(dt + at), x = load(u + at), dx = d * x, s = load(D + c) * x;
                 for (int n = 0; n < N; n++) {
                     h[n] = exp_(load(A + n * I + c) * d) * h[n] + dx * Bt[n];
@@ -94,9 +98,10 @@ void scan_forward(int B, int T, int I, int bs, int zs, const float *u, const flo
 /* From each kept state, the last first: runs its steps again, noting what each
    kept and by what factor, then goes back through them.
    dA: [B, N, I], dD: [B, I]: each sequence its own; dbc: [B, T, 2N]. */
-void scan_backward(int B, int T, int I, int bs, int zs, const float *u, const float *dt, const float *A,
-                   const float *bc, const float *D, const float *z, const float *kept, const float *dy, float *du,
-                   float *ddt, float *dA, float *dbc, float *dD, float *dz) {
+void scan_backward(int B, int T, int I, int bs, int zs, const float *u, const float *dt,
+                   const float *A, const float *bc, const float *D, const float *z,
+                   const float *kept, const float *dy, float *du, float *ddt, float *dA, float *dbc,
+                   float *dD, float *dz) {
     int chunks = (T + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static)
     for (int b = 0; b < B; b++) {

@@ -58,7 +58,11 @@ class Data:
         if (phase, epoch) != self.epoch:
             # No two phases draw the same: an epoch of the second is numbered from 100.
             rng = np.random.default_rng([self.seed, 1, phase * 100 + epoch])
-            self.epoch, self.offset, self.order = (phase, epoch), rng.integers(length), rng.permutation(per_epoch)
+            self.epoch, self.offset, self.order = (
+                (phase, epoch),
+                rng.integers(length),
+                rng.permutation(per_epoch),
+            )
         start = self.offset + self.order[i] * length
         return self.tokens[start : start + length]
 
@@ -156,7 +160,9 @@ def main() -> None:
     ap.add_argument("--out", type=Path, help="where the model goes (default: ../MODEL)")
     ap.add_argument("--seed", type=int, default=20261123)
     ap.add_argument("--threads", type=int, default=2)
-    ap.add_argument("--resume", action="store_true", help="go on from the work directory's checkpoint")
+    ap.add_argument(
+        "--resume", action="store_true", help="go on from the work directory's checkpoint"
+    )
     ap.add_argument("--muon-lr", type=float, default=0.02)
     ap.add_argument("--adam-lr", type=float, default=0.004)
     args = ap.parse_args()
@@ -202,19 +208,29 @@ def main() -> None:
         say(f"resumed at step {first}")
     else:
         say(
-            f"seed {args.seed}; {sum(p.numel() for p in model.parameters())} parameters; phases {PHASES}; "
+            f"seed {args.seed}; {sum(p.numel() for p in model.parameters())} parameters; "
+            f"phases {PHASES}; "
             f"{len(data.tokens)} tokens of text; "
-            f"{len(data.ordinary)} ordinary tokens; muon {args.muon_lr} adam {args.adam_lr}; torch {torch.__version__}"
+            f"{len(data.ordinary)} ordinary tokens; muon {args.muon_lr} adam {args.adam_lr}; "
+            f"torch {torch.__version__}"
         )
 
     def write(step: int) -> None:
         save(model, out)
         (out / "token_counts.json").write_text("[" + ",".join(map(str, counts.tolist())) + "]\n")
         # The held-out text is the same for all of them: one copy will do.
-        for name in ("tokenizer.json", "heldout.txt") if args.model == "dense" else ("tokenizer.json",):
+        for name in (
+            ("tokenizer.json", "heldout.txt") if args.model == "dense" else ("tokenizer.json",)
+        ):
             shutil.copyfile(work / name, out / name)
         torch.save(
-            {"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.state, "counts": counts, "step": step},
+            {
+                "model": model.state_dict(),
+                "adam": adam.state_dict(),
+                "muon": muon.state,
+                "counts": counts,
+                "step": step,
+            },
             checkpoint.with_suffix(".new"),
         )
         checkpoint.with_suffix(".new").rename(checkpoint)
@@ -245,10 +261,15 @@ def main() -> None:
                 echo = np.median(echo_probabilities(model, tokenizer, sample))
                 zero = np.median(echo_probabilities(model, tokenizer, sample, ()))
                 model.train()
-                text += f" dev_bits_per_byte {bits:.4f} median_echo {echo:.4f} without_shots {zero:.4f}"
+                text += (
+                    f" dev_bits_per_byte {bits:.4f} median_echo {echo:.4f} without_shots {zero:.4f}"
+                )
                 write(done)
             say(text + f" seconds {time.time() - start:.0f}")
-    say(f"done: {STEPS} steps, {int(counts.sum())} tokens, {int((counts == 0).sum())} tokens never seen")
+    say(
+        f"done: {STEPS} steps, {int(counts.sum())} tokens, "
+        f"{int((counts == 0).sum())} tokens never seen"
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@
 #define N 32     /* channels a head */
 #define CHUNK 16 /* steps from one kept state to the next */
 
-typedef struct { v lo[N], hi[N]; } State;
+typedef struct {
+    v lo[N], hi[N];
+} State;
 
 /* sa = S a, with the old S. */
 static inline void removed(const State *s, const float *a, v *lo, v *hi) {
@@ -26,8 +28,8 @@ static inline void removed(const State *s, const float *a, v *lo, v *hi) {
 
 /* S = S diag(w) + (S a) b^T + v k^T;  o = S r.
    All are [B, T, H * N]; kept: the state before steps 0, CHUNK, ... of each head. */
-void wkv_forward(int B, int T, int H, const float *r, const float *w, const float *k, const float *val, const float *a,
-                 const float *b, float *o, float *kept) {
+void wkv_forward(int B, int T, int H, const float *r, const float *w, const float *k,
+                 const float *val, const float *a, const float *b, float *o, float *kept) {
     int chunks = (T + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static)
     for (int task = 0; task < B * H; task++) {
@@ -35,7 +37,8 @@ void wkv_forward(int B, int T, int H, const float *r, const float *w, const floa
         memset(&s, 0, sizeof s);
         for (int t = 0; t < T; t++) {
             long at = ((long)(task / H) * T + t) * H * N + task % H * N;
-            if (t % CHUNK == 0) memcpy(kept + ((long)task * chunks + t / CHUNK) * 2 * N * V, &s, sizeof s);
+            if (t % CHUNK == 0)
+                memcpy(kept + ((long)task * chunks + t / CHUNK) * 2 * N * V, &s, sizeof s);
             v lo, hi, v0 = load(val + at), v1 = load(val + at + V), o0[2] = {{0}}, o1[2] = {{0}};
             removed(&s, a + at, &lo, &hi);
             for (int j = 0; j < N; j++) {
@@ -52,9 +55,10 @@ void wkv_forward(int B, int T, int H, const float *r, const float *w, const floa
 }
 
 /* From each kept state, the last first: runs its steps again, then goes back through them. */
-void wkv_backward(int B, int T, int H, const float *r, const float *w, const float *k, const float *val, const float *a,
-                  const float *b, const float *kept, const float *d_o, float *dr, float *dw, float *dk, float *dv,
-                  float *da, float *db) {
+void wkv_backward(int B, int T, int H, const float *r, const float *w, const float *k,
+                  const float *val, const float *a, const float *b, const float *kept,
+                  const float *d_o, float *dr, float *dw, float *dk, float *dv, float *da,
+                  float *db) {
     int chunks = (T + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static)
     for (int task = 0; task < B * H; task++) {
@@ -75,7 +79,8 @@ void wkv_backward(int B, int T, int H, const float *r, const float *w, const flo
             }
             for (int i = steps - 1; i >= 0; i--) {
                 long at = ((long)(task / H) * T + first + i) * H * N + task % H * N;
-                v v0 = load(val + at), v1 = load(val + at + V), o0 = load(d_o + at), o1 = load(d_o + at + V);
+                v v0 = load(val + at), v1 = load(val + at + V), o0 = load(d_o + at),
+                  o1 = load(d_o + at + V);
                 v dv0 = {0}, dv1 = {0}, s0 = {0}, s1 = {0}; /* s0, s1: the gradient of sa */
                 v pr[N], pk[N], pb[N], pw[N], pa[N];
                 for (int j = 0; j < N; j++) {
@@ -116,12 +121,14 @@ void mix_forward(int F, int B, int T, int C, const float *x, const float *m, flo
             for (int c = 0; c < C; c += V) {
                 long at = ((long)b * T + t) * C + c;
                 v now = load(x + at), step = (t ? load(x + at - C) : (v){0}) - now;
-                for (int f = 0; f < F; f++) store(y + (long)f * B * T * C + at, now + step * load(m + f * C + c));
+                for (int f = 0; f < F; f++)
+                    store(y + (long)f * B * T * C + at, now + step * load(m + f * C + c));
             }
 }
 
 /* dm: [B, F, C]: each sequence its own. F is at most 6. */
-void mix_backward(int F, int B, int T, int C, const float *x, const float *m, const float *dy, float *dx, float *dm) {
+void mix_backward(int F, int B, int T, int C, const float *x, const float *m, const float *dy,
+                  float *dx, float *dm) {
 #pragma omp parallel for schedule(static)
     for (int b = 0; b < B; b++)
         for (int c = 0; c < C; c += V) {
