@@ -3,15 +3,15 @@
 //! Everything here takes plain slices and is total: no input panics, and NaN sorts last, because
 //! the numbers come from models that may well produce NaN.
 
-/// A copy in ascending order (NaN last).
+/// Returns a copy in ascending order (NaN last).
 pub fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted
 }
 
-/// The `q`-quantile (0 to 1), linear between neighbours (type 7, as R and numpy do); NaN when
-/// empty.
+/// Returns the `q`-quantile (0 to 1), linear between neighbours (type 7, as R and numpy do); NaN
+/// when empty.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let sorted = sorted(values);
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
@@ -21,19 +21,23 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     if low == high { low } else { low + (high - low) * at.fract() }
 }
 
+/// Returns the median; NaN when empty.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// Median absolute deviation from the median; times 1.4826 it estimates a normal's standard
-/// deviation.
+/// Ratio of a normal's standard deviation to its median absolute deviation, `1 / Phi^-1(3/4)`.
+pub const MAD_TO_DEVIATION: f64 = 1.4826;
+
+/// Returns the median absolute deviation from the median; times [`MAD_TO_DEVIATION`] it estimates a
+/// normal's standard deviation.
 pub fn mad(values: &[f64]) -> f64 {
     let centre = median(values);
     median(&values.iter().map(|v| (v - centre).abs()).collect::<Vec<_>>())
 }
 
-/// Benjamini-Hochberg q-values, in the order of the p-values given: the smallest false discovery
-/// rate at which each would be called a discovery.
+/// Returns Benjamini-Hochberg q-values (1995), in the order of the p-values given: the smallest
+/// false discovery rate at which each would be called a discovery.
 pub fn q_values(p_values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
@@ -47,21 +51,22 @@ pub fn q_values(p_values: &[f64]) -> Vec<f64> {
     q
 }
 
-/// `(1 + #{c >= score}) / (1 + n)`: the one-sided p-value of a score by its rank among controls. It
-/// is never zero: n controls cannot speak of anything rarer than 1 in n + 1.
+/// Returns the one-sided p-value of a score by its rank among controls,
+/// `(1 + #{c >= score}) / (1 + n)`. It is never zero: `n` controls cannot show anything rarer than
+/// 1 in `n + 1`.
 pub fn p_value(score: f64, controls: &[f64]) -> f64 {
     let at_least = controls.iter().filter(|c| c.total_cmp(&score).is_ge()).count();
     (1 + at_least) as f64 / (1 + controls.len()) as f64
 }
 
-/// [`p_value`] of many scores against one pool of controls, in `O((n + m) log m)`.
+/// Returns the [`p_value`] of many scores against one pool of controls, in `O((n + m) log m)`.
 pub fn p_values(scores: &[f64], controls: &[f64]) -> Vec<f64> {
     let pool = sorted(controls);
     let rank = |score: &f64| pool.len() - pool.partition_point(|c| c.total_cmp(score).is_lt());
     scores.iter().map(|score| (1 + rank(score)) as f64 / (1 + pool.len()) as f64).collect()
 }
 
-/// Wilson's score interval of a proportion at `z` standard deviations (1.96: 95%).
+/// Returns Wilson's score interval of a proportion at `z` standard deviations (1.96: 95%).
 pub fn wilson(successes: u64, trials: u64, z: f64) -> (f64, f64) {
     if trials == 0 {
         return (0.0, 1.0);
@@ -73,7 +78,8 @@ pub fn wilson(successes: u64, trials: u64, z: f64) -> (f64, f64) {
     ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
-/// Half the width of the 95% interval of a mean by Student's t; 0 for a single value.
+/// Returns half the width of the 95% confidence interval of a mean by Student's t; 0 for a single
+/// value.
 pub fn t_half_width(values: &[f64]) -> f64 {
     /// 97.5% quantiles by degrees of freedom, from 1 on.
     const QUANTILES: [f64; 12] =
@@ -88,7 +94,7 @@ pub fn t_half_width(values: &[f64]) -> f64 {
     QUANTILES[(n - 2).min(QUANTILES.len() - 1)] * (variance / n as f64).sqrt()
 }
 
-/// Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer than
+/// Returns Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer than
 /// two pairs, unequal lengths, or a side that is constant).
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     if a.len() != b.len() || a.len() < 2 {
@@ -106,7 +112,7 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     (scale > 0.0).then(|| (covariance / scale).clamp(-1.0, 1.0))
 }
 
-/// Ranks from 1, ties at their mean.
+/// Returns ranks from 1, ties at their mean.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
@@ -176,7 +182,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn q_values_are_monotone_and_never_below_p(p in prop::collection::vec(0.0..=1.0_f64, 1..40)) {
+        fn q_values_are_monotone_and_never_below_p(
+            p in prop::collection::vec(0.0..=1.0_f64, 1..40),
+        ) {
             let q = q_values(&p);
             for i in 0..p.len() {
                 prop_assert!(q[i] >= p[i] - 1e-12 && q[i] <= 1.0);
@@ -187,7 +195,10 @@ mod tests {
         }
 
         #[test]
-        fn pooled_p_values_are_the_single_ones(scores in prop::collection::vec(-3..3_i32, 0..20), pool in prop::collection::vec(-3..3_i32, 0..20)) {
+        fn pooled_p_values_are_the_single_ones(
+            scores in prop::collection::vec(-3..3_i32, 0..20),
+            pool in prop::collection::vec(-3..3_i32, 0..20),
+        ) {
             let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
             let pool: Vec<f64> = pool.into_iter().map(f64::from).collect();
             let expect: Vec<f64> = scores.iter().map(|&s| p_value(s, &pool)).collect();
@@ -195,7 +206,11 @@ mod tests {
         }
 
         #[test]
-        fn quantiles_grow_and_stay_within(values in prop::collection::vec(-1e3..1e3_f64, 1..30), a in 0.0..1.0_f64, b in 0.0..1.0_f64) {
+        fn quantiles_grow_and_stay_within(
+            values in prop::collection::vec(-1e3..1e3_f64, 1..30),
+            a in 0.0..1.0_f64,
+            b in 0.0..1.0_f64,
+        ) {
             let (low, high) = (quantile(&values, a.min(b)), quantile(&values, a.max(b)));
             prop_assert!(low <= high + 1e-9);
             prop_assert!(quantile(&values, 0.0) <= low && high <= quantile(&values, 1.0));

@@ -9,7 +9,7 @@ use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator};
 use crate::model::Model;
-use crate::oracle::{ModelJudge, baseline_request};
+use crate::oracle::{self, ModelJudge, baseline_request};
 use crate::vocabulary::Vocabulary;
 
 /// How a case came to the other model.
@@ -138,7 +138,7 @@ impl<'m> Destination<'m> {
         let baseline = Trial::new(self.model.encode(&text(&trial.base))?, &continuation[..]);
         let baseline = self.evaluator.observe_alone(&baseline_request(&[oracle], &baseline))?;
         let edited = Trial::new(self.model.encode(&text(prompt))?, &continuation[..]);
-        let request = oracle.oracle().request(&edited, baseline.distributions.as_ref());
+        let request = oracle::request(&[oracle], &edited, baseline.distributions.as_ref());
         let score = oracle.oracle().score(&self.evaluator.observe_alone(&request)?, &baseline);
         let threshold = oracle.oracle().minimum();
         Ok(Outcome {

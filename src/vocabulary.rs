@@ -153,7 +153,10 @@ impl Vocabulary {
                 .filter(|id| categories[*id as usize] == Category::Reachable)
                 .map(value)
                 .collect();
-            (stats::median(&reachable), (1.4826 * stats::mad(&reachable)).max(1e-6))
+            (
+                stats::median(&reachable),
+                (stats::MAD_TO_DEVIATION * stats::mad(&reachable)).max(1e-6),
+            )
         };
         let mut by_suspicion: Vec<u32> =
             ids().filter(|id| categories[*id as usize] != Category::Special).collect();

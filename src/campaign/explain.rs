@@ -122,27 +122,9 @@ fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64) -> String
     } else {
         String::new()
     };
-    let effect = match oracle {
-        OracleKind::Divergence => format!("shifts the next-token distributions by {score:.2} bits"),
-        OracleKind::Echo => format!("makes repeating it {score:.1} bits less likely"),
-        OracleKind::Collapse => "makes generation collapse".to_owned(),
-        OracleKind::NonFinite => "makes logits that are not finite".to_owned(),
-        OracleKind::LossBlowup => format!("raises the loss by {score:.2} nats a token"),
-        OracleKind::RoutingCollapse => {
-            format!("sends {:.0}% of the choices to other experts, or to fewer", 100.0 * score)
-        }
-        OracleKind::StateBlowup => {
-            format!("makes a recurrent state {:.1} times as large", score.exp())
-        }
-        OracleKind::Target => {
-            format!("makes the model say `{}`", model.decode(&trial.continuation))
-        }
-        OracleKind::StateMemory => {
-            format!("changes what the state remembers by a factor of {:.1}", score.exp())
-        }
-    };
+    let effect = oracle.oracle().effect(score, &model.decode(&trial.continuation));
     // An echo case edits the same token in several places; saying so once is enough.
-    let what = if oracle == OracleKind::Echo {
+    let what = if oracle.oracle().edits_one_token() {
         what.into_iter().take(1).collect::<Vec<_>>().join("")
     } else {
         what.join(", ") + &more

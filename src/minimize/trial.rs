@@ -80,7 +80,7 @@ fn elements(trial: &Trial) -> usize {
 /// element.
 fn inseparable(edits: &[Edit], oracle: OracleKind) -> Vec<usize> {
     let token = |edit: &Edit| match edit {
-        Edit::Replace { id, .. } | Edit::Insert { id, .. } if oracle == OracleKind::Echo => {
+        Edit::Replace { id, .. } | Edit::Insert { id, .. } if oracle.oracle().edits_one_token() => {
             Some(*id)
         }
         _ => None,
@@ -299,7 +299,7 @@ impl Run<'_> {
     /// Cuts the continuation from its end: shortest that holds, by refining a grid of lengths.
     fn continuation(&mut self) -> Result<bool> {
         // What the model is to say is not for the reduction to choose.
-        if self.original.oracle == OracleKind::Target {
+        if self.original.oracle.oracle().keeps_continuation() {
             return Ok(true);
         }
         let trial = self.trial.clone();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use rand::Rng as _;
 
-use super::LEAST_CONTROLS;
+use super::verdict::LEAST_CONTROLS;
 use crate::edit::{Component, Edit, EmbeddingChange, Trial};
 use crate::model::Config;
 use crate::rng::{self, Rng};

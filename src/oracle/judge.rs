@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{OracleKind, Verdict, baseline_request, controls};
+use super::controls;
+use super::detectors::OracleKind;
+use super::request::{baseline_request, request};
+use super::verdict::Verdict;
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Observation, Request};
@@ -86,7 +89,7 @@ impl<'a> ModelJudge<'a> {
     }
 
     fn request(&self, trial: &Trial, baseline: &Observation) -> Request {
-        self.oracle.oracle().request(trial, baseline.distributions.as_ref())
+        request(&[self.oracle], trial, baseline.distributions.as_ref())
     }
 
     fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {

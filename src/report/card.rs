@@ -44,7 +44,7 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
         i + 1,
         i + 1,
         text::html(&title(case)),
-        words::oracle_name(v.oracle),
+        v.oracle.oracle().label(),
         number(v.score),
         words::unit(v.oracle)
     );
@@ -165,12 +165,12 @@ fn score(out: &mut String, case: &Case) {
         0 => "Score (no controls were drawn)".into(),
         n => format!("Score against {}", plural(n as u64, "matched control")),
     };
-    let plot = svg::strip(&v.controls, v.score, v.threshold, unit);
+    let plot = svg::strip(&v.controls, v.score, v.threshold, &unit);
     let _ = write!(out, "<figure><figcaption>{against}</figcaption>{plot}<dl class=\"facts\">");
     for (name, value) in [
-        ("score", number(v.score) + unit),
-        ("threshold", number(v.threshold) + unit),
-        ("margin", number(v.margin) + unit),
+        ("score", number(v.score) + &unit),
+        ("threshold", number(v.threshold) + &unit),
+        ("margin", number(v.margin) + &unit),
         ("noise floor", number(v.noise_floor)),
         ("p-value", number(v.p_value)),
     ] {
@@ -179,7 +179,7 @@ fn score(out: &mut String, case: &Case) {
     let _ = write!(
         out,
         "</dl><p class=\"soft\">{}</p></figure>",
-        text::html(words::oracle_meaning(v.oracle))
+        text::html(v.oracle.oracle().meaning())
     );
 }
 

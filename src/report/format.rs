@@ -1,55 +1,6 @@
 //! Numbers as a reader wants them; whatever a file holds, the answer is short and has no surprises.
 
-/// A measured number to about three significant digits.
-pub fn number(value: f64) -> String {
-    if value.is_nan() {
-        return "not a number".into();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "infinite" } else { "minus infinite" }.into();
-    }
-    match value.abs() {
-        0.0 => "0".into(),
-        a if a >= 1e9 => format!("{value:.2e}"),
-        a if a >= 1000.0 => {
-            let digits = count(a.round() as u64);
-            if value < 0.0 { format!("-{digits}") } else { digits }
-        }
-        a if a >= 100.0 => format!("{value:.0}"),
-        a if a >= 10.0 => format!("{value:.1}"),
-        a if a >= 0.1 => format!("{value:.2}"),
-        a if a >= 0.001 => format!("{value:.3}"),
-        _ => format!("{value:.1e}"),
-    }
-}
-
-/// `1234567` as `1,234,567`.
-pub fn count(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A share as a percentage.
-pub fn percent(share: f64) -> String {
-    if !share.is_finite() {
-        return number(share);
-    }
-    let percent = share * 100.0;
-    match percent.abs() {
-        0.0 => "0%".into(),
-        a if a >= 10.0 || (a - a.round()).abs() < 1e-9 => format!("{percent:.0}%"),
-        a if a >= 0.1 => format!("{percent:.1}%"),
-        a if a >= 0.001 => format!("{percent:.3}%"),
-        _ => format!("{percent:.0e}%"),
-    }
-}
+pub use crate::text::{count, number, percent};
 
 /// `word` or its plural, after the count.
 pub fn plural(value: u64, word: &str) -> String {

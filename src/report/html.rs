@@ -192,7 +192,7 @@ fn table(out: &mut String, rest: &[&Case]) {
             class=\"n\">{}</td><td><code>{}</code></td></tr>",
             MOST_CARDS + i + 1,
             text::html(&clip(&title(case), 120)),
-            words::oracle_name(v.oracle),
+            v.oracle.oracle().label(),
             number(v.score),
             number(v.threshold),
             text::html(&clip(&case.id, 64))

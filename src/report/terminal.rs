@@ -77,7 +77,7 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
             3,
             &format!(
                 "{}: score {}, threshold {}, p {}{}",
-                words::oracle_name(v.oracle),
+                v.oracle.oracle().label(),
                 number(v.score),
                 number(v.threshold),
                 number(v.p_value),

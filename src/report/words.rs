@@ -10,65 +10,10 @@ use crate::edit::{Action, Edit, EmbeddingChange};
 use crate::localize::{ContrastKind, Implication, Reading};
 use crate::oracle::OracleKind;
 
-pub fn oracle_name(oracle: OracleKind) -> &'static str {
-    match oracle {
-        OracleKind::Divergence => "divergence",
-        OracleKind::Echo => "echo failure",
-        OracleKind::Collapse => "collapse",
-        OracleKind::NonFinite => "non-finite",
-        OracleKind::LossBlowup => "loss blow-up",
-        OracleKind::RoutingCollapse => "routing collapse",
-        OracleKind::StateBlowup => "state blow-up",
-        OracleKind::StateMemory => "state memory",
-        OracleKind::Target => "target",
-    }
-}
-
 /// What the oracle's scores are counted in, with a leading space; empty for bare degrees.
-pub fn unit(oracle: OracleKind) -> &'static str {
-    match oracle {
-        OracleKind::Divergence | OracleKind::Echo => " bits",
-        OracleKind::LossBlowup | OracleKind::Target => " nats per token",
-        OracleKind::StateBlowup | OracleKind::StateMemory => " nats",
-        OracleKind::Collapse | OracleKind::NonFinite | OracleKind::RoutingCollapse => "",
-    }
-}
-
-/// What the oracle looks for, one sentence.
-pub fn oracle_meaning(oracle: OracleKind) -> &'static str {
-    match oracle {
-        OracleKind::Divergence => {
-            "The predictions after the edit differ from those before it, in bits of Jensen-Shannon \
-            divergence: 0 is no change, 1 is no overlap at all."
-        }
-        OracleKind::Echo => {
-            "The model is shown how to repeat a token and cannot; the score is how improbable it \
-            finds the right answer, in bits."
-        }
-        OracleKind::Collapse => {
-            "Left to write on its own, the model falls into a loop or stops at once."
-        }
-        OracleKind::NonFinite => "Somewhere the model computed infinity or not-a-number.",
-        OracleKind::LossBlowup => {
-            "The model predicts an ordinary text much worse than before, in nats per token."
-        }
-        OracleKind::RoutingCollapse => {
-            "The routers send tokens to other experts than before, or to few of them; the score is \
-            the share of choices changed, or of their variety lost."
-        }
-        OracleKind::StateBlowup => {
-            "A recurrent state grows beyond what it does otherwise; the score is the logarithm of \
-            how many times."
-        }
-        OracleKind::Target => {
-            "The model is brought to say a given text, word for word; the score is by how many \
-            nats per token it became more probable."
-        }
-        OracleKind::StateMemory => {
-            "The recurrent state forgets the beginning of the text that it would remember, or \
-            keeps what it would forget; the score is the logarithm of by how much."
-        }
-    }
+pub fn unit(oracle: OracleKind) -> String {
+    let unit = oracle.oracle().unit();
+    if unit.is_empty() { String::new() } else { format!(" {unit}") }
 }
 
 /// Texts of the token ids that the case happens to name.
@@ -182,57 +127,7 @@ pub fn doing(case: &Case) -> String {
 /// What happens, one sentence: "Replacing ` king` by ` Guid` changes the next-token distribution by
 /// 0.92 bits."
 pub fn what(case: &Case) -> String {
-    let score = number(case.verdict.score);
-    let does = doing(case);
-    match case.verdict.oracle {
-        OracleKind::Divergence => format!(
-            "{does} changes the next-token distribution by {score} bits (1 is no overlap at all)."
-        ),
-        OracleKind::Echo => {
-            format!(
-                "{does} gives the model a token it cannot repeat: the right answer comes as a \
-                surprise of {score} bits."
-            )
-        }
-        OracleKind::Collapse => {
-            format!(
-                "{does} makes the model's own writing degenerate, into a loop or an early end \
-                (score {score})."
-            )
-        }
-        OracleKind::NonFinite => {
-            format!("{does} makes the model compute values that are not finite numbers.")
-        }
-        OracleKind::LossBlowup => {
-            format!("{does} raises the loss on the text that follows by {score} nats per token.")
-        }
-        OracleKind::RoutingCollapse => {
-            let share = percent(case.verdict.score);
-            format!(
-                "{does} changes {share} of the choices of experts, or takes as much of their \
-                variety."
-            )
-        }
-        OracleKind::StateBlowup => {
-            format!(
-                "{does} makes a recurrent state {} times as large.",
-                number(case.verdict.score.min(30.0).exp())
-            )
-        }
-        OracleKind::Target => {
-            format!(
-                "{does} brings the model to say the text that follows; it became more probable by \
-                {score} nats per token."
-            )
-        }
-        OracleKind::StateMemory => {
-            let factor = number(case.verdict.score.min(30.0).exp());
-            format!(
-                "{does} changes how much of the beginning is left in the recurrent state by a \
-                factor of {factor}."
-            )
-        }
-    }
+    case.verdict.oracle.oracle().sentence(&doing(case), case.verdict.score)
 }
 
 /// What the controls do under the same conditions; `None` without any.

@@ -299,7 +299,7 @@ fn p_values(components: &[Component], divergences: &[f64], layers: usize) -> Vec
                 .filter(|(c, _)| third(c) == t)
                 .map(|(_, d)| log(*d))
                 .collect();
-            (stats::median(&all), (1.4826 * stats::mad(&all)).max(1e-3))
+            (stats::median(&all), (stats::MAD_TO_DEVIATION * stats::mad(&all)).max(1e-3))
         })
         .collect();
     components

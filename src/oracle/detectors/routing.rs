@@ -1,25 +1,59 @@
-//! Routing that collapses, or turns to other experts.
+//! Routing of a mixture that collapses, or turns to other experts.
 
-use super::{Oracle, OracleKind};
 use crate::evaluate::{LayerRouting, Observation};
+use crate::model::Config;
+use crate::oracle::interface::Oracle;
+use crate::text::percent;
 
-/// The larger of two shares, 0 to 1, over the read positions and the routers: the choices of
-/// experts that are not the baseline's, and how much of the variety of the baseline's choices is
-/// gone (one less the ratio of effective numbers of experts, `exp` of the entropy of how often each
-/// is chosen).
+/// Scores the larger of two shares, 0 to 1, over the read positions and the routers: the choices of
+/// experts that are not the baseline's, and the variety of the baseline's choices that is lost (one
+/// minus the ratio of effective numbers of experts, `exp` of the entropy of how often each is
+/// chosen).
 #[derive(Debug)]
 pub struct RoutingCollapse;
 
 impl Oracle for RoutingCollapse {
-    fn kind(&self) -> OracleKind {
-        OracleKind::RoutingCollapse
+    fn name(&self) -> &'static str {
+        "routing_collapse"
+    }
+
+    fn label(&self) -> &'static str {
+        "routing collapse"
+    }
+
+    fn unit(&self) -> &'static str {
+        ""
+    }
+
+    fn meaning(&self) -> &'static str {
+        "The routers send tokens to other experts than before, or to few of them; the score is the \
+        share of choices changed, or of their variety lost."
+    }
+
+    fn sentence(&self, cause: &str, score: f64) -> String {
+        let share = percent(score);
+        format!(
+            "{cause} changes {share} of the choices of experts, or takes as much of their variety."
+        )
+    }
+
+    fn effect(&self, score: f64, _continuation: &str) -> String {
+        format!("sends {:.0}% of the choices to other experts, or to fewer", 100.0 * score)
+    }
+
+    fn judges_mutations(&self) -> bool {
+        true
+    }
+
+    fn applies(&self, config: &Config) -> bool {
+        config.experts.is_some()
     }
 
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
         // A row that resumed above a layer is routed there as its baseline.
-        let of = |layer: usize| trial.routing.iter().find(|r| r.layer == layer);
+        let routed_at = |layer: usize| trial.routing.iter().find(|r| r.layer == layer);
         let pairs: Vec<(&LayerRouting, &LayerRouting)> =
-            baseline.routing.iter().map(|b| (of(b.layer).unwrap_or(b), b)).collect();
+            baseline.routing.iter().map(|b| (routed_at(b.layer).unwrap_or(b), b)).collect();
         if pairs.is_empty() || pairs.iter().any(|(t, b)| t.chosen.len() != b.chosen.len()) {
             return 0.0;
         }
@@ -30,13 +64,13 @@ impl Oracle for RoutingCollapse {
         flipped.max(lost)
     }
 
-    /// Most choices.
+    /// Half of the choices.
     fn minimum(&self) -> f64 {
         0.5
     }
 }
 
-/// Share of the choices that the baseline does not make at the same position.
+/// Returns the share of choices that the baseline does not make at the same position.
 fn flips(trial: &LayerRouting, baseline: &LayerRouting, positions: usize) -> f64 {
     let both = trial.by_position(positions).zip(baseline.by_position(positions));
     let other: usize =
@@ -44,7 +78,7 @@ fn flips(trial: &LayerRouting, baseline: &LayerRouting, positions: usize) -> f64
     other as f64 / trial.chosen.len().max(1) as f64
 }
 
-/// How many experts would be chosen equally often to make the same entropy.
+/// Returns the effective number of experts: as many, chosen equally often, have the same entropy.
 fn effective(routing: &LayerRouting) -> f64 {
     let mut counts = vec![0f64; routing.num_experts];
     routing.chosen.iter().for_each(|expert| counts[*expert as usize] += 1.0);

@@ -1,10 +1,11 @@
 //! Generation that degenerates: it loops, repeats a few tokens, or ends at once.
 
-use super::{Oracle, OracleKind};
 use crate::evaluate::Observation;
+use crate::oracle::interface::Oracle;
+use crate::text::number;
 
-/// How much more degenerate the greedy generation is than the baseline's, -1 to 1. Small models
-/// loop on their own, so only the difference counts.
+/// Scores how much more degenerate the greedy generation is than the baseline's, -1 to 1. Small
+/// models loop on their own, so only the difference counts.
 #[derive(Debug)]
 pub struct Collapse;
 
@@ -15,8 +16,36 @@ pub const GENERATE: usize = 24;
 const MAX_PERIOD: usize = 8;
 
 impl Oracle for Collapse {
-    fn kind(&self) -> OracleKind {
-        OracleKind::Collapse
+    fn name(&self) -> &'static str {
+        "collapse"
+    }
+
+    fn label(&self) -> &'static str {
+        "collapse"
+    }
+
+    fn unit(&self) -> &'static str {
+        ""
+    }
+
+    fn meaning(&self) -> &'static str {
+        "Left to write on its own, the model falls into a loop or stops at once."
+    }
+
+    fn sentence(&self, cause: &str, score: f64) -> String {
+        let score = number(score);
+        format!(
+            "{cause} makes the model's own writing degenerate, into a loop or an early end (score \
+            {score})."
+        )
+    }
+
+    fn effect(&self, _score: f64, _continuation: &str) -> String {
+        "makes generation collapse".to_owned()
+    }
+
+    fn judges_mutations(&self) -> bool {
+        true
     }
 
     fn generate(&self) -> usize {
@@ -27,12 +56,13 @@ impl Oracle for Collapse {
         degeneracy(&trial.generated, GENERATE) - degeneracy(&baseline.generated, GENERATE)
     }
 
+    /// Ten of the 24 tokens.
     fn minimum(&self) -> f64 {
         0.4
     }
 }
 
-/// 0 (varied text of full length) to 1 (one token over and over, or nothing at all).
+/// Returns 0 (varied text of full length) to 1 (one token over and over, or nothing at all).
 fn degeneracy(generated: &[u32], asked: usize) -> f64 {
     if asked == 0 {
         return 0.0;
@@ -51,8 +81,8 @@ fn degeneracy(generated: &[u32], asked: usize) -> f64 {
     missing.max(looping).max(repeated)
 }
 
-/// The largest share of the text, from its end backwards, that repeats with a period; at least
-/// three rounds, because twice may be style.
+/// Returns the largest share of the text, from its end backwards, that repeats with a period; at
+/// least three rounds, because twice may be style.
 fn looping_share(ids: &[u32]) -> f64 {
     let mut longest = 0;
     for period in 1..=MAX_PERIOD.min(ids.len() / 3) {

@@ -1,0 +1,68 @@
+//! Failure to repeat a token that the model was shown (Rumbelow and Watkins 2023,
+//! "SolidGoldMagikarp").
+
+use crate::evaluate::Observation;
+use crate::oracle::interface::{Oracle, bounded};
+use crate::text::number;
+
+/// Scores `-log2 P` of the continuation (mean over its tokens) above the baseline's.
+///
+/// The baseline is the same echo prompt about an ordinary token; the trial's edits put another
+/// token into every slot of the prompt and into the continuation.
+#[derive(Debug)]
+pub struct Echo;
+
+impl Oracle for Echo {
+    fn name(&self) -> &'static str {
+        "echo"
+    }
+
+    fn label(&self) -> &'static str {
+        "echo failure"
+    }
+
+    fn unit(&self) -> &'static str {
+        "bits"
+    }
+
+    fn meaning(&self) -> &'static str {
+        "The model is shown how to repeat a token and cannot; the score is how improbable it finds \
+        the right answer, in bits."
+    }
+
+    fn sentence(&self, cause: &str, score: f64) -> String {
+        let score = number(score);
+        format!(
+            "{cause} gives the model a token it cannot repeat: the right answer comes as a \
+            surprise of {score} bits."
+        )
+    }
+
+    fn effect(&self, score: f64, _continuation: &str) -> String {
+        format!("makes repeating it {score:.1} bits less likely")
+    }
+
+    fn judges_mutations(&self) -> bool {
+        false
+    }
+
+    fn judges_echoes(&self) -> bool {
+        true
+    }
+
+    /// Asking for a token without showing it would be a failure, but another one: nobody can
+    /// repeat what was not said.
+    fn edits_one_token(&self) -> bool {
+        true
+    }
+
+    fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
+        let bits = |o: &Observation| bounded(o.loss() / std::f64::consts::LN_2, 0.0, 1e3);
+        bits(trial) - bits(baseline)
+    }
+
+    /// Sixteen times less probable than the ordinary token.
+    fn minimum(&self) -> f64 {
+        4.0
+    }
+}

@@ -1,0 +1,89 @@
+//! The trait of a detector: what an oracle needs measured, how it scores, and how its scores are
+//! put into words.
+
+use crate::evaluate::Observation;
+use crate::model::Config;
+
+/// A detector. Everything that is specific to one oracle lives behind this trait, in its one file.
+///
+/// Methods without a default must be answered by every oracle; the others say that the oracle is an
+/// ordinary one.
+pub trait Oracle: Sync {
+    /// Name in files and on the command line: `divergence`, `non_finite`.
+    fn name(&self) -> &'static str;
+
+    /// Name on screen and on the page.
+    fn label(&self) -> &'static str;
+
+    /// Unit of the score: `bits`, `nats per token`; empty for a score without one.
+    fn unit(&self) -> &'static str;
+
+    /// One sentence on what the oracle looks for and what its score means.
+    fn meaning(&self) -> &'static str;
+
+    /// One sentence on what happened in a case with this score. `cause` is its subject
+    /// ("Replacing ` king` by ` Guid`").
+    fn sentence(&self, cause: &str, score: f64) -> String;
+
+    /// The same in a few words, for the title of a case: "raises the loss by 2.10 nats a token".
+    /// `continuation` is the text after the prompt.
+    fn effect(&self, score: f64, continuation: &str) -> String;
+
+    /// How badly the trial behaves, in the oracle's unit; finite, larger is worse.
+    fn score(&self, trial: &Observation, baseline: &Observation) -> f64;
+
+    /// Smallest score of interest: the threshold is never below it, however quiet the controls are.
+    fn minimum(&self) -> f64;
+
+    /// Returns true if the oracle can judge mutations that leave the continuation as it is: all
+    /// but those of echo prompts.
+    fn judges_mutations(&self) -> bool;
+
+    /// Returns true if the oracle can judge echo prompts about another token.
+    fn judges_echoes(&self) -> bool {
+        false
+    }
+
+    /// Returns true if a model has what the oracle looks at.
+    fn applies(&self, _config: &Config) -> bool {
+        true
+    }
+
+    /// Returns true if the oracle reads the divergence from the baseline's distributions.
+    fn needs_reference(&self) -> bool {
+        false
+    }
+
+    /// Returns true if the oracle reads how much of the beginning is left in the recurrent state.
+    fn needs_memory(&self) -> bool {
+        false
+    }
+
+    /// Number of tokens to generate greedily.
+    fn generate(&self) -> usize {
+        0
+    }
+
+    /// Returns true if a trial costs many forwards.
+    fn is_costly(&self) -> bool {
+        self.generate() > 0 || self.needs_memory()
+    }
+
+    /// Returns true if all places that an edited token is put in belong together: the reduction
+    /// keeps or removes them at once.
+    fn edits_one_token(&self) -> bool {
+        false
+    }
+
+    /// Returns true if the continuation is what the finding is about, so that the reduction must
+    /// not shorten it.
+    fn keeps_continuation(&self) -> bool {
+        false
+    }
+}
+
+/// Clamps `value` to `[low, high]`; NaN counts as the worst. Scores go into JSON, which has neither
+/// infinities nor NaN.
+pub(super) fn bounded(value: f64, low: f64, high: f64) -> f64 {
+    if value.is_nan() { high } else { value.clamp(low, high) }
+}

@@ -1,0 +1,105 @@
+//! Verdicts: a score, the scores of matched controls, and the threshold read off them.
+
+use serde::{Deserialize, Serialize};
+
+use super::detectors::OracleKind;
+use crate::stats;
+
+/// The verdict of one oracle on one trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// The detector that scored.
+    pub oracle: OracleKind,
+    /// The trial's score, in the oracle's unit; larger is worse.
+    pub score: f64,
+    /// What a score must exceed: set by the controls, never below the oracle's own minimum.
+    pub threshold: f64,
+    /// `score - threshold`; the trial fails (is anomalous) when it is above `noise_floor`.
+    pub margin: f64,
+    /// How far the score moves when nothing changes but the batch shape.
+    pub noise_floor: f64,
+    /// Scores of the matched controls, ascending.
+    pub controls: Vec<f64>,
+    /// Share of controls at least as bad, by rank: `(1 + #{c >= score}) / (1 + n)`
+    /// ([`stats::p_value`]).
+    pub p_value: f64,
+}
+
+/// Smallest number of controls that a verdict can rest on: the worst of fewer is exceeded by chance too often
+/// (by one trial in nine with eight).
+pub const LEAST_CONTROLS: usize = 8;
+
+/// Robust standard deviations above the controls' median that a score must exceed.
+const DEVIATIONS: f64 = 6.0;
+
+/// Returns the score a trial must exceed, given its controls' scores: the worst control,
+/// [`DEVIATIONS`] robust standard deviations above their median, or the oracle's own minimum,
+/// whichever is largest.
+///
+/// With fewer than [`LEAST_CONTROLS`] nothing can be said, and nothing fails: `f64::MAX`.
+pub fn threshold(kind: OracleKind, controls: &[f64]) -> f64 {
+    if controls.len() < LEAST_CONTROLS { f64::MAX } else { exceeding(kind, controls) }
+}
+
+/// Computes the [`threshold`] whatever the number of controls.
+fn exceeding(kind: OracleKind, controls: &[f64]) -> f64 {
+    let worst = controls.iter().copied().fold(f64::MIN, f64::max);
+    let spread =
+        stats::median(controls) + DEVIATIONS * stats::MAD_TO_DEVIATION * stats::mad(controls);
+    kind.oracle().minimum().max(worst).max(spread)
+}
+
+impl Verdict {
+    /// Compares a score with its controls'.
+    pub fn new(oracle: OracleKind, score: f64, controls: &[f64], noise_floor: f64) -> Self {
+        let threshold = threshold(oracle, controls);
+        Self {
+            oracle,
+            score,
+            threshold,
+            margin: score - threshold,
+            noise_floor,
+            controls: stats::sorted(controls),
+            p_value: stats::p_value(score, controls),
+        }
+    }
+
+    /// Counts the controls that would be flagged if each were judged against the others: what the
+    /// same rule flags where there is nothing to find.
+    pub fn controls_flagged(&self) -> usize {
+        let flagged = |index: &usize| {
+            let mut others = self.controls.clone();
+            let score = others.remove(*index);
+            !others.is_empty() && score - exceeding(self.oracle, &others) > self.noise_floor
+        };
+        (0..self.controls.len()).filter(flagged).count()
+    }
+
+    /// Returns true if the trial is anomalous.
+    pub fn fails(&self) -> bool {
+        self.margin > self.noise_floor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(score: f64, controls: &[f64], threshold: f64, fails: bool, flagged: usize) {
+        let verdict = Verdict::new(OracleKind::Divergence, score, controls, 1e-3);
+        assert!((verdict.threshold - threshold).abs() < 1e-9, "{verdict:?}");
+        assert_eq!((verdict.fails(), verdict.controls_flagged()), (fails, flagged), "{verdict:?}");
+    }
+
+    #[test]
+    fn thresholds_by_hand() {
+        check(0.5, &[0.0; 8], 0.1, true, 0); // the oracle's minimum
+        let outlier = [0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.3];
+        check(0.5, &outlier, 0.3, true, 1); // the worst control, itself an outlier
+        check(0.3005, &outlier, 0.3, false, 1); // within the noise floor
+        check(0.9, &[0.1, 0.2, 0.3, 0.3, 0.3, 0.4, 0.5, 0.6], 0.3 + 6.0 * 1.4826 * 0.1, false, 0); // the spread
+        check(1.0, &[0.0; LEAST_CONTROLS - 1], f64::MAX, false, 0); // too few to say anything
+        check(1.0, &[], f64::MAX, false, 0);
+    }
+}
