@@ -21,7 +21,7 @@ pub struct CampaignConfig {
     pub max_time: Option<Duration>,
     /// Trials of the loop; follow-up (confirm, minimize, implicate) is not counted.
     pub max_evals: Option<u64>,
-    /// Groups of mutators, see [`mutate::GROUPS`].
+    /// Groups of mutators, see [`mutate::groups`].
     pub mutate: Vec<String>,
     /// Trials a round.
     pub batch_size: usize,

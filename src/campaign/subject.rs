@@ -10,7 +10,7 @@ use crate::edit::{Component, Trial};
 use crate::evaluate::Evaluator;
 use crate::model::{Config, ModelRef};
 use crate::mutate::Context;
-use crate::mutate::sets::Interactions;
+use crate::mutate::interactions::Interactions;
 use crate::mutate::suffix::Promising;
 use crate::oracle::OracleKind;
 use crate::vocabulary::Vocabulary;

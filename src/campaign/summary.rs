@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::ModelRef;
-use crate::mutate::sets::Interactions;
+use crate::mutate::interactions::Interactions;
 
 /// Version of `summary.json`.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -2,30 +2,32 @@
 
 use rand::Rng as _;
 
-use super::{Context, Mutator, editable, extend};
+use super::mutator::{Context, Mutator, editable, extend, mutators};
 use crate::edit::{Edit, EmbeddingChange, Trial};
 use crate::rng::Rng;
 use crate::rng::pick;
 
-pub const ALL: [&dyn Mutator; 3] = [&Noise, &Direction, &Towards];
-
-/// Noise at one position.
-#[derive(Debug)]
-pub struct Noise;
-/// The difference of two tokens' embeddings, added.
-#[derive(Debug)]
-pub struct Direction;
-/// Part of the way to another token.
-#[derive(Debug)]
-pub struct Towards;
+mutators! {
+    /// Adds noise to one embedding.
+    Noise;
+    /// Adds the difference of two tokens' embeddings to one.
+    Direction;
+    /// Moves one embedding part of the way to another token's.
+    Towards;
+}
 
 impl Mutator for Noise {
     fn name(&self) -> &'static str {
         "embedding-noise"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["embeddings"]
+    }
+
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let change = EmbeddingChange::Noise { seed: rng.random(), strength: strength(2.0, rng) };
+        let change =
+            EmbeddingChange::Noise { seed: rng.random(), strength: strength(MAX_ADDED, rng) };
         at_a_position(parent, change, context, rng)
     }
 }
@@ -35,9 +37,13 @@ impl Mutator for Direction {
         "embedding-direction"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["embeddings"]
+    }
+
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let (from, to) = (*pick(&context.vocabulary.ordinary, rng)?, target(context, rng)?);
-        let change = EmbeddingChange::Direction { from, to, strength: strength(2.0, rng) };
+        let change = EmbeddingChange::Direction { from, to, strength: strength(MAX_ADDED, rng) };
         if from == to { None } else { at_a_position(parent, change, context, rng) }
     }
 }
@@ -47,20 +53,34 @@ impl Mutator for Towards {
         "embedding-towards"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["embeddings"]
+    }
+
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let change =
-            EmbeddingChange::Towards { id: target(context, rng)?, strength: strength(1.0, rng) };
+        let change = EmbeddingChange::Towards {
+            id: target(context, rng)?,
+            strength: strength(MAX_STEP, rng),
+        };
         at_a_position(parent, change, context, rng)
     }
 }
 
-/// Log-uniform from a twentieth of `most` to `most`: small strengths are as interesting as large
-/// ones.
-fn strength(most: f32, rng: &mut Rng) -> f32 {
-    most * 0.05_f32.powf(rng.random::<f32>())
+/// Largest length of an added vector, in lengths of the embedding it is added to.
+const MAX_ADDED: f32 = 2.0;
+
+/// Largest step towards another token: all the way.
+const MAX_STEP: f32 = 1.0;
+
+/// Ratio of the smallest strength to the largest.
+const STRENGTH_RANGE: f32 = 0.05;
+
+/// Draws a strength log-uniformly up to `largest`: small strengths are as interesting as large ones.
+fn strength(largest: f32, rng: &mut Rng) -> f32 {
+    largest * STRENGTH_RANGE.powf(rng.random::<f32>())
 }
 
-/// A suspect every other time, where there are any.
+/// Draws a suspect every other time, where there are any, and else an ordinary token.
 fn target(context: &Context, rng: &mut Rng) -> Option<u32> {
     let suspects = rng.random_bool(0.5) && !context.vocabulary.anomalous.is_empty();
     pick(if suspects { &context.vocabulary.anomalous } else { &context.vocabulary.ordinary }, rng)

@@ -2,46 +2,40 @@
 
 use rand::Rng as _;
 
-use super::{Context, Mutator, editable, extend};
+use super::mutator::{Context, Mutator, editable, extend, mutators};
 use crate::edit::{Action, Component, Edit, Trial};
 use crate::model::Config;
 use crate::oracle::controls::has_controls;
 use crate::rng::Rng;
 
-pub const ALL: [&dyn Mutator; 9] =
-    [&Heads, &Mlps, &Neurons, &Experts, &Routers, &Mixers, &Channels, &States, &CarryState];
-
-/// Attention heads.
-#[derive(Debug)]
-pub struct Heads;
-/// Whole MLPs.
-#[derive(Debug)]
-pub struct Mlps;
-/// Hidden units of an MLP.
-#[derive(Debug)]
-pub struct Neurons;
-/// Experts of a mixture: what they add, or that they are chosen at all, or alone.
-#[derive(Debug)]
-pub struct Experts;
-/// How sharply routers choose.
-#[derive(Debug)]
-pub struct Routers;
-/// Whole attention blocks, state spaces, time mixings.
-#[derive(Debug)]
-pub struct Mixers;
-/// Channels of a state space.
-#[derive(Debug)]
-pub struct Channels;
-/// The recurrent state of a head or a channel, throughout or after one token.
-#[derive(Debug)]
-pub struct States;
-/// The recurrent state that another prompt leaves.
-#[derive(Debug)]
-pub struct CarryState;
+mutators! {
+    /// Lesions attention heads.
+    Heads;
+    /// Lesions whole MLPs.
+    Mlps;
+    /// Lesions hidden units of an MLP.
+    Neurons;
+    /// Lesions experts of a mixture: what they add, or that the router chooses them.
+    Experts;
+    /// Scales the logits by which a router chooses.
+    Routers;
+    /// Lesions whole attention blocks, state spaces, time mixings.
+    Mixers;
+    /// Lesions channels of a state space.
+    Channels;
+    /// Lesions the recurrent state of a head or a channel, throughout or after one token.
+    States;
+    /// Puts the recurrent state that another prompt leaves in the place of one.
+    CarryState;
+}
 
 impl Mutator for Heads {
     fn name(&self) -> &'static str {
         "heads"
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
     }
 
     fn applies(&self, config: &Config) -> bool {
@@ -58,6 +52,10 @@ impl Mutator for Mlps {
         "mlps"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
+    }
+
     fn applies(&self, config: &Config) -> bool {
         config.has_mlp()
     }
@@ -72,6 +70,10 @@ impl Mutator for Neurons {
         "neurons"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
+    }
+
     fn applies(&self, config: &Config) -> bool {
         has(NEURON, config)
     }
@@ -84,6 +86,10 @@ impl Mutator for Neurons {
 impl Mutator for Experts {
     fn name(&self) -> &'static str {
         "experts"
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
     }
 
     fn applies(&self, config: &Config) -> bool {
@@ -105,13 +111,17 @@ impl Mutator for Routers {
         "routers"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
+    }
+
     fn applies(&self, config: &Config) -> bool {
         has_controls(ROUTER, config)
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let action = |rng: &mut Rng| Action::Scale {
-            factor: [-1.0, 0.0, 0.25, 4.0][rng.random_range(0..4)],
+            factor: ROUTER_FACTORS[rng.random_range(0..ROUTER_FACTORS.len())],
         };
         lesion(&action, parent, context, rng, ROUTER)
     }
@@ -120,6 +130,10 @@ impl Mutator for Routers {
 impl Mutator for Mixers {
     fn name(&self) -> &'static str {
         "mixers"
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
     }
 
     fn applies(&self, config: &Config) -> bool {
@@ -136,6 +150,10 @@ impl Mutator for Channels {
         "channels"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
+    }
+
     fn applies(&self, config: &Config) -> bool {
         has(CHANNEL, config)
     }
@@ -150,6 +168,10 @@ impl Mutator for States {
         "states"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
+    }
+
     fn applies(&self, config: &Config) -> bool {
         has(STATE, config)
     }
@@ -162,6 +184,10 @@ impl Mutator for States {
 impl Mutator for CarryState {
     fn name(&self) -> &'static str {
         "carry-state"
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
     }
 
     fn applies(&self, config: &Config) -> bool {
@@ -197,7 +223,7 @@ fn has(like: Component, config: &Config) -> bool {
     config.all_like(like).next().is_some()
 }
 
-/// Adds one to three lesions of one action, of components of the kind of `like`.
+/// Adds one to three lesions with the same action, of components of the same kind as `like`.
 fn lesion(
     action: &dyn Fn(&mut Rng) -> Action,
     parent: &Trial,
@@ -220,21 +246,30 @@ fn lesion(
             set.push(drawn);
         }
     }
-    // After one token now and then; what a lesion does throughout, attention can route around.
     let editable = editable(parent, context.config);
-    let position =
-        (!editable.is_empty() && rng.random_bool(0.25)).then(|| rng.random_range(editable));
+    let position = (!editable.is_empty() && rng.random_bool(AT_ONE_POSITION))
+        .then(|| rng.random_range(editable));
     extend(
         parent,
         set.into_iter().map(|component| Edit::Lesion { component, action, position }).collect(),
     )
 }
 
-/// Zero, mean, or a factor from -2 to 4.
-pub(super) fn action(rng: &mut Rng) -> Action {
+/// Factors by which outputs are scaled: turned round or amplified. Zero is an action of its own.
+const FACTORS: [f32; 4] = [-2.0, -1.0, 2.0, 4.0];
+
+/// Factors for router logits: the worst experts, any expert, a flatter choice, a sharper one.
+const ROUTER_FACTORS: [f32; 4] = [-1.0, 0.0, 0.25, 4.0];
+
+/// Share of lesions that act after one token instead of throughout. Attention can route around a
+/// lesion of one position, so most act everywhere.
+const AT_ONE_POSITION: f64 = 0.25;
+
+/// Draws one of the actions that suit every component.
+fn action(rng: &mut Rng) -> Action {
     match rng.random_range(0..3) {
         0 => Action::Zero,
         1 => Action::Mean,
-        _ => Action::Scale { factor: [-2.0, -1.0, 2.0, 4.0][rng.random_range(0..4)] },
+        _ => Action::Scale { factor: FACTORS[rng.random_range(0..FACTORS.len())] },
     }
 }

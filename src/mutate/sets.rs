@@ -1,67 +1,41 @@
 //! Sets of two to four lesions, guided by how pairs of them interact.
 //!
-//! Lesions drawn at random seldom meet the one component that covers for another. A table of
-//! interactions, measured once before a campaign starts, says which do: sets begin with a pair of
-//! it, the more often the more it does beyond its members, and grow along pairs that share a
-//! member.
+//! Lesions drawn at random seldom hit both a component and the one that backs it up. A table of
+//! interactions, measured once before a campaign starts, says which do: a set begins with a pair of
+//! the table, strong pairs more often than weak ones, and grows along pairs that share a member.
 
 use rand::Rng as _;
-use serde::{Deserialize, Serialize};
 
-use super::{Context, Mutator, extend};
-use crate::edit::{Action, Component, Edit, Trial};
+use super::interactions::{Interaction, removal};
+use super::mutator::{Context, Mutator, extend, mutators};
+use crate::edit::{Action, Edit, Trial};
 use crate::rng::Rng;
 use crate::rng::pick;
 
-/// Most members of a set.
-const MOST: usize = 4;
+/// Largest number of members of a set.
+const MAX_MEMBERS: usize = 4;
 
-/// What pairs of lesions do together on one prompt, beyond what each does alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Interactions {
-    /// What a reader calls the prompt.
-    pub prompt: String,
-    pub base: Vec<u32>,
-    /// The tokens whose loss is measured.
-    pub continuation: Vec<u32>,
-    pub components: Vec<Component>,
-    /// Loss without each component over that of the intact model, nats per token.
-    pub alone: Vec<f64>,
-    /// Every pair, the one that does most beyond the sum of its members first.
-    pub pairs: Vec<Interaction>,
+/// Probability of one more member: most sets are pairs, for which the table speaks.
+const GROWS: f64 = 0.3;
+
+/// Share of sets whose members are replaced by their means instead of removed.
+const MEANS: f64 = 0.2;
+
+/// Share of sets that are tried on the parent instead of the prompt they were measured on.
+const ELSEWHERE: f64 = 0.25;
+
+mutators! {
+    /// Lesions two to four components that interact.
+    Sets;
 }
-
-/// One pair, by its places in [`Interactions::components`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Interaction {
-    pub a: usize,
-    pub b: usize,
-    /// Joint effect less both single ones, nats per token.
-    pub nats: f64,
-}
-
-impl Interactions {
-    /// The prompt, unedited.
-    pub fn trial(&self) -> Trial {
-        Trial::new(&self.base[..], &self.continuation[..])
-    }
-}
-
-/// How a component is taken out: an expert by never being chosen, so that others have its tokens;
-/// anything else by zero.
-pub fn removal(component: Component) -> Action {
-    if matches!(component, Component::Expert { .. }) { Action::Unroute } else { Action::Zero }
-}
-
-/// Sets of lesions that interact.
-#[derive(Debug)]
-pub struct Sets;
 
 impl Mutator for Sets {
     fn name(&self) -> &'static str {
         "sets"
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        &["sets"]
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
@@ -70,7 +44,7 @@ impl Mutator for Sets {
         let at = (table.pairs.len() as f64 * rng.random::<f64>().powi(3)) as usize;
         let pair = table.pairs.get(at)?;
         let mut set = vec![pair.a, pair.b];
-        while set.len() < MOST && rng.random_bool(0.3) {
+        while set.len() < MAX_MEMBERS && rng.random_bool(GROWS) {
             let other = |p: &Interaction| match (set.contains(&p.a), set.contains(&p.b)) {
                 (true, false) => Some(p.b),
                 (false, true) => Some(p.a),
@@ -85,7 +59,7 @@ impl Mutator for Sets {
                 set.push(next);
             }
         }
-        let mean = rng.random_bool(0.2);
+        let mean = rng.random_bool(MEANS);
         let lesion = |&at: &usize| {
             let component = *table.components.get(at)?;
             let action = if mean && removal(component) == Action::Zero {
@@ -96,9 +70,11 @@ impl Mutator for Sets {
             Some(Edit::lesion(component, action))
         };
         let edits = set.iter().map(lesion).collect::<Option<Vec<Edit>>>()?;
-        // Mostly where the interaction was measured; now and then elsewhere, for what it is worth
-        // there.
-        if rng.random_bool(0.25) { extend(parent, edits) } else { extend(&table.trial(), edits) }
+        if rng.random_bool(ELSEWHERE) {
+            extend(parent, edits)
+        } else {
+            extend(&table.trial(), edits)
+        }
     }
 }
 
@@ -107,6 +83,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::edit::Component;
     use crate::testing::fake;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rand::Rng as _;
 
-use super::{Context, Mutator, editable, extend};
+use super::mutator::{Context, Mutator, editable, extend, mutators};
 use crate::edit::{Edit, Trial};
 use crate::oracle::OracleKind;
 use crate::rng::Rng;
@@ -12,57 +12,68 @@ use crate::vocabulary::Vocabulary;
 /// Longest span that is spliced or repeated.
 const SPAN: usize = 4;
 
-pub const ALL: [&dyn Mutator; 6] = [&Replace, &Insert, &Delete, &Swap, &Splice, &Repeat];
-pub const DICTIONARY: [&dyn Mutator; 2] = [&DictionaryReplace, &DictionaryInsert];
+mutators! {
+    /// Puts any token in the place of one.
+    Replace;
+    /// Inserts any token.
+    Insert;
+    /// Deletes a token.
+    Delete;
+    /// Exchanges two tokens.
+    Swap;
+    /// Copies a span of another seed over a span of the parent.
+    Splice;
+    /// Repeats a span up to three times.
+    Repeat;
+    /// Puts a suspect in the place of a token.
+    DictionaryReplace;
+    /// Inserts a suspect.
+    DictionaryInsert;
+    /// Proposes an echo prompt about a suspect; the parent is not looked at.
+    Echo;
+}
 
-macro_rules! mutators {
-    ($($(#[$doc:meta])* $type:ident, $name:literal, $function:ident;)*) => {$(
-        $(#[$doc])*
-        #[derive(Debug)]
-        pub struct $type;
-
-        impl Mutator for $type {
+/// Implements mutators that extend the parent by the edits of a function.
+macro_rules! propose_edits {
+    ($($mutator:ident, $name:literal, $groups:expr, $edits:ident;)*) => {$(
+        impl Mutator for $mutator {
             fn name(&self) -> &'static str {
                 $name
             }
 
+            fn groups(&self) -> &'static [&'static str] {
+                &$groups
+            }
+
             fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-                extend(parent, $function(parent, context, rng)?)
+                extend(parent, $edits(parent, context, rng)?)
             }
         }
     )*};
 }
 
-mutators! {
-    /// Any token in the place of one.
-    Replace, "replace", replace;
-    /// Any token between two.
-    Insert, "insert", insert;
-    /// One token less.
-    Delete, "delete", delete;
-    /// Two neighbours or strangers change places.
-    Swap, "swap", swap;
-    /// A span of another seed over a span of this.
-    Splice, "splice", splice;
-    /// A span said again, up to three times.
-    Repeat, "repeat", repeat;
-    /// A suspect in the place of a token.
-    DictionaryReplace, "dictionary-replace", dictionary_replace;
-    /// A suspect between two tokens.
-    DictionaryInsert, "dictionary-insert", dictionary_insert;
+propose_edits! {
+    Replace, "replace", ["tokens"], replace;
+    Insert, "insert", ["tokens"], insert;
+    Delete, "delete", ["tokens"], delete;
+    Swap, "swap", ["tokens"], swap;
+    Splice, "splice", ["tokens"], splice;
+    Repeat, "repeat", ["tokens"], repeat;
+    DictionaryReplace, "dictionary-replace", ["dictionary", "vocabulary"], dictionary_replace;
+    DictionaryInsert, "dictionary-insert", ["dictionary", "vocabulary"], dictionary_insert;
 }
-
-/// An echo prompt about a suspect; the parent is not looked at.
-#[derive(Debug)]
-pub struct Echo;
 
 impl Mutator for Echo {
     fn name(&self) -> &'static str {
         "echo"
     }
 
+    fn groups(&self) -> &'static [&'static str] {
+        &["vocabulary"]
+    }
+
     fn oracles(&self) -> &'static [OracleKind] {
-        &[OracleKind::Echo, OracleKind::NonFinite]
+        OracleKind::of_echoes()
     }
 
     fn propose(&self, _parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
@@ -72,7 +83,8 @@ impl Mutator for Echo {
     }
 }
 
-/// A suspect; the more suspicious the more often (they are in ascending order).
+/// Draws a suspect, the least suspicious most often: the larger of two draws, of a list with the most
+/// suspicious first.
 fn suspect(vocabulary: &Vocabulary, rng: &mut Rng) -> Option<u32> {
     let suspects = &vocabulary.anomalous;
     let draw = |rng: &mut Rng| {
@@ -82,7 +94,7 @@ fn suspect(vocabulary: &Vocabulary, rng: &mut Rng) -> Option<u32> {
     Some(suspects[index])
 }
 
-/// Any id but a special one.
+/// Draws any id but a special one; `None` if eight draws give none.
 fn any_token(context: &Context, rng: &mut Rng) -> Option<u32> {
     let size = u32::try_from(context.config.vocab_size).ok().filter(|&size| size > 0)?;
     (0..8).map(|_| rng.random_range(0..size)).find(|id| !context.vocabulary.special.contains(id))
@@ -138,10 +150,15 @@ fn splice(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>>
     let start = position(parent, context, rng)?;
     let length = rng.random_range(1..=SPAN).min(parent.base.len() - start).min(other.len());
     let from = rng.random_range(0..=other.len() - length);
+    let changes = |position: usize, id: u32| {
+        parent.base[position] != id && !context.vocabulary.special.contains(&id)
+    };
     let edits = (0..length)
-        .map(|i| Edit::Replace { position: start + i, id: other[from + i] })
-        .filter(|edit| !matches!(edit, Edit::Replace { position, id } if parent.base[*position] == *id || context.vocabulary.special.contains(id)));
-    Some(edits.collect::<Vec<_>>()).filter(|edits| !edits.is_empty())
+        .map(|i| (start + i, other[from + i]))
+        .filter(|&(position, id)| changes(position, id))
+        .map(|(position, id)| Edit::Replace { position, id })
+        .collect::<Vec<_>>();
+    Some(edits).filter(|edits| !edits.is_empty())
 }
 
 fn repeat(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {

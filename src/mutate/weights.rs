@@ -1,19 +1,25 @@
-//! Lesions of single weights, from a list of proposed super weights.
+//! Lesions of single weights, from a list of proposed super weights (Yu et al. 2024, "The Super
+//! Weight in Large Language Models").
 
 use rand::Rng as _;
 
-use super::{Context, Mutator, extend};
+use super::mutator::{Context, Mutator, extend, mutators};
 use crate::edit::{Action, Edit, Trial};
 use crate::rng::Rng;
 use crate::rng::pick;
 
-/// One weight of the proposals: removed, negated or multiplied.
-#[derive(Debug)]
-pub struct Weights;
+mutators! {
+    /// Removes, negates or doubles one of the proposed super weights.
+    Weights;
+}
 
 impl Mutator for Weights {
     fn name(&self) -> &'static str {
         "weights"
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        &["weights"]
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {

@@ -7,7 +7,7 @@ use super::format::number;
 use super::svg::matrix;
 use crate::case::Case;
 use crate::edit::{Component, Edit};
-use crate::mutate::sets::Interactions;
+use crate::mutate::interactions::Interactions;
 use crate::text;
 
 /// Matrices on a page, and the pairs listed beside each.
@@ -116,7 +116,7 @@ fn signed(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mutate::sets::Interaction;
+    use crate::mutate::interactions::Interaction;
     use crate::testing::fake;
 
     fn made(tables: &[Interactions], cases: &[Case]) -> String {

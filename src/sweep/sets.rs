@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Request};
 use crate::minimize::reduce;
 use crate::model::Distributions;
-use crate::mutate::sets::{Interaction, Interactions, removal};
+use crate::mutate::interactions::{Interaction, Interactions, removal};
 use crate::oracle::controls::has_controls;
 use crate::rng;
 

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::evaluate::{Evaluator, Observation, Request};
 use crate::model::Distributions;
 use crate::model::{Activation, Config, Mixer, NormKind, QkNorm, Residual, Rotary};
-use crate::mutate::sets::{Interaction, Interactions};
+use crate::mutate::interactions::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
 use crate::vocabulary::Vocabulary;
 

@@ -12,6 +12,7 @@ pub mod gcg;
 mod goal;
 mod mutator;
 mod problem;
+pub mod promising;
 mod search;
 pub mod soft;
 mod stages;
@@ -19,8 +20,9 @@ mod state;
 mod tokens;
 
 pub use goal::{Goal, GoalKind, Mean};
-pub use mutator::{Promising, Suffix};
+pub use mutator::{ALL, Suffix};
 pub use problem::{Problem, Prompt, Scored};
+pub use promising::Promising;
 pub use search::{HeldOut, Search};
 pub use stages::{prune, stages};
 pub use state::{Algorithm, Entry, Options, Reached, State, Step};
