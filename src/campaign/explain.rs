@@ -3,7 +3,7 @@
 use super::events::Follow;
 use super::finding::Finding;
 use crate::case::{Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
-use crate::edit::{Action, Edit, Trial};
+use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
 use crate::localize::{self, ContrastKind, Implication, comparable};
@@ -142,33 +142,5 @@ fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
             .nth(position)
             .map_or("the end".into(), |id| quoted(*id))
     };
-    match edit {
-        Edit::Replace { position, id } => format!("{} for {}", quoted(*id), at(*position)),
-        Edit::Insert { position, id } => format!("{} before {}", quoted(*id), at(*position)),
-        Edit::Delete { position } => format!("deleting {}", at(*position)),
-        Edit::Embedding { position, change } => {
-            format!("moving the embedding of {} by {:.2}", at(*position), change.strength())
-        }
-        Edit::Lesion { component, action, position } => {
-            let place = position.map_or(String::new(), |position| format!(" at {}", at(position)));
-            match action {
-                Action::Zero => format!("zeroing {component}{place}"),
-                Action::Unroute => format!("unrouting {component}{place}"),
-                Action::Route => format!("routing to {component}{place}"),
-                Action::Mean => format!("mean-ablating {component}{place}"),
-                Action::Scale { factor } => format!("scaling {component} by {factor:.2}{place}"),
-                Action::Noise { strength, .. } => {
-                    format!("noise of {strength:.2} on {component}{place}")
-                }
-            }
-        }
-        Edit::CarryState { component, position, from } => {
-            format!(
-                "carrying {component} over from {} other tokens at {}",
-                from.len(),
-                at(*position)
-            )
-        }
-        Edit::FreezeRouting => "with routing frozen".to_owned(),
-    }
+    edit.title(&quoted, &at)
 }

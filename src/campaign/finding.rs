@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::case::Lineage;
-use crate::edit::{Edit, EmbeddingChange, Trial};
+use crate::edit::Trial;
 use crate::error::Result;
 use crate::minimize;
 use crate::minimize::Minimization;
@@ -54,17 +54,5 @@ pub fn signature(trial: &Trial) -> BTreeSet<String> {
         None => trial.base.get(position).copied(),
         Some(rest) => trial.continuation.get(rest).copied(),
     };
-    let describe = |edit: &Edit| match edit {
-        Edit::Replace { id, .. } | Edit::Insert { id, .. } => format!("token {id}"),
-        Edit::Delete { position } => format!("delete {:?}", at(*position)),
-        Edit::Embedding { position, change } => match change {
-            EmbeddingChange::Noise { .. } => format!("noise {:?}", at(*position)),
-            EmbeddingChange::Direction { from, to, .. } => format!("direction {from} {to}"),
-            EmbeddingChange::Towards { id, .. } => format!("towards {id}"),
-        },
-        Edit::Lesion { component, action, .. } => format!("{} {component}", action.name()),
-        Edit::CarryState { component, .. } => format!("carry {component}"),
-        Edit::FreezeRouting => "freeze routing".to_owned(),
-    };
-    trial.edits.iter().map(describe).collect()
+    trial.edits.iter().map(|edit| edit.signature(&at)).collect()
 }

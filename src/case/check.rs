@@ -1,7 +1,7 @@
 //! What can be checked of a case without its model. The file may be anyone's.
 
 use super::{Case, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
-use crate::edit::{Action, Component, Edit, EmbeddingChange};
+use crate::edit::Edit;
 use crate::localize::{Implication, Reading};
 use crate::oracle::Verdict;
 
@@ -31,8 +31,7 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     bounded("edits", case.edits.len(), MAX_EDITS)?;
     let total = case.base.len() + case.continuation.len();
     for (index, edit) in case.edits.iter().enumerate() {
-        check_edit(edit, total)
-            .or_else(|(field, message)| fault(format!("edits[{index}].{field}"), message))?;
+        check_edit(&format!("edits[{index}]"), edit, total)?;
     }
     check_verdict(&case.verdict)?;
     if let Some(implication) = &case.implication {
@@ -105,48 +104,8 @@ fn share(field: &str, value: f64) -> Result<(), Fault> {
     }
 }
 
-fn check_edit(edit: &Edit, total: usize) -> Result<(), Fault> {
-    let end = match edit {
-        Edit::Insert { .. } => total + 1,
-        _ => total,
-    };
-    match edit.position() {
-        Some(position) if position >= end => {
-            return fault(
-                "position",
-                format!("{position}, but base and continuation are {total} tokens"),
-            );
-        }
-        _ => {}
-    }
-    match *edit {
-        Edit::Embedding {
-            change:
-                EmbeddingChange::Noise { strength, .. }
-                | EmbeddingChange::Direction { strength, .. }
-                | EmbeddingChange::Towards { strength, .. },
-            ..
-        } => finite("change.strength", f64::from(strength)),
-        Edit::Lesion { action, component, .. }
-            if action.is_of_experts() && !matches!(component, Component::Expert { .. }) =>
-        {
-            fault("action", format!("{}, but {component} is no expert", action.name()))
-        }
-        Edit::CarryState { component, .. } if !matches!(component, Component::State { .. }) => {
-            fault("component", format!("{component} is no state to carry over"))
-        }
-        Edit::CarryState { ref from, .. } if from.is_empty() => {
-            fault("from", "empty; a state comes from at least one token")
-        }
-        Edit::CarryState { ref from, .. } => bounded("from", from.len(), MAX_IDS),
-        Edit::Lesion { action: Action::Scale { factor }, .. } => {
-            finite("action.factor", f64::from(factor))
-        }
-        Edit::Lesion { action: Action::Noise { strength, .. }, .. } => {
-            finite("action.strength", f64::from(strength))
-        }
-        _ => Ok(()),
-    }
+fn check_edit(field: &str, edit: &Edit, total: usize) -> Result<(), Fault> {
+    edit.check(total, MAX_IDS).or_else(|(part, message)| fault(format!("{field}.{part}"), message))
 }
 
 fn check_implication(implication: &Implication, total: usize) -> Result<(), Fault> {
@@ -219,8 +178,7 @@ fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
                     "no replacement, of which a reading is made",
                 );
             }
-            check_edit(edit, total)
-                .or_else(|(field, message)| fault(format!("{of}[{index}].{field}"), message))?;
+            check_edit(&format!("{of}[{index}]"), edit, total)?;
         }
     }
     Ok(())

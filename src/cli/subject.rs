@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::case::Case;
-use crate::edit::{Edit, Trial};
+use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator};
 use crate::model::Model;
@@ -56,14 +56,8 @@ impl Subject {
         self.model.check_ids(&case.base).map_err(|e| bad("base".into(), e))?;
         self.model.check_ids(&case.continuation).map_err(|e| bad("continuation".into(), e))?;
         for (index, edit) in case.edits.iter().enumerate() {
-            let checked = match edit {
-                Edit::Replace { id, .. } | Edit::Insert { id, .. } => self.model.check_ids(&[*id]),
-                Edit::Lesion { component, .. } => self.model.check_component(component),
-                Edit::CarryState { component, from, .. } => {
-                    self.model.check_component(component).and_then(|()| self.model.check_ids(from))
-                }
-                Edit::Delete { .. } | Edit::Embedding { .. } | Edit::FreezeRouting => Ok(()),
-            };
+            let component = edit.component().map_or(Ok(()), |c| self.model.check_component(c));
+            let checked = component.and_then(|()| self.model.check_ids(&edit.token_ids()));
             checked.map_err(|e| bad(format!("edits[{index}]"), e))?;
         }
         // Mutations may add a little to a prompt of full length; far beyond it a forward is a bomb.

@@ -397,19 +397,12 @@ fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
         edits[slot] = insert;
     }
     for edit in &mut edits {
-        match edit {
-            Edit::Insert { position, .. } => *position = moved(*position),
-            Edit::Replace { position, .. }
-            | Edit::Delete { position }
-            | Edit::Embedding { position, .. }
-            | Edit::CarryState { position, .. }
-            | Edit::Lesion { position: Some(position), .. } => {
-                if keep.get(*position) == Some(&false) {
-                    return None;
-                }
-                *position = moved(*position);
+        let inserts = matches!(edit, Edit::Insert { .. });
+        if let Some(position) = edit.position_mut() {
+            if !inserts && keep.get(*position) == Some(&false) {
+                return None;
             }
-            Edit::Lesion { position: None, .. } | Edit::FreezeRouting => {}
+            *position = moved(*position);
         }
     }
     let base: Arc<[u32]> =

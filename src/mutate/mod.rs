@@ -64,24 +64,18 @@ mod tests {
     use proptest::prelude::*;
 
     fn valid(trial: &Trial, config: &Config) -> bool {
+        let known = |id: u32| (id as usize) < config.vocab_size;
+        // Echo prompts alone edit the continuation too.
+        let end = |edit: &Edit| match edit {
+            Edit::Replace { .. } => trial.len(),
+            _ => trial.base.len(),
+        };
         !trial.edits.is_empty()
             && trial.layout().prompt_len > 0
-            && trial.edits.iter().all(|edit| match *edit {
-                Edit::Insert { position, id } => {
-                    position <= trial.base.len() && (id as usize) < config.vocab_size
-                }
-                Edit::Replace { position, id } => {
-                    position < trial.len() && (id as usize) < config.vocab_size
-                }
-                Edit::Delete { position } => position < trial.base.len(),
-                Edit::Embedding { position, change } => {
-                    position < trial.base.len() && change.strength().is_finite()
-                }
-                Edit::Lesion { component, .. } => config.has(&component),
-                Edit::CarryState { component, position, ref from } => {
-                    config.has(&component) && position < trial.len() && !from.is_empty()
-                }
-                Edit::FreezeRouting => config.experts.is_some(),
+            && trial.edits.iter().all(|edit| {
+                edit.check(end(edit), usize::MAX).is_ok()
+                    && edit.component().is_none_or(|component| config.has(component))
+                    && edit.token_ids().into_iter().all(known)
             })
     }
 

@@ -75,22 +75,7 @@ pub(super) fn editable(trial: &Trial, config: &Config) -> Range<usize> {
 /// Returns `parent` with further edits; a new token edit replaces an older one at its position.
 /// `None` where there are too many, or no prompt token would be left.
 pub(super) fn extend(parent: &Trial, new: Vec<Edit>) -> Option<Trial> {
-    let replaces = |edit: &Edit| {
-        matches!(edit, Edit::Replace { .. } | Edit::Delete { .. } | Edit::Embedding { .. })
-    };
-    let superseded = |old: &Edit| {
-        new.iter().any(|n| match (old, n) {
-            (
-                Edit::Lesion { component: a, position: p, .. },
-                Edit::Lesion { component: b, position: q, .. },
-            ) => (a, p) == (b, q),
-            (
-                Edit::CarryState { component: a, position: p, .. },
-                Edit::CarryState { component: b, position: q, .. },
-            ) => (a, p) == (b, q),
-            _ => replaces(old) && replaces(n) && old.position() == n.position(),
-        })
-    };
+    let superseded = |old: &Edit| new.iter().any(|edit| edit.supersedes(old));
     let mut edits: Vec<Edit> =
         parent.edits.iter().filter(|old| !superseded(old)).cloned().collect();
     edits.extend(new);

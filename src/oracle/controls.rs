@@ -9,26 +9,27 @@ use std::collections::BTreeMap;
 use rand::Rng as _;
 
 use super::verdict::LEAST_CONTROLS;
-use crate::edit::{Component, Edit, EmbeddingChange, Trial};
+use crate::edit::{Component, Edit, StandIns, Trial};
 use crate::model::Config;
 use crate::rng::{self, Rng};
 use crate::vocabulary::Vocabulary;
 
-/// How often a draw that came out unusable is repeated before the original is kept.
+/// Number of times that an unusable draw is repeated before the original is kept.
 const DRAWS: usize = 16;
 
-/// Draws before the alternatives count as exhausted. Whatever `count` is: asking for as many as
-/// there were must give the same ones (a replay does).
+/// Draws before the alternatives count as exhausted. It does not depend on `count`: a replay asks for
+/// as many controls as there were and must get the same ones.
 const ATTEMPTS: usize = 256;
 
-/// Up to `count` different controls of `trial`, none of them the trial itself.
+/// Draws up to `count` different controls of `trial`, none of them the trial itself.
 ///
 /// They depend on `seed` and on the content of the trial only, so a verdict is the same whatever
 /// shares its batch. Fewer come back when there are not that many (a model with one MLP has no
 /// control for a lesion of it); a trial without edits has none.
 ///
 /// None either where a lesion alone would have too few: an irrelevant edit beside it (another
-/// token, say) would otherwise multiply the same few stand-ins into what looks like many controls.
+/// token, say) would otherwise multiply the same few counterparts into what looks like many
+/// controls.
 pub fn draw(
     trial: &Trial,
     count: usize,
@@ -55,63 +56,26 @@ pub fn draw(
     controls
 }
 
-/// Whether the model has enough components of a kind for lesions of one to be read against the
-/// others.
+/// Returns true if the model has enough components of a kind for a lesion of one to be compared with
+/// lesions of the others.
 pub fn has_controls(component: Component, config: &Config) -> bool {
     component != Component::Embed && config.all_like(component).nth(LEAST_CONTROLS).is_some()
 }
 
-/// One control of `trial`; the trial itself when nothing else is possible.
+/// Draws one control of `trial`; the trial itself when nothing else is possible.
 pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mut Rng) -> Trial {
-    let mut tokens = StandIns::default();
-    let mut components: BTreeMap<Component, Component> = BTreeMap::new();
-    let lesioned: Vec<Component> = trial.edits.iter().filter_map(lesioned).collect();
-    let mut deleted: Vec<usize> = Vec::new();
-    let edits = trial.edits.iter().map(|edit| match *edit {
-        Edit::FreezeRouting => Edit::FreezeRouting,
-        // The state that as many ordinary tokens leave.
-        Edit::CarryState { component, position, ref from } => {
-            let from = from.iter().map(|id| tokens.of(*id, trial, vocabulary, rng)).collect();
-            Edit::CarryState { component, position, from }
-        }
-        Edit::Replace { position, id } => {
-            Edit::Replace { position, id: tokens.of(id, trial, vocabulary, rng) }
-        }
-        Edit::Insert { position, id } => {
-            Edit::Insert { position, id: tokens.of(id, trial, vocabulary, rng) }
-        }
-        Edit::Delete { position } => {
-            let position = other_position(position, trial, config, &deleted, rng);
-            deleted.push(position);
-            Edit::Delete { position }
-        }
-        Edit::Embedding { position, change } => {
-            let change = match change {
-                EmbeddingChange::Noise { strength, .. }
-                | EmbeddingChange::Direction { strength, .. } => {
-                    EmbeddingChange::Noise { seed: rng.random(), strength }
-                }
-                EmbeddingChange::Towards { id, strength } => {
-                    EmbeddingChange::Towards { id: tokens.of(id, trial, vocabulary, rng), strength }
-                }
-            };
-            Edit::Embedding { position, change }
-        }
-        Edit::Lesion { component, action, position } => {
-            let stand_in = match components.get(&component) {
-                Some(&known) => known,
-                None => {
-                    let taken: Vec<Component> = components.values().copied().collect();
-                    let drawn = other_component(component, config, &lesioned, &taken, rng);
-                    components.insert(component, drawn);
-                    drawn
-                }
-            };
-            Edit::Lesion { component: stand_in, action, position }
-        }
-    });
-    let edits = edits.collect();
-    trial.with_edits(edits)
+    let lesioned = trial.edits.iter().filter_map(lesioned).collect();
+    let mut draws = Draws {
+        trial,
+        config,
+        vocabulary,
+        rng,
+        lesioned,
+        tokens: BTreeMap::new(),
+        components: BTreeMap::new(),
+        deleted: Vec::new(),
+    };
+    trial.with_edits(trial.edits.iter().map(|edit| edit.control(&mut draws)).collect())
 }
 
 fn lesioned(edit: &Edit) -> Option<Component> {
@@ -121,77 +85,90 @@ fn lesioned(edit: &Edit) -> Option<Component> {
     }
 }
 
-/// Which ordinary token stands in for which: the same id gets the same stand-in throughout a trial,
-/// because an echo prompt that names two tokens is no echo prompt.
-#[derive(Default)]
-struct StandIns(BTreeMap<u32, u32>);
+/// Draws the ordinary counterparts for one control.
+struct Draws<'a> {
+    trial: &'a Trial,
+    config: &'a Config,
+    vocabulary: &'a Vocabulary,
+    rng: &'a mut Rng,
+    /// Components that the trial lesions.
+    lesioned: Vec<Component>,
+    /// Counterparts of tokens. One id has the same counterpart throughout a trial, because an echo
+    /// prompt that names two tokens is no echo prompt.
+    tokens: BTreeMap<u32, u32>,
+    /// Counterparts of components.
+    components: BTreeMap<Component, Component>,
+    /// Positions that the control deletes.
+    deleted: Vec<usize>,
+}
 
-impl StandIns {
-    fn of(&mut self, id: u32, trial: &Trial, vocabulary: &Vocabulary, rng: &mut Rng) -> u32 {
-        if let Some(&known) = self.0.get(&id) {
+impl StandIns for Draws<'_> {
+    fn token(&mut self, id: u32) -> u32 {
+        if let Some(&known) = self.tokens.get(&id) {
             return known;
         }
         let mut drawn = id;
         for _ in 0..DRAWS {
-            let Some(&candidate) = rng::pick(&vocabulary.ordinary, rng) else { break };
+            let Some(&candidate) = rng::pick(&self.vocabulary.ordinary, self.rng) else { break };
             // Tokens of the continuation would give it away (or, in an echo prompt, change
             // nothing).
             if candidate != id
-                && !trial.continuation.contains(&candidate)
-                && !self.0.values().any(|&used| used == candidate)
+                && !self.trial.continuation.contains(&candidate)
+                && !self.tokens.values().any(|&used| used == candidate)
             {
                 drawn = candidate;
                 break;
             }
         }
-        self.0.insert(id, drawn);
+        self.tokens.insert(id, drawn);
         drawn
     }
-}
 
-/// Another position on the same side (prompt or continuation), not yet taken.
-fn other_position(
-    position: usize,
-    trial: &Trial,
-    config: &Config,
-    taken: &[usize],
-    rng: &mut Rng,
-) -> usize {
-    let range = if position < trial.base.len() {
-        trial.first_editable(config.bos_token_id)..trial.base.len()
-    } else {
-        trial.base.len()..trial.len()
-    };
-    for _ in 0..DRAWS {
-        if range.is_empty() {
-            break;
+    /// Another position, not yet edited or deleted.
+    fn position(&mut self, position: usize) -> usize {
+        let trial = self.trial;
+        let range = if position < trial.base.len() {
+            trial.first_editable(self.config.bos_token_id)..trial.base.len()
+        } else {
+            trial.base.len()..trial.len()
+        };
+        let edited = |at: usize| {
+            trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(at))
+        };
+        let mut drawn = position;
+        for _ in 0..if range.is_empty() { 0 } else { DRAWS } {
+            let candidate = self.rng.random_range(range.clone());
+            if !edited(candidate) && !self.deleted.contains(&candidate) {
+                drawn = candidate;
+                break;
+            }
         }
-        let drawn = rng.random_range(range.clone());
-        let edited =
-            trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(drawn));
-        if !edited && !taken.contains(&drawn) {
-            return drawn;
-        }
+        self.deleted.push(drawn);
+        drawn
     }
-    position
-}
 
-/// A component of the same kind in the same third of the layers (any layer, where the third has too
-/// few), not one of the lesioned or taken ones; for a weight, another of the same matrix.
-fn other_component(
-    component: Component,
-    config: &Config,
-    lesioned: &[Component],
-    taken: &[Component],
-    rng: &mut Rng,
-) -> Component {
-    for _ in 0..4 * DRAWS {
-        let drawn = random_like(component, config, rng);
-        if !lesioned.contains(&drawn) && !taken.contains(&drawn) {
-            return drawn;
+    /// A component in the same third of the layers (any layer, where the third has too few),
+    /// neither lesioned by the trial nor drawn before; for a weight, another of the same matrix.
+    fn component(&mut self, component: Component) -> Component {
+        if let Some(&known) = self.components.get(&component) {
+            return known;
         }
+        let mut drawn = component;
+        for _ in 0..4 * DRAWS {
+            let candidate = random_like(component, self.config, self.rng);
+            let taken = self.components.values().any(|&used| used == candidate);
+            if !self.lesioned.contains(&candidate) && !taken {
+                drawn = candidate;
+                break;
+            }
+        }
+        self.components.insert(component, drawn);
+        drawn
     }
-    component
+
+    fn seed(&mut self) -> u64 {
+        self.rng.random()
+    }
 }
 
 fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Component {
@@ -222,7 +199,7 @@ fn random_layer(component: Component, config: &Config, rng: &mut Rng) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::{Action, Matrix};
+    use crate::edit::{Action, EmbeddingChange, Matrix};
     use crate::testing::fake;
 
     /// Draws controls of a trial with these edits and checks what each must satisfy.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::diff::{self, Span};
 use super::format::{list, number, percent};
 use crate::case::Case;
-use crate::edit::{Action, Edit, EmbeddingChange};
+use crate::edit::{Edit, Phrase};
 use crate::localize::{ContrastKind, Implication, Reading};
 use crate::oracle::OracleKind;
 
@@ -21,67 +21,16 @@ fn names(case: &Case) -> BTreeMap<u32, &str> {
     case.top_before.iter().chain(&case.top_after).map(|t| (t.id, t.text.as_str())).collect()
 }
 
-/// One edit as a plain imperative: "replace the token at 5 by id 4091".
-pub fn edit(case: &Case, edit: &Edit) -> String {
+fn phrase(case: &Case, edit: &Edit) -> Phrase {
     let names = names(case);
-    let token =
-        |id: u32| names.get(&id).map_or(format!("id {id}"), |text| format!("id {id} (`{text}`)"));
-    match edit {
-        Edit::Replace { position, id } => {
-            format!("replace the token at {position} by {}", token(*id))
-        }
-        Edit::Insert { position, id } => {
-            format!("insert {} before the token at {position}", token(*id))
-        }
-        Edit::Delete { position } => format!("delete the token at {position}"),
-        Edit::Embedding { position, change } => match *change {
-            EmbeddingChange::Noise { seed, strength } => format!(
-                "add noise of {} times its length to the embedding at {position} (noise seed \
-                {seed})",
-                number(strength.into())
-            ),
-            EmbeddingChange::Direction { from, to, strength } => format!(
-                "push the embedding at {position} along the direction from {} to {}, {} times its \
-                length",
-                token(from),
-                token(to),
-                number(strength.into())
-            ),
-            EmbeddingChange::Towards { id, strength } => {
-                format!(
-                    "move the embedding at {position} towards {} by {} of the way",
-                    token(id),
-                    percent(strength.into())
-                )
-            }
-        },
-        Edit::Lesion { component, action, position } => {
-            let what = match *action {
-                Action::Zero => format!("set {component} to zero"),
-                Action::Unroute => format!("keep the router from {component}"),
-                Action::Route => format!("send tokens to {component} alone"),
-                Action::Mean => format!("replace {component} by its average"),
-                Action::Scale { factor } => {
-                    format!("multiply {component} by {}", number(factor.into()))
-                }
-                Action::Noise { seed, strength } => {
-                    format!(
-                        "add noise of {} times its size to {component} (noise seed {seed})",
-                        number(strength.into())
-                    )
-                }
-            };
-            match position {
-                Some(position) => format!("{what}, at {position} alone"),
-                None => what,
-            }
-        }
-        Edit::CarryState { component, position, from } => {
-            let text: Vec<String> = from.iter().map(|id| token(*id)).collect();
-            format!("carry {component} over from reading {} into {position}", text.join(", "))
-        }
-        Edit::FreezeRouting => "route every token as without the other edits".to_owned(),
-    }
+    edit.phrase(&|id| {
+        names.get(&id).map_or(format!("id {id}"), |text| format!("id {id} (`{text}`)"))
+    })
+}
+
+/// Returns one edit as a plain imperative: "replace the token at 5 by id 4091".
+pub fn edit(case: &Case, edit: &Edit) -> String {
+    phrase(case, edit).to_string()
 }
 
 /// The edits as the subject of a sentence: "Replacing ` king` by ` Guid`".
@@ -103,23 +52,9 @@ pub fn doing(case: &Case) -> String {
         (Edit::Insert { .. }, None, Some(y)) => format!("Inserting `{y}`"),
         (Edit::Delete { .. }, Some(x), None) => format!("Deleting `{x}`"),
         _ => {
-            let text = edit(case, only);
-            let (verb, rest) = text.split_once(' ').unwrap_or((text.as_str(), ""));
-            let verb = match verb {
-                "replace" => "Replacing",
-                "insert" => "Inserting",
-                "delete" => "Deleting",
-                "add" => "Adding",
-                "push" => "Pushing",
-                "move" => "Moving",
-                "set" => "Setting",
-                "keep" => "Keeping",
-                "send" => "Sending",
-                "carry" => "Carrying",
-                "route" => "Routing",
-                _ => "Multiplying",
-            };
-            format!("{verb} {rest}")
+            let Phrase { gerund, object, .. } = phrase(case, only);
+            let (first, rest) = gerund.split_at(1);
+            format!("{}{rest} {object}", first.to_uppercase())
         }
     }
 }

@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for OracleKind {
             // A name in a file may be megabytes long.
             let shown: String = name.chars().take(40).collect();
             let known = Self::ALL.map(|kind| format!("`{kind}`")).join(", ");
-            serde::de::Error::custom(format!("unknown oracle `{shown}`, expected one of {known}"))
+            serde::de::Error::custom(format!("unknown variant `{shown}`, expected one of {known}"))
         })
     }
 }
@@ -147,7 +147,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<OracleKind>(&json).unwrap(), kind);
         }
         let error = serde_json::from_str::<OracleKind>("\"vibes\"").unwrap_err().to_string();
-        assert!(error.contains("unknown oracle `vibes`, expected one of `divergence`"), "{error}");
+        assert!(error.contains("unknown variant `vibes`, expected one of `divergence`"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! What a lesion does to a component.
+
+use serde::{Deserialize, Serialize};
+
+use super::check::{Fault, fault, finite};
+use super::component::Component;
+use super::phrase::Phrase;
+use crate::text::number;
+
+/// What a lesion does to the output of a component (or to a single weight).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    /// Replace the output by zero (zero ablation).
+    Zero,
+    /// Replace the output by its mean over the built-in reference text (mean ablation); a weight by
+    /// the mean of its matrix row.
+    Mean,
+    /// Keep the router from choosing an expert: its logit is minus infinity before the choice, and
+    /// the other experts share the weight it would have got as the model's routing has it.
+    Unroute,
+    /// Send a token to one expert alone.
+    Route,
+    /// Multiply the output by `factor`.
+    Scale {
+        /// 1 changes nothing.
+        factor: f32,
+    },
+    /// Add Gaussian noise of `strength` times the output's own norm, one draw per position.
+    Noise {
+        /// Seed of the draws.
+        seed: u64,
+        /// Norm of the noise in norms of the output.
+        strength: f32,
+    },
+}
+
+impl Action {
+    /// Returns the name in tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Zero => "zero",
+            Self::Mean => "mean",
+            Self::Unroute => "unroute",
+            Self::Route => "route",
+            Self::Scale { .. } => "scale",
+            Self::Noise { .. } => "noise",
+        }
+    }
+
+    /// Returns true for changes to a router's choice, which apply to experts alone.
+    pub fn is_of_experts(&self) -> bool {
+        matches!(self, Self::Unroute | Self::Route)
+    }
+
+    /// Returns the strength that the reduction makes smaller: 0 changes nothing.
+    pub(super) fn strength(&self) -> Option<f32> {
+        match self {
+            Self::Scale { factor } => Some(factor - 1.0),
+            Self::Zero | Self::Mean | Self::Unroute | Self::Route | Self::Noise { .. } => None,
+        }
+    }
+
+    /// Sets the [`strength`](Self::strength) where there is one.
+    pub(super) fn set_strength(&mut self, strength: f32) {
+        if let Self::Scale { factor } = self {
+            *factor = 1.0 + strength;
+        }
+    }
+
+    /// Checks what can be checked without a model.
+    pub(super) fn check(&self, component: &Component) -> Result<(), Fault> {
+        match *self {
+            Self::Unroute | Self::Route => match component {
+                Component::Expert { .. } => Ok(()),
+                _ => fault("action", format!("{}, but {component} is no expert", self.name())),
+            },
+            Self::Scale { factor } => finite("action.factor", factor),
+            Self::Noise { strength, .. } => finite("action.strength", strength),
+            Self::Zero | Self::Mean => Ok(()),
+        }
+    }
+
+    /// Returns the action on a component in words.
+    pub(super) fn phrase(&self, component: &Component) -> Phrase {
+        match *self {
+            Self::Zero => Phrase::new("set", "setting", format!("{component} to zero")),
+            Self::Unroute => Phrase::new("keep", "keeping", format!("the router from {component}")),
+            Self::Route => Phrase::new("send", "sending", format!("tokens to {component} alone")),
+            Self::Mean => {
+                Phrase::new("replace", "replacing", format!("{component} by its average"))
+            }
+            Self::Scale { factor } => Phrase::new(
+                "multiply",
+                "multiplying",
+                format!("{component} by {}", number(factor.into())),
+            ),
+            Self::Noise { seed, strength } => Phrase::new(
+                "add",
+                "adding",
+                format!(
+                    "noise of {} times its size to {component} (noise seed {seed})",
+                    number(strength.into())
+                ),
+            ),
+        }
+    }
+
+    /// Returns the action on a component in a few words, for titles.
+    pub(super) fn title(&self, component: &Component) -> String {
+        match self {
+            Self::Zero => format!("zeroing {component}"),
+            Self::Unroute => format!("unrouting {component}"),
+            Self::Route => format!("routing to {component}"),
+            Self::Mean => format!("mean-ablating {component}"),
+            Self::Scale { factor } => format!("scaling {component} by {factor:.2}"),
+            Self::Noise { strength, .. } => format!("noise of {strength:.2} on {component}"),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! One mutation, and everything that is specific to a kind of it short of a model: what it acts at,
+//! what it names, its check, its matched control, its words.
+
+use serde::{Deserialize, Serialize};
+
+use super::action::Action;
+use super::check::{Fault, fault};
+use super::component::Component;
+use super::embedding::EmbeddingChange;
+use super::phrase::Phrase;
+use super::stand_in::StandIns;
+
+/// One mutation. Positions count tokens of the *unedited* sequence (base then continuation), so the
+/// members of a set of edits can be removed one by one without renumbering the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "edit", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Edit {
+    /// Put `id` where the token at `position` was.
+    Replace {
+        /// Position of the token.
+        position: usize,
+        /// Id of the new token.
+        id: u32,
+    },
+    /// Put `id` before the token at `position` (`position` = length: at the end). Several inserts
+    /// at one position keep their order in the list.
+    Insert {
+        /// Position of the token that follows.
+        position: usize,
+        /// Id of the new token.
+        id: u32,
+    },
+    /// Remove the token at `position`.
+    Delete {
+        /// Position of the token.
+        position: usize,
+    },
+    /// Change the embedding of the token at `position`.
+    Embedding {
+        /// Position of the token.
+        position: usize,
+        /// The change of its embedding.
+        change: EmbeddingChange,
+    },
+    /// Lesion (ablate, scale or disturb) the output of a component: at every position of the row,
+    /// or at one. A recurrent state changes after the position, before the next token meets it.
+    Lesion {
+        /// The component whose output changes.
+        component: Component,
+        /// The change.
+        action: Action,
+        /// The only position it acts at; `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        position: Option<usize>,
+    },
+    /// Put the recurrent state that reading `from` leaves in the place of the one after `position`.
+    CarryState {
+        /// The state, or part of one.
+        component: Component,
+        /// Position after which the state is replaced.
+        position: usize,
+        /// Ids that the new state has read.
+        from: Vec<u32>,
+    },
+    /// Route every token as without the other edits: their effects through values remain, those
+    /// through the choice of experts are removed.
+    FreezeRouting,
+}
+
+impl Edit {
+    /// Returns a lesion at every position.
+    pub fn lesion(component: Component, action: Action) -> Self {
+        Self::Lesion { component, action, position: None }
+    }
+
+    /// Returns true if the edit changes token ids (and not activations or weights).
+    pub fn is_token_edit(&self) -> bool {
+        match self {
+            Self::Replace { .. } | Self::Insert { .. } | Self::Delete { .. } => true,
+            Self::Embedding { .. }
+            | Self::Lesion { .. }
+            | Self::CarryState { .. }
+            | Self::FreezeRouting => false,
+        }
+    }
+
+    /// Returns the position it acts at, for edits that act at one.
+    pub fn position(&self) -> Option<usize> {
+        match *self {
+            Self::Replace { position, .. }
+            | Self::Insert { position, .. }
+            | Self::Delete { position }
+            | Self::Embedding { position, .. }
+            | Self::CarryState { position, .. } => Some(position),
+            Self::Lesion { position, .. } => position,
+            Self::FreezeRouting => None,
+        }
+    }
+
+    /// Returns the position it acts at, to be changed.
+    pub fn position_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            Self::Replace { position, .. }
+            | Self::Insert { position, .. }
+            | Self::Delete { position }
+            | Self::Embedding { position, .. }
+            | Self::CarryState { position, .. } => Some(position),
+            Self::Lesion { position, .. } => position.as_mut(),
+            Self::FreezeRouting => None,
+        }
+    }
+
+    /// Returns the continuous strength, for edits that have one; the reduction makes it smaller.
+    pub fn strength(&self) -> Option<f32> {
+        match self {
+            Self::Embedding { change, .. } => Some(change.strength()),
+            Self::Lesion { action, .. } => action.strength(),
+            _ => None,
+        }
+    }
+
+    /// Returns the same edit at another strength; edits without one are returned unchanged.
+    pub fn with_strength(&self, strength: f32) -> Self {
+        let mut edit = self.clone();
+        match &mut edit {
+            Self::Embedding { change, .. } => change.set_strength(strength),
+            Self::Lesion { action, .. } => action.set_strength(strength),
+            _ => {}
+        }
+        edit
+    }
+
+    /// Returns the token ids that the edit names, which a model must know.
+    pub fn token_ids(&self) -> Vec<u32> {
+        match self {
+            Self::Replace { id, .. } | Self::Insert { id, .. } => vec![*id],
+            Self::Embedding { change, .. } => change.token_ids(),
+            Self::CarryState { from, .. } => from.clone(),
+            Self::Delete { .. } | Self::Lesion { .. } | Self::FreezeRouting => Vec::new(),
+        }
+    }
+
+    /// Returns the component that the edit names, which a model must have.
+    pub fn component(&self) -> Option<&Component> {
+        match self {
+            Self::Lesion { component, .. } | Self::CarryState { component, .. } => Some(component),
+            _ => None,
+        }
+    }
+
+    /// Checks what can be checked without a model, for a sequence of `total` tokens; a list of ids
+    /// may have `max_ids`.
+    ///
+    /// # Errors
+    /// The field that breaks a rule, and which rule.
+    pub fn check(&self, total: usize, max_ids: usize) -> Result<(), Fault> {
+        let end = total + usize::from(matches!(self, Self::Insert { .. }));
+        if let Some(position) = self.position().filter(|position| *position >= end) {
+            return fault(
+                "position",
+                format!("{position}, but base and continuation are {total} tokens"),
+            );
+        }
+        match self {
+            Self::Embedding { change, .. } => change.check(),
+            Self::Lesion { component, action, .. } => action.check(component),
+            Self::CarryState { component, from, .. } => match component {
+                Component::State { .. } if from.is_empty() => {
+                    fault("from", "empty; a state comes from at least one token")
+                }
+                Component::State { .. } if from.len() > max_ids => {
+                    fault("from", format!("{} entries, at most {max_ids} are read", from.len()))
+                }
+                Component::State { .. } => Ok(()),
+                _ => fault("component", format!("{component} is no state to carry over")),
+            },
+            Self::Replace { .. }
+            | Self::Insert { .. }
+            | Self::Delete { .. }
+            | Self::FreezeRouting => Ok(()),
+        }
+    }
+
+    /// Returns true if the edit takes the place of an `older` one when both are made: two changes
+    /// of the same token, or of the same component at the same position.
+    pub fn supersedes(&self, older: &Self) -> bool {
+        let changes_token = |edit: &Self| {
+            matches!(edit, Self::Replace { .. } | Self::Delete { .. } | Self::Embedding { .. })
+        };
+        let same_kind = std::mem::discriminant(self) == std::mem::discriminant(older);
+        let same_component = self.component().is_some() && self.component() == older.component();
+        (same_kind && same_component || changes_token(self) && changes_token(older))
+            && self.position() == older.position()
+    }
+
+    /// Returns the matched control: the same edit with ordinary counterparts of what it puts in.
+    pub fn control(&self, stand_ins: &mut dyn StandIns) -> Self {
+        match *self {
+            Self::Replace { position, id } => Self::Replace { position, id: stand_ins.token(id) },
+            Self::Insert { position, id } => Self::Insert { position, id: stand_ins.token(id) },
+            Self::Delete { position } => Self::Delete { position: stand_ins.position(position) },
+            Self::Embedding { position, change } => {
+                Self::Embedding { position, change: change.control(stand_ins) }
+            }
+            Self::Lesion { component, action, position } => {
+                Self::Lesion { component: stand_ins.component(component), action, position }
+            }
+            // The state that as many ordinary tokens leave.
+            Self::CarryState { component, position, ref from } => {
+                let from = from.iter().map(|id| stand_ins.token(*id)).collect();
+                Self::CarryState { component, position, from }
+            }
+            Self::FreezeRouting => Self::FreezeRouting,
+        }
+    }
+
+    /// Returns what the edit does, without where and how much: two edits with the same signature
+    /// show the same glitch. `token_at` gives the unedited token at a position.
+    pub fn signature(&self, token_at: &dyn Fn(usize) -> Option<u32>) -> String {
+        match self {
+            Self::Replace { id, .. } | Self::Insert { id, .. } => format!("token {id}"),
+            Self::Delete { position } => format!("delete {:?}", token_at(*position)),
+            Self::Embedding { position, change } => change.signature(token_at(*position)),
+            Self::Lesion { component, action, .. } => format!("{} {component}", action.name()),
+            Self::CarryState { component, .. } => format!("carry {component}"),
+            Self::FreezeRouting => "freeze routing".to_owned(),
+        }
+    }
+
+    /// Returns the edit in words: "replace the token at 5 by id 4091". `token` names a token.
+    pub fn phrase(&self, token: &dyn Fn(u32) -> String) -> Phrase {
+        match self {
+            Self::Replace { position, id } => Phrase::new(
+                "replace",
+                "replacing",
+                format!("the token at {position} by {}", token(*id)),
+            ),
+            Self::Insert { position, id } => Phrase::new(
+                "insert",
+                "inserting",
+                format!("{} before the token at {position}", token(*id)),
+            ),
+            Self::Delete { position } => {
+                Phrase::new("delete", "deleting", format!("the token at {position}"))
+            }
+            Self::Embedding { position, change } => change.phrase(*position, token),
+            Self::Lesion { component, action, position } => {
+                let mut phrase = action.phrase(component);
+                if let Some(position) = position {
+                    phrase.object.push_str(&format!(", at {position} alone"));
+                }
+                phrase
+            }
+            Self::CarryState { component, position, from } => {
+                let from: Vec<String> = from.iter().map(|id| token(*id)).collect();
+                Phrase::new(
+                    "carry",
+                    "carrying",
+                    format!("{component} over from reading {} into {position}", from.join(", ")),
+                )
+            }
+            Self::FreezeRouting => {
+                Phrase::new("route", "routing", "every token as without the other edits".into())
+            }
+        }
+    }
+
+    /// Returns the edit in a few words, for titles. `token` quotes a token, `at` the unedited token
+    /// at a position.
+    pub fn title(&self, token: &dyn Fn(u32) -> String, at: &dyn Fn(usize) -> String) -> String {
+        match self {
+            Self::Replace { position, id } => format!("{} for {}", token(*id), at(*position)),
+            Self::Insert { position, id } => format!("{} before {}", token(*id), at(*position)),
+            Self::Delete { position } => format!("deleting {}", at(*position)),
+            Self::Embedding { position, change } => {
+                format!("moving the embedding of {} by {:.2}", at(*position), change.strength())
+            }
+            Self::Lesion { component, action, position } => {
+                let place =
+                    position.map_or(String::new(), |position| format!(" at {}", at(position)));
+                action.title(component) + &place
+            }
+            Self::CarryState { component, position, from } => format!(
+                "carrying {component} over from {} other tokens at {}",
+                from.len(),
+                at(*position)
+            ),
+            Self::FreezeRouting => "with routing frozen".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(edit: Edit, expect: Result<(), &str>) {
+        let found = edit.check(5, 8);
+        assert_eq!(found.as_ref().map(|_| ()).map_err(|(field, _)| *field), expect, "{edit:?}");
+    }
+
+    #[test]
+    fn faults_name_their_field() {
+        use Edit::*;
+        let (head, expert) =
+            (Component::Head { layer: 1, head: 2 }, Component::Expert { layer: 1, expert: 2 });
+        let state = Component::State { layer: 1, part: None };
+        check(Replace { position: 4, id: 9 }, Ok(()));
+        check(Replace { position: 5, id: 9 }, Err("position"));
+        check(Insert { position: 5, id: 9 }, Ok(()));
+        check(Insert { position: 6, id: 9 }, Err("position"));
+        check(Lesion { component: head, action: Action::Zero, position: Some(5) }, Err("position"));
+        for action in [Action::Unroute, Action::Route] {
+            check(Edit::lesion(head, action), Err("action"));
+            check(Edit::lesion(expert, action), Ok(()));
+        }
+        check(Edit::lesion(head, Action::Scale { factor: f32::NAN }), Err("action.factor"));
+        check(
+            Edit::lesion(head, Action::Noise { seed: 1, strength: f32::INFINITY }),
+            Err("action.strength"),
+        );
+        let change = EmbeddingChange::Towards { id: 3, strength: f32::NAN };
+        check(Embedding { position: 1, change }, Err("change.strength"));
+        let carry =
+            |component, from: &[u32]| CarryState { component, position: 1, from: from.into() };
+        check(carry(state, &[1, 2]), Ok(()));
+        check(carry(state, &[]), Err("from"));
+        check(carry(state, &[1; 9]), Err("from"));
+        check(carry(head, &[1]), Err("component"));
+    }
+
+    #[test]
+    fn later_changes_of_one_thing_supersede_earlier_ones() {
+        use Edit::*;
+        let head = Component::Head { layer: 1, head: 2 };
+        let state = Component::State { layer: 1, part: None };
+        let lesion = |component, position| Lesion { component, action: Action::Zero, position };
+        let change = EmbeddingChange::Noise { seed: 1, strength: 1.0 };
+        let supersedes = |new: Edit, old: Edit, expect: bool| {
+            assert_eq!(new.supersedes(&old), expect, "{new:?} {old:?}");
+        };
+        supersedes(Replace { position: 1, id: 2 }, Delete { position: 1 }, true);
+        supersedes(Embedding { position: 1, change }, Replace { position: 1, id: 2 }, true);
+        supersedes(Replace { position: 1, id: 2 }, Delete { position: 2 }, false);
+        supersedes(Insert { position: 1, id: 2 }, Insert { position: 1, id: 2 }, false);
+        supersedes(Insert { position: 1, id: 2 }, Replace { position: 1, id: 2 }, false);
+        supersedes(lesion(head, None), lesion(head, None), true);
+        supersedes(lesion(head, Some(1)), lesion(head, None), false);
+        supersedes(lesion(head, Some(1)), Replace { position: 1, id: 2 }, false);
+        let carry = CarryState { component: state, position: 1, from: vec![1] };
+        supersedes(carry.clone(), carry.clone(), true);
+        supersedes(carry, lesion(state, Some(1)), false);
+        supersedes(FreezeRouting, FreezeRouting, false);
+    }
+}
