@@ -1,5 +1,6 @@
-//! Prompts that make a model repeat a token it is shown, built from ids and never from text: text
-//! would be tokenised again, and the tokens looked for are those that text does not give.
+//! Echo prompts, which ask a model to repeat a token (Rumbelow and Watkins 2023, "SolidGoldMagikarp").
+//! They are built from ids, never from text: text would be tokenised again, and the tokens of
+//! interest are those that no text encodes to.
 
 use std::sync::Arc;
 
@@ -21,14 +22,14 @@ pub struct EchoPrompt {
     pub token: u32,
 }
 
-/// Words of the examples; those that are one token in a vocabulary are used.
+/// Words for the examples; those that are a single token in a vocabulary are used.
 const WORDS: [&str; 24] = [
     " house", " water", " letter", " river", " seven", " morning", " people", " window", " answer",
     " country", " great", " mother", " night", " found", " under", " public", " money", " light",
     " horse", " church", " world", " king", " sea", " child",
 ];
 
-/// Templates: name, before the token, between the two, after.
+/// Templates: name, text before the token, text between its two places, text after.
 const TEMPLATES: [(&str, &str, &str, &str); 3] = [
     ("say", "Say \"", "\": \"", "\".\n"),
     ("input-output", "Input: \"", "\" Output: \"", "\"\n"),
@@ -39,7 +40,10 @@ const TEMPLATES: [(&str, &str, &str, &str); 3] = [
 const SHOTS: usize = 8;
 
 impl EchoPrompt {
-    /// Every template this model's vocabulary can fill.
+    /// Returns every template that this model's vocabulary can fill.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
     pub fn candidates(model: &Model) -> Result<Vec<Self>> {
         let bos: Vec<u32> = model.config.bos_token_id.into_iter().collect();
         let Some(tokenizer) = &model.tokenizer else { return Ok(Self::by_ids(model, bos)) };
@@ -67,38 +71,42 @@ impl EchoPrompt {
             .collect()
     }
 
-    /// Without text: pairs of arbitrary ids, `a a b b c c x`.
+    /// Returns a prompt without text: pairs of arbitrary ids, `a a b b c c x`.
     fn by_ids(model: &Model, bos: Vec<u32>) -> Vec<Self> {
+        // A prime step spreads the ids over the vocabulary and makes them different.
         let id = |i: usize| (i * 7919 % model.config.vocab_size) as u32;
         let before: Vec<u32> =
             bos.into_iter().chain((1..=SHOTS).flat_map(|i| [id(i), id(i)])).collect();
         vec![Self::with_slot("pairs", before, &[], id(SHOTS + 1))]
     }
 
-    /// `before`, a slot with `token` in it, `between`.
+    /// Joins `before`, a slot with `token` in it, and `between`.
     fn with_slot(name: &str, before: Vec<u32>, between: &[u32], token: u32) -> Self {
         let slots = vec![before.len()];
         let base = before.into_iter().chain([token]).chain(between.iter().copied()).collect();
         Self { name: name.to_owned(), base, slots, token }
     }
 
-    /// The unedited trial: the ordinary token is shown, and is what should be said.
+    /// Returns the unedited trial: the ordinary token is shown and asked for.
     pub fn baseline(&self) -> Trial {
         Trial::new(self.base.clone(), [self.token])
     }
 
-    /// Every position of the token, that in the continuation included.
+    /// Returns every position of the token, including the one in the continuation.
     pub fn positions(&self) -> impl Iterator<Item = usize> {
         self.slots.iter().copied().chain([self.base.len()])
     }
 
-    /// The trial in which `id` is shown and asked for instead.
+    /// Returns the trial in which `id` is shown and asked for instead.
     pub fn with_token(&self, id: u32) -> Trial {
         self.baseline()
             .with_edits(self.positions().map(|position| Edit::Replace { position, id }).collect())
     }
 
-    /// Probability of saying each of `ids` when shown it.
+    /// Returns the probability of each of `ids` being repeated when shown.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
     pub fn probabilities(&self, evaluator: &dyn Evaluator, ids: &[u32]) -> Result<Vec<f64>> {
         let requests: Vec<Request> =
             ids.iter().map(|id| Request::new(self.with_token(*id))).collect();
@@ -109,8 +117,11 @@ impl EchoPrompt {
             .collect())
     }
 
-    /// The candidates with their median probability on ordinary tokens, the best first; at least
-    /// one.
+    /// Ranks the candidates by their median probability on (at most 64) ordinary tokens, the best
+    /// first; at least one.
+    ///
+    /// # Errors
+    /// Those of the evaluator, and [`Error::Request`] where no ordinary token is given.
     pub fn ranked(
         model: &Model,
         evaluator: &dyn Evaluator,

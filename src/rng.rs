@@ -5,8 +5,8 @@ use rand::{Rng as _, SeedableRng};
 pub use rand_chacha::ChaCha8Rng as Rng;
 use sha2::{Digest, Sha256};
 
-/// A generator for `seed` and a purpose. Different purposes get independent streams, so adding a
-/// draw in one place does not shift the draws of another.
+/// Returns a generator for `seed` and a purpose. Different purposes get independent streams, so adding
+/// a draw in one place does not shift the draws of another.
 pub fn stream(seed: u64, purpose: &str) -> Rng {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
@@ -14,7 +14,7 @@ pub fn stream(seed: u64, purpose: &str) -> Rng {
     Rng::from_seed(hash.finalize().into())
 }
 
-/// Draws one of `items`; `None` where there are none.
+/// Draws one of `items` uniformly; `None` if there are none.
 pub fn pick<'a, T>(items: &'a [T], rng: &mut Rng) -> Option<&'a T> {
     if items.is_empty() { None } else { items.get(rng.random_range(0..items.len())) }
 }
@@ -26,8 +26,7 @@ mod tests {
     #[test]
     fn streams_are_frozen_and_differ_by_purpose() {
         let draw = |seed, purpose| stream(seed, purpose).random::<u32>();
-        assert_eq!(draw(1, "a"), draw(1, "a"));
-        assert_ne!(draw(1, "a"), draw(1, "b"));
-        assert_ne!(draw(1, "a"), draw(2, "a"));
+        // A seed means the same campaign in every version: these numbers may never change.
+        assert_eq!([draw(1, "a"), draw(1, "b"), draw(2, "a")], FROZEN);
     }
 }

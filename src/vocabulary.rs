@@ -1,18 +1,19 @@
-//! Which tokens look as if they had never been trained: the indicator of Land and Bartolo, "Fishing
-//! for Magikarp" (2024), section 3, with the reference found by itself.
+//! Tokens that look as if they had never been trained: the indicator of Land and Bartolo, "Fishing
+//! for Magikarp" (2024), section 3, without a reference token given by hand.
 //!
-//! A token that training never showed is only ever pushed away as an output: all such rows of the
+//! A token that never occurs in training is only ever pushed away as an output: all such rows of the
 //! unembedding take the same push and end up near each other. The indicator of a token is the
 //! cosine distance of its row to the centre of that cluster: near 0 is suspect. (Norms say nothing
-//! in tied models; here the never-trained rows may be the longest.) The cluster is the densest spot
-//! of the matrix: trained rows differ from each other, since they mean different things.
+//! in tied models, where the never-trained rows may be the longest.) The cluster is taken to be the
+//! densest spot of the matrix: trained rows differ from each other, since they mean different
+//! things.
 
 use rayon::prelude::*;
 
 use crate::model::Model;
 use crate::stats;
 
-/// What text can do with a token.
+/// Relation of a token to text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
@@ -20,16 +21,16 @@ pub enum Category {
     Reachable,
     /// A control token (BOS, EOS, padding, reserved).
     Special,
-    /// Its text encodes to other tokens: only ids can ask for it.
+    /// Its text encodes to other tokens: no text reaches it, ids alone do.
     Unreachable,
-    /// Its bytes alone are no text (a part of a character), or the vocabulary does not spell it.
+    /// Its bytes alone are not valid text (part of a character), or the vocabulary has no text for it.
     Undecodable,
 }
 
-/// Token ids by what is known of them.
+/// Token ids of a model, sorted into suspects, ordinary and special ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// Suspects, most suspect first.
+    /// Suspects, the most suspicious first.
     pub anomalous: Vec<u32>,
     /// Well-trained tokens that text can reach: stand-ins in controls. Ascending.
     pub ordinary: Vec<u32>,
@@ -37,17 +38,19 @@ pub struct Vocabulary {
     pub special: Vec<u32>,
 }
 
-/// Rows that vote on where the densest spot is.
+/// Number of rows whose neighbourhoods are compared to find the densest spot.
 const VOTERS: usize = 2048;
-/// How many neighbours make a spot dense: fewer never-trained tokens than this are not found.
+/// Rows compared with all others in one matrix product, which bounds its memory.
+const VOTER_BLOCK: usize = 256;
+/// Number of neighbours that make a spot dense: fewer never-trained tokens than this are not found.
 const NEIGHBOURS: usize = 8;
 /// Robust standard deviations below the ordinary tokens' median from which a token is suspect.
 const SUSPECT_DEVIATIONS: f64 = 4.0;
-/// Suspects that a campaign gets even where nothing stands out.
+/// Smallest number of suspects: a campaign gets as many even where nothing stands out.
 const LEAST_SUSPECTS: usize = 16;
 
-/// Cosine distance of every token's unembedding row to the cluster of never-trained rows,
-/// `[vocab]`, in `[0, 2]`; for an untied model the mean of that and the same of its embedding row.
+/// Returns the cosine distance of every token's unembedding row to the cluster of never-trained rows,
+/// `[vocab]`, in `[0, 2]`; for an untied model the mean of that and the same for its embedding row.
 pub fn indicator(model: &Model) -> Vec<f32> {
     let vocab = model.config.vocab_size;
     let table = |row: &(dyn Fn(u32) -> Vec<f32> + Sync)| -> Vec<Vec<f32>> {
@@ -71,7 +74,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Cosine distance of unit rows to the centre of their densest spot.
+/// Returns the cosine distance of unit rows to the centre of their densest spot.
 fn distances(rows: &[Vec<f32>]) -> Vec<f32> {
     let Some(width) = rows.first().map(Vec::len) else { return Vec::new() };
     let step = rows.len().div_ceil(VOTERS).max(1);
@@ -79,7 +82,7 @@ fn distances(rows: &[Vec<f32>]) -> Vec<f32> {
     let table = crate::model::PackedMatrix::new(&rows.concat(), rows.len(), width);
     let voters: Vec<usize> = (0..rows.len()).step_by(step).collect();
     let mut best: Option<(f32, Vec<usize>)> = None;
-    for block in voters.chunks(256) {
+    for block in voters.chunks(VOTER_BLOCK) {
         let x: Vec<f32> = block.iter().flat_map(|i| rows[*i].iter().copied()).collect();
         let mut cosines = vec![0f32; block.len() * rows.len()];
         table.matmul(&x, block.len(), &mut cosines);
@@ -97,7 +100,7 @@ fn distances(rows: &[Vec<f32>]) -> Vec<f32> {
     rows.par_iter().map(|row| 1.0 - dot(row, &centre)).collect()
 }
 
-/// The k-th largest cosine and the rows of the k largest (the voter itself among them).
+/// Returns the [`NEIGHBOURS`]-th largest cosine and the rows of the largest (the row itself included).
 fn nearest(cosines: &[f32]) -> (f32, Vec<usize>) {
     let mut order: Vec<usize> = (0..cosines.len()).collect();
     let k = NEIGHBOURS.min(order.len() - 1);
@@ -108,7 +111,7 @@ fn nearest(cosines: &[f32]) -> (f32, Vec<usize>) {
     (density, order)
 }
 
-/// The category of every token.
+/// Returns the category of every token, `[vocab]`.
 pub fn categories(model: &Model) -> Vec<Category> {
     let size = model.config.vocab_size as u32;
     let Some(tokenizer) = &model.tokenizer else { return vec![Category::Reachable; size as usize] };
@@ -137,12 +140,12 @@ pub fn categories(model: &Model) -> Vec<Category> {
 }
 
 impl Vocabulary {
-    /// Reads the vocabulary of a model off its embeddings; no forward pass.
+    /// Sorts the tokens of a model by its embeddings alone, without a forward pass.
     pub fn of(model: &Model) -> Self {
         Self::from(&indicator(model), &categories(model))
     }
 
-    /// From indicators and categories, `[vocab]` each.
+    /// Sorts tokens by their indicators and categories, `[vocab]` each.
     pub fn from(indicator: &[f32], categories: &[Category]) -> Self {
         let ids = || 0..indicator.len() as u32;
         let value = |id: u32| f64::from(indicator[id as usize]);

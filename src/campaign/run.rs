@@ -21,7 +21,7 @@ use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::minimize;
 use crate::mutate::{self, Mutator};
-use crate::novelty::Map;
+use crate::novelty::NoveltyMap;
 use crate::oracle::Judge as _;
 use crate::oracle::{self, ModelJudge, OracleKind, Verdict};
 use crate::rng::{self, Rng};
@@ -42,7 +42,7 @@ struct Campaign<'a> {
     splices: Vec<Arc<[u32]>>,
     queue: Queue,
     bandit: Bandit,
-    map: Map,
+    map: NoveltyMap,
     baselines: Baselines,
     thresholds: PreThresholds,
     /// Raw findings not yet followed up.
@@ -95,7 +95,7 @@ pub fn run(
         splices: subject.seeds.iter().map(|seed| seed.trial.base.clone()).collect(),
         queue: Queue::new(subject.seeds.iter().map(entry)),
         bandit: Bandit::new(mutators.len()),
-        map: Map::default(),
+        map: NoveltyMap::default(),
         baselines: Baselines::default(),
         thresholds: PreThresholds::new(),
         pending: VecDeque::new(),

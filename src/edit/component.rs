@@ -6,83 +6,68 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A weight matrix of a layer, stored `[out, in]` as Hugging Face stores `nn.Linear`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Matrix {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-    /// Of a state space: into its channels and gate, ...
-    SsmIn,
-    /// ... from the channels to time step, `B` and `C` (Mamba), ...
-    SsmX,
-    /// ... from there to the time step of each channel (Mamba), ...
-    SsmDt,
-    /// ... and back to the residual stream.
-    SsmOut,
-    /// Of time mixing.
-    Receptance,
-    Key,
-    Value,
-    TimeGate,
-    TimeOut,
-    /// Of channel mixing.
-    ChannelKey,
-    ChannelValue,
-    ChannelReceptance,
+/// Declares [`Matrix`] from (variant, name in addresses) pairs.
+macro_rules! matrices {
+    ($($(#[$doc:meta])* $matrix:ident = $name:literal,)*) => {
+        /// A weight matrix of a layer, stored `[out, in]` as Hugging Face stores `nn.Linear`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Matrix {
+            $($(#[$doc])* $matrix,)*
+        }
+
+        impl Matrix {
+            /// Every matrix.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$matrix),*];
+
+            /// Returns the name in addresses: `attn.q`, `mlp.down`, ...
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$matrix => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Matrix {
-    pub const ALL: [Self; 19] = [
-        Self::Q,
-        Self::K,
-        Self::V,
-        Self::O,
-        Self::Gate,
-        Self::Up,
-        Self::Down,
-        Self::SsmIn,
-        Self::SsmX,
-        Self::SsmDt,
-        Self::SsmOut,
-        Self::Receptance,
-        Self::Key,
-        Self::Value,
-        Self::TimeGate,
-        Self::TimeOut,
-        Self::ChannelKey,
-        Self::ChannelValue,
-        Self::ChannelReceptance,
-    ];
-
-    /// `attn.q`, `mlp.down`, ...
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q => "attn.q",
-            Self::K => "attn.k",
-            Self::V => "attn.v",
-            Self::O => "attn.o",
-            Self::Gate => "mlp.gate",
-            Self::Up => "mlp.up",
-            Self::Down => "mlp.down",
-            Self::SsmIn => "ssm.in",
-            Self::SsmX => "ssm.x",
-            Self::SsmDt => "ssm.dt",
-            Self::SsmOut => "ssm.out",
-            Self::Receptance => "time_mix.receptance",
-            Self::Key => "time_mix.key",
-            Self::Value => "time_mix.value",
-            Self::TimeGate => "time_mix.gate",
-            Self::TimeOut => "time_mix.output",
-            Self::ChannelKey => "channel_mix.key",
-            Self::ChannelValue => "channel_mix.value",
-            Self::ChannelReceptance => "channel_mix.receptance",
-        }
-    }
+matrices! {
+    /// Attention: queries.
+    Q = "attn.q",
+    /// Attention: keys.
+    K = "attn.k",
+    /// Attention: values.
+    V = "attn.v",
+    /// Attention: heads back to the residual stream.
+    O = "attn.o",
+    /// MLP: gate of a gated MLP.
+    Gate = "mlp.gate",
+    /// MLP: into the hidden units.
+    Up = "mlp.up",
+    /// MLP: back to the residual stream.
+    Down = "mlp.down",
+    /// State space: into its channels and gate (`in_proj`).
+    SsmIn = "ssm.in",
+    /// State space: from the channels to time step, `B` and `C` (Mamba, `x_proj`).
+    SsmX = "ssm.x",
+    /// State space: from there to the time step of each channel (Mamba, `dt_proj`).
+    SsmDt = "ssm.dt",
+    /// State space: back to the residual stream (`out_proj`).
+    SsmOut = "ssm.out",
+    /// Time mixing: receptance.
+    Receptance = "time_mix.receptance",
+    /// Time mixing: keys.
+    Key = "time_mix.key",
+    /// Time mixing: values.
+    Value = "time_mix.value",
+    /// Time mixing: gate.
+    TimeGate = "time_mix.gate",
+    /// Time mixing: back to the residual stream.
+    TimeOut = "time_mix.output",
+    /// Channel mixing: into the hidden units.
+    ChannelKey = "channel_mix.key",
+    /// Channel mixing: back to the residual stream.
+    ChannelValue = "channel_mix.value",
+    /// Channel mixing: receptance.
+    ChannelReceptance = "channel_mix.receptance",
 }
 
 /// An addressable part of a model. The order is by kind, then layer, then place.
@@ -99,8 +84,8 @@ pub enum Component {
     Mlp { layer: usize },
     /// One hidden unit of the MLP or the channel mixing, after the activation (and the gate).
     Neuron { layer: usize, neuron: usize },
-    /// What one expert of a mixture adds to its output: its own output times the weight that the
-    /// router gives it; nothing for a token that is not routed to it.
+    /// The contribution of one expert to a mixture: its own output times the weight that the router
+    /// gives it; zero for a token that is not routed to it.
     Expert { layer: usize, expert: usize },
     /// The logits by which a mixture chooses its experts.
     Router { layer: usize },
@@ -115,15 +100,15 @@ pub enum Component {
     /// One channel of a state space (or of RWKV-4's time mixing), gated, before the output
     /// projection.
     Channel { layer: usize, channel: usize },
-    /// What a state space's convolution puts out.
+    /// The output of a state space's convolution.
     Conv { layer: usize },
-    /// What the gate of a state space or of time mixing multiplies with.
+    /// The factor that the gate of a state space or of time mixing multiplies by.
     Gate { layer: usize },
-    /// A state space's time step: how much of a token its state takes.
+    /// A state space's time step: the extent to which a token enters its state.
     Dt { layer: usize },
-    /// What token shift adds before time mixing.
+    /// The term that token shift adds before time mixing.
     Shift { layer: usize },
-    /// What token shift adds before channel mixing.
+    /// The term that token shift adds before channel mixing.
     ChannelShift { layer: usize },
     /// The recurrent state, all of it or one part: a head's, or a channel's where there are no
     /// heads.
@@ -131,7 +116,7 @@ pub enum Component {
 }
 
 impl Component {
-    /// The layer it is in; the embedding counts as layer 0.
+    /// Returns the layer it is in; the embedding counts as layer 0.
     pub fn layer(&self) -> usize {
         match *self {
             Self::Embed => 0,
@@ -155,7 +140,7 @@ impl Component {
         }
     }
 
-    /// `embed`, `head`, `attn`, `mlp`, ...: controls are drawn within a kind.
+    /// Returns the kind, within which controls are drawn: `embed`, `head`, `attn`, `mlp`, ...
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Embed => "embed",
@@ -206,7 +191,7 @@ impl FromStr for Component {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || {
             format!(
-                "`{text}` is no component; examples: embed, L11.head3, L11.attn, L11.mlp, \
+                "`{text}` is not a component; examples: embed, L11.head3, L11.attn, L11.mlp, \
                 L11.neuron1229, L4.expert5, L4.router, L3.ssm, L3.channel17, L3.state5, \
                 L2.time_mix, L2.channel_mix, L11.mlp.down[507,1229]"
             )
@@ -305,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn malformed_addresses_are_refused() {
         for text in [
             "",
             "L",
@@ -322,7 +307,7 @@ mod tests {
             "L1.channel",
         ] {
             let error = text.parse::<Component>().unwrap_err();
-            assert!(error.contains("is no component"), "{text}: {error}");
+            assert!(error.contains("is not a component"), "{text}: {error}");
         }
     }
 }

@@ -13,6 +13,7 @@ pub struct Trial {
     pub base: Arc<[u32]>,
     /// Ids that are teacher-forced after the prompt; the distributions that predict them are read.
     pub continuation: Arc<[u32]>,
+    /// The mutations, in the order in which they are made.
     pub edits: Vec<Edit>,
 }
 
@@ -28,37 +29,40 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Where the token of an original position is now; `None` if it is gone or never was.
+    /// Returns the new position of the token at an original one; `None` if it is deleted or there is no
+    /// such position.
     pub fn at(&self, position: usize) -> Option<usize> {
         self.moved.get(position).copied().flatten()
     }
 }
 
 impl Trial {
+    /// Returns a trial without edits.
     pub fn new(base: impl Into<Arc<[u32]>>, continuation: impl Into<Arc<[u32]>>) -> Self {
         Self { base: base.into(), continuation: continuation.into(), edits: Vec::new() }
     }
 
-    /// This prompt and continuation with other edits.
+    /// Returns the same prompt and continuation with other edits.
     pub fn with_edits(&self, edits: Vec<Edit>) -> Self {
         Self { edits, ..self.clone() }
     }
 
-    /// The first position that may be edited: a BOS token stays where it is.
+    /// Returns the first position that may be edited: a BOS token stays where it is.
     pub fn first_editable(&self, bos_token_id: Option<u32>) -> usize {
         usize::from(bos_token_id.is_some() && self.base.first().copied() == bos_token_id)
     }
 
-    /// The trial without its edits.
+    /// Returns the trial without its edits.
     pub fn baseline(&self) -> Self {
         self.with_edits(Vec::new())
     }
 
-    /// Original length: base and continuation.
+    /// Returns the unedited length: base and continuation.
     pub fn len(&self) -> usize {
         self.base.len() + self.continuation.len()
     }
 
+    /// Returns true if there is no token at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,34 +1,35 @@
-//! The map of behaviours seen: what counts as new.
+//! The novelty map: the behaviours seen so far.
 //!
-//! A campaign that only climbs scores finds one glitch many times. This map is to it what the
-//! coverage bitmap is to a fuzzer of binaries, but of behaviour (what comes out), not of neurons: a
-//! trial is new when no earlier one scored, changed its top tokens, spread its probability and
-//! moved its residual stream in the same quantised way.
+//! A campaign that only climbs scores finds one glitch many times. The novelty map does for it what
+//! the coverage bitmap does for a fuzzer of binaries, but over behaviour (outputs), not over neurons:
+//! a trial is new when no earlier one had the same score, changed top tokens, entropy and residual
+//! stream, all quantised.
 
 use std::collections::BTreeSet;
 
 use crate::evaluate::Observation;
 
-/// Bits of the residual sketch in a key: more, and every trial is new.
+/// Bits of the residual sketch in a behaviour; with more of them every trial would be new.
 const SKETCH_BITS: u64 = 12;
 
-/// A quantised behaviour, relative to the baseline's: the same glitch on two prompts is one
+/// A quantised behaviour, relative to the baseline's, so that the same glitch on two prompts is one
 /// behaviour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Behaviour {
-    /// Quarters of an octave of the score over its scale.
+    /// Logarithm of the score over its scale, in half octaves.
     score: i8,
-    /// Which read positions (the first 16) have another top token than the baseline.
+    /// One bit for each of the first 16 read positions: set where the top token is not the baseline's.
     changed: u16,
-    /// Half nats of change of the mean entropy.
+    /// Change of the mean entropy in half nats.
     entropy: i8,
-    /// Which projections of the residual stream changed sign.
+    /// One bit for each random projection of the residual stream: set where its sign changed.
     sketch: u16,
+    /// Whether all logits are finite.
     finite: bool,
 }
 
 impl Behaviour {
-    /// `score` is the oracle's; `scale` what is ordinary for it (its threshold).
+    /// Quantises an observation. `score` is the oracle's; `scale` is an ordinary one (its threshold).
     pub fn new(trial: &Observation, baseline: &Observation, score: f64, scale: f64) -> Self {
         let top = |o: &Observation, i: usize| o.top.get(i).and_then(|t| t.first()).map(|t| t.0);
         let changed = (0..trial.top.len().min(16))
@@ -47,17 +48,17 @@ impl Behaviour {
     }
 }
 
-/// The behaviours seen so far.
+/// The behaviours and routes seen so far.
 #[derive(Debug, Clone, Default)]
-pub struct Map {
+pub struct NoveltyMap {
     seen: BTreeSet<Behaviour>,
-    /// Layers and the two experts that some token is most routed to there: of all that are chosen,
-    /// a mixture of many has too many sets for any to be seen twice.
+    /// A layer and the two experts that some token is routed to with the largest weights there. (A
+    /// mixture with many experts has too many full sets for any to be seen twice.)
     routes: BTreeSet<(usize, u32, u32)>,
 }
 
-impl Map {
-    /// Whether the behaviour is new; it no longer is afterwards.
+impl NoveltyMap {
+    /// Adds a behaviour and returns true if it is new.
     pub fn insert(
         &mut self,
         trial: &Observation,
@@ -76,10 +77,12 @@ impl Map {
         self.seen.insert(Behaviour::new(trial, baseline, score, scale)) || new_route
     }
 
+    /// Returns the number of behaviours seen.
     pub fn len(&self) -> usize {
         self.seen.len()
     }
 
+    /// Returns true if none was seen.
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }
@@ -99,7 +102,7 @@ mod tests {
             ..Default::default()
         };
         let baseline = observe(1, 1.0, 0);
-        let mut map = Map::default();
+        let mut map = NoveltyMap::default();
         let mut check = |trial: Observation, score: f64, new: bool| {
             assert_eq!(map.insert(&trial, &baseline, score, 0.1), new, "{trial:?} {score}");
         };
