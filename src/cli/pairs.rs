@@ -19,8 +19,8 @@ pub struct Args {
     /// Pairs of what.
     #[arg(long, value_enum, default_value_t = Of::Heads)]
     of: Of,
-    /// What the lesions do: zero, the mean over plain English, or (experts) never chosen by the
-    /// router.
+    /// What the lesions (ablations) do: set to zero, to the mean over plain English, or mask
+    /// (experts) so that the router cannot choose them.
     #[arg(long, value_enum, default_value_t = By::Zero)]
     by: By,
     #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
@@ -60,7 +60,9 @@ enum Of {
 enum By {
     Zero,
     Mean,
-    Unroute,
+    /// The router cannot choose the expert.
+    #[value(alias = "unroute")]
+    Mask,
 }
 
 pub fn run(args: &Args) -> Result<u8> {
@@ -74,8 +76,8 @@ pub fn run(args: &Args) -> Result<u8> {
     let action = match args.by {
         By::Zero => Action::Zero,
         By::Mean => Action::Mean,
-        By::Unroute if args.of == Of::Experts => Action::Unroute,
-        By::Unroute => return Err(Error::request("--by unroute is for --of experts")),
+        By::Mask if args.of == Of::Experts => Action::Mask,
+        By::Mask => return Err(Error::request("--by mask is for --of experts")),
     };
     let model = Model::load(&args.model)?;
     let evaluator = ModelEvaluator::new(&model);

@@ -16,11 +16,13 @@ pub enum Action {
     /// Replace the output by its mean over the built-in reference text (mean ablation); a weight by
     /// the mean of its matrix row.
     Mean,
-    /// Keep the router from choosing an expert: its logit is minus infinity before the choice, and
-    /// the other experts share the weight it would have got as the model's routing has it.
-    Unroute,
-    /// Send a token to one expert alone.
-    Route,
+    /// Mask an expert: its router logit is minus infinity before the choice, and the other experts
+    /// share the weight it would have got as the model's routing has it. `unroute` in files.
+    #[serde(rename = "unroute", alias = "mask")]
+    Mask,
+    /// Force tokens to an expert: the router chooses it alone. `route` in files.
+    #[serde(rename = "route", alias = "force")]
+    Force,
     /// Multiply the output by `factor`.
     Scale {
         /// 1 changes nothing.
@@ -41,8 +43,8 @@ impl Action {
         match self {
             Self::Zero => "zero",
             Self::Mean => "mean",
-            Self::Unroute => "unroute",
-            Self::Route => "route",
+            Self::Mask => "mask",
+            Self::Force => "force",
             Self::Scale { .. } => "scale",
             Self::Noise { .. } => "noise",
         }
@@ -50,14 +52,14 @@ impl Action {
 
     /// Returns true for changes to a router's choice, which apply to experts alone.
     pub fn is_of_experts(&self) -> bool {
-        matches!(self, Self::Unroute | Self::Route)
+        matches!(self, Self::Mask | Self::Force)
     }
 
     /// Returns the strength that the reduction makes smaller: 0 changes nothing.
     pub(super) fn strength(&self) -> Option<f32> {
         match self {
             Self::Scale { factor } => Some(factor - 1.0),
-            Self::Zero | Self::Mean | Self::Unroute | Self::Route | Self::Noise { .. } => None,
+            Self::Zero | Self::Mean | Self::Mask | Self::Force | Self::Noise { .. } => None,
         }
     }
 
@@ -71,7 +73,7 @@ impl Action {
     /// Checks what can be checked without a model.
     pub(super) fn check(&self, component: &Component) -> Result<(), Fault> {
         match *self {
-            Self::Unroute | Self::Route => match component {
+            Self::Mask | Self::Force => match component {
                 Component::Expert { .. } => Ok(()),
                 _ => fault("action", format!("{}, but {component} is no expert", self.name())),
             },
@@ -85,11 +87,11 @@ impl Action {
     pub(super) fn phrase(&self, component: &Component) -> Phrase {
         match *self {
             Self::Zero => Phrase::new("set", "setting", format!("{component} to zero")),
-            Self::Unroute => Phrase::new("keep", "keeping", format!("the router from {component}")),
-            Self::Route => Phrase::new("send", "sending", format!("tokens to {component} alone")),
-            Self::Mean => {
-                Phrase::new("replace", "replacing", format!("{component} by its average"))
+            Self::Mask => Phrase::new("keep", "keeping", format!("the router from {component}")),
+            Self::Force => {
+                Phrase::new("force", "forcing", format!("every token to {component} alone"))
             }
+            Self::Mean => Phrase::new("replace", "replacing", format!("{component} by its mean")),
             Self::Scale { factor } => Phrase::new(
                 "multiply",
                 "multiplying",
@@ -110,11 +112,31 @@ impl Action {
     pub(super) fn title(&self, component: &Component) -> String {
         match self {
             Self::Zero => format!("zeroing {component}"),
-            Self::Unroute => format!("unrouting {component}"),
-            Self::Route => format!("routing to {component}"),
+            Self::Mask => format!("masking {component}"),
+            Self::Force => format!("forcing {component}"),
             Self::Mean => format!("mean-ablating {component}"),
             Self::Scale { factor } => format!("scaling {component} by {factor:.2}"),
             Self::Noise { strength, .. } => format!("noise of {strength:.2} on {component}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case files hold the old words, and their ids depend on them.
+    #[test]
+    fn files_keep_the_old_words_and_may_have_the_new() {
+        for (action, old, new) in
+            [(Action::Mask, "unroute", "mask"), (Action::Force, "route", "force")]
+        {
+            let json = |word: &str| format!("{{\"kind\":\"{word}\"}}");
+            assert_eq!(serde_json::to_string(&action).unwrap(), json(old));
+            for word in [old, new] {
+                assert_eq!(serde_json::from_str::<Action>(&json(word)).unwrap(), action);
+            }
+            assert_eq!(action.name(), new);
         }
     }
 }

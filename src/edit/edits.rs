@@ -254,9 +254,12 @@ impl Edit {
             Self::CarryState { component, position, from } => {
                 let from: Vec<String> = from.iter().map(|id| token(*id)).collect();
                 Phrase::new(
-                    "carry",
-                    "carrying",
-                    format!("{component} over from reading {} into {position}", from.join(", ")),
+                    "replace",
+                    "replacing",
+                    format!(
+                        "{component} at {position} by its state after reading {}",
+                        from.join(", ")
+                    ),
                 )
             }
             Self::FreezeRouting => {
@@ -310,7 +313,7 @@ mod tests {
         check(Insert { position: 5, id: 9 }, Ok(()));
         check(Insert { position: 6, id: 9 }, Err("position"));
         check(Lesion { component: head, action: Action::Zero, position: Some(5) }, Err("position"));
-        for action in [Action::Unroute, Action::Route] {
+        for action in [Action::Mask, Action::Force] {
             check(Edit::lesion(head, action), Err("action"));
             check(Edit::lesion(expert, action), Ok(()));
         }

@@ -91,7 +91,7 @@ fn put(values: impl Into<Arc<[f32]>>) -> Change {
 impl<'a> Lowering<'a> {
     /// Adds the activation edits of the row, and then its patches, to the hooks.
     pub fn run(mut self, patches: &[Patch]) -> Result<()> {
-        // Before anything else is done to a router: an expert that is unrouted stays so.
+        // Before anything else is done to a router: a masked expert stays masked.
         if self.trial.edits.contains(&Edit::FreezeRouting) {
             self.freeze_routing()?;
         }
@@ -187,7 +187,7 @@ impl<'a> Lowering<'a> {
                     "{component} is no expert: nothing routes to it"
                 )));
             };
-            let logit = if *action == Action::Route { CERTAIN } else { f32::NEG_INFINITY };
+            let logit = if *action == Action::Force { CERTAIN } else { f32::NEG_INFINITY };
             self.hooks.push(
                 layer,
                 Site::RouterLogits,
@@ -198,7 +198,7 @@ impl<'a> Lowering<'a> {
         if let Component::Weight { layer, matrix, out, input } = *component {
             let weight = self.model().weight(layer, matrix, out, input);
             let new = match *action {
-                Action::Zero | Action::Unroute | Action::Route => 0.0,
+                Action::Zero | Action::Mask | Action::Force => 0.0,
                 Action::Mean => {
                     let row = self.model().weight_row(layer, matrix, out);
                     row.iter().sum::<f32>() / row.len() as f32
@@ -228,7 +228,7 @@ impl<'a> Lowering<'a> {
             return Ok(());
         };
         let change = match *action {
-            Action::Zero | Action::Unroute | Action::Route => {
+            Action::Zero | Action::Mask | Action::Force => {
                 Change::Affine { scale: 0.0, shift: None }
             }
             Action::Scale { factor } => Change::Affine { scale: factor, shift: None },

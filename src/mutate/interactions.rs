@@ -45,5 +45,5 @@ impl Interactions {
 /// Returns the action that removes a component: an expert is masked, so that its tokens go to
 /// others; anything else is zeroed.
 pub fn removal(component: Component) -> Action {
-    if matches!(component, Component::Expert { .. }) { Action::Unroute } else { Action::Zero }
+    if matches!(component, Component::Expert { .. }) { Action::Mask } else { Action::Zero }
 }

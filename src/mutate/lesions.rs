@@ -98,8 +98,8 @@ impl Mutator for Experts {
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let action = |rng: &mut Rng| match rng.random_range(0..4) {
-            0 => Action::Unroute,
-            1 => Action::Route,
+            0 => Action::Mask,
+            1 => Action::Force,
             _ => action(rng),
         };
         lesion(&action, parent, context, rng, EXPERT)

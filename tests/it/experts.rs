@@ -42,8 +42,8 @@ fn lesions(model: &Model) -> Vec<Edit> {
     ];
     let edits = |component| actions.into_iter().map(move |action| Edit::lesion(component, action));
     let experts = used(model).into_iter().map(|expert| Component::Expert { layer: 0, expert });
-    let unrouted = experts.clone().map(|component| Edit::lesion(component, Action::Unroute));
-    experts.flat_map(edits).chain(unrouted).chain(edits(Component::Router { layer: 0 })).collect()
+    let masked = experts.clone().map(|component| Edit::lesion(component, Action::Mask));
+    experts.flat_map(edits).chain(masked).chain(edits(Component::Router { layer: 0 })).collect()
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn zeroing_an_expert_is_zeroing_its_weights() {
 /// The tokens of an expert that is not to be chosen go to the next one, and every weight is the
 /// softmax over the others.
 #[test]
-fn unrouting_an_expert_gives_its_tokens_to_the_next() {
+fn masking_an_expert_gives_its_tokens_to_the_next() {
     for name in FAMILIES {
         let model = load(name);
         let (config, d) = (&model.config, model.config.hidden_size);
@@ -135,7 +135,7 @@ fn unrouting_an_expert_gives_its_tokens_to_the_next() {
                 ModelEvaluator::new(&model).activations(&trial().with_edits(edits), &[]).unwrap();
             (run.sites[&(0, Site::RouterLogits)].clone(), run.sites[&(0, Site::Experts)].clone())
         };
-        let lesion = Edit::lesion(Component::Expert { layer: 0, expert: gone }, Action::Unroute);
+        let lesion = Edit::lesion(Component::Expert { layer: 0, expert: gone }, Action::Mask);
         let ((logits, before), (_, after)) = (run(vec![]), run(vec![lesion]));
         for token in 0..ids().len() {
             let logits = &logits[token * n..][..n];
@@ -189,7 +189,7 @@ fn a_routed_token_goes_to_one_expert_alone() {
         let (d, n) = (model.config.hidden_size, model.config.num_experts(0));
         let expert = (0..n).find(|e| !used(&model).contains(e)).unwrap_or(0);
         let component = Component::Expert { layer: 0, expert };
-        let edit = Edit::Lesion { component, action: Action::Route, position: Some(4) };
+        let edit = Edit::Lesion { component, action: Action::Force, position: Some(4) };
         let evaluator = ModelEvaluator::new(&model);
         let run = evaluator.activations(&trial().with_edits(vec![edit]), &[]).unwrap();
         let before = evaluator.activations(&trial(), &[]).unwrap();
@@ -293,14 +293,14 @@ fn routing_is_observed_and_its_collapse_scored() {
         let evaluator = ModelEvaluator::new(&model);
         let last =
             (0..model.config.num_hidden_layers).rev().find(|l| model.config.is_sparse(*l)).unwrap();
-        let route = |layer| Edit::lesion(Component::Expert { layer, expert: 1 }, Action::Route);
+        let force = |layer| Edit::lesion(Component::Expert { layer, expert: 1 }, Action::Force);
         let request = |edits| Request::new(trial().with_edits(edits));
         let baseline = evaluator.observe_alone(&request(vec![])).unwrap();
         let sparse =
             (0..model.config.num_hidden_layers).filter(|l| model.config.is_sparse(*l)).count();
         assert_eq!(baseline.routing.len(), sparse, "{name}");
-        let all: Vec<Edit> = (0..=last).filter(|l| model.config.is_sparse(*l)).map(route).collect();
-        let requests = [request(vec![route(last)]), request(vec![route(last)]), request(all)];
+        let all: Vec<Edit> = (0..=last).filter(|l| model.config.is_sparse(*l)).map(force).collect();
+        let requests = [request(vec![force(last)]), request(vec![force(last)]), request(all)];
         let batch = evaluator.observe(&requests).unwrap();
         let score = |o: &glitch::evaluate::Observation| {
             OracleKind::RoutingCollapse.oracle().score(o, &baseline)

@@ -184,12 +184,12 @@ fn planted(english: &Trial) -> Vec<Planted> {
             let evaluator = ModelEvaluator::new(&model);
             Intact::new(&evaluator, english)
                 .unwrap()
-                .effects(&[set_of_lesions(pair, Action::Unroute)], &|_, _| {})
+                .effects(&[set_of_lesions(pair, Action::Mask)], &|_, _| {})
                 .unwrap()[0]
                 .nats
         };
         let pair = if harm(&twins[0]) > harm(&twins[1]) { twins[0] } else { twins[1] };
-        Planted { model, of: Target::Experts, action: Action::Unroute, echo: false, pair }
+        Planted { model, of: Target::Experts, action: Action::Mask, echo: false, pair }
     };
     let mlps = Planted {
         model: mlp_twice(0),

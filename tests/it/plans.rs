@@ -64,7 +64,7 @@ fn edit(model: &Model, rng: &mut Rng) -> Edit {
                 0 => Action::Mean,
                 1 => Action::Scale { factor: 3.0 },
                 2 => Action::Noise { seed: 1, strength: 1.0 },
-                3 if matches!(component, Component::Expert { .. }) => Action::Unroute,
+                3 if matches!(component, Component::Expert { .. }) => Action::Mask,
                 _ => Action::Zero,
             };
             Edit::Lesion { component, action, position: rng.random_bool(0.3).then_some(position) }
@@ -195,6 +195,6 @@ fn a_row_begins_where_its_edits_take_hold() {
         let first =
             values.chunks(d).position(|v| v.iter().any(|x| *x != 0.0)).unwrap_or(TOKENS - 2) as u64;
         check("olmoe", at(component, None), read - first);
-        check("olmoe", Edit::lesion(component, Action::Unroute), read);
+        check("olmoe", Edit::lesion(component, Action::Mask), read);
     }
 }
