@@ -58,7 +58,7 @@ impl ModelEvaluator<'_> {
             }
             .run(&[])?;
         }
-        let start: Tensor = self.model.embed(&forward)?;
+        let start = self.model.embed_tensor(&forward)?;
         // What experts add up to is the mixture's output, whose gradient is therefore that of each
         // of them.
         let probed = |component: &Component| match component {

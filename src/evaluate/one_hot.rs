@@ -92,7 +92,7 @@ impl ModelEvaluator<'_> {
             row.prefix = self.cached_forward(&ids[..start], &[])?.prefix(start);
         }
         let forward = Forward { rows: vec![row], ..Forward::default() };
-        let mut embeddings: Tensor = model.embed(&forward)?;
+        let mut embeddings = model.embed_tensor(&forward)?;
         if let Some(instead) = instead {
             let instead = Tensor::from_slice(instead, (positions.len(), d), embeddings.device())?;
             let rest = embeddings.narrow(0, positions.len(), end - start - positions.len())?;

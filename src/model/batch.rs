@@ -35,7 +35,7 @@ pub struct State {
     /// The last inputs of a Mamba layer's convolution, `[conv_kernel - 1, conv_width]`, oldest
     /// first; of time mixing the last input, `[d_model]`.
     pub inputs: Vec<f32>,
-    /// The state of the recurrence ([`Recurrence`](super::scan::Recurrence) has the shapes).
+    /// The state of the recurrence ([`Recurrence`](super::arithmetic::scan::Recurrence) has the shapes).
     pub scan: Vec<f32>,
     /// The last input of RWKV's channel mixing, `[d_model]`.
     pub channel_inputs: Vec<f32>,

@@ -1,119 +1,21 @@
-//! The decoder loop: one for every family and both numeric modes.
+//! The decoder loop: one for every family and every numeric mode.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::Model;
+use super::arithmetic::kernels::Rope;
+use super::arithmetic::{Numerics, Span};
 use super::batch::{Entry, KvStore, LayerCache, Row, STATE_STRIDE};
-use super::composed::{Composed, Probes};
 use super::config::{Config, Residual, Rotary};
-use super::hooks::{Hooks, Site};
-use super::numerics::{Fused, Numerics, Rope, Span};
-use super::pass::{Pass, RecurrentRows};
-use super::pool::Pooled;
-use super::weights::{MixerWeights, Mlp, Norm};
+use super::forward::{Forward, Output};
+use super::hooks::Site;
+use super::layers::{MixerWeights, Mlp, Pass, RecurrentRows};
+use super::weights::Norm;
 use crate::error::{Error, Result};
 
-/// One forward pass: rows, what is done to them, what is kept.
-#[derive(Default)]
-pub struct Forward {
-    /// Ascending in [`Row::entry`]: a row joins the batch when the loop gets there, so the
-    /// packed index of every token is known from the start.
-    pub rows: Vec<Row>,
-    pub hooks: Hooks,
-    /// Keep keys, values and states for rows that continue these.
-    pub keep_kv: bool,
-    /// Keep the states at the ends of rows, without keys and values.
-    pub keep_ends: bool,
-    /// Only this many layers from below; `None`: all of them.
-    pub layers: Option<usize>,
-}
-
-/// What a forward pass leaves.
-pub struct Output<A> {
-    /// The residual stream after the last layer, before the final normalisation, `[tokens,
-    /// d_model]`.
-    pub residual: A,
-    pub kv: Option<Arc<KvStore>>,
-    /// Captured sites, `[tokens, width]` of the rows that had joined by then.
-    pub captured: BTreeMap<(usize, Site), Vec<f32>>,
-}
-
-impl Forward {
-    /// First packed token of every row, and the total at the end.
-    pub fn offsets(&self) -> Vec<usize> {
-        let mut offsets = vec![0];
-        for row in &self.rows {
-            offsets.push(offsets[offsets.len() - 1] + row.ids.len());
-        }
-        offsets
-    }
-}
-
 impl Model {
-    /// Runs a batch in inference mode.
-    ///
-    /// # Errors
-    /// [`Error::Request`] for ids beyond the vocabulary or rows out of order.
-    pub fn forward(&self, forward: &Forward) -> Result<Output<Pooled>> {
-        let embeddings = self.embed(forward)?;
-        let output = self.run(&Fused, forward, embeddings)?;
-        Ok(Output { residual: output.residual.data, kv: output.kv, captured: output.captured })
-    }
-
-    /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]` (usually a variable);
-    /// returns logits `[tokens, vocab]` that can be differentiated.
-    pub fn forward_gradient(&self, forward: &Forward, embeddings: &Tensor) -> Result<Tensor> {
-        self.forward_gradient_at(forward, embeddings, Probes::new(), None)
-    }
-
-    /// The same with gradients of sites, of the variables of zeros that are added to them; logits
-    /// of these tokens (packed indices) alone, if not of all.
-    pub fn forward_gradient_at(
-        &self,
-        forward: &Forward,
-        embeddings: &Tensor,
-        probes: Probes,
-        tokens: Option<&[u32]>,
-    ) -> Result<Tensor> {
-        let mode = Composed { probes };
-        let output = self.run(&mode, forward, embeddings.clone())?;
-        let residual = match tokens {
-            Some(tokens) => {
-                output.residual.index_select(&Tensor::new(tokens, output.residual.device())?, 0)?
-            }
-            None => output.residual,
-        };
-        let x = mode.norm(&residual, &self.weights.norm)?;
-        mode.linear(&x, &self.weights.head)
-    }
-
-    /// Token embeddings of the rows that start at the embedding, `[tokens, d_model]`.
-    pub fn embed<A: FromRows>(&self, forward: &Forward) -> Result<A> {
-        let d = self.config.hidden_size;
-        let rows = forward.rows.iter().filter(|r| r.restart.is_none());
-        let ids: Vec<u32> = rows.flat_map(|r| r.ids.iter().copied()).collect();
-        self.check_ids(&ids)?;
-        let mut x = vec![0f32; ids.len() * d];
-        for (x, id) in x.chunks_exact_mut(d).zip(&ids) {
-            self.weights.embed.row(*id as usize, x);
-        }
-        self.scale_embeddings(&mut x);
-        A::from_rows(x, d)
-    }
-
-    /// Embeddings as the residual stream gets them.
-    pub(super) fn scale_embeddings(&self, x: &mut [f32]) {
-        let scale = self.config.embedding_scale as f32;
-        if scale != 1.0 {
-            x.iter_mut().for_each(|x| *x *= scale);
-        }
-    }
-
     /// Learned positions of the rows that start at the embedding, `[tokens, d_model]`.
     fn positions(&self, table: &[f32], rows: &[Row], spans: &[Span]) -> Result<Vec<f32>> {
         let d = self.config.hidden_size;
@@ -131,7 +33,7 @@ impl Model {
         Ok(values)
     }
 
-    fn run<N: Numerics>(
+    pub(super) fn run<N: Numerics>(
         &self,
         mode: &N,
         forward: &Forward,
@@ -350,21 +252,4 @@ fn resumed(row: &Row, entry: Entry, d: usize) -> Result<Vec<f32>> {
     residual
         .map(<[f32]>::to_vec)
         .ok_or_else(|| Error::request("the residual stream to resume from is shorter than the row"))
-}
-
-/// How embeddings are handed to a mode.
-pub trait FromRows: Sized {
-    fn from_rows(values: Vec<f32>, width: usize) -> Result<Self>;
-}
-
-impl FromRows for super::numerics::Buffer {
-    fn from_rows(data: Vec<f32>, width: usize) -> Result<Self> {
-        Ok(Self { data: data.into(), width })
-    }
-}
-
-impl FromRows for Tensor {
-    fn from_rows(values: Vec<f32>, width: usize) -> Result<Self> {
-        Composed::default().array(values, width)
-    }
 }

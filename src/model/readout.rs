@@ -8,8 +8,8 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::Model;
-use super::kernels::{LANES, exp, lanes_sum, largest, ln, norm};
-use super::pool::Pooled;
+use super::arithmetic::kernels::{LANES, exp, lanes_sum, largest, ln, norm};
+use super::arithmetic::pool::Pooled;
 
 /// How many of the most probable tokens are kept per read position.
 pub const TOP_TOKENS: usize = 5;

@@ -46,7 +46,7 @@ fn check(name: &str, prepare: impl Fn(&mut Forward)) {
     let mut forward =
         Forward { rows: vec![Row::new(vec![5, 17, 3, 60, 22, 9])], ..Forward::default() };
     prepare(&mut forward);
-    let start: Tensor = model.embed(&forward).unwrap();
+    let start = model.embed_tensor(&forward).unwrap();
     let var = Var::from_tensor(&start).unwrap();
     let gradients = loss(&model, &forward, var.as_tensor()).backward().unwrap();
     let gradient = gradients.get(&var).expect("the embeddings have a gradient");

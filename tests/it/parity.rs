@@ -79,7 +79,7 @@ fn check(model: &Model, tensors: &HashMap<String, Tensor>, name: &str) {
     close(&logits(model, rows.clone()), &want, name);
 
     let forward = Forward { rows, ..Forward::default() };
-    let embeddings: Tensor = model.embed(&forward).unwrap();
+    let embeddings = model.embed_tensor(&forward).unwrap();
     let gradient = model.forward_gradient(&forward, &embeddings).unwrap();
     close(
         &gradient.flatten_all().unwrap().to_vec1().unwrap(),

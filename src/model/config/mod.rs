@@ -220,7 +220,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Model`] for a tensor that is missing or of another shape.
-    pub fn complete(&mut self, source: &dyn super::weights::Source) -> Result<()> {
+    pub fn complete(&mut self, source: &dyn crate::model::formats::Source) -> Result<()> {
         let Some(rwkv) = self.rwkv.as_mut().filter(|r| r.version != 4) else { return Ok(()) };
         let matrix = |name: &str| match source.shape(name).as_deref() {
             Some(&[rows, columns]) => Ok((rows, columns)),

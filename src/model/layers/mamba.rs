@@ -1,15 +1,15 @@
 //! Mamba (Gu and Dao 2023), Mamba-2 (Dao and Gu 2024), and their kin in Falcon-Mamba and Jamba.
 
-use super::batch::State;
-use super::config::{Activation, NormKind, Ssm, SsmNorms};
-use super::elementwise::Convolution;
-use super::hooks::Site;
-use super::numerics::Numerics;
 use super::pass::{Pass, RecurrentRows, scanned};
-use super::scan::Recurrence;
-use super::weights::{Linear, Loader, Norm};
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
+use crate::model::arithmetic::Numerics;
+use crate::model::arithmetic::kernels::elementwise::Convolution;
+use crate::model::arithmetic::scan::Recurrence;
+use crate::model::batch::State;
+use crate::model::config::{Activation, NormKind, Ssm, SsmNorms};
+use crate::model::hooks::Site;
+use crate::model::weights::{Linear, Loader, Norm};
 
 /// The weights of one layer.
 pub struct Mamba {
@@ -112,7 +112,7 @@ impl Mamba {
 
     /// What the layer adds to the residual stream, given its normalised input `x` `[tokens,
     /// d_model]`; and the states after the tokens that `rows` keeps.
-    pub(super) fn forward<N: Numerics>(
+    pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
         layer: usize,

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use super::{Config, Model, Tokenizer, safetensors};
+use super::safetensors;
 use crate::error::{Error, Result};
+use crate::model::{Config, Model, Tokenizer};
 
 /// The files of one of them.
 macro_rules! files {
     ($name:literal) => {
         (
             $name,
-            include_str!(concat!("../../corpus/models/", $name, "/config.json")),
-            include_bytes!(concat!("../../corpus/models/", $name, "/model.safetensors")),
-            include_bytes!(concat!("../../corpus/models/", $name, "/tokenizer.json")),
+            include_str!(concat!("../../../corpus/models/", $name, "/config.json")),
+            include_bytes!(concat!("../../../corpus/models/", $name, "/model.safetensors")),
+            include_bytes!(concat!("../../../corpus/models/", $name, "/tokenizer.json")),
         )
     };
 }

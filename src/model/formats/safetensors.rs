@@ -6,7 +6,7 @@ use std::path::{Component as PathPart, Path, PathBuf};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device};
 
-use super::weights::Source;
+use super::{Source, first_line, read_text};
 use crate::error::{Error, Result};
 
 /// The tensors of a folder, memory-mapped.
@@ -34,11 +34,6 @@ impl Folder {
     }
 }
 
-/// An error of candle without its backtrace. It may quote a name of any length out of the file.
-pub fn first_line(error: &candle_core::Error) -> String {
-    crate::text::fit(error.to_string().lines().next().unwrap_or("unreadable"), 400)
-}
-
 fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
@@ -53,7 +48,7 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![single]);
     }
     let name = index.display().to_string();
-    let text = super::read_text(&index, 64 << 20)?;
+    let text = read_text(&index, 64 << 20)?;
     let value: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| Error::model(&name, "index", e))?;
     let map = value

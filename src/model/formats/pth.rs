@@ -11,10 +11,9 @@ use candle_core::pickle::{Object, Stack, TensorInfo};
 use candle_core::{DType, Device, Tensor};
 use zip::ZipArchive;
 
-use super::config::Config;
-use super::safetensors::first_line;
-use super::weights::Source;
+use super::{Source, first_line};
 use crate::error::{Error, Result};
+use crate::model::config::Config;
 
 /// An opened file.
 pub struct Pth {

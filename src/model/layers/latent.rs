@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use super::config::{Config, Latent};
-use super::linear::PackedMatrix;
-use super::numerics::Numerics;
-use super::weights::{Linear, Loader, Norm};
 use crate::error::Result;
+use crate::model::arithmetic::Numerics;
+use crate::model::arithmetic::linear::PackedMatrix;
+use crate::model::config::{Config, Latent};
+use crate::model::weights::{Linear, Loader, Norm};
 
 /// The projections of a layer.
 pub struct LatentProjection {

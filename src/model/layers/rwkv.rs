@@ -4,15 +4,15 @@
 //! a block is then `x + s mix`, and a lesion of the shift sets `s` to zero, which leaves a token
 //! with itself.
 
-use super::batch::State;
-use super::config::{Activation, NormKind, Rwkv};
-use super::hooks::Site;
-use super::numerics::Numerics;
 use super::pass::{Pass, RecurrentRows, scanned};
-use super::scan::{Carry, Recurrence};
-use super::weights::{Linear, Loader, Norm};
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
+use crate::model::arithmetic::Numerics;
+use crate::model::arithmetic::scan::{Carry, Recurrence};
+use crate::model::batch::State;
+use crate::model::config::{Activation, NormKind, Rwkv};
+use crate::model::hooks::Site;
+use crate::model::weights::{Linear, Loader, Norm};
 
 /// The weights of one layer's time mixing.
 pub struct TimeMix {
@@ -226,7 +226,7 @@ impl TimeMix {
     /// What the layer adds to the residual stream, given its normalised input `x` `[tokens,
     /// d_model]`; and the states after the tokens that `rows` keeps. `first` holds the values of
     /// the first layer, which version 7 mixes into those of the others.
-    pub(super) fn forward<N: Numerics>(
+    pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
         layer: usize,
@@ -345,7 +345,7 @@ impl TimeMix {
 
     /// The values of the first layer for rows that enter the stack above it, from the normalised
     /// input `[tokens, d_model]` they had there; `None` where no later layer reads them.
-    pub(super) fn first_values<N: Numerics>(
+    pub(in crate::model) fn first_values<N: Numerics>(
         &self,
         mode: &N,
         x: &N::Array,
@@ -433,7 +433,7 @@ impl ChannelMix {
 
     /// As [`TimeMix::forward`]; of the states only [`State::channel_inputs`], one for each kept
     /// token.
-    pub(super) fn forward<N: Numerics>(
+    pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
         layer: usize,

@@ -12,15 +12,15 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
 
+use super::kernels::elementwise::Convolution;
+use super::kernels::{AttentionRow, AttentionShape, Rope};
+use super::linear::PackedMatrix;
+use super::scan::{Carry, Recurrence};
+use super::{HeadNorms, Mixture, Numerics, Span};
 use crate::error::{Error, Result};
 use crate::model::config::{Activation, Config, NormKind};
-use crate::model::elementwise::Convolution;
-use crate::model::hooks::{Block, Site, WeightEdit};
-use crate::model::kernels::{AttentionRow, AttentionShape};
-use crate::model::linear::PackedMatrix;
-use crate::model::mixture::Routing;
-use crate::model::numerics::{HeadNorms, Mixture, Numerics, Rope, Span, dense_tables};
-use crate::model::scan::{Carry, Recurrence};
+use crate::model::hooks::{Block, Change, Site, WeightEdit};
+use crate::model::layers::Routing;
 use crate::model::weights::{Linear, Norm};
 
 /// What is added to sites so that they have a gradient: variables of zeros, `[tokens, width]` each.
@@ -477,4 +477,25 @@ impl Numerics for Composed {
         }
         Ok(out)
     }
+}
+
+/// Blocks as dense `scale` and `shift` tables `[tokens, width]` plus what cannot be dense: for the
+/// modes that apply them as tensor operations. Later blocks compose onto earlier ones.
+fn dense_tables(
+    blocks: &[Block],
+    tokens: usize,
+    width: usize,
+) -> (Vec<f32>, Vec<f32>, Vec<&Block>) {
+    let (mut scale, mut shift, mut noise) =
+        (vec![1f32; tokens * width], vec![0f32; tokens * width], Vec::new());
+    for block in blocks {
+        let Change::Affine { scale: s, .. } = &block.change else {
+            noise.push(block);
+            continue;
+        };
+        let factor = Block { change: Change::Affine { scale: *s, shift: None }, ..block.clone() };
+        factor.apply(&mut scale, width);
+        block.apply(&mut shift, width);
+    }
+    (scale, shift, noise)
 }

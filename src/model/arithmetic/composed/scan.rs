@@ -2,13 +2,12 @@
 
 use candle_core::{D, Device, Tensor};
 
-use super::{constant, vector};
+use super::{constant, dense_tables, vector};
 use crate::error::{Error, Result};
+use crate::model::arithmetic::scan::{Carry, NOTHING, Recurrence};
 use crate::model::hooks::Block;
-use crate::model::numerics::dense_tables;
-use crate::model::scan::{Carry, NOTHING, Recurrence};
 
-/// [`Numerics::scan`](crate::model::numerics::Numerics::scan).
+/// [`Numerics::scan`](crate::model::arithmetic::Numerics::scan).
 pub fn run(
     scan: &Recurrence<&Tensor>,
     rows: &[Carry],

@@ -1,16 +1,15 @@
-//! Mixtures of experts: who gets which token, and what the experts add, in inference.
+//! What the experts of a mixture add in inference, computed expert by expert.
 
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
-use super::config::Experts;
-use super::hooks::Block;
-use super::kernels;
-use super::numerics::{Buffer, Fused, Mixture, Numerics as _};
-use super::weights::Dense;
+use super::{Buffer, Fused};
 use crate::error::Result;
+use crate::model::arithmetic::{Mixture, Numerics as _, kernels};
 use crate::model::config::Activation;
+use crate::model::hooks::Block;
+use crate::model::layers::{Dense, Routing};
 
 /// The tokens of one expert.
 struct Share<'a> {
@@ -69,9 +68,8 @@ impl<'a> Share<'a> {
         Ok(())
     }
 }
-
-/// [`Numerics::mixture`](super::numerics::Numerics::mixture) in inference.
-pub(super) fn fused(
+/// [`Numerics::mixture`](crate::model::arithmetic::Numerics::mixture) in inference.
+pub fn mixture(
     x: &Buffer,
     router_logits: &Buffer,
     Mixture { sparse, experts, activation, idle }: Mixture,
@@ -141,67 +139,4 @@ pub(super) fn fused(
         }
     }
     Ok(out)
-}
-
-/// The tokens that go to every expert with these router logits `[tokens, num_experts]`, ascending.
-pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
-    let tokens =
-        |of_expert: Vec<(usize, f32)>| of_expert.into_iter().map(|(token, _)| token).collect();
-    Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
-}
-
-/// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the
-/// most weighted first.
-pub fn chosen_experts(logits: &[f32], experts: &Experts) -> Vec<u32> {
-    Routing::new(logits, experts).chosen.into_iter().map(|(expert, _)| expert as u32).collect()
-}
-
-/// Which experts each token goes to, and with what weight.
-pub struct Routing {
-    experts: usize,
-    /// `[tokens, num_experts_per_tok]`, the most probable first.
-    chosen: Vec<(usize, f32)>,
-    per_token: usize,
-}
-
-impl Routing {
-    /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the
-    /// largest count (of those groups whose best are largest, where there are groups), as they are
-    /// or divided by their sum. Equals go by their number.
-    pub fn new(logits: &[f32], experts: &Experts) -> Self {
-        let per_token = experts.num_experts_per_tok;
-        let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);
-        for logits in logits.chunks_exact(experts.num_experts) {
-            let max = kernels::largest(logits);
-            let sum: f32 = logits.iter().map(|l| kernels::exp(l - max)).sum();
-            let mut order: Vec<usize> = (0..logits.len()).collect();
-            if let Some((groups, most)) = experts.groups {
-                let size = logits.len() / groups;
-                let best = |group: usize| kernels::largest(&logits[group * size..][..size]);
-                let mut ranked: Vec<usize> = (0..groups).collect();
-                ranked.sort_by(|a, b| best(*b).total_cmp(&best(*a)).then(a.cmp(b)));
-                order.retain(|e| ranked[..most].contains(&(e / size)));
-            }
-            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-            order.truncate(per_token);
-            let probability = |e: usize| kernels::exp(logits[e] - max) / sum;
-            let kept: f32 = if experts.norm_topk_prob {
-                order.iter().map(|e| probability(*e)).sum()
-            } else {
-                1.0
-            };
-            let scale = experts.routed_scaling_factor as f32;
-            chosen.extend(order.into_iter().map(|e| (e, probability(e) / kept * scale)));
-        }
-        Self { experts: experts.num_experts, chosen, per_token }
-    }
-
-    /// The tokens of every expert with their weights, ascending.
-    pub fn by_expert(&self) -> Vec<Vec<(usize, f32)>> {
-        let mut tokens = vec![Vec::new(); self.experts];
-        for (token, chosen) in self.chosen.chunks_exact(self.per_token).enumerate() {
-            chosen.iter().for_each(|(expert, weight)| tokens[*expert].push((token, *weight)));
-        }
-        tokens
-    }
 }

@@ -15,8 +15,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::hooks::Block;
 use super::pool::Pooled;
+use crate::model::hooks::Block;
 
 /// A row as a recurrence sees it.
 #[derive(Clone)]

@@ -14,7 +14,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, Tokenizer as HfTokenizer, decoders};
 
 use crate::error::{Error, Result};
-use crate::model::safetensors::first_line;
+use crate::model::formats::first_line;
 
 /// Reads it; `None` where the file has none.
 pub(super) fn read(path: &str, content: &Content) -> Result<Option<HfTokenizer>> {

@@ -4,8 +4,9 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::pool::Pooled;
-use super::scan::Carry;
+use super::reduce::lanes_sum;
+use crate::model::arithmetic::pool::Pooled;
+use crate::model::arithmetic::scan::Carry;
 
 /// Values of one piece of work.
 const CHUNK: usize = 1 << 13;
@@ -13,6 +14,13 @@ const CHUNK: usize = 1 << 13;
 /// Whole rows of about [`CHUNK`] values.
 fn rows_of(width: usize) -> usize {
     (CHUNK / width.max(1)).max(1) * width
+}
+
+/// `x += y`.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    x.par_chunks_mut(1 << 14)
+        .zip(y.par_chunks(1 << 14))
+        .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
 }
 
 /// `x *= y`.
@@ -163,7 +171,7 @@ fn multiply_add(y: &mut [f32], a: &[f32], b: &[f32]) {
 pub fn unit_heads(x: &mut [f32], dim: usize) {
     x.par_chunks_mut(rows_of(dim)).for_each(|x| {
         for head in x.chunks_exact_mut(dim) {
-            let scale = 1.0 / super::kernels::lanes_sum(head, |v| v * v).sqrt().max(1e-12);
+            let scale = 1.0 / lanes_sum(head, |v| v * v).sqrt().max(1e-12);
             head.iter_mut().for_each(|v| *v *= scale);
         }
     });

@@ -1,193 +1,19 @@
-//! The operations a forward pass is made of, in two numeric modes behind one trait.
-//!
-//! [`Fused`] is inference: packed weights and fused kernels over plain buffers. [`super::composed`]
-//! is the gradient mode: candle operations that all have a backward. The decoder loop is written
-//! once.
+//! Inference on CPU: packed weights and fused kernels over plain buffers.
 
-use std::ops::Range;
+mod mixture;
 
 use rayon::prelude::*;
 
-use super::config::{Activation, Config, Experts, Rotary};
-use super::elementwise::{self, Convolution};
-use super::hooks::{Block, Change, Site, WeightEdit};
-use super::kernels::{self, AttentionRow, AttentionShape};
+use super::kernels::elementwise::{self, Convolution};
+use super::kernels::{self, AttentionRow, AttentionShape, Rope};
 use super::linear::GATED_MULTIPLE;
 use super::pool::Pooled;
 use super::scan::{Carry, Recurrence, View};
-use super::weights::{Dense, Linear, Norm, Sparse};
+use super::{HeadNorms, Mixture, Numerics, Span};
 use crate::error::Result;
-
-/// Where a row's tokens are in the packed batch and in the row.
-#[derive(Debug, Clone)]
-pub struct Span {
-    /// Packed token indices.
-    pub tokens: Range<usize>,
-    /// Position in the row of the first of them: the length of the cached prefix.
-    pub position: usize,
-}
-
-/// One numeric mode. `Array` is `[tokens, width]`.
-pub trait Numerics {
-    type Array: Clone;
-
-    /// From row-major values.
-    fn array(&self, values: Vec<f32>, width: usize) -> Result<Self::Array>;
-    /// Row-major values (detached).
-    fn values(&self, x: &Self::Array) -> Result<Vec<f32>>;
-    /// More tokens at the end.
-    fn append(&self, x: Self::Array, more: Self::Array) -> Result<Self::Array>;
-    fn add(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
-    /// Normalises each stretch of the norm's width by itself: a token, or one of its heads.
-    fn norm(&self, x: &Self::Array, norm: &Norm) -> Result<Self::Array>;
-    fn linear(&self, x: &Self::Array, linear: &Linear) -> Result<Self::Array>;
-    /// `y[t, first + out] += delta * x[t, input]` for every edit.
-    fn edit_weights(
-        &self,
-        y: Self::Array,
-        x: &Self::Array,
-        edits: &[WeightEdit],
-        first: usize,
-    ) -> Result<Self::Array>;
-    fn edit(&self, x: Self::Array, blocks: &[Block]) -> Result<Self::Array>;
-    /// Where a gradient is taken of a site; inference takes none.
-    fn probe(&self, _layer: usize, _site: Site, x: Self::Array) -> Result<Self::Array> {
-        Ok(x)
-    }
-    /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k` where it
-    /// does.
-    #[allow(clippy::type_complexity)] // three arrays of one type, named by the line above
-    fn heads(
-        &self,
-        qkv: &Self::Array,
-        norms: HeadNorms,
-        config: &Config,
-        rope: Option<&Rope>,
-        spans: &[Span],
-    ) -> Result<(Self::Array, Self::Array, Self::Array)>;
-    fn attention(
-        &self,
-        q: &Self::Array,
-        k: &Self::Array,
-        v: &Self::Array,
-        rows: &[AttentionRow],
-        shape: AttentionShape,
-    ) -> Result<Self::Array>;
-    fn activate(&self, x: Self::Array, activation: Activation) -> Result<Self::Array>;
-    /// Columns `widths[0]`, then `widths[1]`, ... of `x`.
-    fn split(&self, x: &Self::Array, widths: &[usize]) -> Result<Vec<Self::Array>>;
-    /// The columns of all, one after the other.
-    fn join(&self, parts: &[&Self::Array]) -> Result<Self::Array>;
-    fn mul(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
-    /// `scale x + shift`, both by column.
-    fn affine(&self, x: Self::Array, scale: &[f32], shift: Option<&[f32]>) -> Result<Self::Array>;
-    /// `x + mix by`, `mix` by column.
-    fn blend(&self, x: &Self::Array, by: &Self::Array, mix: &[f32]) -> Result<Self::Array>;
-    /// `x + (y - x) t`.
-    fn interpolate(&self, x: Self::Array, y: &Self::Array, t: &Self::Array) -> Result<Self::Array>;
-    fn clamp(&self, x: Self::Array, low: f32, high: f32) -> Result<Self::Array>;
-    /// What each token's predecessor in its row has more: `x[t - 1] - x[t]`.
-    fn shift(&self, x: &Self::Array, rows: &[Carry]) -> Result<Self::Array>;
-    /// A causal convolution of each column; `initial` of a row is the `kernel - 1` inputs before
-    /// it.
-    fn convolve(
-        &self,
-        x: &Self::Array,
-        convolution: &Convolution,
-        rows: &[Carry],
-    ) -> Result<Self::Array>;
-    /// Each head over its Euclidean norm, or over 1e-12 where that is more.
-    fn unit_heads(&self, x: Self::Array, head_dim: usize) -> Result<Self::Array>;
-    /// `v` times the sum of `r k weight` over its head.
-    fn bonus(
-        &self,
-        r: &Self::Array,
-        k: &Self::Array,
-        v: &Self::Array,
-        weight: &[f32],
-        head_dim: usize,
-    ) -> Result<Self::Array>;
-    /// A recurrence over every row. `blocks` change the state after a token; the states after the
-    /// tokens of `keep` (ascending) are returned, one after the other.
-    fn scan(
-        &self,
-        scan: &Recurrence<&Self::Array>,
-        rows: &[Carry],
-        blocks: &[Block],
-        keep: &[usize],
-    ) -> Result<(Self::Array, Vec<f32>)>;
-    /// `activation(gate) * up` of `[gate | up]`.
-    fn gate(&self, gate_up: &Self::Array, activation: Activation) -> Result<Self::Array>;
-    /// [`gate`](Self::gate) of [`linear`](Self::linear), with the same result.
-    fn gated(
-        &self,
-        x: &Self::Array,
-        gate_up: &Linear,
-        activation: Activation,
-    ) -> Result<Self::Array> {
-        self.gate(&self.linear(x, gate_up)?, activation)
-    }
-    /// A gated MLP without hooks: an expert.
-    fn expert(
-        &self,
-        x: &Self::Array,
-        expert: &Dense,
-        activation: Activation,
-    ) -> Result<Self::Array> {
-        self.linear(&self.gated(x, &expert.up, activation)?, &expert.down)
-    }
-    /// The mixture of experts that the router's logits `[tokens, num_experts]` choose, and the
-    /// shared one. `blocks` are those of [`Site::Experts`](super::hooks::Site::Experts), whose
-    /// values go to `captured`.
-    fn mixture(
-        &self,
-        x: &Self::Array,
-        router_logits: &Self::Array,
-        mixture: Mixture,
-        blocks: &[Block],
-        captured: Option<&mut Vec<f32>>,
-    ) -> Result<Self::Array>;
-}
-
-/// A mixture of experts and its constants.
-#[derive(Clone, Copy)]
-pub struct Mixture<'a> {
-    pub sparse: &'a Sparse,
-    pub experts: &'a Experts,
-    pub activation: Activation,
-    /// Tokens whose output is not read; shorter where the rest are not idle.
-    pub idle: &'a [bool],
-}
-
-/// Normalisation of queries and keys, over `[head_dim]` or over all heads.
-#[derive(Clone, Copy)]
-pub struct HeadNorms<'a> {
-    pub q: Option<&'a Norm>,
-    pub k: Option<&'a Norm>,
-}
-
-/// Cosines and sines, `[positions, half]`: of half of the dimensions that are rotated.
-pub struct Rope {
-    pub half: usize,
-    pub cos: Vec<f32>,
-    pub sin: Vec<f32>,
-}
-
-impl Rope {
-    pub fn new(rotary: &Rotary, positions: usize) -> Self {
-        let (frequencies, factor) = (rotary.frequencies(), rotary.attention_factor() as f32);
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        let (cos, sin) = angles.map(|a| (a.cos() * factor, a.sin() * factor)).unzip();
-        Self { half: frequencies.len(), cos, sin }
-    }
-
-    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
-        (
-            &self.cos[position * self.half..][..self.half],
-            &self.sin[position * self.half..][..self.half],
-        )
-    }
-}
+use crate::model::config::{Activation, Config};
+use crate::model::hooks::{Block, WeightEdit};
+use crate::model::weights::{Linear, Norm};
 
 /// A buffer and its width.
 #[derive(Clone)]
@@ -226,7 +52,7 @@ impl Numerics for Fused {
     }
 
     fn add(&self, mut x: Buffer, y: &Buffer) -> Result<Buffer> {
-        kernels::add(&mut x.data, &y.data);
+        elementwise::add(&mut x.data, &y.data);
         Ok(x)
     }
 
@@ -428,7 +254,7 @@ impl Numerics for Fused {
         blocks: &[Block],
         captured: Option<&mut Vec<f32>>,
     ) -> Result<Buffer> {
-        super::mixture::fused(x, router_logits, mixture, blocks, captured)
+        mixture::mixture(x, router_logits, mixture, blocks, captured)
     }
 }
 
@@ -441,25 +267,4 @@ impl Fused {
                 .for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         }
     }
-}
-
-/// Blocks as dense `scale` and `shift` tables `[tokens, width]` plus what cannot be dense: for the
-/// modes that apply them as tensor operations. Later blocks compose onto earlier ones.
-pub fn dense_tables(
-    blocks: &[Block],
-    tokens: usize,
-    width: usize,
-) -> (Vec<f32>, Vec<f32>, Vec<&Block>) {
-    let (mut scale, mut shift, mut noise) =
-        (vec![1f32; tokens * width], vec![0f32; tokens * width], Vec::new());
-    for block in blocks {
-        let Change::Affine { scale: s, .. } = &block.change else {
-            noise.push(block);
-            continue;
-        };
-        let factor = Block { change: Change::Affine { scale: *s, shift: None }, ..block.clone() };
-        factor.apply(&mut scale, width);
-        block.apply(&mut shift, width);
-    }
-    (scale, shift, noise)
 }

@@ -10,10 +10,9 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tokenizers::Tokenizer as HfTokenizer;
 
-use super::config::{Config, RopeScaling};
-use super::safetensors::first_line;
-use super::weights::Source;
+use super::{Source, first_line};
 use crate::error::{Error, Result};
+use crate::model::config::{Config, RopeScaling};
 
 /// An opened GGUF file.
 pub struct Gguf {

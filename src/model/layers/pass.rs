@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use super::Model;
-use super::batch::{Row, State};
-use super::hooks::{Block, Hooks, Site};
-use super::numerics::{Numerics, Span};
-use super::scan::{Carry, Recurrence};
-use super::weights::Linear;
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::arithmetic::scan::{Carry, Recurrence};
+use crate::model::arithmetic::{Numerics, Span};
+use crate::model::batch::{Row, State};
+use crate::model::hooks::{Block, Hooks, Site};
+use crate::model::weights::Linear;
 
 /// One forward pass under way.
 pub struct Pass<'a, N> {

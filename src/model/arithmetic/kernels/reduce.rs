@@ -1,0 +1,34 @@
+//! Sums and maxima whose order of operations depends on the length of the slice alone.
+
+/// Lanes of a sum: as many as one or two vectors hold, folded in a fixed order at the end. Loops
+/// over `[f32; LANES]` are of constant length, which is what makes them vectors.
+pub const LANES: usize = 16;
+
+/// Sum of `f(x)`, lane by lane.
+#[inline(always)]
+pub fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(*v);
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane += f(*v);
+    }
+    lanes.iter().sum()
+}
+
+/// The largest value; `-inf` of none.
+#[inline(always)]
+pub fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = if *v > *lane { *v } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
+}

@@ -1,0 +1,117 @@
+//! Forward passes of a batch, in inference and in gradient mode: the one place that picks a mode.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::Model;
+use super::arithmetic::Numerics as _;
+use super::arithmetic::composed::{Composed, Probes};
+use super::arithmetic::fused::Fused;
+use super::arithmetic::pool::Pooled;
+use super::batch::{KvStore, Row};
+use super::hooks::{Hooks, Site};
+use crate::error::Result;
+
+/// One forward pass: rows, what is done to them, what is kept.
+#[derive(Default)]
+pub struct Forward {
+    /// Ascending in [`Row::entry`]: a row joins the batch when the loop gets there, so the
+    /// packed index of every token is known from the start.
+    pub rows: Vec<Row>,
+    pub hooks: Hooks,
+    /// Keep keys, values and states for rows that continue these.
+    pub keep_kv: bool,
+    /// Keep the states at the ends of rows, without keys and values.
+    pub keep_ends: bool,
+    /// Only this many layers from below; `None`: all of them.
+    pub layers: Option<usize>,
+}
+
+/// What a forward pass leaves.
+pub struct Output<A> {
+    /// The residual stream after the last layer, before the final normalisation, `[tokens,
+    /// d_model]`.
+    pub residual: A,
+    pub kv: Option<Arc<KvStore>>,
+    /// Captured sites, `[tokens, width]` of the rows that had joined by then.
+    pub captured: BTreeMap<(usize, Site), Vec<f32>>,
+}
+
+impl Forward {
+    /// First packed token of every row, and the total at the end.
+    pub fn offsets(&self) -> Vec<usize> {
+        let mut offsets = vec![0];
+        for row in &self.rows {
+            offsets.push(offsets[offsets.len() - 1] + row.ids.len());
+        }
+        offsets
+    }
+}
+
+impl Model {
+    /// Runs a batch in inference mode.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for ids beyond the vocabulary or rows out of order.
+    pub fn forward(&self, forward: &Forward) -> Result<Output<Pooled>> {
+        let embeddings = Fused.array(self.embed(forward)?, self.config.hidden_size)?;
+        let output = self.run(&Fused, forward, embeddings)?;
+        Ok(Output { residual: output.residual.data, kv: output.kv, captured: output.captured })
+    }
+
+    /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]` (usually a variable);
+    /// returns logits `[tokens, vocab]` that can be differentiated.
+    pub fn forward_gradient(&self, forward: &Forward, embeddings: &Tensor) -> Result<Tensor> {
+        self.forward_gradient_at(forward, embeddings, Probes::new(), None)
+    }
+
+    /// The same with gradients of sites, of the variables of zeros that are added to them; logits
+    /// of these tokens (packed indices) alone, if not of all.
+    pub fn forward_gradient_at(
+        &self,
+        forward: &Forward,
+        embeddings: &Tensor,
+        probes: Probes,
+        tokens: Option<&[u32]>,
+    ) -> Result<Tensor> {
+        let mode = Composed { probes };
+        let output = self.run(&mode, forward, embeddings.clone())?;
+        let residual = match tokens {
+            Some(tokens) => {
+                output.residual.index_select(&Tensor::new(tokens, output.residual.device())?, 0)?
+            }
+            None => output.residual,
+        };
+        let x = mode.norm(&residual, &self.weights.norm)?;
+        mode.linear(&x, &self.weights.head)
+    }
+
+    /// Token embeddings of the rows that start at the embedding, `[tokens, d_model]` row-major.
+    pub fn embed(&self, forward: &Forward) -> Result<Vec<f32>> {
+        let d = self.config.hidden_size;
+        let rows = forward.rows.iter().filter(|r| r.restart.is_none());
+        let ids: Vec<u32> = rows.flat_map(|r| r.ids.iter().copied()).collect();
+        self.check_ids(&ids)?;
+        let mut x = vec![0f32; ids.len() * d];
+        for (x, id) in x.chunks_exact_mut(d).zip(&ids) {
+            self.weights.embed.row(*id as usize, x);
+        }
+        self.scale_embeddings(&mut x);
+        Ok(x)
+    }
+
+    /// [`embed`](Self::embed) as a tensor, for [`forward_gradient`](Self::forward_gradient).
+    pub fn embed_tensor(&self, forward: &Forward) -> Result<Tensor> {
+        Composed::default().array(self.embed(forward)?, self.config.hidden_size)
+    }
+
+    /// Embeddings as the residual stream gets them.
+    pub(super) fn scale_embeddings(&self, x: &mut [f32]) {
+        let scale = self.config.embedding_scale as f32;
+        if scale != 1.0 {
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+}

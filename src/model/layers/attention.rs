@@ -1,0 +1,149 @@
+//! The attention block of a layer.
+
+use std::sync::Arc;
+
+use super::latent::LatentProjection;
+use super::pass::Pass;
+use crate::edit::Matrix;
+use crate::error::Result;
+use crate::model::arithmetic::kernels::{AttentionRow, AttentionShape, Rope};
+use crate::model::arithmetic::linear::PackedMatrix;
+use crate::model::arithmetic::{HeadNorms, Numerics, Span};
+use crate::model::batch::{Row, Segment};
+use crate::model::config::{Config, QkNorm};
+use crate::model::hooks::Site;
+use crate::model::weights::{Linear, Loader, Norm, Qkv};
+
+/// An attention block.
+pub struct Attention {
+    pub qkv: Projection,
+    /// `[head_dim]`, or the width of all heads.
+    pub q_norm: Option<Norm>,
+    pub k_norm: Option<Norm>,
+    pub o: Linear,
+}
+
+/// How queries, keys and values are made.
+pub enum Projection {
+    /// By one matrix (rows in this order): fewer, wider products.
+    Stacked(Linear),
+    Latent(Box<LatentProjection>),
+}
+
+/// What a block gives, and what rows that continue these need of it.
+pub struct Attended<A> {
+    /// Before its normalisation, `[tokens, d_model]`.
+    pub out: A,
+    /// `[tokens, kv_width]`, rotated.
+    pub keys: A,
+    pub values: A,
+}
+
+impl Attention {
+    pub(super) fn load(loader: &mut Loader, prefix: &str, i: usize) -> Result<Self> {
+        let (config, d, o) = (loader.config, loader.config.hidden_size, loader.names.o);
+        let (q, k) = match config.qk_norm {
+            QkNorm::Off => (0, 0),
+            QkNorm::Head => (config.head_dim, config.head_dim),
+            QkNorm::Full => (config.q_width(), config.kv_width()),
+        };
+        Ok(Self {
+            qkv: match &config.latent {
+                Some(latent) => {
+                    Projection::Latent(Box::new(LatentProjection::load(loader, prefix, latent)?))
+                }
+                None => Projection::Stacked(qkv(loader, prefix)?),
+            },
+            q_norm: loader.norm_if(q > 0, prefix, "self_attn.q_norm", q)?,
+            k_norm: loader.norm_if(k > 0, prefix, "self_attn.k_norm", k)?,
+            o: loader.linear(format!("{prefix}.{o}"), d, config.z_width(i))?,
+        })
+    }
+
+    pub(super) fn parameters(&self, config: &Config) -> usize {
+        let norms =
+            [&self.q_norm, &self.k_norm].into_iter().flatten().map(Norm::parameters).sum::<usize>();
+        let qkv = match &self.qkv {
+            Projection::Stacked(qkv) => qkv.parameters(),
+            Projection::Latent(latent) => latent.parameters(config),
+        };
+        qkv + self.o.parameters() + norms
+    }
+
+    /// Attends over `x` `[tokens, d_model]`.
+    pub(in crate::model) fn forward<N: Numerics>(
+        &self,
+        pass: &Pass<N>,
+        layer: usize,
+        x: &N::Array,
+        rope: Option<&Rope>,
+        rows: &[Row],
+        spans: &[Span],
+    ) -> Result<Attended<N::Array>> {
+        let (mode, config) = (pass.mode, &pass.model.config);
+        let qkv = match &self.qkv {
+            Projection::Stacked(qkv) => {
+                pass.product(layer, x, qkv, &[Matrix::Q, Matrix::K, Matrix::V])?
+            }
+            Projection::Latent(latent) => latent.qkv(mode, x)?,
+        };
+        let norms = HeadNorms { q: self.q_norm.as_ref(), k: self.k_norm.as_ref() };
+        let (q, keys, values) = mode.heads(&qkv, norms, config, rope, spans)?;
+        drop(qkv);
+        let attention_rows: Vec<AttentionRow> =
+            rows.iter().zip(spans).map(|(r, s)| attention_row(r, s, layer, config)).collect();
+        let z = mode.attention(&q, &keys, &values, &attention_rows, shape(config, layer))?;
+        let z = pass.at(layer, Site::Z, z)?;
+        Ok(Attended { out: pass.product(layer, &z, &self.o, &[Matrix::O])?, keys, values })
+    }
+}
+
+fn qkv(loader: &mut Loader, prefix: &str) -> Result<Linear> {
+    let (config, d) = (loader.config, loader.config.hidden_size);
+    let (q, kv, dim) = (config.q_width(), config.kv_width(), config.head_dim);
+    match loader.names.qkv {
+        Qkv::Separate(names) => {
+            let parts: Vec<_> =
+                names.iter().zip([q, kv, kv]).map(|(n, w)| (format!("{prefix}.{n}"), w)).collect();
+            loader.stacked(&parts, d)
+        }
+        Qkv::Stacked(name) => loader.linear(format!("{prefix}.{name}"), q + 2 * kv, d),
+        Qkv::ByHead(name) => {
+            let name = format!("{prefix}.{name}");
+            let weight = loader.weight(&name, 3 * q, d)?;
+            let bias = loader.optional(&format!("{name}.bias"), &[3 * q])?;
+            // `[heads, 3, head_dim, ..]` -> `[3, heads, head_dim, ..]`.
+            let regroup = |values: &[f32], width: usize| -> Vec<f32> {
+                let part = |which: usize, head: usize| {
+                    &values[(head * 3 + which) * dim * width..][..dim * width]
+                };
+                (0..3)
+                    .flat_map(|w| (0..q / dim).flat_map(move |h| part(w, h).iter().copied()))
+                    .collect()
+            };
+            let matrix = Arc::new(PackedMatrix::new(&regroup(&weight, d), 3 * q, d));
+            Ok(Linear { matrix, bias: bias.map(|b| regroup(&b, 1)) })
+        }
+    }
+}
+
+fn shape(config: &Config, layer: usize) -> AttentionShape {
+    AttentionShape {
+        heads: config.num_attention_heads,
+        kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        value_dim: config.v_head_dim(),
+        window: config.sliding_window[layer],
+        scale: config.attention_scale as f32,
+    }
+}
+
+fn attention_row<'a>(row: &'a Row, span: &Span, layer: usize, config: &Config) -> AttentionRow<'a> {
+    let part =
+        |x: &'a [f32], s: &Segment, width: usize| &x[s.start * width..(s.start + s.len) * width];
+    let of = |s: &'a Segment| {
+        let cache = &s.store.layers[layer];
+        (part(&cache.keys, s, config.kv_width()), part(&cache.values, s, config.v_width()))
+    };
+    AttentionRow { tokens: span.tokens.clone(), prefix: row.prefix.iter().map(of).collect() }
+}

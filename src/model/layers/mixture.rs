@@ -1,0 +1,151 @@
+//! The mixture of experts of a layer: which expert gets which token.
+
+use super::mlp::Dense;
+use super::pass::Pass;
+use crate::error::{Error, Result};
+use crate::model::arithmetic::kernels;
+use crate::model::arithmetic::{Mixture, Numerics};
+use crate::model::config::Experts;
+use crate::model::hooks::Site;
+use crate::model::weights::{Linear, Loader};
+
+/// A mixture of experts.
+pub struct Sparse {
+    /// `[num_experts, d_model]`.
+    pub router: Linear,
+    pub experts: Vec<Dense>,
+    pub shared: Option<Shared>,
+}
+
+/// An expert that every token goes through, times the sigmoid of its gate where it has one.
+pub struct Shared {
+    pub mlp: Dense,
+    /// `[1, d_model]`.
+    pub gate: Option<Linear>,
+}
+
+impl Sparse {
+    pub(super) fn load(loader: &mut Loader, prefix: &str, experts: &Experts) -> Result<Self> {
+        let d = loader.config.hidden_size;
+        let router =
+            loader.linear(format!("{prefix}.{}", loader.names.router), experts.num_experts, d)?;
+        let (folder, names) = (format!("{prefix}.{}", loader.names.experts), loader.names.expert);
+        let width = experts.moe_intermediate_size;
+        let all = (0..experts.num_experts)
+            .map(|e| Dense::expert(loader, &format!("{folder}.{e}"), names, width))
+            .collect::<Result<_>>()?;
+        let shared = match experts.shared_intermediate_size {
+            0 => None,
+            width => Some(Shared {
+                mlp: {
+                    let prefix = format!("{prefix}.{}", loader.names.shared);
+                    Dense::expert(loader, &prefix, names, width)?
+                },
+                gate: match experts.shared_gate {
+                    true => {
+                        Some(loader.linear(format!("{prefix}.mlp.shared_expert_gate"), 1, d)?)
+                    }
+                    false => None,
+                },
+            }),
+        };
+        Ok(Self { router, experts: all, shared })
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        let shared = self
+            .shared
+            .as_ref()
+            .map_or(0, |s| s.mlp.parameters() + s.gate.as_ref().map_or(0, Linear::parameters));
+        self.router.parameters()
+            + self.experts.iter().map(Dense::parameters).sum::<usize>()
+            + shared
+    }
+
+    /// Of `x` `[tokens, d_model]`; the same shape.
+    pub(in crate::model) fn forward<N: Numerics>(
+        &self,
+        pass: &Pass<N>,
+        layer: usize,
+        x: &N::Array,
+    ) -> Result<N::Array> {
+        let (mode, config) = (pass.mode, &pass.model.config);
+        let experts =
+            config.experts.as_ref().ok_or_else(|| Error::request("a mixture without experts"))?;
+        let logits = pass.at(layer, Site::RouterLogits, mode.linear(x, &self.router)?)?;
+        let mut kept = pass.captures(layer, Site::Experts).then(Vec::new);
+        // What is captured is wanted of every token.
+        let idle =
+            if kept.is_some() { Vec::new() } else { pass.hooks.idle(layer, config.hidden_size) };
+        let mixture = Mixture { sparse: self, experts, activation: config.activation, idle: &idle };
+        let out =
+            mode.mixture(x, &logits, mixture, pass.blocks(layer, Site::Experts), kept.as_mut())?;
+        if let Some(kept) = kept {
+            pass.keep(layer, Site::Experts, kept);
+        }
+        Ok(out)
+    }
+}
+
+/// The tokens that go to every expert with these router logits `[tokens, num_experts]`, ascending.
+pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
+    let tokens =
+        |of_expert: Vec<(usize, f32)>| of_expert.into_iter().map(|(token, _)| token).collect();
+    Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
+}
+
+/// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the
+/// most weighted first.
+pub fn chosen_experts(logits: &[f32], experts: &Experts) -> Vec<u32> {
+    Routing::new(logits, experts).chosen.into_iter().map(|(expert, _)| expert as u32).collect()
+}
+
+/// Which experts each token goes to, and with what weight.
+pub struct Routing {
+    experts: usize,
+    /// `[tokens, num_experts_per_tok]`, the most probable first.
+    chosen: Vec<(usize, f32)>,
+    per_token: usize,
+}
+
+impl Routing {
+    /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the
+    /// largest count (of those groups whose best are largest, where there are groups), as they are
+    /// or divided by their sum. Equals go by their number.
+    pub fn new(logits: &[f32], experts: &Experts) -> Self {
+        let per_token = experts.num_experts_per_tok;
+        let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);
+        for logits in logits.chunks_exact(experts.num_experts) {
+            let max = kernels::largest(logits);
+            let sum: f32 = logits.iter().map(|l| kernels::exp(l - max)).sum();
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            if let Some((groups, most)) = experts.groups {
+                let size = logits.len() / groups;
+                let best = |group: usize| kernels::largest(&logits[group * size..][..size]);
+                let mut ranked: Vec<usize> = (0..groups).collect();
+                ranked.sort_by(|a, b| best(*b).total_cmp(&best(*a)).then(a.cmp(b)));
+                order.retain(|e| ranked[..most].contains(&(e / size)));
+            }
+            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+            order.truncate(per_token);
+            let probability = |e: usize| kernels::exp(logits[e] - max) / sum;
+            let kept: f32 = if experts.norm_topk_prob {
+                order.iter().map(|e| probability(*e)).sum()
+            } else {
+                1.0
+            };
+            let scale = experts.routed_scaling_factor as f32;
+            chosen.extend(order.into_iter().map(|e| (e, probability(e) / kept * scale)));
+        }
+        Self { experts: experts.num_experts, chosen, per_token }
+    }
+
+    /// The tokens of every expert with their weights, ascending.
+    pub fn by_expert(&self) -> Vec<Vec<(usize, f32)>> {
+        let mut tokens = vec![Vec::new(); self.experts];
+        for (token, chosen) in self.chosen.chunks_exact(self.per_token).enumerate() {
+            chosen.iter().for_each(|(expert, weight)| tokens[*expert].push((token, *weight)));
+        }
+        tokens
+    }
+}

@@ -1,0 +1,161 @@
+//! Taking tensors from a source by the names of a family, with their shapes checked.
+
+use std::sync::Arc;
+
+use super::names::Names;
+use super::{Linear, Norm, transposed};
+use crate::error::{Error, Result};
+use crate::model::arithmetic::linear::PackedMatrix;
+use crate::model::config::{Config, NormKind};
+use crate::model::formats::Source;
+
+/// Takes tensors from a source by the names of a family.
+pub struct Loader<'a> {
+    pub(super) source: &'a mut dyn Source,
+    pub config: &'a Config,
+    pub names: Names,
+}
+
+impl Loader<'_> {
+    /// The name a tensor has in this source: checkpoints of a bare decoder leave out the name of
+    /// the model around it, those of a model with more than one tower add one.
+    fn resolve(&self, name: &str) -> Option<String> {
+        let bare = name.split_once('.').map(|(_, rest)| rest.to_owned());
+        let inside = format!("language_model.{name}");
+        [Some(name.to_owned()), bare, Some(inside)]
+            .into_iter()
+            .flatten()
+            .find(|name| self.source.shape(name).is_some())
+    }
+
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let name = self
+            .resolve(name)
+            .ok_or_else(|| Error::model(self.source.path(), name, "tensor is missing"))?;
+        let got = self.source.shape(&name).unwrap_or_default();
+        if got != shape {
+            return Err(Error::model(
+                self.source.path(),
+                name,
+                format!("expected shape {shape:?} by the configuration, got {got:?}"),
+            ));
+        }
+        let values = self.source.load(&name)?;
+        if values.len() != shape.iter().product::<usize>() {
+            return Err(Error::model(
+                self.source.path(),
+                name,
+                format!("{} values for shape {shape:?}", values.len()),
+            ));
+        }
+        if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
+            return Err(Error::model(
+                self.source.path(),
+                name,
+                format!("value {bad} is not finite"),
+            ));
+        }
+        Ok(values)
+    }
+
+    pub fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+        self.resolve(name).is_some().then(|| self.take(name, shape)).transpose()
+    }
+
+    /// A weight as `[out, in]`, whichever way the family keeps it.
+    pub fn weight(&mut self, name: &str, out: usize, input: usize) -> Result<Vec<f32>> {
+        let name = format!("{name}.weight");
+        if !self.names.transposed {
+            return self.take(&name, &[out, input]);
+        }
+        Ok(transposed(&self.take(&name, &[input, out])?, out))
+    }
+
+    /// A vector, which some checkpoints keep as `[1, 1, width]`.
+    pub fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        let kept = self.resolve(name).and_then(|name| self.source.shape(&name));
+        let shape: &[usize] =
+            if kept.is_some_and(|s| s.len() == 3) { &[1, 1, width] } else { &[width] };
+        self.take(name, shape)
+    }
+
+    /// How many columns a matrix has.
+    pub fn columns(&mut self, name: &str) -> Result<usize> {
+        match self.resolve(name).and_then(|name| self.source.shape(&name)).as_deref() {
+            Some(&[_, columns]) if columns > 0 => Ok(columns),
+            Some(other) => Err(Error::model(
+                self.source.path(),
+                name,
+                format!("expected a matrix, got shape {other:?}"),
+            )),
+            None => Err(Error::model(self.source.path(), name, "tensor is missing")),
+        }
+    }
+
+    /// A matrix that is kept as `[in, out]`.
+    pub fn turned(
+        &mut self,
+        name: &str,
+        out: usize,
+        input: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Linear> {
+        Ok(Linear::turned(&self.take(name, &[input, out])?, out, input, bias))
+    }
+
+    /// Stacks `NAME.weight` `[out, input]` of every part, and their biases if the first has one.
+    pub fn stacked(&mut self, parts: &[(String, usize)], input: usize) -> Result<Linear> {
+        let out: usize = parts.iter().map(|p| p.1).sum();
+        let mut weight = Vec::with_capacity(out * input);
+        let mut bias = Vec::new();
+        for (name, rows) in parts {
+            weight.extend(self.weight(name, *rows, input)?);
+            bias.extend(self.optional(&format!("{name}.bias"), &[*rows])?.unwrap_or_default());
+        }
+        if !bias.is_empty() && bias.len() != out {
+            let name = format!("{}.bias", parts[0].0);
+            return Err(Error::model(
+                self.source.path(),
+                name,
+                "some of the biases of one block are missing",
+            ));
+        }
+        Ok(Linear {
+            matrix: Arc::new(PackedMatrix::new(&weight, out, input)),
+            bias: (!bias.is_empty()).then_some(bias),
+        })
+    }
+
+    pub fn linear(&mut self, name: String, out: usize, input: usize) -> Result<Linear> {
+        self.stacked(&[(name, out)], input)
+    }
+
+    /// A normalisation of the family's kind.
+    pub fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
+        let weight = self.take(&format!("{name}.weight"), &[width])?;
+        let bias = match self.config.norm {
+            NormKind::Layer => self.take(&format!("{name}.bias"), &[width])?,
+            NormKind::Rms => Vec::new(),
+        };
+        let weight = weight.into_iter().map(|w| w + self.names.norm_offset).collect();
+        Ok(Norm { kind: self.config.norm, weight, bias, eps: self.config.norm_eps })
+    }
+
+    pub fn norm_if(
+        &mut self,
+        wanted: bool,
+        prefix: &str,
+        name: &str,
+        width: usize,
+    ) -> Result<Option<Norm>> {
+        wanted.then(|| self.norm(&format!("{prefix}.{name}"), width)).transpose()
+    }
+
+    /// RWKV-4 halves the residual stream after every so-manieth layer, and divides what is added to
+    /// it from then on: the same as larger epsilons of the normalisations that read it, by the
+    /// square.
+    pub fn rescaling(&self, layer: usize) -> f64 {
+        let every = self.config.rwkv.as_ref().map_or(0, |r| r.rescale_every);
+        4f64.powi(layer.checked_div(every).unwrap_or(0) as i32)
+    }
+}

@@ -1,0 +1,116 @@
+//! The weights of a decoder, packed for multiplication, assembled from any source of named tensors.
+
+mod loader;
+mod names;
+
+use std::sync::Arc;
+
+pub use loader::Loader;
+pub use names::{Names, Qkv, names};
+
+use super::arithmetic::linear::PackedMatrix;
+use super::config::{Config, NormKind};
+use super::formats::Source;
+use super::layers::Layer;
+use crate::error::Result;
+
+/// `y = x W^T + b`.
+#[derive(Clone)]
+pub struct Linear {
+    pub matrix: Arc<PackedMatrix>,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A normalisation over a width.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    pub kind: NormKind,
+    pub weight: Vec<f32>,
+    /// Of [`NormKind::Layer`]; empty otherwise.
+    pub bias: Vec<f32>,
+    pub eps: f64,
+}
+pub struct Weights {
+    /// `[vocab, d_model]`; also the head when tied.
+    pub embed: Arc<PackedMatrix>,
+    /// `[max_position_embeddings, d_model]`, where positions are learned.
+    pub positions: Option<Vec<f32>>,
+    /// Of the embeddings: RWKV's `ln0`.
+    pub embed_norm: Option<Norm>,
+    pub layers: Vec<Layer>,
+    pub norm: Norm,
+    pub head: Linear,
+}
+impl Linear {
+    /// Of a matrix `[in, out]`.
+    pub fn turned(values: &[f32], out: usize, input: usize, bias: Option<Vec<f32>>) -> Self {
+        Self { matrix: Arc::new(PackedMatrix::new(&transposed(values, out), out, input)), bias }
+    }
+
+    pub fn parameters(&self) -> usize {
+        self.matrix.out() * self.matrix.in_() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+}
+
+impl Norm {
+    pub fn parameters(&self) -> usize {
+        self.weight.len() + self.bias.len()
+    }
+}
+/// Columns as rows: `[n, out]` to `[out, n]`.
+fn transposed(values: &[f32], out: usize) -> Vec<f32> {
+    let n = values.len() / out.max(1);
+    let mut rows = vec![0f32; values.len()];
+    for (i, column) in values.chunks_exact(out.max(1)).enumerate() {
+        column.iter().enumerate().for_each(|(o, v)| rows[o * n + i] = *v);
+    }
+    rows
+}
+impl Weights {
+    /// Reads every tensor the configuration asks for, checking shape and finiteness of each.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the tensor that is missing, of another shape, or not finite.
+    pub fn load(config: &Config, source: &mut dyn Source) -> Result<Self> {
+        let (d, vocabulary) = (config.hidden_size, config.vocab_size);
+        let mut loader = Loader { source, config, names: names(&config.model_type) };
+        let table = loader.take(&format!("{}.weight", loader.names.embed), &[vocabulary, d])?;
+        let embed = Arc::new(PackedMatrix::new(&table, vocabulary, d));
+        drop(table);
+        let positions = match loader.names.positions {
+            Some(name) => {
+                Some(loader.take(&format!("{name}.weight"), &[config.max_position_embeddings, d])?)
+            }
+            None => None,
+        };
+        let embed_norm = loader.norm_if(
+            !loader.names.embed_norm.is_empty(),
+            loader.names.layers,
+            loader.names.embed_norm,
+            d,
+        )?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| Layer::load(&mut loader, i))
+            .collect::<Result<_>>()?;
+        let mut norm = loader.norm(loader.names.norm, d)?;
+        if config.model_type == "rwkv" {
+            norm.eps = 1e-5 * loader.rescaling(config.num_hidden_layers); // whatever layer_norm_epsilon says
+        }
+        let head = if config.tie_word_embeddings {
+            Linear { matrix: embed.clone(), bias: None }
+        } else {
+            let weight = loader.take(&format!("{}.weight", loader.names.head), &[vocabulary, d])?;
+            Linear { matrix: Arc::new(PackedMatrix::new(&weight, vocabulary, d)), bias: None }
+        };
+        Ok(Self { embed, positions, embed_norm, layers, norm, head })
+    }
+
+    /// Number of parameters, tied embeddings counted once.
+    pub fn parameters(&self, config: &Config) -> usize {
+        let head = if config.tie_word_embeddings { 0 } else { self.head.parameters() };
+        let positions = self.positions.as_ref().map_or(0, Vec::len);
+        let layers: usize = self.layers.iter().map(|layer| layer.parameters(config)).sum();
+        let positions = positions + self.embed_norm.as_ref().map_or(0, Norm::parameters);
+        config.vocab_size * config.hidden_size + positions + layers + self.norm.parameters() + head
+    }
+}
