@@ -6,6 +6,7 @@ mod edits;
 mod experts;
 mod gradient;
 mod hostile;
+mod identity;
 mod made;
 mod pairs;
 mod parity;
