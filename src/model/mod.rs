@@ -9,6 +9,7 @@ mod arithmetic;
 pub mod batch;
 mod config;
 mod decoder;
+mod families;
 mod formats;
 mod forward;
 pub mod hooks;
@@ -21,9 +22,10 @@ pub use arithmetic::composed::Probes;
 pub use arithmetic::linear::PackedMatrix;
 pub use arithmetic::pool::Pooled;
 pub use config::{
-    Activation, Config, Experts, FAMILIES, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling,
-    Rotary, Rwkv, Ssm,
+    Activation, Config, Experts, Latent, Mixer, NormKind, QkNorm, Residual, RopeScaling, Rotary,
+    Rwkv, Ssm,
 };
+pub use families::FAMILIES;
 pub use formats::Source;
 pub use formats::tokenizer::Tokenizer;
 pub use forward::{Forward, Output};

@@ -1,19 +1,19 @@
 //! What a model's files say of its shape.
 
 mod components;
-mod families;
-mod fields;
+mod identity;
 mod recurrent;
+mod rotary;
 
 use serde_json::Value;
 
-use fields::Fields;
-
+use super::families::{self, Fields};
+use super::formats::Source;
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
 
-pub use families::FAMILIES;
 pub use recurrent::{Rwkv, Ssm, SsmNorms};
+pub use rotary::{RopeScaling, Rotary};
 
 /// Shape and constants of a decoder; the names are Hugging Face's where it has one for all
 /// families.
@@ -131,42 +131,6 @@ pub enum Activation {
     Decay7,
 }
 
-/// The rotary embedding of a layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rotary {
-    pub theta: f64,
-    /// How many of a head's leading dimensions are rotated.
-    pub dim: usize,
-    pub scaling: Option<RopeScaling>,
-}
-
-/// Changes of the rotary frequencies for longer contexts.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RopeScaling {
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, interpolated between.
-    Llama3 {
-        factor: f64,
-        low_freq_factor: f64,
-        high_freq_factor: f64,
-        original_max_position_embeddings: f64,
-    },
-    /// YaRN (Peng et al. 2023): frequencies that turn often within the original context kept, those
-    /// that turn seldom divided by `factor`, those between interpolated; cosines and sines times
-    /// `attention_factor`.
-    Yarn {
-        factor: f64,
-        beta_fast: f64,
-        beta_slow: f64,
-        original_max_position_embeddings: f64,
-        attention_factor: f64,
-    },
-    /// Every position divided by `factor`.
-    Linear { factor: f64 },
-    /// A divisor per frequency, as GGUF files carry it (`rope_freqs.weight`), `[dim / 2]`; Phi-3's
-    /// `short_factor` is the same, with cosines and sines multiplied by `attention_factor` besides.
-    Divisors { divisors: Vec<f32>, attention_factor: f64 },
-}
-
 /// Multi-head latent attention (DeepSeek-V2); `head_dim` is `qk_nope_head_dim + qk_rope_head_dim`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Latent {
@@ -220,35 +184,8 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Model`] for a tensor that is missing or of another shape.
-    pub fn complete(&mut self, source: &dyn crate::model::formats::Source) -> Result<()> {
-        let Some(rwkv) = self.rwkv.as_mut().filter(|r| r.version != 4) else { return Ok(()) };
-        let matrix = |name: &str| match source.shape(name).as_deref() {
-            Some(&[rows, columns]) => Ok((rows, columns)),
-            Some(other) => Err(Error::model(
-                source.path(),
-                name,
-                format!("expected a matrix, got shape {other:?}"),
-            )),
-            None => Err(Error::model(source.path(), name, "tensor is missing")),
-        };
-        let by_head =
-            if rwkv.version == 6 { "blocks.0.att.time_faaaa" } else { "blocks.0.att.r_k" };
-        let (heads, dim) = matrix(by_head)?;
-        let (attention, _) = matrix("blocks.0.att.receptance.weight")?;
-        if heads.checked_mul(dim) != Some(attention) || attention == 0 {
-            return Err(Error::model(
-                source.path(),
-                by_head,
-                format!("{heads} heads of {dim} are not {attention} channels"),
-            ));
-        }
-        (rwkv.num_heads, rwkv.attention_size) = (heads, attention);
-        let key = "blocks.0.ffn.key.weight";
-        self.intermediate_size = matrix(key)?.0;
-        if self.intermediate_size == 0 {
-            return Err(Error::model(source.path(), key, "has no rows"));
-        }
-        Ok(())
+    pub fn complete(&mut self, source: &dyn Source) -> Result<()> {
+        families::complete(self, source)
     }
 
     /// Adds the end tokens that a `generation_config.json` names; what is malformed in it is left
@@ -343,98 +280,6 @@ impl Config {
     pub fn rwkv_of(&self, layer: usize) -> Option<&Rwkv> {
         self.rwkv.as_ref().filter(|_| self.mixers[layer] == Mixer::TimeMix)
     }
-
-    /// What a model's fingerprint is taken over, besides its tensors. Stored cases depend on it, so
-    /// the text that version 0.1 made for its families is made for them still.
-    pub fn identity(&self) -> String {
-        #[derive(Debug)]
-        #[allow(dead_code)] // read by `Debug` alone
-        struct Config<'a> {
-            model_type: &'a str,
-            vocab_size: usize,
-            hidden_size: usize,
-            intermediate_size: usize,
-            num_hidden_layers: usize,
-            num_attention_heads: usize,
-            num_key_value_heads: usize,
-            head_dim: usize,
-            max_position_embeddings: usize,
-            rms_norm_eps: f64,
-            rope_theta: f64,
-            rope_scaling: Option<OldScaling>,
-            sliding_window: &'a [Option<usize>],
-            tie_word_embeddings: bool,
-            bos_token_id: Option<u32>,
-            eos_token_ids: &'a [u32],
-        }
-        #[derive(Debug)]
-        #[allow(dead_code)]
-        enum OldScaling {
-            Llama3 {
-                factor: f64,
-                low_freq_factor: f64,
-                high_freq_factor: f64,
-                original_max_position_embeddings: f64,
-            },
-            Linear {
-                factor: f64,
-            },
-            Divisors(Vec<f32>),
-            Yarn {
-                factor: f64,
-                beta_fast: f64,
-                beta_slow: f64,
-                original_max_position_embeddings: f64,
-            },
-        }
-        if !["llama", "mistral", "qwen2", "qwen3"].contains(&self.model_type.as_str()) {
-            return format!("{self:?}");
-        }
-        let rope = self.rope.first();
-        let scaling = rope.and_then(|r| r.scaling.clone()).map(|scaling| match scaling {
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => OldScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            },
-            RopeScaling::Linear { factor } => OldScaling::Linear { factor },
-            RopeScaling::Divisors { divisors, .. } => OldScaling::Divisors(divisors),
-            RopeScaling::Yarn {
-                factor,
-                beta_fast,
-                beta_slow,
-                original_max_position_embeddings,
-                ..
-            } => {
-                OldScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings }
-            }
-        });
-        let old = Config {
-            model_type: &self.model_type,
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_hidden_layers: self.num_hidden_layers,
-            num_attention_heads: self.num_attention_heads,
-            num_key_value_heads: self.num_key_value_heads,
-            head_dim: self.head_dim,
-            max_position_embeddings: self.max_position_embeddings,
-            rms_norm_eps: self.norm_eps,
-            rope_theta: rope.map_or(0.0, |r| r.theta),
-            rope_scaling: scaling,
-            sliding_window: &self.sliding_window,
-            tie_word_embeddings: self.tie_word_embeddings,
-            bos_token_id: self.bos_token_id,
-            eos_token_ids: &self.eos_token_ids,
-        };
-        format!("{old:?}")
-    }
 }
 
 /// JSON with `null` for the bare word `Infinity`, strings left alone.
@@ -447,68 +292,4 @@ fn without_infinity(text: &str) -> String {
             |(i, part)| if i % 2 == 0 { part.replace("Infinity", "null") } else { part.to_owned() },
         );
     outside.collect::<Vec<_>>().join("\"")
-}
-
-impl Rotary {
-    /// Frequencies, radians per position, `[dim / 2]`, scaling applied.
-    ///
-    /// `llama3` after Llama 3.1's reference code: wavelengths beyond `original / low` are divided
-    /// by the factor, those below `original / high` kept, those between interpolated.
-    pub fn frequencies(&self) -> Vec<f32> {
-        let plain = |i: usize| self.theta.powf(-(2.0 * i as f64) / self.dim as f64);
-        (0..self.dim / 2)
-            .map(|i| {
-                let f = plain(i);
-                let scaled = match &self.scaling {
-                    None => f,
-                    Some(RopeScaling::Linear { factor }) => f / factor,
-                    Some(RopeScaling::Yarn {
-                        factor,
-                        beta_fast,
-                        beta_slow,
-                        original_max_position_embeddings,
-                        ..
-                    }) => {
-                        // The dimension that turns so often within the original context.
-                        let dimension = |turns: f64| {
-                            let positions =
-                                original_max_position_embeddings / (turns * std::f64::consts::TAU);
-                            self.dim as f64 * positions.ln() / (2.0 * self.theta.ln())
-                        };
-                        let low = dimension(*beta_fast).floor().max(0.0);
-                        let high = dimension(*beta_slow).ceil().min(self.dim as f64 - 1.0);
-                        let width = if high == low { 0.001 } else { high - low };
-                        let divided = ((i as f64 - low) / width).clamp(0.0, 1.0);
-                        divided * f / factor + (1.0 - divided) * f
-                    }
-                    Some(RopeScaling::Divisors { divisors, .. }) => f / f64::from(divisors[i]),
-                    Some(RopeScaling::Llama3 {
-                        factor,
-                        low_freq_factor,
-                        high_freq_factor,
-                        original_max_position_embeddings,
-                    }) => {
-                        let wavelength = std::f64::consts::TAU / f;
-                        let turns = original_max_position_embeddings / wavelength;
-                        let smooth = ((turns - low_freq_factor)
-                            / (high_freq_factor - low_freq_factor))
-                            .clamp(0.0, 1.0);
-                        (1.0 - smooth) * f / factor + smooth * f
-                    }
-                };
-                scaled as f32
-            })
-            .collect()
-    }
-
-    /// What cosines and sines are multiplied with.
-    pub fn attention_factor(&self) -> f64 {
-        match self.scaling {
-            Some(
-                RopeScaling::Divisors { attention_factor, .. }
-                | RopeScaling::Yarn { attention_factor, .. },
-            ) => attention_factor,
-            _ => 1.0,
-        }
-    }
 }

@@ -14,6 +14,7 @@ use zip::ZipArchive;
 use super::{Source, first_line};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
+use crate::model::families;
 
 /// An opened file.
 pub struct Pth {
@@ -101,16 +102,11 @@ fn quietly<T>(read: impl FnOnce() -> T) -> Option<T> {
 /// The configuration that the tensors imply.
 fn config(path: &str, tensors: &BTreeMap<String, TensorInfo>) -> Result<Config> {
     let has = |name: &str| tensors.contains_key(name);
-    let model_type = if has("blocks.0.att.r_k") {
-        "rwkv7"
-    } else if has("blocks.0.att.time_maa_x") {
-        "rwkv6"
-    } else {
-        return Err(Error::model(
-            path,
-            "tensors",
-            "neither RWKV-6 nor RWKV-7: no blocks.0.att.r_k or time_maa_x",
-        ));
+    let Some((family, _)) = families::with_pth().find(|(_, tensor)| has(tensor)) else {
+        let known = families::with_pth()
+            .map(|(family, tensor)| format!("{} has {tensor}", family.model_type));
+        let known = known.collect::<Vec<_>>().join(", ");
+        return Err(Error::model(path, "tensors", format!("of no family known here: {known}")));
     };
     let Some([vocab_size, hidden_size]) = tensors.get("emb.weight").map(|info| info.layout.dims())
     else {
@@ -118,7 +114,7 @@ fn config(path: &str, tensors: &BTreeMap<String, TensorInfo>) -> Result<Config> 
     };
     let layers = (0..).take_while(|i| has(&format!("blocks.{i}.ln1.weight"))).count();
     let text = serde_json::json!({
-        "model_type": model_type, "hidden_size": hidden_size, "num_hidden_layers": layers, "vocab_size": vocab_size,
+        "model_type": family.model_type, "hidden_size": hidden_size, "num_hidden_layers": layers, "vocab_size": vocab_size,
     });
     Config::from_json(path, &text.to_string())
 }

@@ -11,8 +11,9 @@ use crate::model::arithmetic::linear::PackedMatrix;
 use crate::model::arithmetic::{HeadNorms, Numerics, Span};
 use crate::model::batch::{Row, Segment};
 use crate::model::config::{Config, QkNorm};
+use crate::model::families::Qkv;
 use crate::model::hooks::Site;
-use crate::model::weights::{Linear, Loader, Norm, Qkv};
+use crate::model::weights::{Linear, Loader, Norm};
 
 /// An attention block.
 pub struct Attention {

@@ -19,7 +19,8 @@ pub use rwkv::{ChannelMix, TimeMix};
 use crate::edit::Matrix;
 use crate::error::Result;
 use crate::model::config::{Config, Mixer};
-use crate::model::weights::{Linear, Loader, Names, Norm};
+use crate::model::families::Names;
+use crate::model::weights::{Linear, Loader, Norm};
 
 /// One layer.
 pub struct Layer {

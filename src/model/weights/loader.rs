@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use super::names::Names;
 use super::{Linear, Norm, transposed};
 use crate::error::{Error, Result};
 use crate::model::arithmetic::linear::PackedMatrix;
 use crate::model::config::{Config, NormKind};
+use crate::model::families::Names;
 use crate::model::formats::Source;
 
 /// Takes tensors from a source by the names of a family.
 pub struct Loader<'a> {
     pub(super) source: &'a mut dyn Source,
     pub config: &'a Config,
-    pub names: Names,
+    pub names: &'a Names,
 }
 
 impl Loader<'_> {

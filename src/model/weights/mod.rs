@@ -1,18 +1,17 @@
 //! The weights of a decoder, packed for multiplication, assembled from any source of named tensors.
 
 mod loader;
-mod names;
 
 use std::sync::Arc;
 
 pub use loader::Loader;
-pub use names::{Names, Qkv, names};
 
 use super::arithmetic::linear::PackedMatrix;
 use super::config::{Config, NormKind};
+use super::families;
 use super::formats::Source;
 use super::layers::Layer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// `y = x W^T + b`.
 #[derive(Clone)]
@@ -73,7 +72,10 @@ impl Weights {
     /// [`Error::Model`] naming the tensor that is missing, of another shape, or not finite.
     pub fn load(config: &Config, source: &mut dyn Source) -> Result<Self> {
         let (d, vocabulary) = (config.hidden_size, config.vocab_size);
-        let mut loader = Loader { source, config, names: names(&config.model_type) };
+        let family = families::find(&config.model_type).ok_or_else(|| {
+            Error::model(source.path(), "model_type", "no family of this name is known here")
+        })?;
+        let mut loader = Loader { source, config, names: &family.names };
         let table = loader.take(&format!("{}.weight", loader.names.embed), &[vocabulary, d])?;
         let embed = Arc::new(PackedMatrix::new(&table, vocabulary, d));
         drop(table);
@@ -93,7 +95,7 @@ impl Weights {
             .map(|i| Layer::load(&mut loader, i))
             .collect::<Result<_>>()?;
         let mut norm = loader.norm(loader.names.norm, d)?;
-        if config.model_type == "rwkv" {
+        if config.rwkv.as_ref().is_some_and(|rwkv| rwkv.version == 4) {
             norm.eps = 1e-5 * loader.rescaling(config.num_hidden_layers); // whatever layer_norm_epsilon says
         }
         let head = if config.tie_word_embeddings {

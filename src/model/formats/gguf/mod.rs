@@ -13,12 +13,15 @@ use tokenizers::Tokenizer as HfTokenizer;
 use super::{Source, first_line};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, RopeScaling};
+use crate::model::families::{self, Family, GgufLayout};
 
 /// An opened GGUF file.
 pub struct Gguf {
     path: String,
     reader: BufReader<File>,
     content: Content,
+    family: &'static Family,
+    layout: &'static GgufLayout,
     pub config: Config,
 }
 
@@ -35,8 +38,9 @@ impl Gguf {
         reader.rewind().map_err(|e| Error::io(path, e))?;
         let content = Content::read(&mut reader)
             .map_err(|e| Error::model(&name, "header", first_line(&e)))?;
-        let mut config = config(&name, &content)?;
-        let mut gguf = Self { path: name, reader, content, config: config.clone() };
+        let (family, layout) = family(&name, &content)?;
+        let mut config = config(&name, &content, family, layout)?;
+        let mut gguf = Self { path: name, reader, content, family, layout, config: config.clone() };
         let divisors = gguf.content.tensor_infos.get("rope_freqs.weight");
         let divisors = divisors.map(|i| TensorInfo {
             ggml_dtype: i.ggml_dtype,
@@ -72,7 +76,7 @@ impl Gguf {
     /// What holds a tensor of Hugging Face's name: its name here, and of one that is stacked with
     /// others (an expert's), its own part. In older files each expert has a tensor of its own.
     fn find(&self, name: &str) -> Option<(String, TensorInfo)> {
-        let (stacked, expert) = ggml_name(name, &self.config.model_type)?;
+        let (stacked, expert) = ggml_name(name, self.layout)?;
         let copy = |info: &TensorInfo, dims: &[usize], offset| {
             Some(TensorInfo { ggml_dtype: info.ggml_dtype, shape: dims.to_vec().into(), offset })
         };
@@ -133,11 +137,28 @@ fn refuse_zero_alignment(path: &str, reader: &mut BufReader<File>) -> Result<()>
     Ok(())
 }
 
+/// The family of a file, by its architecture; of two that share one, by whether there are experts.
+fn family(path: &str, content: &Content) -> Result<(&'static Family, &'static GgufLayout)> {
+    let architecture = content.metadata.get("general.architecture");
+    let architecture = architecture.and_then(|v| v.to_string().ok()).map_or("", String::as_str);
+    let experts = content.metadata.get(&format!("{architecture}.expert_count")).and_then(json);
+    let has_experts = experts.is_some_and(|n| n.as_u64() != Some(0));
+    let mut named = families::with_gguf().filter(|(_, layout)| layout.architecture == architecture);
+    let exact = named.clone().find(|(_, layout)| layout.has_experts == has_experts);
+    exact.or_else(|| named.next()).ok_or_else(|| {
+        let mut known: Vec<&str> =
+            families::with_gguf().map(|(_, layout)| layout.architecture).collect();
+        known.dedup();
+        let got = crate::text::escape(&architecture.chars().take(40).collect::<String>());
+        let message = format!("\"{got}\" is not known here; known: {}", known.join(", "));
+        Error::model(path, "general.architecture", message)
+    })
+}
+
 /// Metadata of one architecture as the `config.json` it was converted from; checked there.
-fn config(path: &str, content: &Content) -> Result<Config> {
+fn config(path: &str, content: &Content, family: &Family, layout: &GgufLayout) -> Result<Config> {
     let get = |key: &str| content.metadata.get(key);
-    let architecture =
-        get("general.architecture").and_then(|v| v.to_string().ok()).cloned().unwrap_or_default();
+    let architecture = layout.architecture;
     let number = |key: &str| get(&format!("{architecture}.{key}")).and_then(json);
     let rows =
         |name: &str| content.tensor_infos.get(name).and_then(|t| t.shape.dims().first().copied());
@@ -148,15 +169,7 @@ fn config(path: &str, content: &Content) -> Result<Config> {
         }
     };
     let experts = number("expert_count").filter(|n| n.as_u64() != Some(0));
-    let model_type = match architecture.as_str() {
-        "gemma3" => "gemma3_text",
-        // Mixtral is a Llama with experts, to llama.cpp.
-        "llama" if experts.is_some() => "mixtral",
-        "qwen2moe" => "qwen2_moe",
-        "qwen3moe" => "qwen3_moe",
-        other => other,
-    };
-    put("model_type", Some(model_type.into()));
+    put("model_type", Some(family.model_type.into()));
     put("hidden_size", number("embedding_length"));
     put("intermediate_size", number("feed_forward_length"));
     put("num_hidden_layers", number("block_count"));
@@ -179,8 +192,7 @@ fn config(path: &str, content: &Content) -> Result<Config> {
     put("num_experts_per_tok", number("expert_used_count"));
     put("moe_intermediate_size", number("expert_feed_forward_length"));
     put("shared_expert_intermediate_size", number("expert_shared_feed_forward_length"));
-    // No metadata of llama.cpp's: it is so in every released model of the family.
-    put("norm_topk_prob", (model_type == "qwen3_moe").then(|| true.into()));
+    put("norm_topk_prob", layout.norm_topk_prob.then(|| true.into()));
     put("max_position_embeddings", number("context_length"));
     put("rms_norm_eps", number("attention.layer_norm_rms_epsilon"));
     put("rope_theta", number("rope.freq_base"));
@@ -224,7 +236,7 @@ fn json(value: &Value) -> Option<serde_json::Value> {
 /// The tensor of a name of Hugging Face's: `model.layers.3.self_attn.q_proj.weight` is
 /// `blk.3.attn_q.weight`. Of experts also which of those stacked in it:
 /// `model.layers.3.mlp.experts.5.up_proj.weight` is the fifth of `blk.3.ffn_up_exps.weight`.
-fn ggml_name(name: &str, model_type: &str) -> Option<(String, Option<usize>)> {
+fn ggml_name(name: &str, layout: &GgufLayout) -> Option<(String, Option<usize>)> {
     match name {
         "model.embed_tokens.weight" => return Some(("token_embd.weight".into(), None)),
         "model.norm.weight" => return Some(("output_norm.weight".into(), None)),
@@ -243,10 +255,10 @@ fn ggml_name(name: &str, model_type: &str) -> Option<(String, Option<usize>)> {
         };
         return Some((format!("blk.{layer}.{part}.{kind}"), Some(expert.parse().ok()?)));
     }
+    if let Some((_, part)) = layout.parts.iter().find(|(name, _)| *name == part) {
+        return Some((format!("blk.{layer}.{part}.{kind}"), None));
+    }
     let part = match part {
-        "post_attention_layernorm" if model_type == "gemma3_text" => "post_attention_norm",
-        "pre_feedforward_layernorm" => "ffn_norm",
-        "post_feedforward_layernorm" => "post_ffw_norm",
         "input_layernorm" => "attn_norm",
         "post_attention_layernorm" => "ffn_norm",
         "self_attn.q_proj" => "attn_q",
@@ -300,11 +312,12 @@ impl Source for Gguf {
             .ok_or_else(|| Error::model(&self.path, name, "there is no such tensor"))?;
         let mut values = self.read(&ggml, &info)?;
         // llama.cpp adds the 1 to Gemma's norms that Hugging Face's files leave to the model.
-        if self.config.model_type == "gemma3_text" && name.contains("norm") {
-            values.iter_mut().for_each(|v| *v -= 1.0);
+        let offset = self.family.names.norm_offset;
+        if offset != 0.0 && name.contains("norm") {
+            values.iter_mut().for_each(|v| *v -= offset);
         }
         let heads = match () {
-            () if !["llama", "mixtral"].contains(&self.config.model_type.as_str()) => None,
+            () if !self.layout.interleaved => None,
             () if name.contains(".q_proj.") => Some(self.config.num_attention_heads),
             () if name.contains(".k_proj.") => Some(self.config.num_key_value_heads),
             () => None,

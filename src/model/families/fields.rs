@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 /// Reads one field after another and remembers which file they came from, for the error.
-pub(super) struct Fields<'a> {
+pub struct Fields<'a> {
     pub path: &'a str,
     pub root: &'a serde_json::Map<String, Value>,
 }
@@ -82,6 +82,6 @@ impl Fields<'_> {
 }
 
 /// A value as it may stand in a one-line message.
-pub(super) fn short(value: &Value) -> String {
+pub fn short(value: &Value) -> String {
     crate::text::escape(&value.to_string().chars().take(40).collect::<String>())
 }
