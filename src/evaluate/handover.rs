@@ -11,7 +11,7 @@ use super::observation::Observation;
 use super::rows::forwards;
 use crate::error::{Error, Result};
 use crate::model::Distributions;
-use crate::model::batch::{Residuals, Restart, Row};
+use crate::model::batch::{Entry, Residuals, Restart, Row};
 use crate::model::{Forward, Read};
 
 impl ModelEvaluator<'_> {
@@ -54,7 +54,7 @@ impl ModelEvaluator<'_> {
             pre[layer] = entering(layer);
             let residuals = Arc::new(Residuals { pre, mid: Vec::new() });
             Row {
-                restart: Some(Restart { entry: (layer, false), residuals, start: 0 }),
+                restart: Some(Restart { entry: Entry::Layer(layer), residuals, start: 0 }),
                 ..Row::new(ids)
             }
         };

@@ -77,7 +77,7 @@ impl Plan {
         self.below
             .as_ref()
             .zip(self.reach.entry)
-            .map_or(0, |((highest, _), lowest)| highest.0 - lowest.0)
+            .map_or(0, |((highest, _), lowest)| highest.layer() - lowest.layer())
     }
 
     /// The trial as a row that is resumed at layer `first` has it: without the lesions that the run
@@ -100,9 +100,9 @@ impl Plan {
             (_, Some(entry)) => {
                 (entry, whole_strides(self.reach.start(run).min(ids.len() - 1), config))
             }
-            (_, None) => ((0, false), self.shared),
+            (_, None) => (Entry::START, self.shared),
         };
-        let restart = (entry > (0, false)).then(|| Restart {
+        let restart = (entry > Entry::START).then(|| Restart {
             entry,
             residuals: run.residuals.clone(),
             start,
@@ -135,13 +135,13 @@ fn below(trial: &Trial, config: &Config) -> Option<(Entry, Vec<Edit>)> {
         _ => None,
     });
     let entries = entries.collect::<Option<Vec<Entry>>>()?;
-    let layer = entries.iter().map(|(layer, _)| *layer).max()?;
-    let highest = entries.iter().copied().filter(|entry| entry.0 == layer).min()?;
+    let layer = entries.iter().map(|entry| entry.layer()).max()?;
+    let highest = entries.iter().copied().filter(|entry| entry.layer() == layer).min()?;
     let lower: Vec<Edit> = trial
         .edits
         .iter()
         .zip(&entries)
-        .filter(|(_, entry)| entry.0 < layer)
+        .filter(|(_, entry)| entry.layer() < layer)
         .map(|(e, _)| e.clone())
         .collect();
     (!lower.is_empty()).then_some((highest, lower))

@@ -13,7 +13,7 @@ use super::observation::Observation;
 use super::rows::forwards;
 use crate::error::{Error, Result};
 use crate::model::Distributions;
-use crate::model::batch::{Residuals, Restart, Row};
+use crate::model::batch::{Entry, Residuals, Restart, Row};
 use crate::model::{Forward, Read};
 
 /// Candidates on their way through the model.
@@ -101,7 +101,7 @@ impl Race<'_, '_> {
                     let mut pre = vec![Vec::new(); from];
                     pre.push(std::mem::take(&mut racer.residual));
                     Restart {
-                        entry: (from, false),
+                        entry: Entry::Layer(from),
                         residuals: Arc::new(Residuals { pre, mid: Vec::new() }),
                         start: 0,
                     }

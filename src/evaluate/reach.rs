@@ -55,7 +55,7 @@ impl Reach {
                 Edit::FreezeRouting => {
                     let lowest =
                         (0..config.num_hidden_layers).find(|layer| config.is_sparse(*layer));
-                    touched.extend(lowest.map(|layer| ((layer, false), Some(0))));
+                    touched.extend(lowest.map(|layer| (Entry::Layer(layer), Some(0))));
                 }
                 Edit::Embedding { .. }
                 | Edit::Replace { .. }
@@ -74,20 +74,21 @@ impl Reach {
             .iter()
             .filter(|e| matches!(e, Edit::Embedding { .. }))
             .filter_map(|e| e.position());
-        touched
-            .extend(embedded.filter_map(|position| Some(((0, false), Some(layout.at(position)?)))));
+        touched.extend(
+            embedded.filter_map(|position| Some((Entry::START, Some(layout.at(position)?)))),
+        );
         reach.entry = touched.iter().map(|(entry, _)| *entry).min();
         reach.first = touched.iter().filter_map(|(_, first)| *first).min().unwrap_or(usize::MAX);
-        reach.sparse = reach.entry.map(|(layer, _)| layer);
+        reach.sparse = reach.entry.map(Entry::layer);
         reach.sparse = reach.sparse.filter(|lowest| {
-            touched.iter().all(|((layer, _), first)| layer != lowest || first.is_none())
+            touched.iter().all(|(entry, first)| entry.layer() != *lowest || first.is_none())
         });
         reach
     }
 
     /// Whether a run of the same tokens would save anything.
     pub fn spares(&self) -> bool {
-        self.entry.is_some_and(|entry| entry > (0, false)) || self.first > 0
+        self.entry.is_some_and(|entry| entry > Entry::START) || self.first > 0
     }
 
     /// The first position that is not as in `run`, a plain run of the same tokens.
@@ -133,16 +134,18 @@ pub fn layer_of(component: &Component, config: &Config) -> usize {
 pub fn entry_of(component: &Component, config: &Config) -> Entry {
     // Recurrent layers keep states of both blocks of a layer at once.
     if config.residual == Residual::Parallel || config.is_recurrent() {
-        return (layer_of(component, config), false);
+        return Entry::Layer(layer_of(component, config));
     }
     match (place(component, config), component) {
-        (Some((layer, site, _)), _) => (
-            layer,
-            matches!(site, Site::Neurons | Site::MlpOut | Site::RouterLogits | Site::Experts),
-        ),
-        (None, Component::Weight { layer, matrix, .. }) => {
-            (*layer, matches!(matrix, Matrix::Gate | Matrix::Up | Matrix::Down))
-        }
-        (None, _) => (component.layer(), false),
+        (
+            Some((layer, Site::Neurons | Site::MlpOut | Site::RouterLogits | Site::Experts, _)),
+            _,
+        ) => Entry::MidLayer(layer),
+        (Some((layer, ..)), _) => Entry::Layer(layer),
+        (
+            None,
+            Component::Weight { layer, matrix: Matrix::Gate | Matrix::Up | Matrix::Down, .. },
+        ) => Entry::MidLayer(*layer),
+        (None, _) => Entry::Layer(component.layer()),
     }
 }

@@ -65,11 +65,11 @@ impl ModelEvaluator<'_> {
             let place = Place {
                 tokens: offsets[i]..offsets[i + 1],
                 position: row.prefix_len(),
-                layer: row.entry().0,
+                layer: row.entry().layer(),
             };
             let untouched = spare(job, &place, config, &mut hooks);
             // What a run had below the layer it is resumed at is in what it left there.
-            let trial = &job.plan.above(&job.request.trial, row.entry().0, config);
+            let trial = &job.plan.above(&job.request.trial, row.entry().layer(), config);
             let position = place.position;
             let lowering = Lowering {
                 baselines: self,
@@ -147,7 +147,7 @@ impl ModelEvaluator<'_> {
     ) -> Vec<LayerRouting> {
         let Some(experts) = &self.model.config.experts else { return Vec::new() };
         let (n, first) = (experts.num_experts, row.prefix_len());
-        let layers = output.captured.iter().filter(|((layer, _), _)| *layer >= row.entry().0);
+        let layers = output.captured.iter().filter(|((layer, _), _)| *layer >= row.entry().layer());
         layers
             .map(|(&(layer, _), logits)| {
                 let picked =

@@ -69,8 +69,39 @@ pub struct Residuals {
     pub mid: Vec<Vec<f32>>,
 }
 
-/// Where a row enters the stack: at a layer, or (`true`) between the two blocks of a layer.
-pub type Entry = (usize, bool);
+/// Where a row enters the stack. Entries are ordered from the bottom of the stack to its top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Before a layer.
+    Layer(usize),
+    /// Between the two blocks of a layer.
+    MidLayer(usize),
+}
+
+impl Entry {
+    /// Before the first layer.
+    pub const START: Self = Self::Layer(0);
+
+    /// The layer of the entry.
+    pub fn layer(self) -> usize {
+        match self {
+            Self::Layer(layer) | Self::MidLayer(layer) => layer,
+        }
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |entry: &Self| (entry.layer(), matches!(entry, Self::MidLayer(_)));
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Where a row enters the stack other than at the embedding.
 #[derive(Debug, Clone)]
@@ -82,10 +113,14 @@ pub struct Restart {
 }
 
 impl Restart {
-    /// The residual stream at the entry, of as many tokens.
-    pub fn residual(&self, (layer, mid): Entry, tokens: usize, d_model: usize) -> Option<&[f32]> {
-        let residuals = if mid { &self.residuals.mid } else { &self.residuals.pre };
-        residuals.get(layer)?.get(self.start * d_model..(self.start + tokens) * d_model)
+    /// The residual stream at an entry, `[tokens, d_model]`, from the row's first token on; `None`
+    /// if it was not kept there or is shorter.
+    pub fn residual(&self, entry: Entry, tokens: usize, d_model: usize) -> Option<&[f32]> {
+        let residuals = match entry {
+            Entry::Layer(layer) => self.residuals.pre.get(layer),
+            Entry::MidLayer(layer) => self.residuals.mid.get(layer),
+        };
+        residuals?.get(self.start * d_model..(self.start + tokens) * d_model)
     }
 }
 
@@ -108,7 +143,7 @@ impl Row {
     }
 
     pub fn entry(&self) -> Entry {
-        self.restart.as_ref().map_or((0, false), |r| r.entry)
+        self.restart.as_ref().map_or(Entry::START, |r| r.entry)
     }
 }
 

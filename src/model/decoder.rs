@@ -77,7 +77,7 @@ impl Model {
             self.weights.layers.iter().enumerate().take(forward.layers.unwrap_or(usize::MAX))
         {
             let d = config.hidden_size;
-            while let Some(row) = rows.get(joined).filter(|r| r.entry() == (i, false)) {
+            while let Some(row) = rows.get(joined).filter(|r| r.entry() == Entry::Layer(i)) {
                 x = mode.append(x, mode.array(resumed(row, row.entry(), d)?, d)?)?;
                 if i > 0
                     && let Some(more) = self.first_values(mode, row)?
@@ -134,7 +134,7 @@ impl Model {
                 if let Some(out) = out.take() {
                     x = mode.add(x, &out)?;
                 }
-                while let Some(row) = rows.get(joined).filter(|r| r.entry() == (i, true)) {
+                while let Some(row) = rows.get(joined).filter(|r| r.entry() == Entry::MidLayer(i)) {
                     x = mode.append(x, mode.array(resumed(row, row.entry(), d)?, d)?)?;
                     joined += 1;
                 }
@@ -189,7 +189,7 @@ impl Model {
         let first = &self.weights.layers[0];
         let MixerWeights::TimeMix(time_mix) = &first.mixer else { return Ok(None) };
         let d = self.config.hidden_size;
-        let x = mode.array(resumed(row, (0, false), d)?, d)?;
+        let x = mode.array(resumed(row, Entry::START, d)?, d)?;
         let x = normalised(mode, &x, first.attention_norm.as_ref())?;
         let span = [Span { tokens: 0..row.ids.len(), position: row.prefix_len() }];
         let rows = RecurrentRows::new(std::slice::from_ref(row), &span, 0, &[])?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use glitch::model::batch::{Residuals, Restart, Row, Segment, from_padded};
+use glitch::model::batch::{Entry, Residuals, Restart, Row, Segment, from_padded};
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, Model};
 
@@ -344,7 +344,7 @@ fn stepwise_and_whole_agree() {
         let (store, residuals) = (output.kv.unwrap(), residuals(output.captured));
         let prefix = vec![Segment { store: store.clone(), start: 0, len: 32 }];
         let restart = |layer, start| {
-            Some(Restart { entry: (layer, false), residuals: residuals.clone(), start })
+            Some(Restart { entry: Entry::Layer(layer), residuals: residuals.clone(), start })
         };
         let batch = vec![
             Row { prefix: prefix.clone(), ids: row[32..].to_vec(), restart: None },
