@@ -60,15 +60,16 @@ impl LatentProjection {
             }
         };
         let order = order(latent);
-        let rows = loader.take(&name(&format!("{query_name}.weight")), &[heads * dim, query_in])?;
+        let rows =
+            loader.tensor(&name(&format!("{query_name}.weight")), &[heads * dim, query_in])?;
         let row = |head: usize, i: usize| &rows[(head * dim + i) * query_in..][..query_in];
         let query: Vec<f32> = (0..heads)
             .flat_map(|h| order.iter().flat_map(move |i| row(h, *i).iter().copied()))
             .collect();
-        let rows = loader.take(&name("kv_a_proj_with_mqa.weight"), &[rank + rope, d])?;
+        let rows = loader.tensor(&name("kv_a_proj_with_mqa.weight"), &[rank + rope, d])?;
         let places = (0..rank).chain(order[..rope].iter().map(|i| rank + i - nope));
         let down: Vec<f32> = places.flat_map(|i| rows[i * d..][..d].iter().copied()).collect();
-        let rows = loader.take(&name("kv_b_proj.weight"), &[heads * (nope + v), rank])?;
+        let rows = loader.tensor(&name("kv_b_proj.weight"), &[heads * (nope + v), rank])?;
         let (mut key, mut value) =
             (vec![0f32; heads * dim * rank], Vec::with_capacity(heads * v * rank));
         let mut spread = vec![0f32; heads * dim * rope];

@@ -40,7 +40,7 @@ impl Mamba {
         let name = |part: &str| format!("{prefix}.{part}");
         let width = ssm.conv_width();
         let in_proj = loader.linear(name("in_proj"), ssm.in_width(), d)?;
-        let by_column = loader.take(&name("conv1d.weight"), &[width, 1, ssm.conv_kernel])?;
+        let by_column = loader.tensor(&name("conv1d.weight"), &[width, 1, ssm.conv_kernel])?;
         let weight = (0..ssm.conv_kernel)
             .flat_map(|k| by_column.iter().skip(k).step_by(ssm.conv_kernel).copied())
             .collect();
@@ -52,7 +52,7 @@ impl Mamba {
             x_proj = Some(loader.linear(name("x_proj"), ssm.time_step_rank + 2 * n, inner)?);
             dt_proj = Some(loader.linear(name("dt_proj"), inner, ssm.time_step_rank)?);
         } else {
-            dt_bias = loader.take(&name("dt_bias"), &[ssm.num_heads])?;
+            dt_bias = loader.tensor(&name("dt_bias"), &[ssm.num_heads])?;
             norm = Some(loader.norm(&name("norm"), inner)?);
         }
         let norms = match ssm.norms {
@@ -73,9 +73,9 @@ impl Mamba {
             ]),
         };
         let a_log = if version == 1 {
-            loader.take(&name("A_log"), &[inner, n])?
+            loader.tensor(&name("A_log"), &[inner, n])?
         } else {
-            loader.take(&name("A_log"), &[ssm.num_heads])?
+            loader.tensor(&name("A_log"), &[ssm.num_heads])?
         };
         let out_d = if version == 1 { inner } else { ssm.num_heads };
         Ok(Self {
@@ -86,7 +86,7 @@ impl Mamba {
             dt_bias,
             norms,
             a: a_log.into_iter().map(|a| -a.exp()).collect(),
-            d: loader.take(&name("D"), &[out_d])?,
+            d: loader.tensor(&name("D"), &[out_d])?,
             norm,
             out_proj: loader.linear(name("out_proj"), d, inner)?,
         })

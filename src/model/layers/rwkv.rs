@@ -105,8 +105,8 @@ impl TimeMix {
             let bias =
                 if bias.is_empty() { None } else { Some(loader.vector(&name(bias), width)?) };
             Ok(LowRank {
-                down: loader.turned(&name(down), rank, d, None)?,
-                up: loader.turned(&name(up), width, rank, bias)?,
+                down: loader.from_in_out(&name(down), rank, d, None)?,
+                up: loader.from_in_out(&name(up), width, rank, bias)?,
             })
         };
         let group_norm = |loader: &mut Loader| -> Result<GroupNorm> {
@@ -141,21 +141,22 @@ impl TimeMix {
             6 => {
                 let mut mix_up = Vec::with_capacity(5);
                 let rank = loader.columns(&name("time_maa_w1"))? / 5;
-                let all = loader.take(&name("time_maa_w2"), &[5, rank, d])?;
+                let all = loader.tensor(&name("time_maa_w2"), &[5, rank, d])?;
                 for (of, up) in
                     ["w", "k", "v", "r", "g"].iter().zip(all.chunks_exact((rank * d).max(1)))
                 {
                     let bias = loader.vector(&name(&format!("time_maa_{of}")), d)?;
-                    mix_up.push(Linear::turned(up, d, rank, Some(bias)));
+                    mix_up.push(Linear::from_in_out(up, d, rank, Some(bias)));
                 }
                 let mix_up = <[Linear; 5]>::try_from(mix_up)
                     .map_err(|_| Error::request("token shift without a rank"))?;
                 Version::V6(Box::new(V6 {
                     mix: loader.vector(&name("time_maa_x"), d)?,
-                    mix_down: loader.turned(&name("time_maa_w1"), 5 * rank, d, None)?,
+                    mix_down: loader.from_in_out(&name("time_maa_w1"), 5 * rank, d, None)?,
                     mix_up,
                     decay: low_rank(loader, "time_decay", "time_decay_w1", "time_decay_w2")?,
-                    first: loader.take(&name("time_faaaa"), &[rwkv.num_heads, rwkv.head_dim()])?,
+                    first: loader
+                        .tensor(&name("time_faaaa"), &[rwkv.num_heads, rwkv.head_dim()])?,
                     norm: group_norm(loader)?,
                 }))
             }
@@ -177,7 +178,7 @@ impl TimeMix {
                     gate: low_rank(loader, "", "g1", "g2")?,
                     removal: loader.vector(&name("k_k"), width)?,
                     replacement: [waiting, rest],
-                    bonus: loader.take(&name("r_k"), &[rwkv.num_heads, rwkv.head_dim()])?,
+                    bonus: loader.tensor(&name("r_k"), &[rwkv.num_heads, rwkv.head_dim()])?,
                     norm: group_norm(loader)?,
                 }))
             }

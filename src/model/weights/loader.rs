@@ -28,7 +28,7 @@ impl Loader<'_> {
             .find(|name| self.source.shape(name).is_some())
     }
 
-    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = self
             .resolve(name)
             .ok_or_else(|| Error::model(self.source.path(), name, "tensor is missing"))?;
@@ -59,16 +59,16 @@ impl Loader<'_> {
     }
 
     pub fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
-        self.resolve(name).is_some().then(|| self.take(name, shape)).transpose()
+        self.resolve(name).is_some().then(|| self.tensor(name, shape)).transpose()
     }
 
     /// A weight as `[out, in]`, whichever way the family keeps it.
     pub fn weight(&mut self, name: &str, out: usize, input: usize) -> Result<Vec<f32>> {
         let name = format!("{name}.weight");
         if !self.names.transposed {
-            return self.take(&name, &[out, input]);
+            return self.tensor(&name, &[out, input]);
         }
-        Ok(transposed(&self.take(&name, &[input, out])?, out))
+        Ok(transposed(&self.tensor(&name, &[input, out])?, out))
     }
 
     /// A vector, which some checkpoints keep as `[1, 1, width]`.
@@ -76,7 +76,7 @@ impl Loader<'_> {
         let kept = self.resolve(name).and_then(|name| self.source.shape(&name));
         let shape: &[usize] =
             if kept.is_some_and(|s| s.len() == 3) { &[1, 1, width] } else { &[width] };
-        self.take(name, shape)
+        self.tensor(name, shape)
     }
 
     /// How many columns a matrix has.
@@ -93,14 +93,14 @@ impl Loader<'_> {
     }
 
     /// A matrix that is kept as `[in, out]`.
-    pub fn turned(
+    pub fn from_in_out(
         &mut self,
         name: &str,
         out: usize,
         input: usize,
         bias: Option<Vec<f32>>,
     ) -> Result<Linear> {
-        Ok(Linear::turned(&self.take(name, &[input, out])?, out, input, bias))
+        Ok(Linear::from_in_out(&self.tensor(name, &[input, out])?, out, input, bias))
     }
 
     /// Stacks `NAME.weight` `[out, input]` of every part, and their biases if the first has one.
@@ -132,9 +132,9 @@ impl Loader<'_> {
 
     /// A normalisation of the family's kind.
     pub fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
-        let weight = self.take(&format!("{name}.weight"), &[width])?;
+        let weight = self.tensor(&format!("{name}.weight"), &[width])?;
         let bias = match self.config.norm {
-            NormKind::Layer => self.take(&format!("{name}.bias"), &[width])?,
+            NormKind::Layer => self.tensor(&format!("{name}.bias"), &[width])?,
             NormKind::Rms => Vec::new(),
         };
         let weight = weight.into_iter().map(|w| w + self.names.norm_offset).collect();

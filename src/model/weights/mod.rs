@@ -42,7 +42,7 @@ pub struct Weights {
 }
 impl Linear {
     /// Of a matrix `[in, out]`.
-    pub fn turned(values: &[f32], out: usize, input: usize, bias: Option<Vec<f32>>) -> Self {
+    pub fn from_in_out(values: &[f32], out: usize, input: usize, bias: Option<Vec<f32>>) -> Self {
         Self { matrix: Arc::new(PackedMatrix::new(&transposed(values, out), out, input)), bias }
     }
 
@@ -76,13 +76,13 @@ impl Weights {
             Error::model(source.path(), "model_type", "no family of this name is known here")
         })?;
         let mut loader = Loader { source, config, names: &family.names };
-        let table = loader.take(&format!("{}.weight", loader.names.embed), &[vocabulary, d])?;
+        let table = loader.tensor(&format!("{}.weight", loader.names.embed), &[vocabulary, d])?;
         let embed = Arc::new(PackedMatrix::new(&table, vocabulary, d));
         drop(table);
         let positions = match loader.names.positions {
-            Some(name) => {
-                Some(loader.take(&format!("{name}.weight"), &[config.max_position_embeddings, d])?)
-            }
+            Some(name) => Some(
+                loader.tensor(&format!("{name}.weight"), &[config.max_position_embeddings, d])?,
+            ),
             None => None,
         };
         let embed_norm = loader.norm_if(
@@ -101,7 +101,8 @@ impl Weights {
         let head = if config.tie_word_embeddings {
             Linear { matrix: embed.clone(), bias: None }
         } else {
-            let weight = loader.take(&format!("{}.weight", loader.names.head), &[vocabulary, d])?;
+            let weight =
+                loader.tensor(&format!("{}.weight", loader.names.head), &[vocabulary, d])?;
             Linear { matrix: Arc::new(PackedMatrix::new(&weight, vocabulary, d)), bias: None }
         };
         Ok(Self { embed, positions, embed_norm, layers, norm, head })

@@ -34,7 +34,7 @@ pub fn scan(
     let (n, n_channels) = (inputs.b.width, columns.len());
     // A lane a channel: the sum over the state is then a sum over vectors. Lanes without a channel
     // idle.
-    let turned = |from: &[f32]| -> Vec<[f32; CHANNELS]> {
+    let by_lane = |from: &[f32]| -> Vec<[f32; CHANNELS]> {
         let lane = |i: usize, channel: usize| {
             if channel < n_channels { from[channel * n + i] } else { 0.0 }
         };
@@ -45,8 +45,8 @@ pub fn scan(
         lanes[..n_channels].copy_from_slice(view.at(token, columns.clone()));
         lanes
     };
-    let a = turned(&inputs.a[columns.start * n..columns.end * n]);
-    let mut h = turned(state);
+    let a = by_lane(&inputs.a[columns.start * n..columns.end * n]);
+    let mut h = by_lane(state);
     let mut d = [0f32; CHANNELS];
     d[..n_channels].copy_from_slice(&inputs.d[columns.clone()]);
     for (token, y) in tokens.zip(y.chunks_exact_mut(n_channels)) {
@@ -62,7 +62,7 @@ pub fn scan(
                 state.iter_mut().zip(&h).for_each(|(s, h)| *s = h[channel]);
             }
             watch.look(token, state);
-            h = turned(state);
+            h = by_lane(state);
         }
         let mut sum = [0f32; CHANNELS];
         for (h, c) in h.iter().zip(c) {
