@@ -22,8 +22,8 @@ impl Model {
         let mut values = Vec::new();
         for (_, span) in rows.iter().zip(spans).filter(|(row, _)| row.restart.is_none()) {
             let end = span.position + span.tokens.len();
-            let of_row = table.get(span.position * d..end * d);
-            values.extend_from_slice(of_row.ok_or_else(|| {
+            let row_positions = table.get(span.position * d..end * d);
+            values.extend_from_slice(row_positions.ok_or_else(|| {
                 Error::request(format!(
                     "{end} tokens are more than the {} positions of the model",
                     table.len() / d
@@ -199,13 +199,13 @@ impl Model {
 
 /// The tokens after which states are kept: every so-manieth position of a row, and its last.
 fn kept_tokens(spans: &[Span]) -> Vec<usize> {
-    let of = |span: &Span| {
+    let kept = |span: &Span| {
         let (start, position, last) = (span.tokens.start, span.position, span.tokens.end - 1);
         span.tokens
             .clone()
             .filter(move |t| (position + t - start + 1).is_multiple_of(STATE_STRIDE) || *t == last)
     };
-    spans.iter().flat_map(of).collect()
+    spans.iter().flat_map(kept).collect()
 }
 
 /// What a block reads: the residual stream, normalised where the model does so before a block.
@@ -231,7 +231,7 @@ fn post_normalised<N: Numerics>(mode: &N, out: N::Array, norm: Option<&Norm>) ->
 /// Tables of cosines and sines for every layer; layers that rotate alike share one.
 fn ropes(config: &Config, positions: usize) -> Vec<Option<Rc<Rope>>> {
     let mut made: Vec<(&Rotary, Rc<Rope>)> = Vec::new();
-    let mut of = |rotary| match made.iter().find(|(known, _)| *known == rotary) {
+    let mut table = |rotary| match made.iter().find(|(known, _)| *known == rotary) {
         Some((_, rope)) => rope.clone(),
         None => {
             let rope = Rc::new(Rope::new(rotary, positions));
@@ -239,7 +239,7 @@ fn ropes(config: &Config, positions: usize) -> Vec<Option<Rc<Rope>>> {
             rope
         }
     };
-    (0..config.num_hidden_layers).map(|layer| config.rope.get(layer).map(&mut of)).collect()
+    (0..config.num_hidden_layers).map(|layer| config.rope.get(layer).map(&mut table)).collect()
 }
 
 /// The residual stream at an entry, of a resumed row.

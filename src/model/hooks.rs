@@ -157,12 +157,12 @@ impl Block {
         }
         let Change::Affine { scale, shift } = &self.change else { return };
         let part = shift.as_ref().map(|shift| {
-            let of_token = if shift.len() == self.columns.len() {
+            let first = if shift.len() == self.columns.len() {
                 0
             } else {
                 (token - self.tokens.start) * self.columns.len()
             };
-            shift[of_token + from - self.columns.start..of_token + to - self.columns.start].into()
+            shift[first + from - self.columns.start..first + to - self.columns.start].into()
         });
         let change = Change::Affine { scale: *scale, shift: part };
         Self { tokens: token..token + 1, columns: from..to, change }.apply_to(token, x);

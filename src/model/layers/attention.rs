@@ -142,9 +142,9 @@ fn shape(config: &Config, layer: usize) -> AttentionShape {
 fn attention_row<'a>(row: &'a Row, span: &Span, layer: usize, config: &Config) -> AttentionRow<'a> {
     let part =
         |x: &'a [f32], s: &Segment, width: usize| &x[s.start * width..(s.start + s.len) * width];
-    let of = |s: &'a Segment| {
+    let stretch = |s: &'a Segment| {
         let cache = &s.store.layers[layer];
         (part(&cache.keys, s, config.kv_width()), part(&cache.values, s, config.v_width()))
     };
-    AttentionRow { tokens: span.tokens.clone(), prefix: row.prefix.iter().map(of).collect() }
+    AttentionRow { tokens: span.tokens.clone(), prefix: row.prefix.iter().map(stretch).collect() }
 }

@@ -74,10 +74,10 @@ impl LatentProjection {
             (vec![0f32; heads * dim * rank], Vec::with_capacity(heads * v * rank));
         let mut spread = vec![0f32; heads * dim * rope];
         for head in 0..heads {
-            let of_head = &rows[head * (nope + v) * rank..][..(nope + v) * rank];
+            let head_rows = &rows[head * (nope + v) * rank..][..(nope + v) * rank];
             key[(head * dim + rope) * rank..][..nope * rank]
-                .copy_from_slice(&of_head[..nope * rank]);
-            value.extend_from_slice(&of_head[nope * rank..]);
+                .copy_from_slice(&head_rows[..nope * rank]);
+            value.extend_from_slice(&head_rows[nope * rank..]);
             (0..rope).for_each(|i| spread[(head * dim + i) * rope + i] = 1.0);
         }
         Ok(Self {

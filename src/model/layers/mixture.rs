@@ -89,8 +89,7 @@ impl Sparse {
 
 /// The tokens that go to every expert with these router logits `[tokens, num_experts]`, ascending.
 pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
-    let tokens =
-        |of_expert: Vec<(usize, f32)>| of_expert.into_iter().map(|(token, _)| token).collect();
+    let tokens = |routed: Vec<(usize, f32)>| routed.into_iter().map(|(token, _)| token).collect();
     Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
 }
 
@@ -119,12 +118,12 @@ impl Routing {
             let max = kernels::largest(logits);
             let sum: f32 = logits.iter().map(|l| kernels::exp(l - max)).sum();
             let mut order: Vec<usize> = (0..logits.len()).collect();
-            if let Some((groups, most)) = experts.groups {
+            if let Some((groups, allowed)) = experts.groups {
                 let size = logits.len() / groups;
                 let best = |group: usize| kernels::largest(&logits[group * size..][..size]);
                 let mut ranked: Vec<usize> = (0..groups).collect();
                 ranked.sort_by(|a, b| best(*b).total_cmp(&best(*a)).then(a.cmp(b)));
-                order.retain(|e| ranked[..most].contains(&(e / size)));
+                order.retain(|e| ranked[..allowed].contains(&(e / size)));
             }
             order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
             order.truncate(per_token);

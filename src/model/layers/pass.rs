@@ -122,7 +122,7 @@ impl<'a> RecurrentRows<'a> {
     /// The last `n` inputs up to each kept token, oldest first, of `x` `[tokens, width]`; what came
     /// before the row's own is taken from `rows`.
     pub fn last_inputs(&self, x: &[f32], width: usize, n: usize, rows: &[Carry]) -> Vec<Vec<f32>> {
-        let of = |token: &usize| {
+        let inputs_up_to = |token: &usize| {
             let row = rows.iter().find(|r| r.tokens.contains(token));
             let mut inputs = vec![0f32; n * width];
             let Some(row) = row else { return inputs };
@@ -134,7 +134,7 @@ impl<'a> RecurrentRows<'a> {
             }
             inputs
         };
-        self.keep.iter().map(of).collect()
+        self.keep.iter().map(inputs_up_to).collect()
     }
 }
 

@@ -317,12 +317,12 @@ impl TimeMix {
             Activation::Decay7,
         )?;
         let k = pass.product(layer, &input(2)?, &self.key, &[Matrix::Key])?;
-        let of_value = input(3)?;
-        let mut v = pass.product(layer, &of_value, &self.value, &[Matrix::Value])?;
+        let value_input = input(3)?;
+        let mut v = pass.product(layer, &value_input, &self.value, &[Matrix::Value])?;
         match (&v7.value, &first) {
             (Some(low_rank), Some(first)) => {
                 let t =
-                    mode.activate(low_rank.apply(mode, &of_value, None)?, Activation::Sigmoid)?;
+                    mode.activate(low_rank.apply(mode, &value_input, None)?, Activation::Sigmoid)?;
                 v = mode.interpolate(v, first, &t)?;
             }
             (Some(_), None) => {

@@ -433,10 +433,8 @@ impl Numerics for Composed {
         let routing = Routing::new(&self.values(router_logits)?, experts).by_expert();
         let probabilities = candle_nn::ops::softmax(router_logits, D::Minus1)?;
         let mut chosen = vec![0f32; tokens * experts.num_experts];
-        for (expert, of_expert) in routing.iter().enumerate() {
-            of_expert
-                .iter()
-                .for_each(|(token, _)| chosen[token * experts.num_experts + expert] = 1.0);
+        for (expert, routed) in routing.iter().enumerate() {
+            routed.iter().for_each(|(token, _)| chosen[token * experts.num_experts + expert] = 1.0);
         }
         let mut weights = (probabilities * constant(&chosen, tokens)?)?;
         if experts.norm_topk_prob {
@@ -455,14 +453,14 @@ impl Numerics for Composed {
             }
             None => x.zeros_like()?,
         };
-        for (e, (expert, of_expert)) in sparse.experts.iter().zip(&routing).enumerate() {
+        for (e, (expert, routed)) in sparse.experts.iter().zip(&routing).enumerate() {
             let mine: Vec<Block> =
                 blocks.iter().filter(|b| b.columns.start == e * d).cloned().collect();
-            if of_expert.is_empty() && mine.is_empty() {
+            if routed.is_empty() && mine.is_empty() {
                 continue;
             }
             let rows =
-                Tensor::from_iter(of_expert.iter().map(|(token, _)| *token as u32), &Device::Cpu)?;
+                Tensor::from_iter(routed.iter().map(|(token, _)| *token as u32), &Device::Cpu)?;
             let y = self.expert(&x.index_select(&rows, 0)?, expert, activation)?;
             let weight = weights.narrow(1, e, 1)?.contiguous()?.index_select(&rows, 0)?;
             let y = y.broadcast_mul(&weight)?;

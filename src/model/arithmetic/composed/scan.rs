@@ -4,7 +4,7 @@ use candle_core::{D, Device, Tensor};
 
 use super::{constant, dense_tables, vector};
 use crate::error::{Error, Result};
-use crate::model::arithmetic::scan::{Carry, NOTHING, Recurrence};
+use crate::model::arithmetic::scan::{Carry, EMPTY_EXPONENT, Recurrence};
 use crate::model::hooks::Block;
 
 /// [`Numerics::scan`](crate::model::arithmetic::Numerics::scan).
@@ -56,7 +56,7 @@ fn initial(scan: &Recurrence<&Tensor>, row: &Carry) -> Result<Tensor> {
     };
     let mut values = vec![0f32; shape.iter().product()];
     if let Recurrence::Wkv4 { v, .. } = scan {
-        values[2 * v.dim(1)?..].fill(NOTHING);
+        values[2 * v.dim(1)?..].fill(EMPTY_EXPONENT);
     }
     if !row.initial.is_empty() {
         values.copy_from_slice(row.initial);

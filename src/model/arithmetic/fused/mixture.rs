@@ -116,22 +116,24 @@ pub fn mixture(
     // Experts side by side, for most of them get too few tokens to keep all threads in one product.
     let work = parts.into_par_iter().zip(&shares).zip(&sparse.experts);
     work.try_for_each(|((part, share), expert)| share.added(x, expert, activation, part))?;
-    let mut rows_of = vec![Vec::with_capacity(experts.num_experts_per_tok); tokens];
+    let mut rows_by_token = vec![Vec::with_capacity(experts.num_experts_per_tok); tokens];
     let owned = shares
         .iter()
         .enumerate()
         .flat_map(|(e, share)| share.tokens.iter().map(move |token| (e, *token)));
-    owned.enumerate().for_each(|(row, (e, token))| rows_of[token].push((e, row)));
+    owned.enumerate().for_each(|(row, (e, token))| rows_by_token[token].push((e, row)));
     // Expert after expert for each token, so that its sum has one order whatever else is in the
     // batch.
-    out.data.par_chunks_exact_mut(d).zip(&rows_of).with_min_len(16).for_each(|(out, rows)| {
-        for (_, row) in rows {
-            out.iter_mut().zip(&added.data[row * d..][..d]).for_each(|(out, y)| *out += y);
-        }
-    });
+    out.data.par_chunks_exact_mut(d).zip(&rows_by_token).with_min_len(16).for_each(
+        |(out, rows)| {
+            for (_, row) in rows {
+                out.iter_mut().zip(&added.data[row * d..][..d]).for_each(|(out, y)| *out += y);
+            }
+        },
+    );
     if let Some(captured) = captured {
         captured.resize(x.data.len() * experts.num_experts, 0.0);
-        for (token, rows) in rows_of.iter().enumerate() {
+        for (token, rows) in rows_by_token.iter().enumerate() {
             for (e, row) in rows {
                 captured[(token * experts.num_experts + e) * d..][..d]
                     .copy_from_slice(&added.data[row * d..][..d]);

@@ -12,7 +12,7 @@ use crate::model::arithmetic::scan::Carry;
 const CHUNK: usize = 1 << 13;
 
 /// Whole rows of about [`CHUNK`] values.
-fn rows_of(width: usize) -> usize {
+fn whole_rows(width: usize) -> usize {
     (CHUNK / width.max(1)).max(1) * width
 }
 
@@ -33,7 +33,7 @@ pub fn mul(x: &mut [f32], y: &[f32]) {
 /// `x = scale x + shift` by column.
 pub fn affine(x: &mut [f32], scale: &[f32], shift: Option<&[f32]>) {
     let width = scale.len();
-    x.par_chunks_mut(rows_of(width)).for_each(|x| {
+    x.par_chunks_mut(whole_rows(width)).for_each(|x| {
         for x in x.chunks_exact_mut(width) {
             x.iter_mut().zip(scale).for_each(|(x, s)| *x *= s);
             if let Some(shift) = shift {
@@ -47,7 +47,7 @@ pub fn affine(x: &mut [f32], scale: &[f32], shift: Option<&[f32]>) {
 pub fn blend(x: &[f32], by: &[f32], mix: &[f32]) -> Pooled {
     let width = mix.len();
     let mut y = Pooled::take(x.len());
-    let step = rows_of(width);
+    let step = whole_rows(width);
     let from = x.par_chunks(step).zip(by.par_chunks(step));
     y.par_chunks_mut(step).zip(from).for_each(|(y, (x, by))| {
         for (y, (x, by)) in
@@ -74,7 +74,7 @@ pub fn interpolate(x: &mut [f32], y: &[f32], t: &[f32]) {
 /// Columns of `x` `[n, width]`, as an array of their own.
 pub fn columns(x: &[f32], width: usize, columns: std::ops::Range<usize>) -> Pooled {
     let mut y = Pooled::take(x.len() / width * columns.len());
-    let step = rows_of(columns.len()) / columns.len();
+    let step = whole_rows(columns.len()) / columns.len();
     y.par_chunks_mut(step * columns.len()).zip(x.par_chunks(step * width)).for_each(|(y, x)| {
         for (y, x) in y.chunks_exact_mut(columns.len()).zip(x.chunks_exact(width)) {
             y.copy_from_slice(&x[columns.clone()]);
@@ -169,7 +169,7 @@ fn multiply_add(y: &mut [f32], a: &[f32], b: &[f32]) {
 
 /// Each head of `x` `[n, dim]` over its Euclidean norm, or over 1e-12 where that is more.
 pub fn unit_heads(x: &mut [f32], dim: usize) {
-    x.par_chunks_mut(rows_of(dim)).for_each(|x| {
+    x.par_chunks_mut(whole_rows(dim)).for_each(|x| {
         for head in x.chunks_exact_mut(dim) {
             let scale = 1.0 / lanes_sum(head, |v| v * v).sqrt().max(1e-12);
             head.iter_mut().for_each(|v| *v *= scale);

@@ -9,7 +9,7 @@
 mod mamba;
 mod wkv;
 
-pub use wkv::NOTHING;
+pub use wkv::EMPTY_EXPONENT;
 
 use std::ops::Range;
 
@@ -206,7 +206,7 @@ impl Recurrence<'_, View<'_>> {
     fn zero(&self) -> Vec<f32> {
         let mut state = vec![0f32; self.state_width()];
         if let Self::Wkv4 { v, .. } = self {
-            state[2 * v.width..].fill(wkv::NOTHING);
+            state[2 * v.width..].fill(wkv::EMPTY_EXPONENT);
         }
         state
     }
@@ -277,7 +277,7 @@ impl Recurrence<'_, View<'_>> {
             (self.width(), self.state_width(), self.pieces(), self.zero());
         let first = rows.first().map_or(0, |r| r.tokens.start);
         let total: usize = rows.iter().map(|r| r.tokens.len()).sum();
-        let kept_of = |row: &Carry| {
+        let kept_range = |row: &Carry| {
             keep.partition_point(|t| *t < row.tokens.start)
                 ..keep.partition_point(|t| *t < row.tokens.end)
         };
@@ -291,7 +291,7 @@ impl Recurrence<'_, View<'_>> {
                 let mut y = vec![0f32; row.tokens.len() * piece.output.len()];
                 let mut watch = Watch {
                     blocks: blocks.iter().filter(|b| overlaps(&b.tokens, &row.tokens)).collect(),
-                    keep: &keep[kept_of(row)],
+                    keep: &keep[kept_range(row)],
                     columns: piece.state.clone(),
                     kept: Vec::new(),
                 };
@@ -305,7 +305,7 @@ impl Recurrence<'_, View<'_>> {
             let to = y[(row.tokens.start - first) * width..].chunks_exact_mut(width);
             to.zip(part.chunks_exact(piece.output.len()))
                 .for_each(|(y, part)| y[piece.output.clone()].copy_from_slice(part));
-            let to = kept[kept_of(row).start * state_width..].chunks_exact_mut(state_width);
+            let to = kept[kept_range(row).start * state_width..].chunks_exact_mut(state_width);
             to.zip(states.chunks_exact(piece.state.len()))
                 .for_each(|(to, state)| to[piece.state.clone()].copy_from_slice(state));
         }

@@ -8,7 +8,7 @@ use super::super::kernels::exp;
 use super::{View, Watch};
 
 /// The exponent of a sum of nothing.
-pub const NOTHING: f32 = -1e38;
+pub const EMPTY_EXPONENT: f32 = -1e38;
 
 /// RWKV-4: an average of values by `exp(k)` that decay with distance, numerator and denominator
 /// both scaled by `exp(-m)`, `m` the largest exponent so far. `state` is `[channels, 2]` and then

@@ -245,8 +245,8 @@ fn ggml_name(name: &str, layout: &GgufLayout) -> Option<(String, Option<usize>)>
     }
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (part, kind) = rest.rsplit_once('.')?;
-    if let Some((_, of_expert)) = part.split_once(".experts.") {
-        let (expert, matrix) = of_expert.split_once('.')?;
+    if let Some((_, expert)) = part.split_once(".experts.") {
+        let (expert, matrix) = expert.split_once('.')?;
         let part = match matrix {
             "gate_proj" | "w1" => "ffn_gate_exps",
             "up_proj" | "w3" => "ffn_up_exps",

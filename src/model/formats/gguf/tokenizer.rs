@@ -123,10 +123,10 @@ fn sentencepiece(content: &Content) -> Result<HfTokenizer, (&'static str, String
         pieces.iter().zip(&scores).filter(|(piece, _)| piece.len() <= LONGEST_PIECE)
     {
         let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
-        let mut of_piece: Vec<_> =
+        let mut pairs: Vec<_> =
             cuts.filter_map(|(l, r)| Some((ids.get(l)?, ids.get(r)?, l, r))).collect();
-        of_piece.sort_unstable_by_key(|(l, r, ..)| (**l, **r));
-        merges.extend(of_piece.into_iter().map(|(_, _, l, r)| (*score, l, r)));
+        pairs.sort_unstable_by_key(|(l, r, ..)| (**l, **r));
+        merges.extend(pairs.into_iter().map(|(_, _, l, r)| (*score, l, r)));
     }
     let length = |s: &str| s.chars().count();
     merges.sort_by(|a, b| {
@@ -165,8 +165,8 @@ fn sentencepiece(content: &Content) -> Result<HfTokenizer, (&'static str, String
     ];
     tokenizer.with_decoder(Some(decoders::sequence::Sequence::new(decoders)));
     let added = |kind: i64, special: bool| -> Vec<AddedToken> {
-        let of_kind = pieces.iter().zip(&types).filter(|(_, t)| **t == kind);
-        of_kind.map(|(piece, _)| AddedToken::from(*piece, special).normalized(!special)).collect()
+        let matching = pieces.iter().zip(&types).filter(|(_, t)| **t == kind);
+        matching.map(|(piece, _)| AddedToken::from(*piece, special).normalized(!special)).collect()
     };
     let bad_added = |e: tokenizers::Error| (TYPES, crate::text::escape(&e.to_string()));
     tokenizer.add_special_tokens(added(CONTROL, true)).map_err(bad_added)?;
