@@ -11,7 +11,7 @@ use super::batch::{Entry, KvStore, LayerCache, Row, STATE_STRIDE};
 use super::config::{Config, Residual, Rotary};
 use super::forward::{Forward, Output};
 use super::hooks::Site;
-use super::layers::{MixerWeights, Mlp, Pass, RecurrentRows};
+use super::layers::{MixerWeights, Mlp, PackedRows, Pass, RecurrentRows};
 use super::weights::Norm;
 use crate::error::{Error, Result};
 
@@ -92,13 +92,13 @@ impl Model {
             let mut cache = LayerCache::default();
             let mut out = None;
             if joined > 0 {
-                let (spans, rows) = (&spans[..joined], &rows[..joined]);
+                let packed = PackedRows { rows: &rows[..joined], spans: &spans[..joined] };
                 x = pass.at(i, Site::ResidPre, x)?;
                 let h = normalised(mode, &x, layer.attention_norm.as_ref())?;
                 let mixed = match &layer.mixer {
                     MixerWeights::Attention(attention) => {
                         let attended =
-                            attention.forward(&pass, i, &h, ropes[i].as_deref(), rows, spans)?;
+                            attention.forward(&pass, i, &h, ropes[i].as_deref(), packed)?;
                         if forward.keep_kv {
                             cache.keys = mode.values(&attended.keys)?;
                             cache.values = mode.values(&attended.values)?;
@@ -106,7 +106,7 @@ impl Model {
                         attended.out
                     }
                     MixerWeights::Ssm(mamba) => {
-                        let rows = RecurrentRows::new(rows, spans, i, &keep)?;
+                        let rows = RecurrentRows::new(packed, i, &keep)?;
                         let ssm = config
                             .ssm
                             .as_ref()
@@ -116,7 +116,7 @@ impl Model {
                         out
                     }
                     MixerWeights::TimeMix(time_mix) => {
-                        let rows = RecurrentRows::new(rows, spans, i, &keep)?;
+                        let rows = RecurrentRows::new(packed, i, &keep)?;
                         let (out, states) = time_mix.forward(&pass, i, &h, &rows, &mut first)?;
                         cache.states = rows.keep.iter().copied().zip(states).collect();
                         out
@@ -150,7 +150,8 @@ impl Model {
                     Mlp::Dense(dense) => dense.forward(&pass, i, &h)?,
                     Mlp::Sparse(sparse) => sparse.forward(&pass, i, &h)?,
                     Mlp::ChannelMix(channel_mix) => {
-                        let rows = RecurrentRows::new(&rows[..joined], &spans[..joined], i, &keep)?;
+                        let packed = PackedRows { rows: &rows[..joined], spans: &spans[..joined] };
+                        let rows = RecurrentRows::new(packed, i, &keep)?;
                         let (added, inputs) = channel_mix.forward(&pass, i, &h, &rows)?;
                         cache
                             .states
@@ -192,7 +193,8 @@ impl Model {
         let x = mode.array(resumed(row, Entry::START, d)?, d)?;
         let x = normalised(mode, &x, first.attention_norm.as_ref())?;
         let span = [Span { tokens: 0..row.ids.len(), position: row.prefix_len() }];
-        let rows = RecurrentRows::new(std::slice::from_ref(row), &span, 0, &[])?;
+        let packed = PackedRows { rows: std::slice::from_ref(row), spans: &span };
+        let rows = RecurrentRows::new(packed, 0, &[])?;
         time_mix.first_values(mode, &x, &rows.carry(|s| &s.inputs))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::latent::LatentProjection;
-use super::pass::Pass;
+use super::pass::{PackedRows, Pass};
 use crate::edit::Matrix;
 use crate::error::Result;
 use crate::model::arithmetic::kernels::{AttentionRow, AttentionShape, Rope};
@@ -78,10 +78,10 @@ impl Attention {
         layer: usize,
         x: &N::Array,
         rope: Option<&Rope>,
-        rows: &[Row],
-        spans: &[Span],
+        packed: PackedRows,
     ) -> Result<Attended<N::Array>> {
         let (mode, config) = (pass.mode, &pass.model.config);
+        let PackedRows { rows, spans } = packed;
         let qkv = match &self.qkv {
             Projection::Stacked(qkv) => {
                 pass.product(layer, x, qkv, &[Matrix::Q, Matrix::K, Matrix::V])?

@@ -13,7 +13,7 @@ pub use attention::{Attention, Projection};
 pub use mamba::Mamba;
 pub use mixture::{Routing, Sparse, chosen_experts, tokens_of_experts};
 pub use mlp::Dense;
-pub use pass::{Pass, RecurrentRows};
+pub use pass::{PackedRows, Pass, RecurrentRows};
 pub use rwkv::{ChannelMix, TimeMix};
 
 use crate::edit::Matrix;

@@ -76,6 +76,14 @@ impl<'a, N: Numerics> Pass<'a, N> {
     }
 }
 
+/// The rows that have entered the stack so far, and where their tokens are in the batch.
+#[derive(Clone, Copy)]
+pub struct PackedRows<'a> {
+    pub rows: &'a [Row],
+    /// One for each row.
+    pub spans: &'a [Span],
+}
+
 /// The rows of a batch as a recurrent layer sees them.
 pub struct RecurrentRows<'a> {
     pub spans: &'a [Span],
@@ -88,12 +96,8 @@ pub struct RecurrentRows<'a> {
 impl<'a> RecurrentRows<'a> {
     /// # Errors
     /// [`Error::Request`] for a row whose prefix ends where no state was kept.
-    pub fn new(
-        rows: &'a [Row],
-        spans: &'a [Span],
-        layer: usize,
-        keep: &'a [usize],
-    ) -> Result<Self> {
+    pub fn new(packed: PackedRows<'a>, layer: usize, keep: &'a [usize]) -> Result<Self> {
+        let PackedRows { rows, spans } = packed;
         let initial = rows.iter().map(|row| {
             let Some(last) = row.prefix.last() else { return Ok(None) };
             let state = last.store.layers[layer].states.get(&(last.start + last.len - 1));

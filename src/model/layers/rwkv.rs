@@ -63,6 +63,13 @@ struct V7 {
     norm: GroupNorm,
 }
 
+/// The input of time mixing, `[tokens, d_model]`, and its token shift.
+struct Shifted<'a, A> {
+    x: &'a A,
+    shift: &'a A,
+    rows: &'a RecurrentRows<'a>,
+}
+
 /// Two matrices in place of a large one.
 struct LowRank {
     down: Linear,
@@ -285,7 +292,9 @@ impl TimeMix {
                 let (y, states) = scanned(pass, layer, &scan, rows)?;
                 (mode.mul(norm.apply(mode, &y)?, &gate)?, states)
             }
-            Version::V7(v7) => self.version7(v7, pass, layer, x, &s, rows, first)?,
+            Version::V7(v7) => {
+                self.version7(v7, pass, layer, Shifted { x, shift: &s, rows }, first)?
+            }
         };
         let z = pass.at(layer, Site::Z, z)?;
         let out = pass.product(layer, &z, &self.output, &[Matrix::TimeOut])?;
@@ -298,18 +307,15 @@ impl TimeMix {
         ))
     }
 
-    #[allow(clippy::too_many_arguments)] // those of `forward`, and what it has unpacked
     fn version7<N: Numerics>(
         &self,
         v7: &V7,
         pass: &Pass<N>,
         layer: usize,
-        x: &N::Array,
-        s: &N::Array,
-        rows: &RecurrentRows,
+        shifted: Shifted<N::Array>,
         first: &mut Option<N::Array>,
     ) -> Result<(N::Array, Vec<Vec<f32>>)> {
-        let mode = pass.mode;
+        let (mode, Shifted { x, shift: s, rows }) = (pass.mode, shifted);
         let input = |i: usize| mode.blend(x, s, &v7.mix[i]);
         let r = pass.product(layer, &input(0)?, &self.receptance, &[Matrix::Receptance])?;
         let w = mode.activate(

@@ -132,7 +132,7 @@ impl PackedMatrix {
         let (panels, tiles) = (outputs.div_ceil(NR), m.div_ceil(self.isa.tile_rows()));
         // SAFETY: one thread, rows and panels that exist, and `x` and `y` are as long as `output`
         // asserts.
-        unsafe { self.block(x, m, tiles, 0..tiles, 0..panels, inputs, &y) }
+        unsafe { self.block(&Product { x, m, tiles, y }, 0..tiles, 0..panels, inputs) }
     }
 
     /// Where a product of `x[m, in]` goes, `y[m, width]`: the sizes are checked here, for the
@@ -174,7 +174,7 @@ impl PackedMatrix {
         self.in_blocks(m, self.out.div_ceil(NR), NR, |tiles, rows, panels| {
             // SAFETY: every row and panel is in one block only, so that no two threads write the
             // same place, and `x` and `y` are as long as `output` asserts.
-            unsafe { self.block(x, m, tiles, rows, panels, self.in_, &y) }
+            unsafe { self.block(&Product { x, m, tiles, y }, rows, panels, self.in_) }
         });
     }
 
@@ -202,15 +202,8 @@ impl PackedMatrix {
                     for (sums, panel) in sums.iter_mut().zip([panel, panel + half / NR]) {
                         // SAFETY: `sums` has room for the rows of any tile; the panels exist.
                         unsafe {
-                            self.tile(
-                                x,
-                                rows.clone(),
-                                panel,
-                                0..self.in_,
-                                sums.as_mut_ptr(),
-                                NR,
-                                false,
-                            )
+                            let part = Part { rows: rows.clone(), panel, inputs: 0..self.in_ };
+                            self.tile(x, part, Out { ptr: sums.as_mut_ptr(), stride: NR }, false)
                         }
                     }
                     for (i, row) in rows.clone().enumerate() {
@@ -300,57 +293,45 @@ impl PackedMatrix {
         &self.panels[self.start..][i * len..][..len]
     }
 
-    /// Computes one block of `y`: the given tiles of rows, out of `tiles`, times the given panels,
-    /// over the first `depth` inputs.
+    /// Computes one block of `y`: the given tiles of rows times the given panels, over the first
+    /// `depth` inputs.
     ///
     /// # Safety
     /// `x` is `[m, in]` and `y` points to `[m, out]` values, of which no one else uses this block.
-    #[allow(clippy::too_many_arguments)]
     unsafe fn block(
         &self,
-        x: &[f32],
-        m: usize,
-        tiles: usize,
+        product: &Product,
         rows: Range<usize>,
-        columns: Range<usize>,
+        panels: Range<usize>,
         depth: usize,
-        y: &Out,
     ) {
+        let Product { x, m, tiles, y } = *product;
         let passes = depth.div_ceil(KC).max(1);
         for pass in 0..passes {
             let inputs = pass * KC..depth.min((pass + 1) * KC);
             for tile in rows.clone() {
                 let rows = share(m, tiles, tile);
-                for panel in columns.clone() {
+                for panel in panels.clone() {
                     // SAFETY: the caller's promise, and that of `share`: all ranges are inside the
                     // matrices.
                     unsafe {
-                        let y_at = y.at(rows.start, panel * NR);
-                        self.tile(x, rows.clone(), panel, inputs.clone(), y_at, y.stride, pass > 0);
+                        let y = Out { ptr: y.at(rows.start, panel * NR), stride: y.stride };
+                        let part = Part { rows: rows.clone(), panel, inputs: inputs.clone() };
+                        self.tile(x, part, y, pass > 0);
                     }
                 }
             }
         }
     }
 
-    /// Computes, or adds to, one tile: rows of `x` by a panel, over some of the inputs, to where
-    /// `y` points.
+    /// Computes one tile, or adds to it, where `y` points.
     ///
     /// # Safety
     /// The ranges are inside `x` `[m, in]` and the panels, there are at most [`Isa::tile_rows`]
     /// rows, and `y` has room for them, which no one else uses.
-    #[allow(clippy::too_many_arguments)]
     #[inline]
-    unsafe fn tile(
-        &self,
-        x: &[f32],
-        rows: Range<usize>,
-        panel: usize,
-        inputs: Range<usize>,
-        y: *mut f32,
-        y_stride: usize,
-        add: bool,
-    ) {
+    unsafe fn tile(&self, x: &[f32], part: Part, y: Out, add: bool) {
+        let Part { rows, panel, inputs } = part;
         // SAFETY: the caller's promise; the instruction set was found on this CPU.
         unsafe {
             let mut tile = Tile {
@@ -359,8 +340,8 @@ impl PackedMatrix {
                 x_stride: self.in_,
                 w: self.panel(panel).as_ptr().add(inputs.start * NR),
                 depth: inputs.len(),
-                y,
-                y_stride,
+                y: y.ptr,
+                y_stride: y.stride,
                 add,
             };
             match NR.min(self.out - panel * NR) {
@@ -433,7 +414,23 @@ fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
     n * i / parts..n * (i + 1) / parts
 }
 
+/// A product under way: `x[m, in]`, whose rows are cut into `tiles` tiles, and where it goes.
+struct Product<'a> {
+    x: &'a [f32],
+    m: usize,
+    tiles: usize,
+    y: Out,
+}
+
+/// One tile of a product: rows of `x` by one panel, over some of the inputs.
+struct Part {
+    rows: Range<usize>,
+    panel: usize,
+    inputs: Range<usize>,
+}
+
 /// A result that several threads fill, each its own part.
+#[derive(Clone, Copy)]
 struct Out {
     ptr: *mut f32,
     stride: usize,

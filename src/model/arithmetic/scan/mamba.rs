@@ -5,7 +5,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 
 use super::super::kernels::exp;
-use super::{View, Watch};
+use super::{Job, View};
 
 /// Channels that go together: one vector.
 pub const CHANNELS: usize = 16;
@@ -23,14 +23,8 @@ pub struct Inputs<'a> {
 /// Up to [`CHANNELS`] channels of one row: `h = exp(A dt) h + dt x B`, `y = h C + D x`. `state` is
 /// `[channels, state_size]`, `y` `[tokens, channels]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn scan(
-    inputs: &Inputs,
-    columns: Range<usize>,
-    tokens: Range<usize>,
-    state: &mut [f32],
-    y: &mut [f32],
-    watch: &mut Watch,
-) {
+pub fn scan(inputs: &Inputs, job: Job) {
+    let Job { columns, tokens, state, y, watch } = job;
     let (n, n_channels) = (inputs.b.width, columns.len());
     // A lane a channel: the sum over the state is then a sum over vectors. Lanes without a channel
     // idle.
@@ -94,14 +88,8 @@ pub struct Head<'a> {
 /// One head of one row: `S = exp(A dt) S + dt B x`, `y = C S + D x`. `state` is `[state_size,
 /// head_dim]`, `y` `[tokens, head_dim]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn scan_head(
-    head: &Head,
-    columns: Range<usize>,
-    tokens: Range<usize>,
-    state: &mut [f32],
-    y: &mut [f32],
-    watch: &mut Watch,
-) {
+pub fn scan_head(head: &Head, job: Job) {
+    let Job { columns, tokens, state, y, watch } = job;
     let width = columns.len();
     for (token, y) in tokens.zip(y.chunks_exact_mut(width)) {
         let x = head.x.at(token, columns.clone());

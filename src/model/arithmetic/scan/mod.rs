@@ -116,6 +116,18 @@ struct Piece {
     state: Range<usize>,
 }
 
+/// One piece of one row to compute.
+struct Job<'a, 'w> {
+    /// Columns of the output.
+    columns: Range<usize>,
+    tokens: Range<usize>,
+    /// The piece's state before the first token, and at the end after the last.
+    state: &'a mut [f32],
+    /// `[tokens, columns]`.
+    y: &'a mut [f32],
+    watch: &'a mut Watch<'w>,
+}
+
 /// What is to happen to a piece's state after each position: changes first, then keeping it.
 struct Watch<'a> {
     blocks: Vec<&'a Block>,
@@ -228,21 +240,14 @@ impl Recurrence<'_, View<'_>> {
             .collect()
     }
 
-    /// Runs one piece over the tokens of one row: `state` is the piece's, `y` is `[tokens, piece]`.
-    fn run(
-        &self,
-        columns: Range<usize>,
-        tokens: Range<usize>,
-        state: &mut [f32],
-        y: &mut [f32],
-        watch: &mut Watch,
-    ) {
+    /// Runs one piece over the tokens of one row.
+    fn run(&self, job: Job) {
         match *self {
             Self::Mamba { x, dt, b, c, a, d } => {
-                mamba::scan(&mamba::Inputs { x, dt, b, c, a, d }, columns, tokens, state, y, watch);
+                mamba::scan(&mamba::Inputs { x, dt, b, c, a, d }, job);
             }
             Self::Mamba2 { x, dt, b, c, a, d, groups, state_size } => {
-                let head = columns.start / columns.len();
+                let head = job.columns.start / job.columns.len();
                 let group = head / (a.len() / groups) * state_size;
                 let inputs = mamba::Head {
                     x,
@@ -254,18 +259,16 @@ impl Recurrence<'_, View<'_>> {
                     head,
                     group: group..group + state_size,
                 };
-                mamba::scan_head(&inputs, columns, tokens, state, y, watch);
+                mamba::scan_head(&inputs, job);
             }
-            Self::Wkv4 { k, v, decay, first } => {
-                wkv::scan4(k, v, decay, first, tokens, state, y, watch)
-            }
+            Self::Wkv4 { k, v, decay, first } => wkv::scan4(k, v, decay, first, job),
             Self::Wkv6 { r, w, k, v, first, .. } => {
                 let inputs = wkv::Inputs { r, w, k, v };
-                wkv::scan6(&inputs, &first[columns.clone()], columns, tokens, state, y, watch);
+                wkv::scan6(&inputs, &first[job.columns.clone()], job);
             }
             Self::Wkv7 { r, w, k, v, kk, b, .. } => {
                 let inputs = wkv::Inputs { r, w, k, v };
-                wkv::scan7(&inputs, kk, b, columns, tokens, state, y, watch);
+                wkv::scan7(&inputs, kk, b, job);
             }
         }
     }
@@ -295,7 +298,13 @@ impl Recurrence<'_, View<'_>> {
                     columns: piece.state.clone(),
                     kept: Vec::new(),
                 };
-                self.run(piece.output.clone(), row.tokens.clone(), &mut state, &mut y, &mut watch);
+                self.run(Job {
+                    columns: piece.output.clone(),
+                    tokens: row.tokens.clone(),
+                    state: &mut state,
+                    y: &mut y,
+                    watch: &mut watch,
+                });
                 (y, watch.kept)
             })
             .collect();

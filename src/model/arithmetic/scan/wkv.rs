@@ -1,11 +1,9 @@
 //! The recurrences of RWKV: the exponential average of version 4, the matrix states of 6 and 7.
 
-use std::ops::Range;
-
 use multiversion::multiversion;
 
 use super::super::kernels::exp;
-use super::{View, Watch};
+use super::{Job, View};
 
 /// The exponent of a sum of nothing.
 pub const EMPTY_EXPONENT: f32 = -1e38;
@@ -14,17 +12,8 @@ pub const EMPTY_EXPONENT: f32 = -1e38;
 /// both scaled by `exp(-m)`, `m` the largest exponent so far. `state` is `[channels, 2]` and then
 /// `m`, `[channels]`; `y` `[tokens, channels]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-#[allow(clippy::too_many_arguments)] // a kernel: its inputs, what it changes and who watches
-pub fn scan4(
-    k: View,
-    v: View,
-    decay: &[f32],
-    first: &[f32],
-    tokens: Range<usize>,
-    state: &mut [f32],
-    y: &mut [f32],
-    watch: &mut Watch,
-) {
+pub fn scan4(k: View, v: View, decay: &[f32], first: &[f32], job: Job) {
+    let Job { tokens, state, y, watch, .. } = job;
     let width = k.width;
     for (token, y) in tokens.zip(y.chunks_exact_mut(width)) {
         let (sums, largest) = state.split_at_mut(2 * width);
@@ -58,15 +47,8 @@ pub struct Inputs<'a> {
 /// One head of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel. `state` is `[key,
 /// value]`, `y` `[tokens, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn scan6(
-    inputs: &Inputs,
-    first: &[f32],
-    head: Range<usize>,
-    tokens: Range<usize>,
-    state: &mut [f32],
-    y: &mut [f32],
-    watch: &mut Watch,
-) {
+pub fn scan6(inputs: &Inputs, first: &[f32], job: Job) {
+    let Job { columns: head, tokens, state, y, watch } = job;
     let dim = head.len();
     for (token, y) in tokens.zip(y.chunks_exact_mut(dim)) {
         let [r, w, k, v] = [inputs.r, inputs.w, inputs.k, inputs.v]
@@ -88,17 +70,8 @@ pub fn scan6(
 /// One head of RWKV-7: `S = S diag(w) - (S kk) b + v k`, `o = S r`; here `[key, value]`, so that
 /// every sum runs over rows. `y` is `[tokens, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-#[allow(clippy::too_many_arguments)]
-pub fn scan7(
-    inputs: &Inputs,
-    kk: View,
-    b: View,
-    head: Range<usize>,
-    tokens: Range<usize>,
-    state: &mut [f32],
-    y: &mut [f32],
-    watch: &mut Watch,
-) {
+pub fn scan7(inputs: &Inputs, kk: View, b: View, job: Job) {
+    let Job { columns: head, tokens, state, y, watch } = job;
     let dim = head.len();
     let mut removed = vec![0f32; dim];
     for (token, y) in tokens.zip(y.chunks_exact_mut(dim)) {
