@@ -9,7 +9,8 @@ use glitch::model::hooks::Site;
 use glitch::model::{Forward, Model};
 use glitch::sweep::{LesionSweep, Target};
 
-use super::parity::{fixtures, load};
+use super::cut_out::load_changed;
+use super::parity::load;
 
 const FAMILIES: [&str; 4] = ["mixtral", "olmoe", "qwen2-moe", "qwen3-moe"];
 
@@ -97,20 +98,11 @@ fn zeroing_an_expert_is_zeroing_its_weights() {
     for (name, experts, down) in names {
         let model = load(name);
         let expert = used(&model)[0];
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(fixtures().join(name).join("config.json"), dir.path().join("config.json"))
-            .unwrap();
-        let device = candle_core::Device::Cpu;
-        let mut tensors = candle_core::safetensors::load(
-            fixtures().join(name).join("model.safetensors"),
-            &device,
-        )
-        .unwrap();
-        let weight = format!("model.layers.0.{experts}.{expert}.{down}.weight");
-        let zeros = tensors[&weight].zeros_like().unwrap();
-        assert!(tensors.insert(weight, zeros).is_some());
-        candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
-        let cut = Model::load(dir.path().to_str().unwrap()).unwrap();
+        let cut = load_changed(name, |tensors| {
+            let weight = format!("model.layers.0.{experts}.{expert}.{down}.weight");
+            let zeros = tensors[&weight].zeros_like().unwrap();
+            tensors.insert(weight, zeros);
+        });
         let edit = Edit::lesion(Component::Expert { layer: 0, expert }, Action::Zero);
         let lesioned = ModelEvaluator::new(&model)
             .observe_alone(&Request::new(trial().with_edits(vec![edit])))

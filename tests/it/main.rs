@@ -2,6 +2,7 @@
 
 mod cli;
 mod corpus;
+mod cut_out;
 mod edits;
 mod experts;
 mod gradient;

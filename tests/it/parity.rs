@@ -288,8 +288,9 @@ fn caches_and_restarts_change_nothing() {
             Row { prefix: prefix(cut), ids: half.clone(), restart: None },
             Row { prefix: split, ids: half.clone(), restart: None },
         ];
-        for entry in
-            [(0, true), (1, false), (1, true)].into_iter().filter(|(_, mid)| !mid || between)
+        for entry in [Entry::MidLayer(0), Entry::Layer(1), Entry::MidLayer(1)]
+            .into_iter()
+            .filter(|entry| between || matches!(entry, Entry::Layer(_)))
         {
             batch.push(Row { prefix: vec![], ids: row.clone(), restart: restart(entry, 0) });
             batch.push(Row {

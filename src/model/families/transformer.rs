@@ -31,10 +31,14 @@ pub(super) struct Transformer {
     pub mlp_ratio: Option<usize>,
     pub window: Window,
     /// Reads the mixture of experts, given the number of layers.
-    pub experts: Option<fn(&Fields, usize) -> Result<Option<Experts>>>,
+    pub experts: Option<ReadExperts>,
     /// Reads the widths of latent attention.
     pub latent: Option<fn(&Fields) -> Result<Latent>>,
 }
+
+/// Reads the mixture of experts of a configuration, given the number of layers; `None` if it has
+/// none.
+pub(super) type ReadExperts = fn(&Fields, usize) -> Result<Option<Experts>>;
 
 /// Llama's constants, from which other families differ.
 pub(super) const LLAMA: Transformer = Transformer {

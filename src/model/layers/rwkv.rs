@@ -112,8 +112,8 @@ impl TimeMix {
             let bias =
                 if bias.is_empty() { None } else { Some(loader.vector(&name(bias), width)?) };
             Ok(LowRank {
-                down: loader.from_in_out(&name(down), rank, d, None)?,
-                up: loader.from_in_out(&name(up), width, rank, bias)?,
+                down: loader.in_out(&name(down), rank, d, None)?,
+                up: loader.in_out(&name(up), width, rank, bias)?,
             })
         };
         let group_norm = |loader: &mut Loader| -> Result<GroupNorm> {
@@ -159,7 +159,7 @@ impl TimeMix {
                     .map_err(|_| Error::request("token shift without a rank"))?;
                 Version::V6(Box::new(V6 {
                     mix: loader.vector(&name("time_maa_x"), d)?,
-                    mix_down: loader.from_in_out(&name("time_maa_w1"), 5 * rank, d, None)?,
+                    mix_down: loader.in_out(&name("time_maa_w1"), 5 * rank, d, None)?,
                     mix_up,
                     decay: low_rank(loader, "time_decay", "time_decay_w1", "time_decay_w2")?,
                     first: loader

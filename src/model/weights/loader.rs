@@ -93,7 +93,7 @@ impl Loader<'_> {
     }
 
     /// A matrix that is kept as `[in, out]`.
-    pub fn from_in_out(
+    pub fn in_out(
         &mut self,
         name: &str,
         out: usize,
