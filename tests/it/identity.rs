@@ -56,7 +56,7 @@ fn entries(families: &mut BTreeSet<String>) -> Vec<String> {
         let base = file.file_name().unwrap().to_str().unwrap();
         if base.starts_with("config.") && base.ends_with(".json") && base != "config.json" {
             let text = std::fs::read_to_string(&file).unwrap();
-            push(name(&file), "", &Config::from_json(base, &text).unwrap());
+            push(name(&file), "-", &Config::from_json(base, &text).unwrap());
         }
     }
     entries
