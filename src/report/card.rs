@@ -87,7 +87,7 @@ fn prompts(out: &mut String, case: &Case) {
     };
     row("before", shown(&before, "del"));
     if !case.edits.iter().any(Edit::is_token_edit) {
-        row("after", "<i>the same: the edits are inside the model</i>".into());
+        row("after", "<i>unchanged: the edits are inside the model</i>".into());
     } else {
         row("after", shown(&after, "ins"));
     }
@@ -109,8 +109,7 @@ fn prompts(out: &mut String, case: &Case) {
             let _ = write!(out, "<li>and {} more</li>", case.edits.len() - MOST_EDITS);
         }
         out.push_str(
-            "</ul><p class=\"soft\">Positions count the tokens of the prompt before the \
-            edits, from 0.</p>",
+            "</ul><p class=\"soft\">Positions count the tokens of the unedited prompt, from 0.</p>",
         );
     }
 }
@@ -184,7 +183,7 @@ fn score(out: &mut String, case: &Case) {
 }
 
 fn implicated(out: &mut String, implication: &Implication) {
-    out.push_str("<h3>What carries it</h3>");
+    out.push_str("<h3>Localization</h3>");
     if implication.set.is_empty() {
         out.push_str("<p>No component stands out.</p>");
     } else {
@@ -200,17 +199,22 @@ fn implicated(out: &mut String, implication: &Implication) {
     }
     let map = |label, value| svg::heat_map(label, &implication.effects, value, &implication.set);
     out.push_str("<div class=\"pair\">");
-    if let Some(svg) = map("share of the glitch removed by each head and MLP", |e| e.necessity) {
+    if let Some(svg) =
+        map("share of the effect removed by patching each head and MLP", |e| e.necessity)
+    {
         let _ = write!(
             out,
-            "<figure><figcaption>Removed when this part alone is set \
-            right</figcaption>{svg}</figure>"
+            "<figure><figcaption>Removed by patching in this component's clean \
+            output</figcaption>{svg}</figure>"
         );
     }
-    if let Some(svg) = map("share of the glitch made by each head and MLP", |e| e.sufficiency) {
+    if let Some(svg) =
+        map("share of the effect reproduced by patching each head and MLP", |e| e.sufficiency)
+    {
         let _ = write!(
             out,
-            "<figure><figcaption>Made when this part alone goes wrong</figcaption>{svg}</figure>"
+            "<figure><figcaption>Reproduced by patching in its corrupted \
+            output</figcaption>{svg}</figure>"
         );
     }
     out.push_str("</div>");
@@ -228,7 +232,7 @@ fn implicated(out: &mut String, implication: &Implication) {
         .take(8)
         .map(|e| (e.component.to_string(), e.necessity, e.sufficiency))
         .collect();
-    effects_table(out, "finer parts, strongest", rows);
+    effects_table(out, "strongest smaller components", rows);
     let mut places: Vec<_> = implication.positions.iter().collect();
     places.sort_by(|a, b| (b.necessity + b.sufficiency).total_cmp(&(a.necessity + a.sufficiency)));
     let place =
@@ -281,27 +285,26 @@ fn provenance(out: &mut String, case: &Case) {
                 count(m.elements_after as u64),
                 plural(m.calls, "trial"),
                 if m.one_minimal {
-                    "1-minimal: each remaining element was taken out alone, and without it the \
-                    glitch is gone."
+                    "1-minimal: removing any single remaining element makes the glitch disappear."
                 } else {
-                    "not shown to be 1-minimal: the budget ended before each remaining element was \
-                    tried."
+                    "not shown to be 1-minimal: the budget ran out before every remaining element \
+                    was tried."
                 }
             );
         }
         None => out.push_str("Not minimized."),
     }
     if let Some(implication) = &case.implication {
-        let _ = write!(out, " Explained in {}.", plural(implication.calls, "trial"));
+        let _ = write!(out, " Localized in {}.", plural(implication.calls, "trial"));
     }
     if case.expectation == Expectation::Gone {
-        out.push_str(" It is mended and expected to stay away.");
+        out.push_str(" Fixed; replay should no longer reproduce it.");
     }
     out.push_str("</p>");
     if let Some(path) = words::path(case) {
         let _ = write!(
             out,
-            "<p>Run it again, from the folder of this report:</p><pre><code>glitch replay \
+            "<p>To replay it, from the folder of this report:</p><pre><code>glitch replay \
             {}</code></pre>",
             text::html(&path)
         );

@@ -7,7 +7,7 @@ use super::html::head;
 use crate::compare::{Comparison, Estimate, HARMFUL, ModelFigures, Share, Spread};
 use crate::text;
 
-/// One row: a name, what it means, and a cell a model.
+/// One row: a name, its meaning, and one cell per model.
 struct Row {
     name: String,
     meaning: String,
@@ -56,7 +56,7 @@ fn rows(all: &Comparison) -> Vec<Row> {
     let mut rows = vec![
         row("family", "", &|m| m.model_type.clone()),
         row("parameters", "tied embeddings counted once", &|m| count(m.parameters as u64)),
-        row("loss", "on the reference text, nats a token", &|m| number(m.loss)),
+        row("loss", "on the reference text, nats per token", &|m| number(m.loss)),
         row("findings", "confirmed and minimized, per 1,000 evaluations", &|m| {
             estimate(&m.all_findings)
         }),
@@ -71,39 +71,47 @@ fn rows(all: &Comparison) -> Vec<Row> {
             &|m| m.findings.get(kind).map_or_else(none, estimate),
         ));
     }
-    rows.push(row("controls flagged", "by the thresholds that findings pass", &|m| {
-        share(&m.controls_flagged)
-    }));
-    rows.push(row("glitch tokens", "cannot be repeated, of those tested", &|m| {
+    rows.push(row(
+        "controls flagged",
+        "ordinary controls that exceed the thresholds of \
+        findings",
+        &|m| share(&m.controls_flagged),
+    ));
+    rows.push(row("glitch tokens", "tested tokens that the model cannot repeat", &|m| {
         m.glitch_tokens.as_ref().map_or_else(none, share)
     }));
-    rows.push(row("components for 80%", "of a case's effect, strongest first", &|m| {
-        of_cases(&m.concentration)
-    }));
+    rows.push(row(
+        "components for 80%",
+        "the strongest components that together remove 80% of a \
+        case's effect",
+        &|m| of_cases(&m.concentration),
+    ));
     rows.push(row("diffuse cases", "need more components than were tried together", &|m| {
         share(&m.diffuse)
     }));
     rows.push(row(
         "emergence",
-        "of what a case's components do, the part they do only together",
+        "share of a case's joint effect that its components do not have alone",
         &|m| of_cases(&m.emergence),
     ));
-    rows.push(row("through routing", "of a case's effect", &|m| {
+    rows.push(row("through routing", "share of a case's effect", &|m| {
         m.routing.as_ref().map_or_else(none, of_cases)
     }));
     rows.push(row(
         "interaction",
-        "of two blocks removed together, in units of the larger effect alone",
+        "of two blocks zeroed together, relative to the larger single effect",
         &|m| spread(&m.interaction, "pairs"),
     ));
-    rows.push(row("redundant pairs", "of blocks: together worse than the sum", &|m| {
-        share(&m.redundant)
-    }));
+    rows.push(row(
+        "redundant pairs",
+        "pairs of blocks that are worse together than the sum",
+        &|m| share(&m.redundant),
+    ));
     let mut kinds: Vec<&String> = all.models.iter().flat_map(|m| m.harmful.keys()).collect();
     kinds.sort_unstable();
     kinds.dedup();
     for kind in kinds {
-        let meaning = format!("single lesions that raise the loss by {HARMFUL} nats a token");
+        let meaning = format!("single lesions that raise the loss by {HARMFUL} nats per token");
         rows.push(row(&format!("harmful: {kind}"), &meaning, &|m| {
             m.harmful.get(kind).map_or_else(none, share)
         }));
@@ -118,9 +126,9 @@ pub fn page(all: &Comparison) -> String {
     let seeds = all.seeds.len();
     let _ = write!(
         out,
-        "<header><h1>The same campaign on {} models</h1><p class=\"soft\">{} evaluations a \
-        campaign · {seeds} seeds · ranges are 95% intervals: of means over seeds by Student's t, \
-        of shares by Wilson; of medians they are the quartiles</p></header>",
+        "<header><h1>The same campaign on {} models</h1><p class=\"soft\">{} evaluations per \
+        campaign · {seeds} seeds · ranges are 95% intervals (Student's t over \
+        seeds for means, Wilson for shares; quartiles for medians)</p></header>",
         all.models.len(),
         count(all.max_evals)
     );
@@ -158,7 +166,7 @@ pub fn page(all: &Comparison) -> String {
     out
 }
 
-/// The figures for a terminal: a block a model where the columns do not fit side by side.
+/// The figures for a terminal: one block per model where the columns do not fit side by side.
 pub fn terminal(all: &Comparison, columns: usize) -> String {
     let rows = rows(all);
     let names: Vec<String> = all.models.iter().map(|m| text::escape(&m.model.name)).collect();

@@ -26,7 +26,8 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
     out.push_str("<section><h2>Findings</h2>");
     if order.is_empty() {
         out.push_str(
-            "<p>No case was kept. The curves above show whether anything was found on the way.</p>",
+            "<p>No case was kept. The curves above show whether anything was found along the \
+            way.</p>",
         );
     } else {
         out.push_str(
@@ -70,7 +71,7 @@ fn header(out: &mut String, summary: &Summary, cases: usize) {
     let short: String = summary.model.fingerprint.chars().take(12).collect();
     let _ = write!(
         out,
-        "<header><h1>Glitches of <span class=\"name\">{}</span></h1><p class=\"soft\">fingerprint \
+        "<header><h1>Glitches in <span class=\"name\">{}</span></h1><p class=\"soft\">fingerprint \
         <code title=\"{}\">{}</code> · seed {} · batches of {} · stopped by {}",
         text::html(&summary.model.name),
         text::html(&summary.model.fingerprint),
@@ -210,27 +211,27 @@ fn table(out: &mut String, rest: &[&Case]) {
 
 /// What a newcomer needs in order to read the page.
 const WORDS: &[(&str, &str)] = &[
-    ("token", "The pieces of text that a model reads and writes; each has a number, its id."),
+    ("token", "A piece of text that a model reads or writes; each has a number, its id."),
     ("trial, evaluation", "One run of the model on one prompt with some edits."),
     (
         "edit",
-        "One change: of a token, of the numbers that stand for it (its embedding), or of a part of \
-        the model (a lesion).",
+        "One change: to a token, to its embedding, or to a component of the model (a lesion, also \
+        called ablation).",
     ),
     (
         "control",
-        "A trial of the same kind and size that is ordinary. What counts as a glitch is read off \
-        the controls, never off an absolute number.",
+        "An ordinary trial of the same kind and size. Whether a score counts as a glitch is \
+        decided by the controls, never by an absolute number.",
     ),
     (
         "score, threshold, margin",
-        "How badly the model misbehaves; what the controls say it takes to be called a glitch; the \
-        first less the second.",
+        "How badly the model misbehaves; what a score must exceed, given the controls, to count as \
+        a glitch; the difference of the two.",
     ),
     (
         "noise floor",
-        "How far a score moves when nothing changes but which trials share a batch. A margin below \
-        it means nothing.",
+        "How far a score moves when nothing changes but the other trials in the batch. A smaller \
+        margin means nothing.",
     ),
     (
         "p-value",
@@ -239,37 +240,45 @@ const WORDS: &[(&str, &str)] = &[
     ),
     (
         "bit",
-        "Of divergence: from 0 (the same predictions) to 1 (no overlap). Of improbability: each \
-        bit halves the chance.",
+        "For a divergence: from 0 (the same predictions) to 1 (no overlap). For a surprise: each \
+        bit halves the probability.",
     ),
     (
         "raw, confirmed, minimized",
-        "Seen inside a batch; seen again when run alone; reduced to the smallest edits that still \
-        show it.",
+        "Seen in a batch; seen again when run alone; reduced to the fewest edits that still show \
+        it.",
     ),
-    ("1-minimal", "No single remaining edit can be taken out without losing the glitch."),
+    ("1-minimal", "No single remaining edit can be removed without losing the glitch."),
     (
         "component",
         "A part of the model: L2.head3 is attention head 3 of layer 2, L2.mlp that layer's \
         feed-forward block, L2.neuron7 one unit of it, embed the embedding. Layers and heads count \
         from 0.",
     ),
-    ("necessity", "The share of the glitch that goes when the parts get their normal output back."),
-    ("sufficiency", "The share of the glitch that appears when only these parts misbehave."),
+    (
+        "necessity",
+        "The share of the effect that is removed when the components' clean outputs are patched \
+        into the corrupted run.",
+    ),
+    (
+        "sufficiency",
+        "The share of the effect that is reproduced when only their corrupted outputs are patched \
+        into the clean run.",
+    ),
     (
         "emergence",
-        "The share of the joint effect that the parts do not have one by one. Near 0: they add up. \
-        Near 1: only together. Negative: each does what the others do.",
+        "The share of the joint effect that the single effects do not account for. Near 0: they \
+        add up. Near 1: the effect exists only jointly. Negative: the components are redundant.",
     ),
     (
         "interaction",
-        "What two lesions do to the loss together, less what each does alone. Positive: each \
-        covers for the other. In nats: 0.69 of them halve a chance.",
+        "The effect of two lesions together on the loss, minus the effects of each alone. \
+        Positive: each compensates for the other. In nats: 0.69 nats halve a probability.",
     ),
     (
         "behaviour",
-        "A kind of output, by a coarse fingerprint; new ones are worth following up even when they \
-        are no glitch.",
+        "A kind of output, by a coarse fingerprint; the campaign explores new ones even when they \
+        are not glitches.",
     ),
 ];
 
@@ -352,14 +361,17 @@ mod tests {
         assert!(!page.contains("NaN") && !page.contains(":inf"));
     }
 
-    /// `GLITCH_REPORT_SAMPLE=FILE cargo test --lib report` writes the sample page, to look at.
+    /// The snapshot is the page itself: open it in a browser.
     #[test]
-    fn the_sample_is_the_same_each_time() {
+    fn the_page_of_the_sample_is_shown_as_it_is() {
         let (summary, cases) = sample::campaign();
         let made = page(&summary, &cases);
         assert_eq!(made, page(&summary, &cases));
-        if let Some(file) = std::env::var_os("GLITCH_REPORT_SAMPLE") {
-            std::fs::write(file, made).unwrap();
-        }
+        insta::assert_binary_snapshot!("sample.html", lines(&made).into_bytes());
+    }
+
+    /// A line per element, so that a change can be read.
+    fn lines(page: &str) -> String {
+        page.replace("><", ">\n<")
     }
 }

@@ -1,4 +1,4 @@
-//! What pairs of components do beyond the sum of the two: a matrix for each prompt.
+//! Interactions of pairs of components: one matrix per prompt.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -22,16 +22,16 @@ pub fn section(out: &mut String, tables: &[Interactions], cases: &[Case]) {
         return;
     }
     out.push_str(
-        "<section><h2>Interactions</h2><p>Each cell is a pair of components: the loss without \
-        both, less what each does alone (nats a token). ",
+        "<section><h2>Interactions</h2><p>Each cell is a pair of components: the effect of \
+        lesioning both on the loss, minus the effects of each alone (nats per token). ",
     );
     out.push_str(
-        "Orange: together worse than the sum, as when one covers for the other. Blue: together \
-        less than the sum, as when ",
+        "Orange: worse than the sum, as when each compensates for the other. Blue: less than the \
+        sum, as when ",
     );
     out.push_str(
-        "both are needed for one thing. On the diagonal: what each does alone. Outlined: \
-        both are in one finding.</p><div class=\"pair\">",
+        "both are needed for the same thing. Diagonal: the effect of each alone. Outlined: \
+        pairs that occur in one finding.</p><div class=\"pair\">",
     );
     for table in tables.iter().take(MOST_TABLES) {
         figure(out, table, &together(cases, &table.components));

@@ -22,25 +22,25 @@ pub fn section(out: &mut String, reading: &Reading) {
             (name, &contrast.carried)
         }))
         .collect();
-    out.push_str("<h3>Who reads it</h3>");
+    out.push_str("<h3>Attribution of the replaced tokens</h3>");
     if let Some(sentence) = words::read_by(reading) {
         let _ = write!(out, "<p>{}</p>", text::html(&sentence));
     }
     let lines: Vec<(&str, &[f64])> =
         rows.iter().map(|(name, carried)| (*name, &carried.handover[..])).collect();
-    let label = "share of the effect that still depends on the tokens' own places, by layer; \
+    let label = "share of the effect that still depends on the replaced positions, by layer; \
         solid: these tokens, dashed: others";
     let _ = write!(
         out,
-        "<div class=\"pair\"><figure><figcaption>Still in the tokens' own places, by layer \
-        (dashed: other tokens)</figcaption>{}</figure>",
+        "<div class=\"pair\"><figure><figcaption>Effect that still depends on the replaced \
+        positions, by layer (dashed: other tokens)</figcaption>{}</figure>",
         svg::by_layer(label, &lines)
     );
     out.push_str(
         "<div class=\"scroll\"><table><thead><tr><th>tokens</th><th \
         class=\"n\">loss</th><th class=\"n\">bits</th>",
     );
-    out.push_str("<th class=\"n\">set removes</th><th class=\"n\">readers remove</th>");
+    out.push_str("<th class=\"n\">set removes</th><th class=\"n\">heads remove</th>");
     for reader in reading.readers.iter().take(READERS) {
         let _ = write!(out, "<th class=\"n\">{reader}</th>");
     }

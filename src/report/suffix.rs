@@ -1,4 +1,4 @@
-//! The page of a search for a suffix: how the loss fell, and the cases.
+//! The page of a suffix search: the loss curve and the cases.
 
 use std::fmt::Write;
 
@@ -37,27 +37,27 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     let prompts = state.reached.iter().map(|reached| reached.prompts).max().unwrap_or(0);
     let of = format!("{} of {}", count(prompts as u64), count(search.prompts.len() as u64));
     let first = state.reached.iter().map(|reached| reached.step).min();
-    let note = first.map_or("greedily, by none of the suffixes tried".to_owned(), |step| {
-        format!("greedily, first in step {step}")
+    let note = first.map_or("by greedy decoding; no suffix reached it".to_owned(), |step| {
+        format!("by greedy decoding; first in step {step}")
     });
     tile(&of, "prompts reached", &note);
     if let Some(held) = search.held_out {
         let (low, high) = stats::wilson(held.reached, held.of, 1.96);
         let of = format!("{} of {}", count(held.reached), count(held.of));
-        tile(&of, "prompts left out reached", &format!("{} to {}", percent(low), percent(high)));
+        tile(&of, "held-out prompts reached", &format!("{} to {}", percent(low), percent(high)));
     }
     let before = state.trace.first().map_or_else(
         || "nothing measured".into(),
         |step| format!("{} after the first step", number(step.loss)),
     );
-    tile(&number(state.best.loss), "nats a token at best", &before);
+    tile(&number(state.best.loss), "nats per token at best", &before);
     let exact: usize = state.trace.iter().map(|step| step.exact).sum();
     let drawn: usize = state.trace.iter().map(|step| step.candidates).sum();
     tile(
         &count(drawn as u64),
         "candidates",
         &format!(
-            "in {}; with merges {} run to the end",
+            "in {}; {} of them (with merges) run to the last layer",
             plural(state.step as u64, "step"),
             count(exact as u64)
         ),
@@ -65,16 +65,16 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     if let Some(soft) = &state.soft {
         tile(
             &number(soft.best),
-            "nats a token of embeddings alone",
-            &format!("tokens stay {} behind", number(state.best.loss - soft.best)),
+            "nats per token with free embeddings",
+            &format!("tokens are {} worse", number(state.best.loss - soft.best)),
         );
     }
     if !state.reached.is_empty() {
         let survive = state.reached.iter().filter(|reached| reached.survives).count();
         tile(
             &percent(survive as f64 / state.reached.len() as f64),
-            "carried by text",
-            "of the suffixes that reach it: read again as the same tokens",
+            "round-trip",
+            "of the suffixes that reach the goal tokenize to the same ids again",
         );
     }
     out.push_str("</ul>");
@@ -84,13 +84,13 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     let (best, loss) = (losses(|step| step.best), losses(|step| step.loss));
     if !best.is_empty() {
         let plot = svg::by_step(
-            "loss after every step, nats a token",
-            &[("best so far", &best), ("of the step", &loss)],
+            "loss after every step, nats per token",
+            &[("best so far", &best), ("this step", &loss)],
         );
         let _ = write!(
             out,
-            "<section><h2>Search</h2><div class=\"pair\"><figure><figcaption>Loss, nats a token: \
-            <span class=\"key0\">— best so far</span>, <span class=\"key1\">- - of the \
+            "<section><h2>Search</h2><div class=\"pair\"><figure><figcaption>Loss, nats per token: \
+            <span class=\"key0\">— best so far</span>, <span class=\"key1\">- - this \
             step</span></figcaption>{plot}</figure></div></section>"
         );
     }
@@ -98,7 +98,7 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     if cases.is_empty() {
         out.push_str(
             "<p>No case was kept: no suffix reached the goal, or suffixes of ordinary \
-            tokens do as much.</p>",
+            tokens score as high.</p>",
         );
     }
     cases.iter().enumerate().for_each(|(i, found)| card(&mut out, found, i));
@@ -172,7 +172,7 @@ mod tests {
         assert!(
             page.contains("1 of 2")
                 && page.contains("first in step 2")
-                && page.contains("with merges 360 run to the end")
+                && page.contains("360 of them (with merges) run to the last layer")
         );
         assert!(page.contains("3 of 4") && page.contains("30% to 95%"));
         assert!(!page.contains("<script>x"));

@@ -126,7 +126,7 @@ pub fn curves(title: &str, lines: &[Line]) -> String {
     svg
 }
 
-/// Shares by layer, from nothing to all.
+/// Shares by layer, on an axis from 0 to 1.
 pub fn by_layer(label: &str, lines: &[(&str, &[f64])]) -> String {
     values(label, "layer", 0, 1.0, percent, lines)
 }
@@ -207,7 +207,7 @@ fn values(
     svg
 }
 
-/// Means and their intervals, a row each, from zero.
+/// Means and their intervals, one row each, on an axis from zero.
 pub fn intervals(label: &str, rows: &[(&str, &Estimate)]) -> String {
     let (left, right, pitch) = (118.0, WIDTH - 44.0, 24.0);
     let most =
@@ -252,7 +252,8 @@ pub fn intervals(label: &str, rows: &[(&str, &Estimate)]) -> String {
         );
         let _ = write!(
             svg,
-            r#"<circle class="score" cx="{mean:.1}" cy="{y:.1}" r="4.5"><title>{}</title></circle>"#,
+            "<circle class=\"score\" cx=\"{mean:.1}\" cy=\"{y:.1}\" \
+            r=\"4.5\"><title>{}</title></circle>",
             text::html(&title)
         );
         let _ = write!(
@@ -267,7 +268,7 @@ pub fn intervals(label: &str, rows: &[(&str, &Estimate)]) -> String {
     svg
 }
 
-/// Where the controls lie, and where the score: dots in columns, or bars where there are many.
+/// The scores of the controls and of the trial: dots in columns, or bars where there are many.
 pub fn strip(controls: &[f64], score: f64, threshold: f64, unit: &str) -> String {
     const BINS: usize = 54;
     const MOST_DOTS: usize = 9;
@@ -281,7 +282,8 @@ pub fn strip(controls: &[f64], score: f64, threshold: f64, unit: &str) -> String
     }
     let most = bins.iter().copied().max().unwrap_or(0);
     let mut svg = format!(
-        r#"<svg viewBox="0 0 {WIDTH} 124" role="img" aria-label="{} controls, threshold {}, score {}">"#,
+        "<svg viewBox=\"0 0 {WIDTH} 124\" role=\"img\" aria-label=\"{} controls, threshold {}, \
+        score {}\">",
         controls.len(),
         number(threshold),
         number(score)
@@ -302,7 +304,8 @@ pub fn strip(controls: &[f64], score: f64, threshold: f64, unit: &str) -> String
             let height = (56.0 * held as f64 / most as f64).max(1.5);
             let _ = write!(
                 svg,
-                r#"<rect class="control" x="{:.1}" y="{:.1}" width="{:.1}" height="{height:.1}"><title>{held} controls</title></rect>"#,
+                "<rect class=\"control\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" \
+                height=\"{height:.1}\"><title>{held} controls</title></rect>",
                 at - pitch * 0.45,
                 base - height,
                 pitch * 0.9
@@ -354,7 +357,7 @@ fn in_unit(unit: &str) -> String {
     if unit.is_empty() { String::new() } else { format!(", in{unit}") }
 }
 
-/// Rows and columns beyond which a grid is no picture any more.
+/// Largest number of rows and columns that a grid is still legible with.
 const MOST_LAYERS: usize = 160;
 const MOST_HEADS: usize = 160;
 
@@ -481,7 +484,8 @@ pub fn heat_map(
         let opacity = if share.is_nan() { 1.0 } else { share.min(1.0) };
         let _ = write!(
             svg,
-            r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{w:.1}" height="{h:.1}" opacity="{opacity:.2}"><title>{component}: {}</title></rect>"#,
+            "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{w:.1}\" height=\"{h:.1}\" \
+            opacity=\"{opacity:.2}\"><title>{component}: {}</title></rect>",
             percent(effect)
         );
     }
@@ -500,7 +504,8 @@ pub fn heat_map(
             let opacity = f64::from(step.abs()) / 4.0;
             let _ = write!(
                 svg,
-                r#"<rect class="{class}" x="{x:.1}" y="{scale_y:.1}" width="15" height="9" opacity="{opacity:.2}"/>"#
+                "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{scale_y:.1}\" width=\"15\" height=\"9\" \
+                opacity=\"{opacity:.2}\"/>"
             );
         }
         x += 16.0;
@@ -508,7 +513,9 @@ pub fn heat_map(
     let from = if negative { percent(-most) } else { "0".into() };
     let _ = write!(
         svg,
-        r#"<text x="{:.1}" y="{:.1}" class="start">{from} to {}</text><rect class="member" x="{:.1}" y="{scale_y:.1}" width="12" height="9"/><text x="{:.1}" y="{:.1}" class="start">in the set</text></svg>"#,
+        "<text x=\"{:.1}\" y=\"{:.1}\" class=\"start\">{from} to {}</text><rect class=\"member\" \
+        x=\"{:.1}\" y=\"{scale_y:.1}\" width=\"12\" height=\"9\"/><text x=\"{:.1}\" y=\"{:.1}\" \
+        class=\"start\">in the set</text></svg>",
         x + 4.0,
         scale_y + 9.0,
         percent(most),
@@ -581,7 +588,8 @@ pub fn matrix(
         let side = (size - 1.0).max(0.5);
         let _ = write!(
             svg,
-            r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{side:.1}" height="{side:.1}" opacity="{opacity:.2}"><title>{}</title></rect>"#,
+            "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{side:.1}\" \
+            height=\"{side:.1}\" opacity=\"{opacity:.2}\"><title>{}</title></rect>",
             text::html(title)
         );
     }
@@ -602,7 +610,8 @@ pub fn matrix(
             let opacity = (f64::from(step.abs()) / 4.0).sqrt();
             let _ = write!(
                 svg,
-                r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="15" height="9" opacity="{opacity:.2}"/>"#
+                "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"15\" height=\"9\" \
+                opacity=\"{opacity:.2}\"/>"
             );
         }
         x += 16.0;

@@ -194,21 +194,9 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_told_in_words() {
+    fn the_summary_is_shown_as_it_is() {
         let (summary, cases) = sample::campaign();
-        let shown = terminal(&summary, &cases, 2000);
-        for sentence in [
-            "Replacing ` king` by ` Guid` changes the next-token distribution by 0.92 bits (1 is \
-            no overlap at all).",
-            "ordinary tokens in the same place score at most 0.31 bits (60 tried).",
-            "Carried by L2.mlp and L3.head1: patching them back removes 88%.",
-            "The replaced tokens are read by L2.head2 and L1.head2: with what L2.head2 alone puts \
-            out behind them set right, 55% of what they do goes, of what random tokens do there \
-            13%, of what a suffix that fails does 48%. Other positions read them in layer 1.",
-            "glitch replay cases/00000000000000a1.json",
-        ] {
-            assert!(shown.contains(sentence), "{sentence}\n{shown}");
-        }
-        println!("{}", terminal(&summary, &cases, 80)); // `--nocapture`, to look at
+        insta::assert_snapshot!("summary_80_columns", terminal(&summary, &cases, 80));
+        insta::assert_snapshot!("summary_no_cases", terminal(&summary, &[], 80));
     }
 }

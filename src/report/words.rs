@@ -73,14 +73,14 @@ pub fn controls(case: &Case) -> Option<String> {
     let who = if kind(Edit::is_token_edit) {
         "ordinary tokens in the same place"
     } else if kind(|e| matches!(e, Edit::Lesion { .. })) {
-        "the same done to other components of the same kind"
+        "the same lesions of other components of the same kind"
     } else if kind(|e| matches!(e, Edit::Embedding { .. })) {
-        "matched ordinary changes of the same embedding"
+        "ordinary changes of the same embedding"
     } else {
         "matched ordinary trials"
     };
     Some(format!(
-        "Against that, {who} score at most {}{} ({} tried).",
+        "By comparison, {who} score at most {}{} ({} controls).",
         number(most),
         unit(verdict.oracle),
         verdict.controls.len()
@@ -93,9 +93,9 @@ pub fn carried(implication: &Implication) -> Option<String> {
         return None;
     }
     let names: Vec<String> = implication.set.iter().map(ToString::to_string).collect();
-    let it = if names.len() == 1 { "it" } else { "them" };
+    let their = if names.len() == 1 { "its" } else { "their" };
     Some(format!(
-        "Carried by {}: patching {it} back removes {}.",
+        "Localized to {}: patching in {their} clean output removes {} of the effect.",
         list(&names, 6),
         percent(implication.necessity)
     ))
@@ -119,20 +119,27 @@ pub fn read_by(reading: &Reading) -> Option<String> {
             }
         })
     };
-    let random = of(ContrastKind::Random)
-        .map(|s| format!(", of what random tokens do there {s}"))
-        .unwrap_or_default();
-    let fails = of(ContrastKind::Fails)
-        .map(|s| format!(", of what a suffix that fails does {s}"))
-        .unwrap_or_default();
-    let handed = match reading.carried.handed_over() {
-        Some((from, to)) if from == to => format!(" Other positions read them in layer {from}."),
-        Some((from, to)) => format!(" Other positions read them in layers {from} to {to}."),
+    let others: Vec<String> =
+        [("random tokens", ContrastKind::Random), ("tokens that fail", ContrastKind::Fails)]
+            .into_iter()
+            .filter_map(|(name, kind)| Some(format!("{name}: {}", of(kind)?)))
+            .collect();
+    let others =
+        if others.is_empty() { String::new() } else { format!(" ({})", others.join("; ")) };
+    let moved = match reading.carried.handed_over() {
+        Some((from, to)) if from == to => {
+            format!(" The effect moves to other positions in layer {from}.")
+        }
+        Some((from, to)) => {
+            format!(" The effect moves to other positions in layers {from} to {to}.")
+        }
         None => String::new(),
     };
+    let attend = if readers.len() == 1 { "attends" } else { "attend" };
     Some(format!(
-        "The replaced tokens are read by {}: with what {first} alone puts out behind them set \
-        right, {} of what they do goes{random}{fails}.{handed}",
+        "{} {attend} to the replaced tokens: patching {first} alone at later positions removes {} \
+        of \
+        their effect{others}.{moved}",
         list(&readers, 4),
         percent(own)
     ))
@@ -145,8 +152,8 @@ pub fn necessity_and_sufficiency(implication: &Implication) -> String {
         .map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c)))
         .unwrap_or_default();
     format!(
-        "Giving the set its undisturbed output in the glitched run removes {} of the \
-        glitch{random}. Giving it the glitched output in an undisturbed run makes {} of it.",
+        "Patching the set's clean output into the corrupted run removes {} of the effect{random}. \
+        Patching its corrupted output into the clean run reproduces {} of it.",
         percent(implication.necessity),
         percent(implication.sufficiency)
     )
@@ -156,29 +163,36 @@ pub fn necessity_and_sufficiency(implication: &Implication) -> String {
 pub fn routing(implication: &Implication) -> Option<String> {
     let share = percent(implication.routing?.clamp(0.0, 1.0));
     Some(format!(
-        "With every token routed as without the edits, {share} of the glitch is gone: so much of \
-        it acts through routing."
+        "Routing every token as in the clean run removes {share} of the effect: that much of it \
+        acts through routing."
     ))
 }
 
 /// Whether the parts add up.
 pub fn emergence(implication: &Implication) -> String {
     match implication.emergence {
-        None if implication.set.len() <= 1 => "One component: there is nothing to add up.".into(),
-        None => "Alone, the set makes next to none of the glitch, so its parts cannot be added up."
+        None if implication.set.len() <= 1 => "A single component: there is nothing to add \
+            up."
+        .into(),
+        None => "In the clean run the set reproduces almost none of the effect, so emergence is \
+            undefined."
             .into(),
-        Some(e) if !e.is_finite() => "It could not be measured whether the parts add up.".into(),
+        Some(e) if !e.is_finite() => "Emergence could not be measured.".into(),
         Some(e) if e > 0.25 => format!(
-            "The parts do not add up to the whole: {} of what the set does, it does only when all \
-            its members act together (emergence).",
+            "The parts do not add up to the whole: {} of the effect appears only when all members \
+            act together (emergence).",
             percent(e.min(1.0))
         ),
         Some(e) if e < -0.25 => format!(
-            "The members are redundant: their single effects add up to more than they do together \
+            "The members are redundant: their single effects sum to more than their joint effect \
             (emergence {}).",
             number(e)
         ),
-        Some(e) => format!("The parts about add up to the whole (emergence {}).", number(e)),
+        Some(e) => format!(
+            "The single effects roughly add up to the joint effect (emergence \
+            {}).",
+            number(e)
+        ),
     }
 }
 
