@@ -22,7 +22,8 @@ pub trait Oracle: Sync {
     fn meaning(&self) -> &'static str;
 
     /// One sentence on what happened in a case with this score. `cause` is its subject
-    /// ("Replacing ` king` by ` Guid`").
+    /// ("Replacing ` king` by ` Guid`"), or the token ("the token ` Guid` (id 4091)") for an oracle
+    /// that [`edits_one_token`](Oracle::edits_one_token).
     fn sentence(&self, cause: &str, score: f64) -> String;
 
     /// The same in a few words, for the title of a case: "raises the loss by 2.10 nats a token".

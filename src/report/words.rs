@@ -59,10 +59,35 @@ pub fn doing(case: &Case) -> String {
     }
 }
 
+/// The one token that the edits put in, by its text where the case has it: "the token ` Guid` (id
+/// 4091)".
+fn token(case: &Case) -> String {
+    let mut ids = case.edits.iter().map(|edit| match edit {
+        Edit::Replace { id, .. } => Some(*id),
+        _ => None,
+    });
+    let Some(Some(id)) = ids.next() else { return "the token that it is shown".into() };
+    if ids.any(|other| other != Some(id)) {
+        return "the tokens that it is shown".into();
+    }
+    let (_, after) = diff::words(&case.comment.prompt, &case.comment.edited_prompt);
+    let mut changed = after.into_iter().filter(|span| span.changed).map(|span| span.text);
+    let text = names(case).get(&id).map(|text| (*text).to_owned()).or_else(|| {
+        let text = changed.next()?;
+        (text.chars().count() <= 40 && changed.all(|other| other == text)).then_some(text)
+    });
+    match text {
+        Some(text) => format!("the token `{text}` (id {id})"),
+        None => format!("the token with id {id}"),
+    }
+}
+
 /// What happens, one sentence: "Replacing ` king` by ` Guid` changes the next-token distribution by
 /// 0.92 bits."
 pub fn what(case: &Case) -> String {
-    case.verdict.oracle.oracle().sentence(&doing(case), case.verdict.score)
+    let oracle = case.verdict.oracle.oracle();
+    let cause = if oracle.edits_one_token() { token(case) } else { doing(case) };
+    oracle.sentence(&cause, case.verdict.score)
 }
 
 /// What the controls do under the same conditions; `None` without any.

@@ -30,11 +30,10 @@ impl Oracle for Echo {
         the right answer, in bits."
     }
 
-    fn sentence(&self, cause: &str, score: f64) -> String {
+    fn sentence(&self, token: &str, score: f64) -> String {
         let score = number(score);
         format!(
-            "{cause} gives the model a token it cannot repeat: the right answer comes as a \
-            surprise of {score} bits."
+            "The model cannot repeat {token}: the right answer comes as a surprise of {score} bits."
         )
     }
 
