@@ -1,39 +1,49 @@
 //! The library's error: one line each, naming the file and the field or component at fault.
+//!
+//! Parts of the line may come from a file and be megabytes long; they are cut here, where the line
+//! is made.
 
 use std::path::PathBuf;
 
-/// What can go wrong, by who can mend it; `cli::exit` maps each variant to an exit code.
+use crate::text::shorten;
+
+/// An error, by who can fix it; `cli::exit` maps each variant to an exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A model file (weights, configuration, tokenizer) cannot be used.
-    #[error("model {path}: {field}: {message}")]
+    #[error("model {}: {}: {}", shorten(.path), shorten(.field), shorten(.message))]
     Model { path: String, field: String, message: String },
 
     /// A case, campaign or corpus file cannot be used.
-    #[error("{path}: {field}: {message}")]
+    #[error("{}: {}: {}", name(.path), shorten(.field), shorten(.message))]
     File { path: PathBuf, field: String, message: String },
 
-    /// What was asked makes no sense for this model or these inputs (a head that does not exist, an
-    /// id beyond the vocabulary).
-    #[error("{0}")]
+    /// A request that makes no sense for this model or these inputs (a head that does not exist,
+    /// an id beyond the vocabulary).
+    #[error("{}", shorten(.0))]
     Request(String),
+
+    /// A broken invariant: a bug in this program, whatever the input was.
+    #[error("internal error: {}; this is a bug in glitch, please report it", shorten(.0))]
+    Internal(String),
 
     /// A case was made on another model.
     #[error(
-        "{path}: fingerprint: made on model {expected}, this is {got} (pass --model to replay on \
-        it anyway)"
+        "{}: fingerprint: made on model {}, this is {} (pass --model to replay on it anyway)",
+        shorten(.path), shorten(.expected), shorten(.got)
     )]
     Fingerprint { path: String, expected: String, got: String },
 
     /// Reading or writing failed.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", name(.path))]
     Io { path: PathBuf, source: std::io::Error },
 
     /// The tensor library refused an operation: a bug or a lack of memory, not a bad input.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
 
-    /// The run was interrupted (Ctrl-C) after everything found so far was written.
+    /// The run was interrupted (Ctrl-C, SIGTERM or SIGHUP) after everything found so far was
+    /// written.
     #[error("interrupted; everything found so far is saved")]
     Interrupted,
 }
@@ -63,5 +73,35 @@ impl Error {
 
     pub fn request(message: impl ToString) -> Self {
         Self::Request(message.to_string())
+    }
+
+    /// A broken invariant; `message` says which.
+    pub fn internal(message: impl ToString) -> Self {
+        Self::Internal(message.to_string())
+    }
+}
+
+fn name(path: &std::path::Path) -> String {
+    shorten(&path.display().to_string()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeats_no_value_at_full_length() {
+        let long = "x".repeat(1 << 20);
+        let errors = [
+            Error::model(&long, &long, &long),
+            Error::file(&long, &long, &long),
+            Error::request(&long),
+            Error::internal(&long),
+            Error::io(&long, std::io::Error::other("full")),
+            Error::Fingerprint { path: long.clone(), expected: long.clone(), got: long.clone() },
+        ];
+        for error in errors {
+            assert!(error.to_string().len() < 2000, "{}", error.to_string().len());
+        }
     }
 }

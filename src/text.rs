@@ -5,6 +5,9 @@
 //! be seen is written out (`\n`, `\x1b`, `\u{202e}`), what can be seen stays. Every text that
 //! reaches a terminal or a page goes through here ([`escape`], [`fit`], [`html`]).
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
 use unicode_width::UnicodeWidthChar;
 
 /// How many combining marks may sit on one character; more is a tower that runs into other lines.
@@ -57,6 +60,39 @@ pub fn fit(text: &str, columns: usize) -> String {
         out.push(c);
     }
     out.push('…');
+    out
+}
+
+/// Most characters of a part of an error message.
+const MAX_PART: usize = 400;
+
+/// Returns `text`, with its middle cut out where it is longer than an error message should repeat.
+pub fn shorten(text: &str) -> Cow<'_, str> {
+    let count = text.chars().count();
+    if count <= MAX_PART {
+        return Cow::Borrowed(text);
+    }
+    // The end of a path says more than its middle.
+    let (head, tail) = (MAX_PART - MAX_PART / 4, MAX_PART / 4);
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(count - tail).collect();
+    Cow::Owned(format!("{start}… ({} characters) …{end}", count - head - tail))
+}
+
+/// Escapes, in JSON text, the characters that a terminal would obey or that reorder a line. Such
+/// characters stand in strings alone, where `\u` means the same; the value does not change.
+pub fn escape_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Line ends and spaces between the values of pretty JSON are its own.
+        if c.is_ascii() && c != '\x7f' || !matches!(class(c), Class::Invisible) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
     out
 }
 
@@ -130,7 +166,6 @@ fn is_ignorable(c: char) -> bool {
 }
 
 fn push_escape(out: &mut String, c: char) {
-    use std::fmt::Write;
     let _ = match c {
         '\n' => write!(out, "\\n"),
         '\t' => write!(out, "\\t"),
@@ -235,6 +270,29 @@ mod tests {
             "&lt;script&gt;alert(1)&lt;/script&gt;",
         );
         check("\" onload='x' &amp;", "\" onload='x' &amp;", "&quot; onload=&#39;x&#39; &amp;amp;");
+    }
+
+    #[test]
+    fn json_has_no_raw_controls_and_the_same_value() {
+        let text = "\u{9b}31m \u{202e}x\u{200b}\u{e0041} \u{7f}\u{1b} 日本 \u{2028}\u{a0}\"\\";
+        let json = serde_json::to_string(&text).unwrap();
+        let escaped = escape_json(&json);
+        assert!(!escaped.chars().any(|c| c.is_control() || is_ignorable(c)), "{escaped}");
+        assert!(escaped.contains("\\u009b31m \\u202ex\\u200b\\udb40\\udc41 \\u007f"), "{escaped}");
+        assert!(escaped.contains("日本"));
+        assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), text);
+        let pretty = serde_json::to_string_pretty(&[1, 2]).unwrap();
+        assert_eq!(escape_json(&pretty), pretty);
+    }
+
+    #[test]
+    fn the_middle_of_a_long_value_is_cut() {
+        let short = "y".repeat(MAX_PART);
+        assert_eq!(shorten(&short), short);
+        let long = format!("/a{}/model.gguf", "日".repeat(1000));
+        let cut = shorten(&long);
+        assert!(cut.starts_with("/a日") && cut.ends_with("/model.gguf"), "{cut}");
+        assert!(cut.chars().count() < MAX_PART + 30 && cut.contains("characters"), "{cut}");
     }
 
     #[test]

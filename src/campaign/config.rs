@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
-use crate::mutate;
+use crate::model::Config;
+use crate::mutate::{self, Mutator};
 use crate::oracle::OracleKind;
 
 /// What a campaign does. Every field has a default, so a file says only what it changes.
@@ -26,7 +27,8 @@ pub struct CampaignConfig {
     /// Trials a round.
     pub batch_size: usize,
     pub controls_per_trial: usize,
-    pub oracles: Vec<OracleKind>,
+    /// The oracles that judge; without them, all that the selected mutators make trials for.
+    pub oracles: Option<Vec<OracleKind>>,
     /// Findings that are confirmed, minimized and implicated; the campaign goes on without after.
     pub max_findings: usize,
     /// Findings followed up after each round at most, so that one round cannot eat the budget.
@@ -57,7 +59,7 @@ impl Default for CampaignConfig {
                 .to_vec(),
             batch_size: 128,
             controls_per_trial: crate::oracle::judge::CONTROLS_PER_TRIAL,
-            oracles: OracleKind::ALL.to_vec(),
+            oracles: None,
             max_findings: 64,
             follow_ups_per_round: 1,
             minimize_calls: 400,
@@ -110,14 +112,54 @@ impl CampaignConfig {
         if self.generate_every == 0 {
             return Err(("generate_every", "0 is not within 1 to 18446744073709551615".into()));
         }
-        if self.oracles.is_empty() {
-            return Err(("oracles", "none given".into()));
-        }
-        if mutate::select(&self.mutate).map_err(|error| ("mutate", error.to_string()))?.is_empty() {
+        let mutators =
+            mutate::select(&self.mutate).map_err(|error| ("mutate", error.to_string()))?;
+        if mutators.is_empty() {
             return Err(("mutate", "none given".into()));
         }
-        Ok(())
+        let Some(oracles) = &self.oracles else { return Ok(()) };
+        if oracles.is_empty() {
+            return Err(("oracles", "none given".into()));
+        }
+        match oracles.iter().find(|kind| !feeds(&mutators, **kind)) {
+            Some(kind) => {
+                let groups = self.mutate.join(", ");
+                let reason = match kind {
+                    OracleKind::Target => {
+                        "no mutator makes trials with a target; `glitch suffix` does".to_owned()
+                    }
+                    _ => format!("no mutator of {groups} makes trials that it judges"),
+                };
+                Err(("oracles", format!("`{kind}` would score nothing: {reason}")))
+            }
+            None => Ok(()),
+        }
     }
+
+    /// Returns the oracles that judge on a model: those named, or all that a selected mutator makes
+    /// trials for and that apply to the model.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for an oracle that is named and would score nothing on this model.
+    pub fn oracles_on(&self, model: &Config) -> Result<Vec<OracleKind>> {
+        let mut mutators = mutate::select(&self.mutate)?;
+        mutators.retain(|mutator| mutator.applies(model));
+        let scores = |kind: &OracleKind| kind.applies(model) && feeds(&mutators, *kind);
+        let Some(named) = &self.oracles else {
+            return Ok(OracleKind::ALL.into_iter().filter(scores).collect());
+        };
+        match named.iter().find(|kind| !scores(kind)) {
+            Some(kind) => Err(Error::request(format!(
+                "oracles: `{kind}` would score nothing: the model has no part that it judges"
+            ))),
+            None => Ok(named.clone()),
+        }
+    }
+}
+
+/// Returns whether an oracle can judge the trials of any of these mutators.
+fn feeds(mutators: &[&'static dyn Mutator], kind: OracleKind) -> bool {
+    mutators.iter().any(|mutator| mutator.oracles().contains(&kind))
 }
 
 /// The key of the line that a byte of the file is in.
@@ -167,6 +209,10 @@ mod tests {
         check("mutate = [\"tokns\"]", "x.toml: mutate: no mutator `tokns`");
         check("oracles = [\"vibes\"]", "x.toml: oracles: ");
         check("seed = ", "x.toml: seed: ");
+        check("oracles = []", "x.toml: oracles: none given");
+        check("oracles = [\"target\"]", "x.toml: oracles: `target` would score nothing");
+        let lesions = "mutate = [\"lesions\"]\noracles = [\"divergence\", \"echo\"]";
+        check(lesions, "x.toml: oracles: `echo` would score nothing: no mutator of lesions");
     }
 
     #[test]

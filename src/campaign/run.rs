@@ -71,9 +71,7 @@ pub fn run(
 ) -> Result<Summary> {
     config.check().map_err(|(field, message)| Error::request(format!("{field}: {message}")))?;
     if subject.seeds.is_empty() {
-        return Err(Error::request(
-            "seeds: no prompt is long enough (2 tokens and a continuation)",
-        ));
+        return Err(Error::request(super::setup::NO_SEEDS));
     }
     let mut mutators = mutate::select(&config.mutate)?;
     mutators.retain(|mutator| mutator.applies(subject.config));
@@ -89,8 +87,8 @@ pub fn run(
         subject,
         control,
         kinds: {
-            let kinds: BTreeSet<OracleKind> = config.oracles.iter().copied().collect();
-            kinds.into_iter().filter(|kind| kind.applies(subject.config)).collect()
+            let kinds: BTreeSet<_> = config.oracles_on(subject.config)?.into_iter().collect();
+            kinds.into_iter().collect()
         },
         splices: subject.seeds.iter().map(|seed| seed.trial.base.clone()).collect(),
         queue: Queue::new(subject.seeds.iter().map(entry)),
@@ -232,7 +230,7 @@ impl<'a> Campaign<'a> {
 
         let mut candidates: Vec<(f64, OracleKind, usize)> = Vec::new();
         if observations.len() != requests.len() {
-            return Err(Error::request("the evaluator did not answer every request"));
+            return Err(Error::internal("the evaluator did not answer every request"));
         }
         for (index, (proposal, observation)) in proposals.iter().zip(&observations).enumerate() {
             let mutator = self.mutators[proposal.arm];

@@ -1,8 +1,7 @@
 //! The texts a campaign starts from.
 
-use std::path::Path;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::storage::{self, TextOrFile};
 
 const BUILT_IN: [(&str, &str); 4] = [
     ("addresses", include_str!("../../corpus/seeds/addresses.txt")),
@@ -14,37 +13,29 @@ const BUILT_IN: [(&str, &str); 4] = [
 /// Largest seed file read.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Named prompts: of each file a prompt a paragraph, anything that names no `.txt` file as it
-/// stands; the built-in ones when nothing is given.
+/// Returns named prompts: of a file one a paragraph, a text as it stands; the built-in ones if none
+/// are given.
+///
+/// # Errors
+/// [`crate::Error::File`] for a file that is missing, too large or not UTF-8.
 pub fn prompts(seeds: &[String]) -> Result<Vec<(String, String)>> {
     let mut prompts = Vec::new();
     if seeds.is_empty() {
         BUILT_IN.iter().for_each(|(name, text)| paragraphs(name, text, &mut prompts));
     }
     for (index, seed) in seeds.iter().enumerate() {
-        if !seed.ends_with(".txt") {
-            prompts.push((format!("inline-{}", index + 1), seed.clone()));
-            continue;
+        match TextOrFile::parse(seed, "seeds")? {
+            TextOrFile::Text(text) => prompts.push((format!("inline-{}", index + 1), text.into())),
+            TextOrFile::File(path) => {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                paragraphs(&name, &storage::read_text(path, MAX_BYTES)?, &mut prompts);
+            }
         }
-        let path = Path::new(seed);
-        let size = std::fs::metadata(path).map_err(|source| Error::io(path, source))?.len();
-        if size > MAX_BYTES {
-            return Err(Error::file(
-                path,
-                "size",
-                format!("{size} bytes; at most {MAX_BYTES} are read"),
-            ));
-        }
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        let name =
-            path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        paragraphs(&name, &text, &mut prompts);
     }
     Ok(prompts)
 }
 
 fn paragraphs(name: &str, text: &str, prompts: &mut Vec<(String, String)>) {
-    let text = text.replace("\r\n", "\n");
     let found = text.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty());
     prompts.extend(
         found

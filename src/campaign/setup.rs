@@ -3,8 +3,9 @@
 use super::config::CampaignConfig;
 use super::seeds::prompts;
 use super::subject::{Seed, Subject};
+use crate::case::MAX_CONTROL_TOKENS;
 use crate::echo::EchoPrompt;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::mutate::suffix::Promising;
@@ -22,11 +23,25 @@ pub fn subject<'a>(
     evaluator: &'a ModelEvaluator<'a>,
     vocabulary: &'a Vocabulary,
 ) -> Result<Subject<'a>> {
+    config.oracles_on(&model.config)?;
     let mut seeds = Vec::new();
     for (name, text) in prompts(&config.seeds)? {
         let mut ids = model.encode(&text)?;
         ids.truncate(model.config.max_position_embeddings);
         seeds.extend(Seed::new(name, &ids, config.continuation));
+    }
+    // Refused before anything is evaluated or written, as an empty campaign is.
+    if seeds.is_empty() {
+        return Err(Error::request(NO_SEEDS));
+    }
+    // Edits add a little to a seed; no case may be written that nobody would read again.
+    let longest = 2 * seeds.iter().map(|seed| seed.trial.len()).max().unwrap_or(0);
+    if config.controls_per_trial.saturating_mul(longest) > MAX_CONTROL_TOKENS {
+        return Err(Error::request(format!(
+            "controls_per_trial: {} are too many for seeds of {} tokens",
+            config.controls_per_trial,
+            longest / 2
+        )));
     }
     let (echo, median) = EchoPrompt::ranked(model, evaluator, &vocabulary.ordinary)?.swap_remove(0);
     let echo = if median >= sweep::LEAST_ECHO { vec![echo] } else { Vec::new() };
@@ -64,6 +79,9 @@ pub fn subject<'a>(
         noise_floors,
     })
 }
+
+/// The fault of prompts of which none can be used.
+pub(super) const NO_SEEDS: &str = "seeds: no prompt is long enough (2 tokens and a continuation)";
 
 /// Seeds on which the interactions are measured that the `sets` mutator is guided by, besides the
 /// echo prompt.

@@ -1,6 +1,6 @@
 //! What can be checked of a case without its model. The file may be anyone's.
 
-use super::{Case, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
+use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::Edit;
 use crate::localize::{Implication, Reading};
 use crate::oracle::Verdict;
@@ -34,6 +34,7 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
         check_edit(&format!("edits[{index}]"), edit, total)?;
     }
     check_verdict(&case.verdict)?;
+    check_work(case, total)?;
     if let Some(implication) = &case.implication {
         check_implication(implication, total)?;
     }
@@ -59,6 +60,26 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
         return fault("id", format!("does not match the content, whose id is {id}"));
     }
     Ok(())
+}
+
+/// Bounds the work of a replay: a small file may ask for many controls.
+fn check_work(case: &Case, total: usize) -> Result<(), Fault> {
+    let carried = case.edits.iter().map(|edit| match edit {
+        Edit::CarryState { from, .. } => from.len(),
+        _ => 0,
+    });
+    let (controls, tokens) =
+        (case.verdict.controls.len(), total + case.edits.len() + carried.sum::<usize>());
+    match controls.saturating_mul(tokens) {
+        work if work <= MAX_CONTROL_TOKENS => Ok(()),
+        work => fault(
+            "verdict.controls",
+            format!(
+                "{controls} controls of {tokens} tokens are {work} tokens to run, at most \
+                {MAX_CONTROL_TOKENS} are"
+            ),
+        ),
+    }
 }
 
 fn check_verdict(v: &Verdict) -> Result<(), Fault> {

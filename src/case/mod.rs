@@ -30,6 +30,11 @@ pub const MAX_EDITS: usize = 65_536;
 pub const MAX_CONTROLS: usize = 65_536;
 pub const MAX_ROWS: usize = 1 << 20;
 
+/// Most tokens that a replay may run through the model for the controls of a case: each control is
+/// a trial as long as the case. It allows 128 controls of the longest case and 1,024 of 8,192
+/// tokens.
+pub const MAX_CONTROL_TOKENS: usize = 1 << 23;
+
 /// One finding, in a JSON file of its own. Token ids and edits are the truth; every text is a
 /// comment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,13 +168,33 @@ impl Case {
         Ok(case)
     }
 
-    /// Writes `<id>.json` into `dir`, atomically, and returns its path. An invalid case (its id is
-    /// not that of its content, a score is no number) is refused: nobody could read it again.
+    /// Writes `<id>.json` into `dir`, atomically, and returns its path. An earlier case of the
+    /// same id is replaced, another file of that name is not. An invalid case (its id is not that
+    /// of its content, a score is not finite) is refused: nobody could read it again.
+    ///
+    /// # Errors
+    /// [`Error::File`] for an invalid case and for a file in the way.
     pub fn write(&self, dir: &Path) -> Result<PathBuf> {
         let path = dir.join(format!("{}.json", self.id));
         self.validate(&path)?;
-        storage::write_json(&path, self)?;
+        storage::replace_ours(&path, &storage::pretty_json(&path, self)?)?;
         Ok(path)
+    }
+
+    /// Like [`Case::write`], but leaves an earlier case of the same id as it is unless `force`.
+    ///
+    /// # Errors
+    /// [`Error::File`] for an invalid case, and if there is a file of that name.
+    pub fn write_new(&self, dir: &Path, force: bool) -> Result<PathBuf> {
+        if force {
+            return self.write(dir);
+        }
+        let path = dir.join(format!("{}.json", self.id));
+        self.validate(&path)?;
+        match storage::write_new(&path, &storage::pretty_json(&path, self)?)? {
+            true => Ok(path),
+            false => Err(Error::file(path, "--out", "exists already; --force replaces it")),
+        }
     }
 
     /// Checks everything that can be checked without the model; an error names `path` and the

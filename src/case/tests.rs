@@ -160,6 +160,21 @@ fn a_reading_that_is_wrong_is_named() {
 }
 
 #[test]
+fn a_small_file_cannot_ask_for_endless_work() {
+    let mut case = example();
+    let longest = |case: &mut Case, controls: usize| {
+        case.base = vec![1; MAX_IDS - case.continuation.len()];
+        case.edits.clear();
+        case.verdict.controls = vec![0.1; controls];
+        case.id = case.compute_id();
+        case.validate(Path::new("x.json")).map_err(|error| error.to_string())
+    };
+    assert_eq!(longest(&mut case, MAX_CONTROL_TOKENS / MAX_IDS), Ok(()));
+    let error = longest(&mut case, MAX_CONTROL_TOKENS / MAX_IDS + 1).unwrap_err();
+    assert!(error.contains("verdict.controls: 129 controls of 65536 tokens"), "{error}");
+}
+
+#[test]
 fn text_that_is_no_case_is_refused() {
     let good = serde_json::to_string(&example()).unwrap();
     let controls = format!("{:?}", vec![0; MAX_CONTROLS + 1]);

@@ -7,7 +7,7 @@ use crate::campaign::CampaignConfig;
 use crate::compare::{Comparison, SCHEMA_VERSION, measure};
 use crate::error::Result;
 use crate::report::comparison;
-use crate::storage;
+use crate::storage::{self, OutputDir};
 
 /// Run the same campaign on several models and put what they show side by side.
 #[derive(clap::Args)]
@@ -24,6 +24,10 @@ pub struct Args {
     /// Where comparison.json and comparison.html go.
     #[arg(long, value_name = "DIR", default_value = "fuzz/compare")]
     out: PathBuf,
+    /// Replace an earlier comparison in that folder; without it, it stays, and a folder beside it
+    /// is written (`compare-2`, ...).
+    #[arg(long)]
+    force: bool,
     /// Print the JSON instead of the table.
     #[arg(long)]
     json: bool,
@@ -31,13 +35,14 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<u8> {
     let interrupted = super::interrupt::flag();
+    OutputDir::check(&args.out)?;
     let mut config = CampaignConfig::quick()?;
     (config.max_evals, config.max_time) = (Some(args.max_evals), None);
     // Every finding is followed up: a campaign cut short at some number of them would find as many
     // on every model.
     config.max_findings = usize::MAX;
     let seeds: Vec<u64> = (1..=args.seeds).collect();
-    let bar = output::bar(0, "steps");
+    let bar = output::Progress::bar(0, "steps");
     let mut models = Vec::new();
     for spec in &args.models {
         let progress = |what: &str| bar.set_message(what.to_owned());
@@ -46,20 +51,17 @@ pub fn run(args: Args) -> Result<u8> {
     bar.finish_and_clear();
     let all =
         Comparison { schema_version: SCHEMA_VERSION, max_evals: args.max_evals, seeds, models };
-    storage::create_dir(&args.out)?;
-    storage::write_json(&args.out.join("comparison.json"), &all)?;
-    storage::write_atomic(&args.out.join("comparison.html"), comparison::page(&all).as_bytes())?;
+    let dir = OutputDir::create(&args.out, args.force)?;
+    let out = dir.path();
+    output::moved(&args.out, out);
+    storage::write_json(&out.join("comparison.json"), &all)?;
+    storage::write_atomic(&out.join("comparison.html"), comparison::page(&all).as_bytes())?;
     if args.json {
-        output::line(
-            serde_json::to_string(&all)
-                .map_err(|e| crate::error::Error::file(&args.out, "comparison", e))?,
-        );
+        output::json(&all)?;
     } else {
         output::print(&comparison::terminal(&all, output::columns()));
-        output::line(format!(
-            "\n{}",
-            crate::text::escape(&args.out.join("comparison.html").display().to_string())
-        ));
+        let page = out.join("comparison.html").display().to_string();
+        output::line(format!("\n{}", crate::text::escape(&page)));
     }
     Ok(exit::OK)
 }

@@ -10,6 +10,7 @@ use super::{exit, output};
 use crate::case::Case;
 use crate::corpus::{self, REGRESSIONS};
 use crate::error::{Error, Result};
+use crate::model::short_names;
 use crate::text::{escape, fit};
 
 /// Keep cases as regression tests: add them, list them, check the files.
@@ -26,7 +27,8 @@ pub struct Args {
 enum Command {
     /// Copy cases into the corpus, each under its id.
     Add {
-        #[arg(required = true, value_name = "CASE")]
+        /// Case files, or folders that hold them at any depth.
+        #[arg(required = true, value_name = "CASE|DIR")]
         cases: Vec<PathBuf>,
     },
     /// One line for each case.
@@ -59,18 +61,32 @@ pub fn run(args: Args) -> Result<u8> {
 }
 
 /// Adds what can be added; the exit code is that of the first that could not.
-fn add(files: &[PathBuf], dir: &Path) -> u8 {
-    let mut code = exit::OK;
-    for file in files {
-        match exists(file).and_then(|()| corpus::add(file, dir)) {
-            Ok(target) => output::line(format!("added {}", escape(&target.display().to_string()))),
+fn add(paths: &[PathBuf], dir: &Path) -> u8 {
+    let (mut code, mut found) = (exit::OK, 0);
+    let mut failed = |error: Error| {
+        output::warn(format!("not added: {error}"));
+        code = if code == exit::OK { exit::of(&error) } else { code };
+    };
+    for path in paths {
+        let files = match corpus::files(path) {
+            Ok(files) => files,
             Err(error) => {
-                output::warn(format!("not added: {error}"));
-                code = if code == exit::OK { exit::of(&error) } else { code };
+                found += 1;
+                failed(error);
+                continue;
+            }
+        };
+        found += files.len();
+        for file in files {
+            match corpus::add(&file, dir) {
+                Ok(target) => {
+                    output::line(format!("added {}", escape(&target.display().to_string())));
+                }
+                Err(error) => failed(error),
             }
         }
     }
-    code
+    if found == 0 { output::no_cases() } else { code }
 }
 
 fn list(dir: &Path, as_json: bool) -> Result<u8> {
@@ -101,15 +117,18 @@ fn list(dir: &Path, as_json: bool) -> Result<u8> {
                 figure(v.score),
                 figure(v.margin),
                 expectation(&case),
-                fit(&case.model.name, 40),
+                fit(&short_names(&[&case.model.name])[0], 40),
                 fit(&case.comment.title, 100)
             ));
         }
     }
     if as_json {
-        output::line(json!({ "cases": rows, "bad": bad }).to_string());
+        output::json(&json!({ "cases": rows, "bad": bad }))?;
     } else {
         output::line(format!("{count} cases, {bad} bad"));
+    }
+    if count + bad == 0 {
+        return Ok(output::no_cases());
     }
     Ok(if bad == 0 { exit::OK } else { exit::REGRESSION })
 }
@@ -126,6 +145,9 @@ fn verify(dir: &Path, quarantine: bool) -> Result<u8> {
         output::warn(format!("bad: {}{moved}", bad.error));
     }
     output::line(format!("{} good, {} bad", verified.good.len(), verified.bad.len()));
+    if verified.good.is_empty() && verified.bad.is_empty() {
+        return Ok(output::no_cases());
+    }
     Ok(if verified.bad.is_empty() { exit::OK } else { exit::REGRESSION })
 }
 

@@ -4,9 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-
 use super::{exit, output};
 use crate::campaign::config::parse_duration;
 use crate::campaign::{
@@ -16,9 +13,10 @@ use crate::campaign::{
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
-use crate::storage;
+use crate::storage::{self, OutputDir};
 use crate::text::fit;
 use crate::vocabulary::Vocabulary;
+use clap::Args;
 
 /// Search for glitches: mutate prompts, embeddings and components, judge against matched controls,
 /// confirm, minimize and explain what stands out.
@@ -44,6 +42,10 @@ pub struct FuzzArgs {
     /// Where cases, journal and report go.
     #[arg(long)]
     pub out: Option<PathBuf>,
+    /// Replace the results of an earlier run in that folder; without it they stay, and a folder
+    /// beside it is written (`out-2`, ...).
+    #[arg(long)]
+    pub force: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,
@@ -96,16 +98,19 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let started = Instant::now();
     let config = args.config()?;
     let interrupted = super::interrupt::flag();
-    let out = Path::new(&config.out);
-    clear(out)?;
+    let wanted = Path::new(&config.out);
+    OutputDir::check(wanted)?;
     let model = Model::load(&config.model)?;
     let evaluator = ModelEvaluator::new(&model);
     let vocabulary = Vocabulary::of(&model);
     let model_ref = model.reference();
     let subject = setup::subject(&config, &model, &evaluator, &vocabulary)?;
     let explain = Explain { evaluator: &evaluator, model: &model_ref };
-    let cases_dir = out.join("cases");
-    storage::create_dir(&cases_dir)?;
+    // Whatever can fail has been tried: only now is the folder touched.
+    let dir = OutputDir::create(wanted, args.force)?;
+    let out = dir.path();
+    output::moved(wanted, out);
+    let cases_dir = dir.cases()?;
     let mut journal =
         storage::Journal::open::<serde_json::Value>(&out.join("journal.log"))?.journal;
     let mut cases = Vec::new();
@@ -127,7 +132,7 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
         crate::report::page(&summary, &cases).as_bytes(),
     )?;
     if args.json {
-        output::line(serde_json::to_string(&summary).map_err(|e| Error::file(out, "summary", e))?);
+        output::json(&summary)?;
     } else {
         output::print(&crate::report::terminal_in(out, &summary, &cases, output::columns()));
     }
@@ -138,23 +143,12 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     })
 }
 
-/// Makes room in the output folder: what an earlier campaign wrote there goes, and nothing else
-/// does.
-fn clear(out: &Path) -> Result<()> {
-    storage::remove_json(&out.join("cases"))?;
-    ["journal.log", "summary.json", "report.html"]
-        .iter()
-        .try_for_each(|name| storage::remove(&out.join(name)))
-}
-
 impl FuzzArgs {
     /// The definition with what the command line changes.
     pub fn config(&self) -> Result<CampaignConfig> {
         let mut config = match &self.file {
             Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-                CampaignConfig::parse(&text, path)?
+                CampaignConfig::parse(&storage::read_text(path, storage::MAX_TEXT)?, path)?
             }
             None => CampaignConfig::quick()?,
         };
@@ -192,11 +186,7 @@ pub fn campaign(
     interrupted: &AtomicBool,
     started: Instant,
 ) -> Result<Summary> {
-    let bar = ProgressBar::new_spinner();
-    let style = "{spinner} {elapsed_precise} {msg}";
-    bar.set_style(
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
+    let bar = output::Progress::spinner();
     let mut shown = Shown { bar, store, started, last: Progress::default() };
     let mut summary = run(config, subject, follow, &mut shown, &Control { interrupted, started })?;
     let elapsed = started.elapsed().as_secs_f64().max(1e-9);
@@ -210,7 +200,7 @@ pub fn campaign(
 }
 
 struct Shown<'a> {
-    bar: ProgressBar,
+    bar: output::Progress,
     store: &'a mut dyn FnMut(&Event) -> Result<()>,
     started: Instant,
     last: Progress,

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::model::MODEL_HELP;
+use super::args::MODEL_HELP;
 use super::subject::{Subject, exists};
 use super::{exit, output};
 use crate::campaign::read_against;
 use crate::case::Case;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::localize::{Carried, ContrastKind, Effect, Implication, Options, Reading, localize};
+use crate::storage::OutputDir;
 use crate::text::escape;
 
 /// Find the components that carry a case, by patching activations in both directions.
@@ -24,6 +25,9 @@ pub struct Args {
     /// Write the case with what was found into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Replace a case of the same id there.
+    #[arg(long, requires = "out")]
+    force: bool,
     /// Components listed, strongest first.
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
@@ -31,6 +35,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<u8> {
     exists(&args.case)?;
+    args.out.as_deref().map_or(Ok(()), OutputDir::check)?;
     let mut case = Case::read(&args.case)?;
     let subject = Subject::of(&args.case, &case, args.model.as_deref())?;
     let evaluator = subject.evaluator();
@@ -44,9 +49,7 @@ pub fn run(args: Args) -> Result<u8> {
     let fails = fails.map(|contrast| trial.with_edits(contrast.edits.clone()));
     read_against(&evaluator, &trial, &mut found, case.control_seed, fails)?;
     if args.json {
-        output::line(
-            serde_json::to_string(&found).map_err(|e| Error::file(&args.case, "implication", e))?,
-        );
+        output::json(&found)?;
     } else {
         print(&case, &found, args.top);
     }
@@ -54,7 +57,7 @@ pub fn run(args: Args) -> Result<u8> {
         case.model = subject.model.reference();
         case.implication = Some(found);
         case.id = case.compute_id();
-        let written = case.write(&dir)?;
+        let written = case.write_new(&dir, args.force)?;
         if !args.json {
             output::line(format!("written       {}", escape(&written.display().to_string())));
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::model::MODEL_HELP;
+use super::args::MODEL_HELP;
 use super::subject::{Subject, exists, figure};
 use super::{exit, output};
 use crate::campaign::{Explain, Finding, Follow as _};
@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::minimize::Minimization;
 use crate::minimize::{self, minimize};
 use crate::oracle::Verdict;
+use crate::storage::OutputDir;
 use crate::text::{escape, fit};
 
 /// Reduce a case until no single element can go, explain what is left, and write it as a case.
@@ -24,6 +25,9 @@ pub struct Args {
     /// Where to write the new case [default: beside the old one].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Replace a case of the same id there.
+    #[arg(long)]
+    force: bool,
     /// Trials that the reduction may judge.
     #[arg(long, value_name = "N", default_value_t = minimize::Options::default().max_calls)]
     max_calls: u64,
@@ -34,6 +38,7 @@ const BATCH: usize = 96;
 
 pub fn run(args: Args) -> Result<u8> {
     exists(&args.case)?;
+    args.out.as_deref().map_or(Ok(()), OutputDir::check)?;
     let case = Case::read(&args.case)?;
     let subject = Subject::of(&args.case, &case, args.model.as_deref())?;
     let evaluator = subject.evaluator();
@@ -84,7 +89,7 @@ pub fn run(args: Args) -> Result<u8> {
         .follow(&finding, true)?;
     new.expectation = case.expectation;
     let beside = args.case.parent().map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
-    let written = new.write(&args.out.unwrap_or(beside))?;
+    let dir = args.out.unwrap_or(beside);
     output::line(format!("before   {}  {}  {}", escape(&case.id), size(&trial), scores(&before)));
     output::line(format!(
         "after    {}  {}  {}",
@@ -104,6 +109,15 @@ pub fn run(args: Args) -> Result<u8> {
         spent.calls,
         judge.calls()
     ));
+    // Nothing was removed: the file that was read holds this case already.
+    let place = dir.join(format!("{}.json", new.id));
+    let same = |path: &Path| path.canonicalize().ok();
+    if !args.force && place.exists() && same(&place) == same(&args.case) {
+        let place = escape(&place.display().to_string());
+        output::line(format!("kept     {place}: nothing could go (--force writes it anew)"));
+        return Ok(exit::OK);
+    }
+    let written = new.write_new(&dir, args.force)?;
     output::line(format!("written  {}", escape(&written.display().to_string())));
     Ok(exit::OK)
 }

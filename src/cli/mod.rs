@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand; the only place that prints.
 
+mod args;
 mod compare;
 mod corpus;
 pub mod exit;
@@ -47,13 +48,17 @@ enum Command {
     Report(report::Args),
 }
 
-/// Parses, runs, and says in one line what went wrong.
+/// Parses the command line, runs the command, and says in one line what went wrong.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
+            return ExitCode::from(exit::USAGE);
+        }
+        Err(help) => {
+            output::print(&help.to_string());
+            return ExitCode::from(written(exit::OK));
         }
     };
     let result = match cli.command {
@@ -69,8 +74,22 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args),
         Command::Report(args) => report::run(args),
     };
-    ExitCode::from(result.unwrap_or_else(|error| {
-        output::warn(error.to_string());
-        exit::of(&error)
-    }))
+    ExitCode::from(match result {
+        Ok(code) => written(code),
+        Err(error) => {
+            output::warn(error.to_string());
+            exit::of(&error)
+        }
+    })
+}
+
+/// Returns the exit code of a command that went well, unless what it printed was lost.
+fn written(code: u8) -> u8 {
+    match output::lost() {
+        None => code,
+        Some(error) => {
+            output::warn(format!("standard output: {error}"));
+            exit::INTERNAL
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use clap::Subcommand;
 
+use super::args::{MODEL_HELP, ModelArg};
 use super::{exit, output};
 use crate::edit::{Component, Matrix, Trial};
 use crate::error::{Error, Result};
@@ -19,41 +20,41 @@ pub struct Args {
     command: Command,
 }
 
-/// How a model is named, for every command's help.
-pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, a .pth file of RWKV, \
-    builtin:NAME (dense, moe, mamba, rwkv), or hf:org/name from the local cache";
-
 #[derive(Subcommand)]
 enum Command {
     /// Architecture, components, fingerprints, noise floor.
     Show {
-        #[arg(help = MODEL_HELP)]
-        model: String,
+        #[command(flatten)]
+        model: RequiredModel,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Logits of a sequence of token ids at all positions, as JSON `{"logits": [[...], ...]}`.
     Logits {
-        #[arg(help = MODEL_HELP)]
-        model: String,
+        #[command(flatten)]
+        model: RequiredModel,
         /// Token ids, comma-separated.
         #[arg(long, value_delimiter = ',', required = true)]
         ids: Vec<u32>,
     },
     /// The most probable continuation of a text, token by token, and the ids of both.
+    #[command(override_usage = "glitch model complete [OPTIONS] <MODEL> <TEXT>\n       \
+        glitch model complete [OPTIONS] --model <MODEL> <TEXT>")]
     Complete {
-        #[arg(help = MODEL_HELP)]
-        model: String,
-        text: String,
+        #[arg(value_names = ["MODEL", "TEXT"], num_args = 1..=2, required = true,
+            help = "The model and the text to continue; the text alone with --model")]
+        arguments: Vec<String>,
+        #[arg(long, help = MODEL_HELP)]
+        model: Option<String>,
         /// Tokens to add.
         #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=4096))]
         tokens: u32,
     },
     /// Tokens per second of plain forwards with logits at the last position, median of several.
     Bench {
-        #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
-        model: String,
+        #[command(flatten)]
+        model: ModelArg,
         /// Rows of a batch.
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
         batch: u32,
@@ -66,15 +67,40 @@ enum Command {
     },
 }
 
+/// A model that has to be named, as an argument or as `--model`.
+#[derive(clap::Args)]
+struct RequiredModel {
+    #[arg(value_name = "MODEL", help = MODEL_HELP, required_unless_present = "option")]
+    argument: Option<String>,
+    #[arg(
+        long = "model",
+        value_name = "MODEL",
+        conflicts_with = "argument",
+        help = "The same as the argument MODEL"
+    )]
+    option: Option<String>,
+}
+
+impl RequiredModel {
+    fn load(&self) -> Result<Model> {
+        Model::load(self.option.as_deref().or(self.argument.as_deref()).unwrap_or_default())
+    }
+}
+
 pub fn run(args: Args) -> Result<u8> {
     match args.command {
-        Command::Show { model, json } => show(&Model::load(&model)?, json)?,
-        Command::Logits { model, ids } => logits(&Model::load(&model)?, ids)?,
-        Command::Complete { model, text, tokens } => {
-            complete(&Model::load(&model)?, &text, tokens as usize)?
+        Command::Show { model, json } => show(&model.load()?, json)?,
+        Command::Logits { model, ids } => logits(&model.load()?, ids)?,
+        Command::Complete { arguments, model, tokens } => {
+            let (model, text) = match (&arguments[..], &model) {
+                ([model, text], None) | ([text], Some(model)) => (model, text),
+                ([_], None) => return Err(Error::request("which model? give MODEL and TEXT")),
+                _ => return Err(Error::request("the model is given twice: MODEL and --model")),
+            };
+            complete(&Model::load(model)?, text, tokens as usize)?
         }
         Command::Bench { model, batch, length, json } => {
-            bench(&Model::load(&model)?, batch as usize, length as usize, json)?
+            bench(&Model::load(model.name())?, batch as usize, length as usize, json)?
         }
     }
     Ok(exit::OK)
@@ -92,7 +118,7 @@ fn show(model: &Model, json: bool) -> Result<()> {
             "tie_word_embeddings": c.tie_word_embeddings, "bos_token_id": c.bos_token_id, "eos_token_ids": c.eos_token_ids,
             "fingerprint": model.fingerprint, "tokenizer_fingerprint": model.tokenizer_fingerprint, "noise_floor": noise,
         });
-        output::line(value.to_string());
+        output::json(&value)?;
         return Ok(());
     }
     let window = match c.sliding_window.iter().flatten().next() {
@@ -222,10 +248,7 @@ fn logits(model: &Model, ids: Vec<u32>) -> Result<()> {
     let forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
     let logits = model.logits(&model.forward(&forward)?.residual);
     let rows: Vec<&[f32]> = logits.chunks(model.config.vocab_size).collect();
-    let text =
-        serde_json::to_string(&serde_json::json!({ "logits": rows })).map_err(Error::request)?;
-    output::line(text);
-    Ok(())
+    output::json(&serde_json::json!({ "logits": rows }))
 }
 
 fn complete(model: &Model, text: &str, tokens: usize) -> Result<()> {
@@ -267,7 +290,7 @@ fn bench(model: &Model, batch: usize, length: usize, json: bool) -> Result<()> {
     let rate = (batch * length) as f64 / median;
     if json {
         let value = serde_json::json!({ "work": "forward", "batch": batch, "length": length, "median_s": median, "tokens_per_s": rate });
-        output::line(value.to_string());
+        output::json(&value)?;
     } else {
         output::line(format!(
             "{rate:.0} tokens/s: {batch} x {length} tokens in {:.1} ms (median of {})",

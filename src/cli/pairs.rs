@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::model::MODEL_HELP;
-use super::sweep::{SHOWN, lesion_text, more, write_rows};
+use super::args::{ModelArg, RowsArg};
+use super::sweep::{SHOWN, lesion_text, more};
 use super::{exit, output};
 use crate::edit::{Action, Trial};
 use crate::error::{Error, Result};
@@ -23,14 +23,13 @@ pub struct Args {
     /// (experts) so that the router cannot choose them.
     #[arg(long, value_enum, default_value_t = By::Zero)]
     by: By,
-    #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArg,
     /// Text whose loss is measured; a paragraph of plain English by default.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Write one JSON row each to this file.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    rows: RowsArg,
     /// Measure at most this many pairs exactly; where there are more, a gradient screen picks them.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     limit: usize,
@@ -79,13 +78,14 @@ pub fn run(args: &Args) -> Result<u8> {
         By::Mask if args.of == Of::Experts => Action::Mask,
         By::Mask => return Err(Error::request("--by mask is for --of experts")),
     };
-    let model = Model::load(&args.model)?;
+    let rows = args.rows.open()?;
+    let model = Model::load(args.model.name())?;
     let evaluator = ModelEvaluator::new(&model);
     let ids = lesion_text(&model, args.text.as_deref())?;
     let [first, rest @ ..] = &ids[..] else { return Err(Error::request("the text has no tokens")) };
     let options =
         PairOptions { of, action, limit: args.limit, controls: args.controls, seed: args.seed };
-    let bar = output::bar(0, "pairs");
+    let bar = output::Progress::bar(0, "pairs");
     let start = std::time::Instant::now();
     let sweep =
         PairSweep::run(&evaluator, &Trial::new([*first], rest), &options, &|done, total| {
@@ -98,19 +98,16 @@ pub fn run(args: &Args) -> Result<u8> {
         })?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    write_rows(args.out.as_deref(), &sweep.rows)?;
     let flagged = sweep.flagged().count();
     if args.json {
-        output::line(
-            serde_json::json!({
-                "work": "pairs", "tokens": sweep.tokens, "components": sweep.singles.len(), "pairs": sweep.pairs,
-                "measured": sweep.rows.len(), "seconds": seconds, "baseline_loss": sweep.baseline_loss, "flagged": flagged,
-                "null_pairs": sweep.null_pairs, "null_flagged": sweep.null_flagged,
-                "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "noise_floor": sweep.noise_floor,
-                "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
-            })
-            .to_string(),
-        );
+        output::json(&serde_json::json!({
+            "work": "pairs", "tokens": sweep.tokens, "components": sweep.singles.len(), "pairs": sweep.pairs,
+            "measured": sweep.rows.len(), "seconds": seconds, "baseline_loss": sweep.baseline_loss, "flagged": flagged,
+            "null_pairs": sweep.null_pairs, "null_flagged": sweep.null_flagged,
+            "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "noise_floor": sweep.noise_floor,
+            "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
+        }))?;
+        rows.write(&sweep.rows)?;
         return Ok(exit::OK);
     }
     output::line(format!(
@@ -160,6 +157,6 @@ pub fn run(args: &Args) -> Result<u8> {
             row.kind.name()
         ));
     }
-    more(args.out.as_deref(), sweep.rows.len());
+    more(rows, &sweep.rows)?;
     Ok(exit::OK)
 }

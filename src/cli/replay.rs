@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::model::MODEL_HELP;
+use super::args::MODEL_HELP;
 use super::subject::{Alone, Subject, exists, figure};
 use super::{exit, output};
 use crate::case::{Case, Expectation};
@@ -15,13 +15,14 @@ use crate::text::{escape, fit};
 
 /// Run cases again, on the model they were made on, and compare.
 ///
-/// Says `reproduced`, `gone` or `changed` of each. Exit 0 when every case is as it expects itself
+/// Says `reproduced`, `gone` or `changed` for each. A model that is not where it was when the case
+/// was made is looked for near the case and near the current folder, by its fingerprint. Exit 0 when every case is as it expects itself
 /// to be; 100 when one is not or cannot be read; 3 when a case's model cannot be loaded; 103 when
 /// it is not the model the case was made on and --model did not say so. Where several apply, the
-/// first of these counts.
+/// first of these counts. Exit 4 when there is no case at all.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Case files; folders of them; folders that `glitch fuzz` wrote.
+    /// Case files, or folders that hold them at any depth, as those that `glitch fuzz` writes.
     #[arg(required = true, value_name = "CASE|DIR")]
     paths: Vec<PathBuf>,
     #[arg(long, help = format!("Replay on this model, whichever one the cases were made on. {MODEL_HELP}"))]
@@ -34,8 +35,8 @@ pub struct Args {
 /// Columns that a title may take.
 const TITLE: usize = 100;
 
-/// Cases by the model they are to be replayed on, in the order met.
-type Groups = Vec<(String, Vec<(PathBuf, Case)>)>;
+/// Cases of one model, in the order met.
+type Group = Vec<(PathBuf, Case)>;
 
 #[derive(Default)]
 struct Tally {
@@ -55,25 +56,35 @@ struct Tally {
 pub fn run(args: Args) -> Result<u8> {
     args.paths.iter().try_for_each(|path| exists(path))?;
     let mut tally = Tally { json: args.json, ..Tally::default() };
-    let mut groups = Groups::new();
+    let mut groups: Vec<Group> = Vec::new();
+    let mut found = 0;
     for path in &args.paths {
-        for entry in corpus::entries(&cases_of(path))? {
+        for entry in corpus::entries(path)? {
+            found += 1;
             match entry.case {
                 Ok(case) => {
-                    let name = args.model.clone().unwrap_or_else(|| case.model.name.clone());
-                    let at =
-                        groups.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-                            groups.push((name, Vec::new()));
-                            groups.len() - 1
-                        });
-                    groups[at].1.push((entry.path, case));
+                    let together = |group: &&mut Group| {
+                        let model = &group[0].1.model;
+                        args.model.is_some()
+                            || model.name == case.model.name
+                                && model.fingerprint == case.model.fingerprint
+                    };
+                    match groups.iter_mut().find(together) {
+                        Some(group) => group.push((entry.path, case)),
+                        None => groups.push(vec![(entry.path, case)]),
+                    }
                 }
                 Err(error) => tally.failed(&entry.path, &error),
             }
         }
     }
-    for (name, cases) in groups {
-        let subject = match Subject::load(&name) {
+    for cases in groups {
+        let near: Vec<&Path> = cases.iter().map(|(path, _)| path.as_path()).collect();
+        let subject = match &args.model {
+            Some(spec) => Subject::load(spec),
+            None => corpus::load_model(&cases[0].1.model, &near).map(Subject::new),
+        };
+        let subject = match subject {
             Ok(subject) => subject,
             // One line for each case: none of them was looked at.
             Err(error) => {
@@ -89,14 +100,8 @@ pub fn run(args: Args) -> Result<u8> {
             }
         }
     }
-    tally.print();
-    Ok(tally.exit())
-}
-
-/// A campaign's folder stands for the cases in it.
-fn cases_of(path: &Path) -> PathBuf {
-    let inside = path.join("cases");
-    if inside.is_dir() { inside } else { path.to_owned() }
+    tally.print()?;
+    Ok(if found == 0 { output::no_cases() } else { tally.exit() })
 }
 
 fn one(
@@ -183,15 +188,14 @@ impl Tally {
         }
     }
 
-    fn print(&self) {
+    fn print(&self) -> Result<()> {
         let replayed = self.reproduced + self.gone + self.changed;
         if self.json {
             let totals = json!({
                 "replayed": replayed, "reproduced": self.reproduced, "gone": self.gone, "changed": self.changed,
                 "not_as_expected": self.unexpected, "bad": self.bad, "no_model": self.unloaded, "other_model": self.other_model,
             });
-            output::line(json!({ "cases": self.rows, "totals": totals }).to_string());
-            return;
+            return output::json(&json!({ "cases": self.rows, "totals": totals }));
         }
         let mut text = format!(
             "{replayed} replayed: {} reproduced, {} gone, {} changed; {} not as expected",
@@ -206,6 +210,7 @@ impl Tally {
             text.push_str(&format!(", {count} {what}"));
         }
         output::line(text);
+        Ok(())
     }
 
     fn exit(&self) -> u8 {

@@ -3,9 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::{exit, output};
 use crate::campaign::Summary;
 use crate::case::Case;
 use crate::mutate::suffix::Search;
+use crate::storage::{OutputFile, ours};
 use crate::{Error, Result, report, storage, text};
 
 /// Write the report of a campaign, or of a search for a suffix, as one HTML page.
@@ -17,24 +19,39 @@ pub struct Args {
     /// Where to write the page [default: DIR/report.html].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace that file if glitch wrote it; an earlier page is always replaced.
+    #[arg(long, requires = "out")]
+    force: bool,
 }
 
 pub fn run(args: Args) -> Result<u8> {
+    super::subject::exists(&args.dir)?;
     let search = args.dir.join("suffix.json");
-    let page = if search.exists() && !args.dir.join("summary.json").exists() {
-        report::suffix_page(&Search::read(&search)?, &cases(&args.dir)?)
+    let (page, bad) = if search.exists() && !args.dir.join("summary.json").exists() {
+        let (cases, bad) = cases(&args.dir)?;
+        (report::suffix_page(&Search::read(&search)?, &cases), bad)
     } else {
-        let (summary, cases) = read(&args.dir)?;
-        report::page(&summary, &cases)
+        let (summary, cases, bad) = read(&args.dir)?;
+        (report::page(&summary, &cases), bad)
     };
-    let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));
-    storage::write_atomic(&out, page.as_bytes())?;
-    super::output::line(text::escape(&out.display().to_string()));
-    Ok(0)
+    let path = args.out.unwrap_or_else(|| args.dir.join("report.html"));
+    // A page follows from the folder: replacing one loses nothing.
+    let earlier = ours::kind(&path) == Some(ours::Kind::Page);
+    OutputFile::open(&path, args.force || earlier)?.write(page.as_bytes())?;
+    output::line(text::escape(&path.display().to_string()));
+    if bad > 0 {
+        output::warn(format!("{bad} of the cases could not be read and are not on the page"));
+        return Ok(exit::INTERNAL);
+    }
+    Ok(exit::OK)
 }
 
-/// The summary and every readable case of a campaign's folder.
-pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
+/// Returns the summary and every readable case of a campaign's folder, and the number of cases that
+/// could not be read.
+///
+/// # Errors
+/// [`Error::File`] for a summary that is missing or cannot be read.
+pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>, usize)> {
     let path = dir.join("summary.json");
     let summary: Summary = storage::read_json(&path)?;
     if summary.schema_version > crate::campaign::SCHEMA_VERSION {
@@ -44,11 +61,13 @@ pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>)> {
             format!("{} is newer than this program", summary.schema_version),
         ));
     }
-    Ok((summary, cases(dir)?))
+    let (cases, bad) = cases(dir)?;
+    Ok((summary, cases, bad))
 }
 
-/// Every readable case of a folder. A bad case is named and left out: it must not hide the others.
-fn cases(dir: &Path) -> Result<Vec<Case>> {
+/// Returns every readable case of a folder, and the number of bad ones. A bad case is named and
+/// left out: it must not hide the others.
+fn cases(dir: &Path) -> Result<(Vec<Case>, usize)> {
     let folder = dir.join("cases");
     let mut files = Vec::new();
     match std::fs::read_dir(&folder) {
@@ -65,14 +84,17 @@ fn cases(dir: &Path) -> Result<Vec<Case>> {
         Err(e) => return Err(Error::io(folder, e)),
     }
     files.sort();
-    let mut cases = Vec::with_capacity(files.len());
+    let (mut cases, mut bad) = (Vec::with_capacity(files.len()), 0);
     for file in files {
         match Case::read(&file) {
             Ok(case) => cases.push(case),
-            Err(e) => super::output::warn(format!("left out: {e}")),
+            Err(e) => {
+                output::warn(format!("left out: {e}"));
+                bad += 1;
+            }
         }
     }
-    Ok(cases)
+    Ok((cases, bad))
 }
 
 #[cfg(test)]
@@ -84,7 +106,11 @@ mod tests {
     fn a_bad_case_does_not_hide_the_campaign() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let args = |out: Option<&str>| Args { dir: dir.path().to_owned(), out: out.map(path) };
+        let args = |out: Option<&str>| Args {
+            dir: dir.path().to_owned(),
+            out: out.map(path),
+            force: false,
+        };
         assert!(run(args(None)).is_err(), "a folder without a summary");
 
         std::fs::write(path("summary.json"), serde_json::to_vec(&sample::campaign().0).unwrap())
@@ -92,7 +118,7 @@ mod tests {
         assert_eq!(run(args(None)).unwrap(), 0, "a campaign that found nothing");
         std::fs::create_dir(path("cases")).unwrap();
         std::fs::write(path("cases/bad.json"), b"{\"schema_version\":").unwrap();
-        assert_eq!(run(args(Some("page.html"))).unwrap(), 0);
+        assert_eq!(run(args(Some("page.html"))).unwrap(), exit::INTERNAL);
         assert_eq!(
             std::fs::read(path("report.html")).unwrap(),
             std::fs::read(path("page.html")).unwrap()

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::case::Case;
+use crate::corpus;
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator};
@@ -19,15 +20,21 @@ pub struct Subject {
 
 impl Subject {
     pub fn load(spec: &str) -> Result<Self> {
-        let model = Model::load(spec)?;
+        Ok(Self::new(Model::load(spec)?))
+    }
+
+    pub fn new(model: Model) -> Self {
         let vocabulary = Vocabulary::of(&model);
-        Ok(Self { model, vocabulary })
+        Self { model, vocabulary }
     }
 
     /// The model that a case names, which must be the one it was made on, or the one the user asks
     /// for, which may be any.
     pub fn of(path: &Path, case: &Case, asked: Option<&str>) -> Result<Self> {
-        let subject = Self::load(asked.unwrap_or(&case.model.name))?;
+        let subject = match asked {
+            Some(spec) => Self::load(spec)?,
+            None => Self::new(corpus::load_model(&case.model, &[path])?),
+        };
         if asked.is_none() {
             subject.check_fingerprint(path, case)?;
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::model::MODEL_HELP;
+use super::args::ModelArg;
 use super::{exit, output};
 use crate::campaign::{Explain, Follow as _, read_against, reduced};
 use crate::case::{Case, Lineage};
@@ -20,15 +20,18 @@ use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
 use crate::vocabulary::Vocabulary;
 use crate::{report, stats, storage};
+use storage::{OutputDir, TextOrFile};
 
 /// Search for an adversarial suffix by gradient; confirm, shorten and explain what reaches the
 /// goal.
 #[derive(clap::Args)]
 pub struct Args {
-    #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArg,
     /// A prompt, or a file with one a line; `{suffix}` is where the suffix goes (at the end where
     /// it is missing), and `\n` a new line. With several prompts one suffix is searched for all.
+    /// A value that looks like a file name (it ends in `.txt`, or has a `/` and no spaces) must
+    /// exist; one with `{suffix}` in it is always a text.
     #[arg(long, value_name = "TEXT|FILE")]
     prompt: String,
     /// The text that the model is to say (or, with `--goal loss`, to find improbable).
@@ -97,11 +100,19 @@ pub struct Args {
     /// Go on with the search in --out.
     #[arg(long)]
     resume: bool,
+    /// Replace the search of an earlier run in that folder; without it, and without --resume, it
+    /// stays, and a folder beside it is written (`suffix-2`, ...).
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
 }
 
+/// Marks where the suffix goes in a prompt.
+const GAP: &str = "{suffix}";
+/// Name of the file of the search.
+const SEARCH: &str = "suffix.json";
 /// Trials that a reduction may judge, and trials in one of its batches.
 const MINIMISE_CALLS: u64 = 400;
 const MINIMISE_BATCH: usize = 8;
@@ -110,7 +121,8 @@ const JUDGED: usize = 4;
 
 pub fn run(args: Args) -> Result<u8> {
     let interrupted = super::interrupt::flag();
-    let model = Model::load(&args.model)?;
+    OutputDir::check(&args.out)?;
+    let model = Model::load(args.model.name())?;
     let evaluator = ModelEvaluator::new(&model);
     let mut prompts = prompts(&model, &args.prompt)?;
     if args.held_out >= prompts.len() {
@@ -125,15 +137,21 @@ pub fn run(args: Args) -> Result<u8> {
     let goal = goal(&args, &model, &evaluator, &prompts[0], tokens.neutral)?;
     let length = args.length as usize;
     let problem = Problem::new(&evaluator, prompts, goal, tokens, length)?;
-    let path = args.out.join("suffix.json");
     let fresh = Search::new(&problem, options(&args, &model))?;
-    if args.resume && !path.exists() {
-        return Err(Error::file(&path, "--resume", "there is no search to go on with"));
+    let asked = args.out.join(SEARCH);
+    if args.resume && !asked.exists() {
+        return Err(Error::file(&asked, "--resume", "there is no search to go on with"));
     }
-    let mut search = if args.resume { fresh.resume(&path, &model)? } else { fresh };
-    if !args.resume {
-        storage::remove_json(&args.out.join("cases"))?;
-    }
+    // Whatever can fail has been tried: only now is the folder touched.
+    let (dir, mut search) = if args.resume {
+        // Under the lock: no other process may write a step after it was read.
+        let dir = OutputDir::resume(&args.out)?;
+        (dir, fresh.resume(&asked, &model)?)
+    } else {
+        (OutputDir::create(&args.out, args.force)?, fresh)
+    };
+    output::moved(&args.out, dir.path());
+    let path = dir.path().join(SEARCH);
     let (start, resumed_at) = (Instant::now(), search.state.step);
     let ended = descend(&mut search, &problem, &args, &path, interrupted)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -142,9 +160,9 @@ pub fn run(args: Args) -> Result<u8> {
     if search.held_out.is_some() {
         search.write(&path)?;
     }
-    let cases = cases(&problem, &search, &args, interrupted)?;
+    let cases = cases(&problem, &search, &args, &dir.cases()?, interrupted)?;
     storage::write_atomic(
-        &args.out.join("report.html"),
+        &dir.path().join("report.html"),
         report::suffix_page(&search, &cases).as_bytes(),
     )?;
     if args.json {
@@ -152,9 +170,9 @@ pub fn run(args: Args) -> Result<u8> {
             "search": search, "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
             "timing": { "seconds": seconds, "steps": steps, "seconds_per_step": seconds / steps.max(1) as f64 },
         });
-        output::line(value.to_string());
+        output::json(&value)?;
     } else {
-        tell(&problem, &search, &cases, &args.out);
+        tell(&problem, &search, &cases, dir.path());
         if steps > 0 {
             output::line(format!(
                 "{steps} steps in {seconds:.1} s, {:.2} s a step",
@@ -189,26 +207,27 @@ fn options(args: &Args, model: &Model) -> Options {
     }
 }
 
-/// Prompts of the command line: a file's lines, or the text itself.
-fn prompts(model: &Model, text: &str) -> Result<Vec<Prompt>> {
-    let path = Path::new(text);
-    let text = if path.is_file() {
-        String::from_utf8_lossy(&storage::read_bounded(path, 1 << 20)?).into_owned()
-    } else {
-        text.to_owned()
+/// Returns the prompts of the command line: the lines of a file, or the text itself.
+fn prompts(model: &Model, value: &str) -> Result<Vec<Prompt>> {
+    let text = match TextOrFile::parse(value, "--prompt")? {
+        TextOrFile::Text(text) => return Ok(vec![prompt(model, text, "--prompt")?]),
+        TextOrFile::File(path) => storage::read_text(path, storage::MAX_TEXT)?,
     };
-    let lines: Vec<&str> = if path.is_file() {
-        text.lines().filter(|line| !line.trim().is_empty()).collect()
-    } else {
-        vec![&text]
-    };
-    let prompt = |line: &&str| {
-        let line = line.replace("\\n", "\n");
-        let (before, after) = line.split_once("{suffix}").unwrap_or((&line, ""));
-        Ok(Prompt { before: model.encode(before)?, after: continued(model, after)? })
-    };
-    let prompts: Vec<Prompt> = lines.iter().map(prompt).collect::<Result<_>>()?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let prompts: Vec<Prompt> = lines
+        .map(|(index, line)| prompt(model, line, &format!("{value}: line {}", index + 1)))
+        .collect::<Result<_>>()?;
     if prompts.is_empty() { Err(Error::request("--prompt: no prompt in it")) } else { Ok(prompts) }
+}
+
+/// Encodes one prompt; `place` names it in the error.
+fn prompt(model: &Model, line: &str, place: &str) -> Result<Prompt> {
+    let line = line.replace("\\n", "\n");
+    let (before, after) = line.split_once(GAP).unwrap_or((&line, ""));
+    if after.contains(GAP) {
+        return Err(Error::request(format!("{place}: {GAP} stands there more than once")));
+    }
+    Ok(Prompt { before: model.encode(before)?, after: continued(model, after)? })
 }
 
 /// Ids of text that something stands before: no BOS.
@@ -246,7 +265,7 @@ fn goal(
                 crate::edit::Trial::new(prompt.with(&vec![neutral; args.length as usize]), []);
             let observed = evaluator.observe(&[Request::new(trial)])?;
             let first = observed.first().and_then(|o| o.top.first()?.first().copied());
-            vec![first.ok_or_else(|| Error::request("the model predicts nothing"))?.0; LOOP]
+            vec![first.ok_or_else(|| Error::internal("the model predicts nothing"))?.0; LOOP]
         }
     };
     if continuation.is_empty() && args.goal != GoalKind::Away {
@@ -272,7 +291,7 @@ fn descend(
 ) -> Result<bool> {
     search.write(path)?;
     let steps = if args.algorithm == Algorithm::Beast { args.length } else { args.steps };
-    let bar = output::bar(steps, "steps");
+    let bar = output::Progress::bar(steps, "steps");
     bar.set_position(search.state.step as u64);
     let done = |search: &Search| {
         let all = |reached: &Reached| reached.prompts == problem.prompts.len();
@@ -309,10 +328,9 @@ fn cases(
     problem: &Problem,
     search: &Search,
     args: &Args,
+    dir: &Path,
     interrupted: &AtomicBool,
 ) -> Result<Vec<Case>> {
-    let dir = &args.out.join("cases");
-    storage::create_dir(dir)?;
     let mut found = Vec::new();
     if search.state.reached.is_empty() || interrupted.load(Ordering::Relaxed) {
         return Ok(found);

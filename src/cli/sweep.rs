@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::model::MODEL_HELP;
+use super::args::{ModelArg, Rows, RowsArg};
 use super::{exit, output, pairs};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::storage;
@@ -48,14 +48,13 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Options {
-    #[arg(long, help = MODEL_HELP, default_value = "builtin:dense")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArg,
     /// Text whose loss is measured (lesions); a paragraph of plain English by default.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Write one JSON row each to this file.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    rows: RowsArg,
     /// Test only this many (vocabulary: the echo of the most suspect, and of as many controls;
     /// weights: the largest products, 256 by default).
     #[arg(long, value_name = "N")]
@@ -88,20 +87,11 @@ pub fn run(args: Args) -> Result<u8> {
     lesions(&options, target)
 }
 
-pub(super) fn write_rows<T: serde::Serialize>(out: Option<&Path>, rows: &[T]) -> Result<()> {
-    let Some(path) = out else { return Ok(()) };
-    let mut text = String::new();
-    for row in rows {
-        text.push_str(&serde_json::to_string(row).map_err(|e| Error::file(path, "rows", e))?);
-        text.push('\n');
-    }
-    storage::write_atomic(path, text.as_bytes())
-}
-
 fn vocabulary(options: &Options) -> Result<u8> {
-    let model = Model::load(&options.model)?;
+    let rows = options.rows.open()?;
+    let model = Model::load(options.model.name())?;
     let evaluator = ModelEvaluator::new(&model);
-    let bar = output::bar(0, "tokens");
+    let bar = output::Progress::bar(0, "tokens");
     let start = std::time::Instant::now();
     let sweep = VocabularySweep::run(&model, &evaluator, options.limit, &|done, total| {
         bar.set_length(total);
@@ -109,7 +99,6 @@ fn vocabulary(options: &Options) -> Result<u8> {
     })?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    write_rows(options.out.as_deref(), &sweep.rows)?;
     let count = |v: TokenVerdict| sweep.rows.iter().filter(|r| r.verdict == v).count();
     let verdicts = [
         TokenVerdict::Glitch,
@@ -126,12 +115,13 @@ fn vocabulary(options: &Options) -> Result<u8> {
     if options.json {
         let counts: serde_json::Map<_, _> =
             verdicts.iter().map(|v| (name(v), count(*v).into())).collect();
-        output::line(serde_json::json!({
+        output::json(&serde_json::json!({
             "work": "vocabulary", "tokens": sweep.rows.len(), "tokens_tested": sweep.tested, "seconds": seconds,
             "tested_per_s": sweep.tested as f64 / seconds,
             "prompt": sweep.prompt.name, "prompt_length": sweep.prompt.base.len(), "median_ordinary": sweep.median_ordinary,
             "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "verdicts": counts,
-        }).to_string());
+        }))?;
+        rows.write(&sweep.rows)?;
         return Ok(exit::OK);
     }
     output::line(format!(
@@ -176,26 +166,29 @@ fn vocabulary(options: &Options) -> Result<u8> {
             name(&row.verdict)
         ));
     }
-    more(options.out.as_deref(), sweep.rows.len());
+    more(rows, &sweep.rows)?;
     Ok(exit::OK)
 }
 
-pub(super) fn more(out: Option<&Path>, rows: usize) {
-    match out {
-        Some(path) => {
-            output::line(format!("all {rows} rows: {}", escape(&path.display().to_string())))
-        }
-        None if rows > SHOWN => {
-            output::line(format!("... {} more; --out FILE keeps them all", rows - SHOWN))
+/// Writes the rows and says below the table where all of them are.
+pub(super) fn more<T: serde::Serialize>(rows: Rows, all: &[T]) -> Result<()> {
+    let path = rows.path().map(|path| escape(&path.display().to_string()));
+    rows.write(all)?;
+    match path {
+        Some(path) => output::line(format!("all {} rows: {path}", all.len())),
+        None if all.len() > SHOWN => {
+            let left = all.len() - SHOWN;
+            output::line(format!("... {left} more; --out FILE keeps them all"));
         }
         None => {}
     }
+    Ok(())
 }
 
-/// The text whose loss is measured, as ids, no longer than the model can read.
+/// Returns the text whose loss is measured, as token ids, no longer than the model's context.
 pub(super) fn lesion_text(model: &Model, path: Option<&Path>) -> Result<Vec<u32>> {
     let text = match path {
-        Some(path) => String::from_utf8_lossy(&storage::read_bounded(path, 1 << 20)?).into_owned(),
+        Some(path) => storage::read_text(path, storage::MAX_TEXT)?,
         None => crate::evaluate::REFERENCE_TEXT.trim_end().to_owned(),
     };
     let mut ids = model.encode(&text)?;
@@ -204,10 +197,11 @@ pub(super) fn lesion_text(model: &Model, path: Option<&Path>) -> Result<Vec<u32>
 }
 
 fn lesions(options: &Options, target: Target) -> Result<u8> {
-    let model = Model::load(&options.model)?;
+    let rows = options.rows.open()?;
+    let model = Model::load(options.model.name())?;
     let evaluator = ModelEvaluator::new(&model);
     let ids = lesion_text(&model, options.text.as_deref())?;
-    let bar = output::bar(0, "lesions");
+    let bar = output::Progress::bar(0, "lesions");
     let start = std::time::Instant::now();
     let sweep = LesionSweep::run(
         &evaluator,
@@ -222,15 +216,15 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
     )?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    write_rows(options.out.as_deref(), &sweep.rows)?;
     let flagged = sweep.rows.iter().filter(|r| r.q_value <= crate::sweep::FALSE_DISCOVERY).count();
     if options.json {
-        output::line(serde_json::json!({
+        output::json(&serde_json::json!({
             "work": format!("{target:?}").to_lowercase(), "tokens": sweep.tokens, "lesions": sweep.rows.len(), "seconds": seconds,
             "baseline_loss": sweep.baseline_loss, "flagged": flagged, "controls": sweep.controls, "controls_flagged": sweep.controls_flagged,
             "routing_correlation": sweep.routing_correlation,
             "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
-        }).to_string());
+        }))?;
+        rows.write(&sweep.rows)?;
         return Ok(exit::OK);
     }
     output::line(format!(
@@ -265,6 +259,6 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
             row.q_value
         ));
     }
-    more(options.out.as_deref(), sweep.rows.len());
+    more(rows, &sweep.rows)?;
     Ok(exit::OK)
 }

@@ -3,27 +3,28 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::args::RowsArg;
 use super::subject::exists;
 use super::{exit, output};
 use crate::case::Case;
-use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::text::{escape, fit};
+use crate::corpus;
+use crate::error::Result;
+use crate::model::{Model, short_names};
+use crate::stats;
+use crate::text::fit;
 use crate::transfer::{By, Destination, Outcome};
-use crate::{stats, storage};
 
 /// Try cases on other models: a matrix of how many hold there, by the model they come from.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Case files, or folders of them.
-    #[arg(required = true)]
+    /// Case files, or folders that hold them at any depth.
+    #[arg(required = true, value_name = "CASE|DIR")]
     cases: Vec<PathBuf>,
     /// The models: folders, GGUF files, builtin:NAME, hf:org/name; separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     models: Vec<String>,
-    /// Write one JSON row for each case and model to this file.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    rows: RowsArg,
     /// Print the matrix as JSON.
     #[arg(long)]
     json: bool,
@@ -46,33 +47,34 @@ struct Cell {
 }
 
 pub fn run(args: Args) -> Result<u8> {
+    let file = args.rows.open()?;
     let mut cases = Vec::new();
     for path in &args.cases {
         exists(path)?;
-        for path in crate::corpus::files(path)? {
+        for path in corpus::files(path)? {
             cases.push((Case::read(&path)?, path));
         }
     }
     if cases.is_empty() {
-        return Err(Error::request("no case in there"));
+        return Ok(output::no_cases());
     }
     let models: Vec<Model> =
         args.models.iter().map(|spec| Model::load(spec)).collect::<Result<_>>()?;
     // Where text has to carry a case, somebody must be able to read its ids.
     let mut others: BTreeMap<&str, Option<Model>> = BTreeMap::new();
-    for (case, _) in &cases {
+    for (case, path) in &cases {
         if !models.iter().any(|model| reads(model, case))
             && !others.contains_key(case.model.name.as_str())
         {
             others.insert(
                 &case.model.name,
-                Model::load(&case.model.name).ok().filter(|model| reads(model, case)),
+                corpus::load_model(&case.model, &[path]).ok().filter(|model| reads(model, case)),
             );
         }
     }
     let mut rows = Vec::new();
     let mut cells: BTreeMap<(&str, usize), Cell> = BTreeMap::new();
-    let bar = output::bar((models.len() * cases.len()) as u64, "cases");
+    let bar = output::Progress::bar((models.len() * cases.len()) as u64, "cases");
     for (to, model) in models.iter().enumerate() {
         let destination = Destination::new(model)?;
         for (case, path) in &cases {
@@ -90,25 +92,24 @@ pub fn run(args: Args) -> Result<u8> {
         }
     }
     bar.finish_and_clear();
-    if let Some(out) = &args.out {
-        let lines: Vec<String> =
-            rows.iter().map(|row| serde_json::to_string(row).unwrap_or_default()).collect();
-        storage::write_atomic(out, (lines.join("\n") + "\n").as_bytes())?;
-    }
     let mut from: Vec<&str> = cases.iter().map(|(case, _)| case.model.name.as_str()).collect();
     from.sort_unstable();
     from.dedup();
     if args.json {
-        output::line(matrix(&from, &models, &cells).to_string());
+        output::json(&matrix(&from, &models, &cells))?;
+        file.write(&rows)?;
         return Ok(exit::OK);
     }
     output::line(
         "cases that hold on another model, of those that mean something there; 95% intervals \
         (Wilson)\n",
     );
-    for from in from {
-        for (to, model) in models.iter().enumerate() {
-            let name = |text: &str| fit(&escape(text), 30);
+    let to: Vec<String> = models.iter().map(|model| model.reference().name).collect();
+    let all: Vec<&str> = from.iter().copied().chain(to.iter().map(String::as_str)).collect();
+    let names: Vec<String> = short_names(&all).iter().map(|name| fit(name, 30)).collect();
+    for (row, from) in from.iter().copied().enumerate() {
+        for to in 0..models.len() {
+            let (from_name, to_name) = (&names[row], &names[from.len() + to]);
             let figure = cells.get(&(from, to)).map_or("mean nothing there".to_owned(), |cell| {
                 let (low, high) = stats::wilson(cell.reached, cell.of, 1.96);
                 let how = match cell.by_text {
@@ -124,9 +125,10 @@ pub fn run(args: Args) -> Result<u8> {
                     100.0 * cell.reached as f64 / cell.of as f64
                 )
             });
-            output::line(format!("{:<30} on {:<30} {figure}", name(from), name(&model.name)));
+            output::line(format!("{from_name:<30} on {to_name:<30} {figure}"));
         }
     }
+    file.write(&rows)?;
     Ok(exit::OK)
 }
 

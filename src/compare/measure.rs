@@ -52,7 +52,7 @@ impl Sink for Cases {
 /// Measures a model: a campaign of each seed by `config`, then the sweeps.
 ///
 /// # Errors
-/// What loading and evaluating refuse; [`Error::Request`] when the user interrupts, as half a
+/// What loading and evaluating refuse; [`Error::Interrupted`] when the user interrupts, as half a
 /// comparison is none.
 pub fn measure(
     spec: &str,
@@ -80,7 +80,7 @@ pub fn measure(
             &control,
         )?;
         if summary.stopped_by == "interrupted" {
-            return Err(Error::request("interrupted: nothing is compared"));
+            return Err(Error::Interrupted);
         }
         runs.push((summary, cases.0));
     }
@@ -115,7 +115,7 @@ pub fn measure(
             sweep.rows.iter().filter(|row| row.loss - sweep.baseline_loss >= HARMFUL).count();
         harmful.insert(name.to_owned(), Share::new(harms as u64, sweep.rows.len() as u64));
     }
-    let kinds = config.oracles.iter().filter(|kind| kind.applies(&model.config));
+    let kinds = config.oracles_on(&model.config)?;
     let per_thousand = |kind: Option<OracleKind>| {
         let rate = |(summary, cases): &(Summary, Vec<Case>)| {
             let found = cases
@@ -127,7 +127,7 @@ pub fn measure(
         Estimate::new(runs.iter().map(rate).collect())
     };
     not_applicable.extend(
-        config.oracles.iter().filter(|k| !k.applies(&model.config)).map(|k| k.name().to_owned()),
+        OracleKind::ALL.iter().filter(|k| !k.applies(&model.config)).map(|k| k.name().to_owned()),
     );
     let echo_works = tokens.median_ordinary >= crate::sweep::LEAST_ECHO;
     if !echo_works {
@@ -147,7 +147,10 @@ pub fn measure(
         model_type: model.config.model_type.clone(),
         parameters: model.parameters(),
         loss,
-        findings: kinds.map(|kind| (kind.name().to_owned(), per_thousand(Some(*kind)))).collect(),
+        findings: kinds
+            .iter()
+            .map(|kind| (kind.name().to_owned(), per_thousand(Some(*kind))))
+            .collect(),
         all_findings: per_thousand(None),
         controls_flagged: Share::new(sum(|s| s.controls_flagged), sum(|s| s.controls)),
         glitch_tokens: echo_works.then(|| Share::new(glitches as u64, tokens.tested as u64)),

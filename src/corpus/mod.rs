@@ -1,7 +1,11 @@
 //! Regression cases in a directory: add, list, verify, set aside.
 
+mod files;
+mod locate;
 mod replay;
 
+pub use files::{entries, files};
+pub use locate::load_model;
 pub use replay::{Outcome, Status, replay};
 
 use std::path::{Path, PathBuf};
@@ -19,7 +23,9 @@ pub const QUARANTINE: &str = "quarantine";
 /// A file of a corpus and what reading it gave.
 #[derive(Debug)]
 pub struct Entry {
+    /// The file.
     pub path: PathBuf,
+    /// Its case, or why it is none.
     pub case: Result<Case>,
 }
 
@@ -36,30 +42,6 @@ pub struct Bad {
 pub struct Verified {
     pub good: Vec<(PathBuf, Case)>,
     pub bad: Vec<Bad>,
-}
-
-/// The `.json` files of a directory, by name; a path that is a file stands for itself.
-/// Subdirectories (`quarantine/` among them) and our own temporary files are left out.
-pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| Error::io(path, e);
-    if !std::fs::metadata(path).map_err(io)?.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let file = entry.map_err(io)?.path();
-        if file.extension().is_some_and(|extension| extension == "json") && !file.is_dir() {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// Reads every case of a directory (or the one file), one after the other, by file name; a bad one
-/// is an entry with its error and does not keep the others from being read.
-pub fn entries(path: &Path) -> Result<impl Iterator<Item = Entry>> {
-    Ok(files(path)?.into_iter().map(|path| Entry { case: Case::read(&path), path }))
 }
 
 /// Copies a case into the corpus under its id, as the very bytes that were validated. One that is

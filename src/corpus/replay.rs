@@ -51,7 +51,7 @@ pub fn replay(case: &Case, judge: &dyn Judge) -> Result<Outcome> {
     let count = verdicts.len();
     match <[Verdict; 1]>::try_from(verdicts) {
         Ok([verdict]) => Ok(Outcome { status: status(&case.verdict, &verdict), verdict }),
-        Err(_) => Err(Error::request(format!("{count} verdicts on one trial"))),
+        Err(_) => Err(Error::internal(format!("{count} verdicts on one trial"))),
     }
 }
 

@@ -100,7 +100,7 @@ impl ModelEvaluator<'_> {
         let mut of_site = std::collections::BTreeMap::new();
         for (key, var) in &variables {
             let gradient =
-                gradients.get(var).ok_or_else(|| Error::request("a site without a gradient"))?;
+                gradients.get(var).ok_or_else(|| Error::internal("a site without a gradient"))?;
             of_site.insert(*key, gradient.flatten_all()?.to_vec1::<f32>()?);
         }
         let means = if action == Action::Mean { Some(self.means()?) } else { None };

@@ -235,7 +235,7 @@ impl<'a> Lowering<'a> {
             Action::Mean => {
                 let means = self.baselines.means()?;
                 let mean = means.of(component, &self.model().config);
-                put(mean.ok_or_else(|| Error::request(format!("{component} has no mean")))?)
+                put(mean.ok_or_else(|| Error::internal(format!("{component} has no mean")))?)
             }
             Action::Noise { seed, strength } => {
                 // Drawn per position of the sequence, so that a row with a cached prefix gets the

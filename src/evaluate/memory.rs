@@ -62,8 +62,10 @@ impl ModelEvaluator<'_> {
                     ends.push(tokens - 1);
                 }
             }
-            let store =
-                self.forward(&forward)?.kv.ok_or_else(|| Error::request("states were not kept"))?;
+            let store = self
+                .forward(&forward)?
+                .kv
+                .ok_or_else(|| Error::internal("states were not kept"))?;
             memory.extend(ends.chunks_exact(2).map(|ends| self.distance(&store, ends[0], ends[1])));
         }
         Ok(memory)

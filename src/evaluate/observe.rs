@@ -50,7 +50,7 @@ impl ModelEvaluator<'_> {
             let reference = alone
                 .distributions
                 .clone()
-                .ok_or_else(|| Error::request("distributions were not kept"))?;
+                .ok_or_else(|| Error::internal("distributions were not kept"))?;
             // Two of the same trial share a run of it, and compute only what is read.
             let again = self.observe(&[
                 request.clone().with_reference(reference.clone()),
@@ -151,7 +151,8 @@ impl ModelEvaluator<'_> {
             }
             forward.hooks = hooks;
             let output = self.forward(&forward)?;
-            let store = output.kv.ok_or_else(|| Error::request("keys and values were not kept"))?;
+            let store =
+                output.kv.ok_or_else(|| Error::internal("keys and values were not kept"))?;
             let reads: Vec<Read> = offsets[1..]
                 .iter()
                 .map(|end| Read { token: end - 1, target: None, reference: None, keep: false })
@@ -236,7 +237,8 @@ impl Evaluator for ModelEvaluator<'_> {
         let row = plan.row(None, &self.model.config);
         let mut observations =
             self.observe_rows(vec![Job { request, plan: &plan, run: None, row }])?;
-        let mut observation = observations.pop().ok_or_else(|| Error::request("no observation"))?;
+        let mut observation =
+            observations.pop().ok_or_else(|| Error::internal("no observation"))?;
         observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();
         if request.memory {
             observation.memory = self.memory(&[request])?.pop();

@@ -115,7 +115,7 @@ impl ModelEvaluator<'_> {
         let of = |var: &Var| -> Result<Vec<f32>> {
             let gradient = gradients
                 .get(var)
-                .ok_or_else(|| Error::request("a variable without a gradient"))?;
+                .ok_or_else(|| Error::internal("a variable without a gradient"))?;
             Ok(gradient.flatten_all()?.to_vec1::<f32>()?)
         };
         let mut embeddings = of(&embeddings)?;

@@ -149,7 +149,7 @@ impl Race<'_, '_> {
             Some(Expected { total: change(0..read) + at_reads, at_reads })
         };
         let of =
-            |racer: &Racer| of(racer).ok_or_else(|| Error::request("a race beyond its gradient"));
+            |racer: &Racer| of(racer).ok_or_else(|| Error::internal("a race beyond its gradient"));
         self.racers.iter().map(|racer| racer.as_ref().map(of).transpose()).collect()
     }
 

@@ -213,7 +213,7 @@ impl<'a, 'm> Patching<'a, 'm> {
             evaluator.observe(&[Request::new(baseline.clone()).keeping_distributions()])?.pop();
         let reference = observed
             .and_then(|o| o.distributions)
-            .ok_or_else(|| Error::request("distributions were not kept"))?;
+            .ok_or_else(|| Error::internal("distributions were not kept"))?;
         let layout = trial.layout();
         if !comparable(trial) {
             return Err(Error::request(

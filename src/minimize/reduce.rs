@@ -95,7 +95,7 @@ impl Search<'_, '_> {
         if !new.is_empty() {
             let answers = (self.keep_test)(&new)?;
             if answers.len() != new.len() {
-                return Err(Error::request(format!(
+                return Err(Error::internal(format!(
                     "{} answers to {} candidates",
                     answers.len(),
                     new.len()

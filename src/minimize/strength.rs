@@ -54,7 +54,7 @@ pub fn smallest(
         }
         let answers = test(&grid)?;
         if answers.len() != grid.len() {
-            return Err(Error::request(format!(
+            return Err(Error::internal(format!(
                 "{} answers to {} candidates",
                 answers.len(),
                 grid.len()

@@ -155,7 +155,7 @@ impl Run<'_> {
             let trials: Vec<Trial> = chunk.iter().map(|(_, trial)| (*trial).clone()).collect();
             let verdicts = self.judge.judge(&trials)?;
             if verdicts.len() != trials.len() {
-                return Err(Error::request(format!(
+                return Err(Error::internal(format!(
                     "{} verdicts on {} trials",
                     verdicts.len(),
                     trials.len()

@@ -44,7 +44,7 @@ impl Model {
         if rows.windows(2).any(|w| w[0].entry() > w[1].entry())
             || rows.iter().any(|r| r.ids.is_empty())
         {
-            return Err(Error::request(
+            return Err(Error::internal(
                 "rows of a batch must be non-empty and ascend in where they start",
             ));
         }
@@ -110,7 +110,7 @@ impl Model {
                         let ssm = config
                             .ssm
                             .as_ref()
-                            .ok_or_else(|| Error::request("a state space without its sizes"))?;
+                            .ok_or_else(|| Error::internal("a state space without its sizes"))?;
                         let (out, states) = mamba.forward(&pass, i, ssm, &h, &rows)?;
                         cache.states = rows.keep.iter().copied().zip(states).collect();
                         out
@@ -178,7 +178,7 @@ impl Model {
             caches.push(cache);
         }
         if joined != rows.len() {
-            return Err(Error::request("a row starts beyond the last layer"));
+            return Err(Error::internal("a row starts beyond the last layer"));
         }
         let kv =
             (forward.keep_kv || forward.keep_ends).then(|| Arc::new(KvStore { layers: caches }));
@@ -249,9 +249,9 @@ fn resumed(row: &Row, entry: Entry, d: usize) -> Result<Vec<f32>> {
     let restart = row
         .restart
         .as_ref()
-        .ok_or_else(|| Error::request("a row without a restart must start at layer 0"))?;
+        .ok_or_else(|| Error::internal("a row without a restart must start at layer 0"))?;
     let residual = restart.residual(entry, row.ids.len(), d);
-    residual
-        .map(<[f32]>::to_vec)
-        .ok_or_else(|| Error::request("the residual stream to resume from is shorter than the row"))
+    residual.map(<[f32]>::to_vec).ok_or_else(|| {
+        Error::internal("the residual stream to resume from is shorter than the row")
+    })
 }

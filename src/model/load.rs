@@ -1,7 +1,5 @@
 //! Loading a model by its name or path, and the fingerprint that is taken on the way.
 
-use std::path::Path;
-
 use sha2::{Digest, Sha256};
 
 use super::formats::{Source, gguf, locate, pth, read_text, safetensors};
@@ -51,7 +49,7 @@ impl Model {
         }
         let path = match spec.strip_prefix("hf:") {
             Some(repository) => locate::hf_cache(repository)?,
-            None => Path::new(spec).to_owned(),
+            None => locate::path_of(spec),
         };
         if path.is_dir() {
             let config_path = path.join("config.json");

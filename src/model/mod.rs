@@ -27,6 +27,7 @@ pub use config::{
 };
 pub use families::FAMILIES;
 pub use formats::Source;
+pub use formats::locate::{is_named, short_names};
 pub use formats::tokenizer::Tokenizer;
 pub use forward::{Forward, Output};
 pub use layers::{Layer, Mlp, chosen_experts, tokens_of_experts};
@@ -55,7 +56,8 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRef {
-    /// How the model was named (`builtin:dense`, a folder, a GGUF file).
+    /// The model's name: `builtin:dense`, `hf:org/name`, or an absolute path (`~` for the home
+    /// folder), however it was spelt. Older files have the spelling of the command line.
     pub name: String,
     /// sha256 over the model's tensors and configuration.
     pub fingerprint: String,
@@ -67,7 +69,7 @@ impl Model {
     /// How a case names this model.
     pub fn reference(&self) -> ModelRef {
         ModelRef {
-            name: self.name.clone(),
+            name: formats::locate::canonical_name(&self.name),
             fingerprint: self.fingerprint.clone(),
             tokenizer: self.tokenizer_fingerprint.clone(),
         }

@@ -96,7 +96,7 @@ impl<'a> ModelJudge<'a> {
         self.calls.fetch_add(requests.len() as u64, Ordering::Relaxed);
         let observations = self.evaluator.observe(requests)?;
         if observations.len() != requests.len() {
-            return Err(Error::request(format!(
+            return Err(Error::internal(format!(
                 "{} answers to {} requests",
                 observations.len(),
                 requests.len()

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::format::{count, number, percent};
 use super::html::head;
 use crate::compare::{Comparison, Estimate, HARMFUL, ModelFigures, Share, Spread};
+use crate::model::short_names;
 use crate::text;
 
 /// One row: a name, its meaning, and one cell per model.
@@ -133,16 +134,18 @@ pub fn page(all: &Comparison) -> String {
         count(all.max_evals)
     );
     out.push_str("<section><h2>Findings per 1,000 evaluations</h2>");
+    let names = names(all);
     let bars: Vec<(&str, &Estimate)> =
-        all.models.iter().map(|m| (m.model.name.as_str(), &m.all_findings)).collect();
+        names.iter().map(String::as_str).zip(all.models.iter().map(|m| &m.all_findings)).collect();
     let _ = write!(
         out,
         "<figure>{}</figure></section>",
         super::svg::intervals("findings per 1,000 evaluations", &bars)
     );
     out.push_str("<section><h2>All figures</h2><div class=\"scroll\"><table><thead><tr><th></th>");
-    for model in &all.models {
-        let _ = write!(out, "<th>{}</th>", text::html(&model.model.name));
+    for (model, name) in all.models.iter().zip(&names) {
+        let (full, name) = (text::html(&model.model.name), text::html(name));
+        let _ = write!(out, "<th title=\"{full}\">{name}</th>");
     }
     out.push_str("</tr></thead><tbody>");
     for row in rows(all) {
@@ -166,10 +169,15 @@ pub fn page(all: &Comparison) -> String {
     out
 }
 
+/// The models' names, as short as tells them apart.
+fn names(all: &Comparison) -> Vec<String> {
+    short_names(&all.models.iter().map(|m| m.model.name.as_str()).collect::<Vec<_>>())
+}
+
 /// The figures for a terminal: one block per model where the columns do not fit side by side.
 pub fn terminal(all: &Comparison, columns: usize) -> String {
     let rows = rows(all);
-    let names: Vec<String> = all.models.iter().map(|m| text::escape(&m.model.name)).collect();
+    let names: Vec<String> = names(all).iter().map(|name| text::escape(name)).collect();
     let first = rows.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..names.len())
         .map(|i| {

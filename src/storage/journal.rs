@@ -12,7 +12,7 @@ use super::{create_dir, hex, parent, parse_json, sync_dir, write_atomic};
 use crate::error::{Error, Result};
 
 /// First line of a journal; the number is the version of the record format.
-const HEADER_START: &str = "glitch-journal ";
+pub(super) const HEADER_START: &str = "glitch-journal ";
 const HEADER: &str = "glitch-journal 1\n";
 
 /// Longest record; a longer length field is corruption, not a reason to allocate.

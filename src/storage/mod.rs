@@ -1,8 +1,9 @@
 //! The only place that writes files.
 //!
-//! Whoever reads a file of ours sees an old version or a new one, never half of either: files are
+//! A reader of our files sees an old version or a new one, never half of either: files are
 //! replaced atomically, and the journal, which only grows, carries a length and a checksum per
-//! record so that a tail torn by a crash or a full disk is recognised and cut.
+//! record so that a tail torn by a crash or a full disk is recognized and cut. Nothing that a user
+//! may want is replaced unasked: see [`OutputDir`] and [`OutputFile`].
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -13,7 +14,14 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
+mod file;
+mod folder;
+mod input;
 mod journal;
+pub mod ours;
+pub use file::OutputFile;
+pub use folder::{CASES, OutputDir};
+pub use input::{MAX_TEXT, TextOrFile, read_text};
 pub use journal::{Journal, Opened, Torn};
 
 /// Largest file that [`read_json`] and the case reader accept; a case is kilobytes.
@@ -37,15 +45,20 @@ fn sync_dir(dir: &Path) {
     }
 }
 
+/// Creates a temporary file in a directory; it is removed when it is dropped.
+fn temporary_in(dir: &Path) -> Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(".glitch-")
+        .suffix(".tmp")
+        .tempfile_in(dir)
+        .map_err(|e| Error::io(dir, e))
+}
+
 fn write_temporary(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
     let dir = parent(path);
     create_dir(dir)?;
     // In the same directory: a rename across file systems is a copy, and no longer atomic.
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".glitch-")
-        .suffix(".tmp")
-        .tempfile_in(dir)
-        .map_err(|e| Error::io(dir, e))?;
+    let mut temporary = temporary_in(dir)?;
     #[cfg(unix)]
     {
         // tempfile makes them private to the user; results are shared as any other file is.
@@ -76,28 +89,36 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// Writes pretty JSON with a final newline, atomically.
-pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+/// Like [`write_atomic`], but replaces only a file that this program wrote.
+///
+/// # Errors
+/// [`Error::File`] if another file, or what is not a regular file, stands there.
+pub fn replace_ours(path: &Path, bytes: &[u8]) -> Result<()> {
+    if path.symlink_metadata().is_ok() && ours::kind(path).is_none() {
+        return Err(folder::foreign(path));
+    }
+    write_atomic(path, bytes)
+}
+
+/// Returns a value as pretty JSON with a final newline; `path` is for the error.
+pub fn pretty_json<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
     let mut bytes =
         serde_json::to_vec_pretty(value).map_err(|e| Error::file(path, "(whole file)", e))?;
     bytes.push(b'\n');
-    write_atomic(path, &bytes)
+    Ok(bytes)
+}
+
+/// Writes pretty JSON with a final newline, atomically.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write_atomic(path, &pretty_json(path, value)?)
 }
 
 /// Removes a file, if there is one.
-pub fn remove(path: &Path) -> Result<()> {
+fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
         _ => Ok(()),
     }
-}
-
-/// Removes the `.json` files of a directory, if there is one.
-pub fn remove_json(dir: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
-    let mut files =
-        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json"));
-    files.try_for_each(|path| remove(&path))
 }
 
 /// Moves a file to another directory under its own name, or, where that is taken, under the name
@@ -126,7 +147,7 @@ pub fn move_into(path: &Path, dir: &Path) -> Result<PathBuf> {
 /// before anything is allocated, and one that grows while it is read is refused then.
 pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     // Asked before opening: opening a FIFO blocks until somebody writes to it.
-    let metadata = fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    let metadata = fs::metadata(path).map_err(|e| input::unreadable(path, e))?;
     if !metadata.is_file() {
         return Err(Error::file(path, "(whole file)", "not a regular file"));
     }
@@ -140,7 +161,7 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     if metadata.len() > max_bytes {
         return Err(too_large(metadata.len()));
     }
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let file = File::open(path).map_err(|e| input::unreadable(path, e))?;
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
     file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     if bytes.len() as u64 > max_bytes {

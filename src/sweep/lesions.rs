@@ -112,7 +112,7 @@ pub fn propose_weights(
             let values = run
                 .sites
                 .get(&(layer, site))
-                .ok_or_else(|| Error::request("a site was not captured"))?;
+                .ok_or_else(|| Error::internal("a site was not captured"))?;
             let mut largest = vec![0f32; width];
             values
                 .chunks_exact(width)
@@ -202,11 +202,11 @@ impl LesionSweep {
         }
         let baseline =
             evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
-        let baseline = baseline.ok_or_else(|| Error::request("no baseline"))?;
+        let baseline = baseline.ok_or_else(|| Error::internal("no baseline"))?;
         let reference = baseline
             .distributions
             .clone()
-            .ok_or_else(|| Error::request("distributions were not kept"))?;
+            .ok_or_else(|| Error::internal("distributions were not kept"))?;
         let baseline_loss = baseline.loss();
         let control_components = spread(&swept, controls);
         let routed =

@@ -47,11 +47,11 @@ impl<'a> Intact<'a> {
         let trial = trial.baseline();
         let observed =
             evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
-        let observed = observed.ok_or_else(|| Error::request("no baseline"))?;
+        let observed = observed.ok_or_else(|| Error::internal("no baseline"))?;
         let reference = observed
             .distributions
             .clone()
-            .ok_or_else(|| Error::request("distributions were not kept"))?;
+            .ok_or_else(|| Error::internal("distributions were not kept"))?;
         Ok(Self { evaluator, trial, reference, loss: observed.loss() })
     }
 
@@ -142,7 +142,7 @@ pub fn minimal(
     });
     let sets: Vec<Vec<Edit>> = alone.chain(without).chain([lesions(&members, action)]).collect();
     let mut effects = intact.effects(&sets, &quiet)?;
-    let joint = effects.pop().ok_or_else(|| Error::request("no effect"))?;
+    let joint = effects.pop().ok_or_else(|| Error::internal("no effect"))?;
     let without = effects.split_off(members.len());
     let interaction = joint.nats - effects.iter().map(|e| e.nats).sum::<f64>();
     Ok(MinimalSet {

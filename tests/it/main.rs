@@ -14,4 +14,5 @@ mod parity;
 mod plans;
 mod planted;
 mod recurrent;
+mod safety;
 mod suffix;

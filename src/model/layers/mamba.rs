@@ -132,7 +132,7 @@ impl Mamba {
         let mut next = || {
             parts
                 .next()
-                .ok_or_else(|| Error::request("a projection has fewer parts than the layer"))
+                .ok_or_else(|| Error::internal("a projection has fewer parts than the layer"))
         };
         drop(projected);
         let (gate, mixed, dt) = if ssm.version == 1 {
@@ -204,7 +204,7 @@ impl Mamba {
                 };
                 scanned(pass, layer, &scan, rows)?
             }
-            _ => return Err(Error::request("a state space without its projections")),
+            _ => return Err(Error::internal("a state space without its projections")),
         };
         let mut z = mode.mul(y, &gate)?;
         if let Some(norm) = &self.norm {

@@ -71,7 +71,7 @@ impl Sparse {
     ) -> Result<N::Array> {
         let (mode, config) = (pass.mode, &pass.model.config);
         let experts =
-            config.experts.as_ref().ok_or_else(|| Error::request("a mixture without experts"))?;
+            config.experts.as_ref().ok_or_else(|| Error::internal("a mixture without experts"))?;
         let logits = pass.at(layer, Site::RouterLogits, mode.linear(x, &self.router)?)?;
         let mut kept = pass.captures(layer, Site::Experts).then(Vec::new);
         // What is captured is wanted of every token.

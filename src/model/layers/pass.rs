@@ -101,9 +101,9 @@ impl<'a> RecurrentRows<'a> {
         let initial = rows.iter().map(|row| {
             let Some(last) = row.prefix.last() else { return Ok(None) };
             let state = last.store.layers[layer].states.get(&(last.start + last.len - 1));
-            state
-                .map(Some)
-                .ok_or_else(|| Error::request("a row continues a sequence where no state was kept"))
+            state.map(Some).ok_or_else(|| {
+                Error::internal("a row continues a sequence where no state was kept")
+            })
         });
         let tokens = spans.last().map_or(0, |s| s.tokens.end);
         Ok(Self {

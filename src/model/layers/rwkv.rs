@@ -156,7 +156,7 @@ impl TimeMix {
                     mix_up.push(Linear::from_in_out(up, d, rank, Some(bias)));
                 }
                 let mix_up = <[Linear; 5]>::try_from(mix_up)
-                    .map_err(|_| Error::request("token shift without a rank"))?;
+                    .map_err(|_| Error::internal("token shift without a rank"))?;
                 Version::V6(Box::new(V6 {
                     mix: loader.vector(&name("time_maa_x"), d)?,
                     mix_down: loader.in_out(&name("time_maa_w1"), 5 * rank, d, None)?,
@@ -277,7 +277,7 @@ impl TimeMix {
                 let gate = self
                     .gate
                     .as_ref()
-                    .ok_or_else(|| Error::request("time mixing without its gate"))?;
+                    .ok_or_else(|| Error::internal("time mixing without its gate"))?;
                 let gate = mode
                     .activate(projected(&input(4)?, gate, Matrix::TimeGate)?, Activation::Silu)?;
                 let gate = pass.at(layer, Site::Gate, gate)?;
@@ -332,7 +332,7 @@ impl TimeMix {
                 v = mode.interpolate(v, first, &t)?;
             }
             (Some(_), None) => {
-                return Err(Error::request("the values of the first layer are missing"));
+                return Err(Error::internal("the values of the first layer are missing"));
             }
             (None, _) => *first = Some(v.clone()),
         }

@@ -30,7 +30,7 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
         let distribution = observed
             .distributions
             .as_ref()
-            .ok_or_else(|| Error::request("distributions were not kept"))?;
+            .ok_or_else(|| Error::internal("distributions were not kept"))?;
         let mut log_probs = distribution.row(0).to_vec();
         log_probs
             .iter_mut()

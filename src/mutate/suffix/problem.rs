@@ -269,7 +269,7 @@ impl<'a, 'm> Problem<'a, 'm> {
                 let of_layer = gradient
                     .residuals
                     .get(&layers)
-                    .ok_or_else(|| Error::request("a stage without a gradient"))?;
+                    .ok_or_else(|| Error::internal("a stage without a gradient"))?;
                 for (sum, of_prompt) in expected.iter_mut().zip(race.expected(*at, of_layer)?) {
                     let of_prompt = of_prompt.unwrap_or_default();
                     sum.total += of_prompt.total;

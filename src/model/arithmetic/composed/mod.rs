@@ -194,7 +194,7 @@ impl Numerics for Composed {
         let (tokens, width) = x.dims2()?;
         let (scale, shift, noise) = dense_tables(blocks, tokens, width);
         if !noise.is_empty() {
-            return Err(Error::request(
+            return Err(Error::internal(
                 "noise in proportion to an activation has no gradient mode",
             ));
         }
@@ -428,7 +428,7 @@ impl Numerics for Composed {
     ) -> Result<Tensor> {
         let (tokens, d) = x.dims2()?;
         if captured.is_some() {
-            return Err(Error::request("what experts add is not kept in gradient mode"));
+            return Err(Error::internal("what experts add is not kept in gradient mode"));
         }
         let routing = Routing::new(&self.values(router_logits)?, experts).by_expert();
         let probabilities = candle_nn::ops::softmax(router_logits, D::Minus1)?;

@@ -78,7 +78,7 @@ fn one_token(block: &Block, token: usize) -> Block {
 fn edited(state: &Tensor, blocks: &[Block]) -> Result<Tensor> {
     let (scale, shift, noise) = dense_tables(blocks, 1, state.elem_count());
     if !noise.is_empty() {
-        return Err(Error::request("noise in proportion to a state has no gradient mode"));
+        return Err(Error::internal("noise in proportion to a state has no gradient mode"));
     }
     let flat = state.reshape((1, state.elem_count()))?;
     Ok(((flat * constant(&scale, 1)?)? + constant(&shift, 1)?)?.reshape(state.shape())?)
@@ -192,7 +192,7 @@ impl Step<'_> {
                 state.broadcast_mul(&self.column(r, *head_dim)?)?.sum(1)?.flatten_all()?
             }
             Recurrence::Wkv4 { .. } | Recurrence::Wkv6 { .. } => {
-                return Err(Error::request("this recurrence reads the state before it changes"));
+                return Err(Error::internal("this recurrence reads the state before it changes"));
             }
         };
         Ok(y.unsqueeze(0)?)

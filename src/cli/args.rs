@@ -1,0 +1,82 @@
+//! Arguments that several commands share.
+
+use std::path::{Path, PathBuf};
+
+use super::output;
+use crate::error::Result;
+use crate::storage::OutputFile;
+
+/// Names a model, in every command's help.
+pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, a .pth file of RWKV, \
+    builtin:NAME (dense, moe, mamba, rwkv), or hf:org/name from the local cache";
+
+/// The model that is used where none is named.
+pub const DEFAULT_MODEL: &str = "builtin:dense";
+
+/// A model, as an argument or as `--model`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelArg {
+    #[arg(value_name = "MODEL", help = format!("{MODEL_HELP} [default: {DEFAULT_MODEL}]"))]
+    argument: Option<String>,
+    #[arg(
+        long = "model",
+        value_name = "MODEL",
+        conflicts_with = "argument",
+        help = "The same as the argument MODEL"
+    )]
+    option: Option<String>,
+}
+
+impl ModelArg {
+    /// Returns the name of the model: the one given, or the default.
+    pub fn name(&self) -> &str {
+        self.option.as_deref().or(self.argument.as_deref()).unwrap_or(DEFAULT_MODEL)
+    }
+}
+
+/// Where the rows of a sweep go.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RowsArg {
+    /// Write one JSON row each to this file (a device or a pipe is written to, not replaced).
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace that file if an earlier sweep wrote it.
+    #[arg(long, requires = "out")]
+    force: bool,
+}
+
+impl RowsArg {
+    /// Opens the file, if one is asked for: before the work, so that a mistake is told at once.
+    ///
+    /// # Errors
+    /// What [`OutputFile::open`] refuses.
+    pub fn open(&self) -> Result<Rows> {
+        let open = |path: &PathBuf| OutputFile::open(path, self.force);
+        self.out.as_ref().map(open).transpose().map(Rows)
+    }
+}
+
+/// A file of rows that is open, or none.
+pub struct Rows(Option<OutputFile>);
+
+impl Rows {
+    /// Returns the path, as the user gave it.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.as_ref().map(OutputFile::path)
+    }
+
+    /// Writes the rows, one a line. Called after the table is printed: a full disk must not take
+    /// the table too.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if they cannot be written.
+    pub fn write<T: serde::Serialize>(self, rows: &[T]) -> Result<()> {
+        let Some(file) = self.0 else { return Ok(()) };
+        let mut text = String::new();
+        for row in rows {
+            text.push_str(&output::json_line(row)?);
+            text.push('\n');
+        }
+        file.write(text.as_bytes())
+    }
+}
