@@ -95,7 +95,8 @@ mod tests {
         assert_eq!(found("/home/somebody/models/m-8f2c"), [] as [PathBuf; 0]);
         let (near, far) = (place("project/m-8f2c"), place("models/m-8f2c"));
         assert_eq!(found("/home/somebody/models/m-8f2c"), [far, near.clone()]);
-        assert_eq!(found("../m-8f2c"), [near.clone()]);
-        assert_eq!(found("~/m-8f2c"), [near]);
+        for name in ["../m-8f2c", "~/m-8f2c"] {
+            assert_eq!(found(name), std::slice::from_ref(&near));
+        }
     }
 }

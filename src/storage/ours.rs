@@ -83,7 +83,7 @@ fn row(path: &Path) -> Option<Kind> {
     BufReader::new(file).take(MAX_ROW).read_until(b'\n', &mut line).ok()?;
     let fields = fields(&line)?;
     let has = |names: &&[&str]| names.iter().all(|name| fields.contains_key(*name));
-    ROWS.iter().any(|names| has(names)).then_some(Kind::Rows)
+    ROWS.iter().any(has).then_some(Kind::Rows)
 }
 
 fn json(path: &Path) -> Option<Kind> {
