@@ -1,4 +1,4 @@
-//! A finding on the page: one card.
+//! The card of one finding on the page.
 
 use std::fmt::Write;
 
@@ -10,19 +10,19 @@ use crate::edit::{Component, Edit};
 use crate::localize::{Implication, PositionEffect};
 use crate::text;
 
-/// Cards that are open at first.
+/// Number of cards that are open when the page loads.
 const OPEN_CARDS: usize = 2;
-/// Characters of one text that are shown.
+/// Most characters shown of one text.
 const MOST_TEXT: usize = 6000;
-/// Edits listed on a card.
+/// Most edits listed on a card.
 const MOST_EDITS: usize = 60;
 
-/// The finding in a line.
+/// Returns the title of a finding, one line, unescaped.
 pub fn title(case: &Case) -> String {
     if case.comment.title.is_empty() { words::doing(case) } else { clip(&case.comment.title, 200) }
 }
 
-/// At most `most` characters, and how many more there are.
+/// Cuts a text after `most` characters and says how many were left out.
 pub fn clip(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),
@@ -32,8 +32,8 @@ pub fn clip(text: &str, most: usize) -> String {
     }
 }
 
-/// One finding: what happens, the prompt, the next tokens, the score among its controls, what
-/// carries it.
+/// Writes the card of finding `i`: what happens, the prompt, the next tokens, the score among its
+/// controls, the localization, the provenance.
 pub fn card(out: &mut String, case: &Case, i: usize) {
     let v = &case.verdict;
     let open = if i < OPEN_CARDS { " open" } else { "" };
@@ -50,7 +50,7 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     );
     let mut lead = vec![words::what(case)];
     lead.extend(words::controls(case));
-    lead.extend(case.implication.as_ref().and_then(words::carried));
+    lead.extend(case.implication.as_ref().and_then(words::localized));
     let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
     prompts(out, case);
     out.push_str("<div class=\"pair\">");
@@ -114,7 +114,7 @@ fn prompts(out: &mut String, case: &Case) {
     }
 }
 
-/// Paired bars: each token's probability before and after.
+/// Writes the next-token probabilities before and after the edits as paired bars.
 fn next_tokens(out: &mut String, case: &Case) {
     const MOST: usize = 8;
     let find =
@@ -241,7 +241,7 @@ fn implicated(out: &mut String, implication: &Implication) {
     effects_table(out, "at one position only, strongest", rows);
 }
 
-/// A table of effects; nothing for no rows.
+/// Writes a table of effects, or nothing if there are no rows.
 fn effects_table(out: &mut String, head: &str, rows: Vec<(String, f64, f64)>) {
     if rows.is_empty() {
         return;

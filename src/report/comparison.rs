@@ -1,4 +1,4 @@
-//! The page and the table of `glitch compare`.
+//! The page and the terminal table of `glitch compare`.
 
 use std::fmt::Write;
 
@@ -46,7 +46,7 @@ fn of_cases(s: &Spread) -> String {
     spread(s, "cases")
 }
 
-/// Every figure of the comparison, in the order of the page.
+/// Returns every figure of the comparison, in the order of the page.
 fn rows(all: &Comparison) -> Vec<Row> {
     let row = |name: &str, meaning: &str, cell: &dyn Fn(&ModelFigures) -> String| Row {
         name: name.to_owned(),
@@ -120,7 +120,7 @@ fn rows(all: &Comparison) -> Vec<Row> {
     rows
 }
 
-/// The page: one HTML file, no script and no request to anywhere.
+/// Returns the page: one HTML file without scripts or external resources.
 pub fn page(all: &Comparison) -> String {
     let mut out = String::new();
     head(&mut out, "comparison");
@@ -169,12 +169,13 @@ pub fn page(all: &Comparison) -> String {
     out
 }
 
-/// The models' names, as short as tells them apart.
+/// Returns the models' names, as short as possible while still distinct.
 fn names(all: &Comparison) -> Vec<String> {
     short_names(&all.models.iter().map(|m| m.model.name.as_str()).collect::<Vec<_>>())
 }
 
-/// The figures for a terminal: one block per model where the columns do not fit side by side.
+/// Returns the figures for a terminal: side by side, or one block per model where the columns do
+/// not fit.
 pub fn terminal(all: &Comparison, columns: usize) -> String {
     let rows = rows(all);
     let names: Vec<String> = names(all).iter().map(|name| text::escape(name)).collect();

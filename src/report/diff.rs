@@ -1,17 +1,17 @@
-//! Which words differ between two texts. A case holds its texts only as comments, so this is for
+//! Word differences between two texts. A case holds its texts only as comments, so this is for
 //! the eye; the edits, by position and id, are listed beside it.
 
-/// A stretch of text, in one of the two or in both.
+/// A stretch of text that is in one of the two texts or in both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     pub text: String,
     pub changed: bool,
 }
 
-/// Above this many table cells only the common start and end are taken out.
+/// Above this many table cells, only the common start and end are found.
 const MOST_CELLS: usize = 1 << 20;
 
-/// Both texts in spans, those marked that are not common to both.
+/// Splits both texts into spans and marks those that are not common to both.
 pub fn words(before: &str, after: &str) -> (Vec<Span>, Vec<Span>) {
     let (a, b) = (pieces(before), pieces(after));
     let start = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
@@ -28,7 +28,7 @@ pub fn words(before: &str, after: &str) -> (Vec<Span>, Vec<Span>) {
     (spans(&a, &keep.0), spans(&b, &keep.1))
 }
 
-/// Words with the white space before them, which is how most tokenizers cut.
+/// Splits a text into words with the white space before them, as most tokenizers do.
 fn pieces(text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     let (mut from, mut in_word) = (0, false);
@@ -45,7 +45,7 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// A longest common subsequence, as pairs of indices.
+/// Returns a longest common subsequence as pairs of indices.
 fn common(a: &[&str], b: &[&str]) -> Vec<(usize, usize)> {
     let columns = b.len() + 1;
     if (a.len() + 1).saturating_mul(columns) > MOST_CELLS {

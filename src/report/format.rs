@@ -1,13 +1,13 @@
-//! Numbers as a reader wants them; whatever a file holds, the answer is short and has no surprises.
+//! Numbers and lists for readers: short, whatever a file holds.
 
 pub use crate::text::{count, number, percent};
 
-/// `word` or its plural, after the count.
+/// Formats a count with its noun: `1 case`, `1,234 cases`.
 pub fn plural(value: u64, word: &str) -> String {
     if value == 1 { format!("1 {word}") } else { format!("{} {word}s", count(value)) }
 }
 
-/// Seconds as `12 s`, `3 min 20 s`, `2 h 5 min`.
+/// Formats seconds: `12 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "unknown".into();
@@ -21,7 +21,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Wilson's 95% interval of a rate, `None` of nothing.
+/// Returns Wilson's 95% interval of a rate (Wilson 1927); `None` for no trials.
 pub fn wilson(hits: u64, of: u64) -> Option<(f64, f64)> {
     if of == 0 {
         return None;
@@ -34,7 +34,7 @@ pub fn wilson(hits: u64, of: u64) -> Option<(f64, f64)> {
     Some((((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0)))
 }
 
-/// `a`, `a and b`, `a, b and c`; of more than `most` the rest is counted.
+/// Formats a list: `a`, `a and b`, `a, b and c`; items beyond the first `most` are only counted.
 pub fn list(items: &[String], most: usize) -> String {
     let mut shown: Vec<String> = items.iter().take(most).cloned().collect();
     if items.len() > most {

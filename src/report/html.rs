@@ -1,4 +1,5 @@
-//! The page: one HTML file with its style and plots in it, no script and no request to anywhere.
+//! The report page of a campaign: one HTML file with its style and plots inline, without scripts or
+//! external resources.
 
 use std::fmt::Write;
 
@@ -11,12 +12,13 @@ use crate::text;
 
 const STYLE: &str = include_str!("style.css");
 
-/// Findings beyond this many become rows of a table: a browser has to hold the page.
+/// Most findings that get a card; the others become rows of a table, so that a browser can hold the
+/// page.
 const MOST_CARDS: usize = 200;
-/// Rows of that table.
+/// Most rows of that table.
 const MOST_ROWS: usize = 5000;
 
-/// The whole report.
+/// Returns the report page of a campaign.
 pub fn page(summary: &Summary, cases: &[Case]) -> String {
     let mut out = String::with_capacity(64 << 10);
     let order = words::strongest_first(cases);
@@ -48,7 +50,7 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
     out
 }
 
-/// The beginning of every page, up to its content; `title` is escaped here.
+/// Writes the beginning of a page, up to its content; escapes `title`.
 pub(super) fn head(out: &mut String, title: &str) {
     out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     // Belt and braces: were a text ever let through unescaped, nothing in it may run or load.
@@ -209,7 +211,7 @@ fn table(out: &mut String, rest: &[&Case]) {
     }
 }
 
-/// What a newcomer needs in order to read the page.
+/// Glossary shown at the end of every page.
 const WORDS: &[(&str, &str)] = &[
     ("token", "A piece of text that a model reads or writes; each has a number, its id."),
     ("trial, evaluation", "One run of the model on one prompt with some edits."),
@@ -370,7 +372,7 @@ mod tests {
         insta::assert_binary_snapshot!("sample.html", lines(&made).into_bytes());
     }
 
-    /// A line per element, so that a change can be read.
+    /// Puts each element on its own line, so that a diff of snapshots is readable.
     fn lines(page: &str) -> String {
         page.replace("><", ">\n<")
     }

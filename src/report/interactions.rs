@@ -10,13 +10,13 @@ use crate::edit::{Component, Edit};
 use crate::mutate::interactions::Interactions;
 use crate::text;
 
-/// Matrices on a page, and the pairs listed beside each.
+/// Most matrices on a page, and most pairs listed beside each.
 const MOST_TABLES: usize = 4;
 const LISTED: usize = 6;
-/// Rows of a matrix that can still be told apart.
+/// Most rows of a matrix that can still be told apart.
 const MOST_COMPONENTS: usize = 64;
 
-/// The section; nothing for a campaign that measured no interactions.
+/// Writes the section, or nothing for a campaign that measured no interactions.
 pub fn section(out: &mut String, tables: &[Interactions], cases: &[Case]) {
     if tables.is_empty() {
         return;
@@ -39,7 +39,7 @@ pub fn section(out: &mut String, tables: &[Interactions], cases: &[Case]) {
     out.push_str("</div></section>");
 }
 
-/// Pairs of these components that some finding lesions at once.
+/// Returns the pairs of these components that some finding lesions together.
 fn together(cases: &[Case], components: &[Component]) -> Vec<(usize, usize)> {
     let mut pairs = Vec::new();
     for case in cases {

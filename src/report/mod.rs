@@ -1,7 +1,7 @@
-//! What a campaign found, for people: one self-contained HTML page, and a summary for the terminal.
+//! Results for people: self-contained HTML pages, and the summary for the terminal.
 //!
 //! Nothing here runs a model or reads a clock: the same summary and cases give the same bytes.
-//! Every text of a model or a file is data and goes through [`crate::text`].
+//! Every text that comes from a model or a file is data and goes through [`crate::text`].
 
 mod card;
 pub mod comparison;

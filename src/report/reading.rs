@@ -1,4 +1,4 @@
-//! How the replaced tokens of a case are read, against others in their place: a section of its
+//! Attribution of the replaced tokens, compared with other tokens in their place: a section of the
 //! card.
 
 use std::fmt::Write;
@@ -8,10 +8,10 @@ use super::{svg, words};
 use crate::localize::{Carried, ContrastKind, Reading};
 use crate::text;
 
-/// Readers that have a column of their own.
+/// Most heads that get a column of their own.
 const READERS: usize = 4;
 
-/// The sentence, the table of these tokens and the others, and where each leaves its own place.
+/// Writes the sentence, the curves by layer, and the table of these tokens and the others.
 pub fn section(out: &mut String, reading: &Reading) {
     let rows: Vec<(&str, &Carried)> = std::iter::once(("these", &reading.carried))
         .chain(reading.contrasts.iter().map(|contrast| {
@@ -23,7 +23,7 @@ pub fn section(out: &mut String, reading: &Reading) {
         }))
         .collect();
     out.push_str("<h3>Attribution of the replaced tokens</h3>");
-    if let Some(sentence) = words::read_by(reading) {
+    if let Some(sentence) = words::attribution(reading) {
         let _ = write!(out, "<p>{}</p>", text::html(&sentence));
     }
     let lines: Vec<(&str, &[f64])> =

@@ -10,7 +10,7 @@ use crate::case::Case;
 use crate::mutate::suffix::{Algorithm, Search};
 use crate::{stats, text};
 
-/// The whole report.
+/// Returns the page of a suffix search.
 pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     let (mut out, state, options) = (String::new(), &search.state, &search.options);
     head(&mut out, &search.model.name);

@@ -42,7 +42,7 @@ impl Axis {
     }
 }
 
-/// The next of 1, 2, 5 times a power of ten at or above `value`.
+/// Rounds up to 1, 2 or 5 times a power of ten.
 fn round_up(value: f64) -> f64 {
     if !value.is_finite() || value <= 0.0 {
         return 1.0;
@@ -61,7 +61,7 @@ pub struct Line<'a> {
     pub points: Vec<(u64, u64)>,
 }
 
-/// Counts over evaluations; at most three lines, told apart by colour and by dashes.
+/// Plots counts over evaluations: at most three lines, told apart by colour and dashes.
 pub fn curves(title: &str, lines: &[Line]) -> String {
     const MOST_POINTS: usize = 240;
     let (left, right, top, bottom) = (46.0, WIDTH - 12.0, 12.0, 150.0);
@@ -126,12 +126,12 @@ pub fn curves(title: &str, lines: &[Line]) -> String {
     svg
 }
 
-/// Shares by layer, on an axis from 0 to 1.
+/// Plots shares by layer, on an axis from 0 to 1.
 pub fn by_layer(label: &str, lines: &[(&str, &[f64])]) -> String {
     values(label, "layer", 0, 1.0, percent, lines)
 }
 
-/// Losses after every step.
+/// Plots the losses after every step.
 pub fn by_step(label: &str, lines: &[(&str, &[f64])]) -> String {
     let most = lines
         .iter()
@@ -142,8 +142,8 @@ pub fn by_step(label: &str, lines: &[(&str, &[f64])]) -> String {
     values(label, "step", 1, round_up(most), number, lines)
 }
 
-/// Values from 0 to `most`, the first of them at `from`; the first line stands out, the others are
-/// dashed.
+/// Plots lines on an axis from 0 to `most`, the first value of each at `from`; the first line stands
+/// out, the others are dashed.
 fn values(
     label: &str,
     unit: &str,
@@ -207,7 +207,7 @@ fn values(
     svg
 }
 
-/// Means and their intervals, one row each, on an axis from zero.
+/// Plots means and their intervals, one row each, on an axis from zero.
 pub fn intervals(label: &str, rows: &[(&str, &Estimate)]) -> String {
     let (left, right, pitch) = (118.0, WIDTH - 44.0, 24.0);
     let most =
@@ -268,7 +268,7 @@ pub fn intervals(label: &str, rows: &[(&str, &Estimate)]) -> String {
     svg
 }
 
-/// The scores of the controls and of the trial: dots in columns, or bars where there are many.
+/// Plots the scores of the controls and of the trial: dots in columns, or bars if there are many.
 pub fn strip(controls: &[f64], score: f64, threshold: f64, unit: &str) -> String {
     const BINS: usize = 54;
     const MOST_DOTS: usize = 9;
@@ -361,9 +361,9 @@ fn in_unit(unit: &str) -> String {
 const MOST_LAYERS: usize = 160;
 const MOST_HEADS: usize = 160;
 
-/// Effects of heads and MLPs, a row a layer, a column a head, the MLP apart at the right; `None`
-/// where there is nothing to draw. Rows and columns are those that occur: indices in a file may be
-/// anything.
+/// Plots effects as a heat map: one row per layer, one column per head, the MLP at the right. `None`
+/// if there is nothing to draw. Only rows and columns that occur are drawn, because indices in a
+/// file may be anything.
 pub fn heat_map(
     label: &str,
     effects: &[Effect],
@@ -526,9 +526,9 @@ pub fn heat_map(
     Some(svg)
 }
 
-/// A square of pairs of components, cell `(row, column)` with its value and its title; `None` where
-/// there is nothing to draw. Shades go with the square root of a value: a few pairs are often a
-/// hundred times the others.
+/// Plots a square matrix of pairs of components, each cell with its value and title; `None` if there
+/// is nothing to draw. Shades follow the square root of a value, because a few pairs are often a
+/// hundred times larger than the others.
 pub fn matrix(
     label: &str,
     components: &[Component],

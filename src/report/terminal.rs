@@ -1,4 +1,4 @@
-//! The summary for a terminal: what was found and the strongest findings, in plain words.
+//! The terminal's summary of a campaign: counts, and the strongest findings in plain words.
 
 use std::path::Path;
 
@@ -8,18 +8,19 @@ use crate::campaign::Summary;
 use crate::case::Case;
 use crate::text;
 
-/// Findings that are explained; the rest is in the report.
+/// Most findings that are described; the others are in the report.
 const BEST: usize = 5;
-/// Narrower than this no sentence can be read.
+/// Smallest width that a sentence can be wrapped to.
 const LEAST_COLUMNS: usize = 8;
 
-/// The summary in lines of at most `columns` columns (never less than 8); paths are relative to the
-/// folder of the campaign.
+/// Returns the summary in lines of at most `columns` columns (at least 8), with paths relative to
+/// the folder of the campaign.
 pub fn terminal(summary: &Summary, cases: &[Case], columns: usize) -> String {
     terminal_in(Path::new(""), summary, cases, columns)
 }
 
-/// [`terminal`] with paths under `dir`, so that they can be copied into a command.
+/// Returns the summary like [`terminal`], with paths under `dir` so that they can be pasted into a
+/// command.
 pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize) -> String {
     let mut page = Page { out: String::new(), columns: columns.max(LEAST_COLUMNS) };
     let place = |file: &str| dir.join(file).display().to_string();
@@ -63,10 +64,10 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         }
         let mut sentences = vec![words::what(case)];
         sentences.extend(words::controls(case));
-        sentences.extend(case.implication.as_ref().and_then(words::carried));
+        sentences.extend(case.implication.as_ref().and_then(words::localized));
         let reading =
             case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
-        sentences.extend(reading.and_then(words::read_by));
+        sentences.extend(reading.and_then(words::attribution));
         let start = page.out.len();
         page.say(3, &sentences.join(" "));
         // Without a title the sentence bears the number, in the place of its indent.
@@ -111,7 +112,7 @@ impl Page {
         self.out.push('\n');
     }
 
-    /// One line, cut if it is too long.
+    /// Adds one line, cut at the last column.
     fn line(&mut self, indent: usize, text: &str) {
         let indent = indent.min(self.columns / 4);
         self.out.push_str(&" ".repeat(indent));
@@ -119,7 +120,7 @@ impl Page {
         self.out.push('\n');
     }
 
-    /// Wrapped at spaces; what has none is cut where the line ends.
+    /// Adds a text wrapped at spaces; a longer word is broken at the last column.
     fn say(&mut self, indent: usize, text: &str) {
         let indent = indent.min(self.columns / 4);
         let room = self.columns - indent;

@@ -1,5 +1,5 @@
-//! Findings in plain words, the same for terminal and page. Everything here is unescaped text: the
-//! caller passes whole sentences through [`crate::text`].
+//! Findings in plain words, shared by terminal and page. All texts returned here are unescaped: the
+//! caller escapes whole sentences with [`crate::text`].
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use crate::edit::{Edit, Phrase};
 use crate::localize::{ContrastKind, Implication, Reading};
 use crate::oracle::OracleKind;
 
-/// What the oracle's scores are counted in, with a leading space; empty for bare degrees.
+/// Returns the unit of an oracle's scores with a leading space; empty for a score without one.
 pub fn unit(oracle: OracleKind) -> String {
     let unit = oracle.oracle().unit();
     if unit.is_empty() { String::new() } else { format!(" {unit}") }
 }
 
-/// Texts of the token ids that the case happens to name.
+/// Returns the texts of those token ids that the case names.
 fn names(case: &Case) -> BTreeMap<u32, &str> {
     case.top_before.iter().chain(&case.top_after).map(|t| (t.id, t.text.as_str())).collect()
 }
@@ -33,7 +33,7 @@ pub fn edit(case: &Case, edit: &Edit) -> String {
     phrase(case, edit).to_string()
 }
 
-/// The edits as the subject of a sentence: "Replacing ` king` by ` Guid`".
+/// Returns the edits as the subject of a sentence: "Replacing ` king` by ` Guid`".
 pub fn doing(case: &Case) -> String {
     let [only] = case.edits.as_slice() else {
         return match case.edits.len() {
@@ -59,8 +59,7 @@ pub fn doing(case: &Case) -> String {
     }
 }
 
-/// The one token that the edits put in, by its text where the case has it: "the token ` Guid` (id
-/// 4091)".
+/// Names the token that the edits put in: "the token ` Guid` (id 4091)".
 fn token(case: &Case) -> String {
     let mut ids = case.edits.iter().map(|edit| match edit {
         Edit::Replace { id, .. } => Some(*id),
@@ -82,15 +81,15 @@ fn token(case: &Case) -> String {
     }
 }
 
-/// What happens, one sentence: "Replacing ` king` by ` Guid` changes the next-token distribution by
-/// 0.92 bits."
+/// Says what happens, in one sentence: "Replacing ` king` by ` Guid` changes the next-token
+/// distribution by 0.92 bits."
 pub fn what(case: &Case) -> String {
     let oracle = case.verdict.oracle.oracle();
     let cause = if oracle.edits_one_token() { token(case) } else { doing(case) };
     oracle.sentence(&cause, case.verdict.score)
 }
 
-/// What the controls do under the same conditions; `None` without any.
+/// Says how high the controls score; `None` if there are none.
 pub fn controls(case: &Case) -> Option<String> {
     let verdict = &case.verdict;
     let most = verdict.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp)?;
@@ -112,8 +111,8 @@ pub fn controls(case: &Case) -> Option<String> {
     ))
 }
 
-/// Which components carry it, one sentence; `None` where the set is empty.
-pub fn carried(implication: &Implication) -> Option<String> {
+/// Says to which components a case is localized; `None` if the set is empty.
+pub fn localized(implication: &Implication) -> Option<String> {
     if implication.set.is_empty() {
         return None;
     }
@@ -126,8 +125,9 @@ pub fn carried(implication: &Implication) -> Option<String> {
     ))
 }
 
-/// Which heads read the replaced tokens, and what the first of them is to others in their place.
-pub fn read_by(reading: &Reading) -> Option<String> {
+/// Says which heads attend to the replaced tokens, compared with other tokens in their place; `None`
+/// if no head stands out.
+pub fn attribution(reading: &Reading) -> Option<String> {
     let readers: Vec<String> = reading.readers.iter().map(ToString::to_string).collect();
     let (first, own) = (readers.first()?, *reading.carried.each.first()?);
     let of = |kind: ContrastKind| {
@@ -170,7 +170,7 @@ pub fn read_by(reading: &Reading) -> Option<String> {
     ))
 }
 
-/// What necessity and sufficiency of this set mean.
+/// Puts necessity and sufficiency of the set into words.
 pub fn necessity_and_sufficiency(implication: &Implication) -> String {
     let best = implication.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
     let random = best
@@ -184,7 +184,7 @@ pub fn necessity_and_sufficiency(implication: &Implication) -> String {
     )
 }
 
-/// How much of a mixture's glitch is a matter of who computes it; `None` where nothing is routed.
+/// Says how much of the effect acts through routing; `None` for a model without experts.
 pub fn routing(implication: &Implication) -> Option<String> {
     let share = percent(implication.routing?.clamp(0.0, 1.0));
     Some(format!(
@@ -193,7 +193,7 @@ pub fn routing(implication: &Implication) -> Option<String> {
     ))
 }
 
-/// Whether the parts add up.
+/// Says whether the single effects add up to the joint effect.
 pub fn emergence(implication: &Implication) -> String {
     match implication.emergence {
         None if implication.set.len() <= 1 => "A single component: there is nothing to add \
@@ -221,8 +221,8 @@ pub fn emergence(implication: &Implication) -> String {
     }
 }
 
-/// Cases, the farthest above their thresholds first: a ratio, since oracles count in different
-/// units.
+/// Sorts cases by the ratio of score to threshold, largest first. A ratio, because oracles have
+/// different units.
 pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
     let mut order: Vec<&Case> = cases.iter().collect();
     let strength = |case: &Case| {
@@ -234,7 +234,8 @@ pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
     order
 }
 
-/// Where the case lies, from the folder of the campaign; `None` for an id that is no file name.
+/// Returns the path of the case's file within the folder of the campaign; `None` for an id that is
+/// not a plain file name.
 pub fn path(case: &Case) -> Option<String> {
     let plain = !case.id.is_empty()
         && case.id.len() <= 64

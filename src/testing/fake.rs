@@ -1,4 +1,4 @@
-//! An evaluator without a model: a function of the trial with planted glitches, for tests.
+//! An evaluator without a model, for tests: a function of the trial with planted glitches.
 
 use crate::echo::EchoPrompt;
 use crate::edit::{Action, Component, Edit, Matrix, Trial};
@@ -10,8 +10,8 @@ use crate::mutate::interactions::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
 use crate::vocabulary::Vocabulary;
 
-/// Planted: 666 (divergence, loss), 667 (not finite), 668 (loops), 669 (cannot be repeated) and
-/// `L1.head2`.
+/// The fake evaluator. Planted glitches: the tokens 666 (divergence, loss), 667 (not finite), 668
+/// (loops) and 669 (cannot be repeated), and lesions of `L1.head2`.
 #[derive(Debug, Default)]
 pub struct FakeEvaluator;
 
@@ -93,7 +93,7 @@ pub fn interactions() -> Interactions {
     }
 }
 
-/// A number in `[0, 1)` that is a function of its input.
+/// Returns a number in `[0, 1)` that is a function of its input.
 fn hash(value: u64) -> f64 {
     let mixed = (value ^ (value >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     ((mixed ^ (mixed >> 29)) >> 11) as f64 / (1_u64 << 53) as f64

@@ -1,4 +1,4 @@
-//! A made-up campaign for the tests of this room: hostile texts, long texts, a small and a large
+//! A made-up campaign for the tests of the report: hostile texts, long texts, a small and a large
 //! model.
 
 use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
@@ -11,7 +11,7 @@ use crate::minimize::Minimization;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
 
-/// A repeatable number in `[0, 1)`.
+/// Returns a repeatable number in `[0, 1)`.
 fn wave(i: usize) -> f64 {
     ((i as f64 * 12.9898).sin() * 43_758.545_3).fract().abs()
 }
@@ -73,7 +73,7 @@ fn top(tokens: &[(u32, &str, f64)]) -> Vec<TokenProbability> {
         .collect()
 }
 
-/// A model of `layers` by `heads` in which a few parts matter.
+/// Returns the effects of a model of `layers` by `heads` in which a few components matter.
 fn implication(
     layers: usize,
     heads: usize,
@@ -238,7 +238,7 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
     }
 }
 
-/// The campaign: a token glitch, a hostile one, one of a large model, an embedding, a weight.
+/// Returns the campaign: a token glitch, a hostile one, an embedding, a weight of a large model.
 pub fn campaign() -> (Summary, Vec<Case>) {
     let mut king = case(0xa1, OracleKind::Divergence, 0.92, 59);
     king.implication = Some(implication(
@@ -307,7 +307,7 @@ pub fn campaign() -> (Summary, Vec<Case>) {
     (summary(), vec![embedding, king, empty, large, hostile])
 }
 
-/// A campaign in which every text that a model or a file can hold is `text`.
+/// Returns a campaign in which every text that comes from a model or a file is `text`.
 pub fn saying(text: &str) -> (Summary, Vec<Case>) {
     let (mut summary, mut cases) = campaign();
     let said = || text.to_owned();
@@ -329,7 +329,7 @@ pub fn saying(text: &str) -> (Summary, Vec<Case>) {
     (summary, cases)
 }
 
-/// Every tag that is opened is closed, in order.
+/// Checks that every tag is closed, in order.
 pub fn balanced(page: &str) -> Result<(), String> {
     const VOID: [&str; 1] = ["meta"];
     let mut open: Vec<&str> = Vec::new();
