@@ -227,6 +227,11 @@ pub fn percent(share: f64) -> String {
     }
 }
 
+/// Formats bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -142,7 +142,7 @@ impl Case {
         // Strings, integers and floats always serialise (a NaN becomes null, and `validate` refuses
         // it).
         let json = serde_json::to_vec(&content).unwrap_or_default();
-        storage::hex(&Sha256::digest(json)[..8])
+        crate::text::hex(&Sha256::digest(json)[..8])
     }
 
     /// Reads and validates a case of any schema version known.

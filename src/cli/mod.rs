@@ -13,6 +13,7 @@ mod output;
 mod pairs;
 mod replay;
 mod report;
+mod rows;
 mod subject;
 mod suffix;
 mod sweep;

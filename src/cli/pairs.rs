@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::args::{ModelArg, RowsArg};
-use super::sweep::{SHOWN, lesion_text, more};
+use super::rows::{SHOWN, lesion_text, more};
 use super::{exit, output};
 use crate::edit::{Action, Trial};
 use crate::error::{Error, Result};

@@ -1,15 +1,15 @@
 //! `glitch sweep vocabulary|blocks|heads|mlps|neurons|experts|routers|states|weights|pairs`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::args::{ModelArg, Rows, RowsArg};
+use super::args::{ModelArg, RowsArg};
+use super::rows::{SHOWN, lesion_text, more};
 use super::{exit, output, pairs};
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
-use crate::storage;
 use crate::sweep::{LesionSweep, Target, TokenVerdict, VocabularySweep};
 use crate::text::{escape, fit};
 
@@ -67,9 +67,6 @@ struct Options {
     #[arg(long)]
     json: bool,
 }
-
-/// Rows of the table in the terminal.
-pub(super) const SHOWN: usize = 20;
 
 pub fn run(args: Args) -> Result<u8> {
     let (options, target) = match args.command {
@@ -168,32 +165,6 @@ fn vocabulary(options: &Options) -> Result<u8> {
     }
     more(rows, &sweep.rows)?;
     Ok(exit::OK)
-}
-
-/// Writes the rows and says below the table where all of them are.
-pub(super) fn more<T: serde::Serialize>(rows: Rows, all: &[T]) -> Result<()> {
-    let path = rows.path().map(|path| escape(&path.display().to_string()));
-    rows.write(all)?;
-    match path {
-        Some(path) => output::line(format!("all {} rows: {path}", all.len())),
-        None if all.len() > SHOWN => {
-            let left = all.len() - SHOWN;
-            output::line(format!("... {left} more; --out FILE keeps them all"));
-        }
-        None => {}
-    }
-    Ok(())
-}
-
-/// Returns the text whose loss is measured, as token ids, no longer than the model's context.
-pub(super) fn lesion_text(model: &Model, path: Option<&Path>) -> Result<Vec<u32>> {
-    let text = match path {
-        Some(path) => storage::read_text(path, storage::MAX_TEXT)?,
-        None => crate::evaluate::REFERENCE_TEXT.trim_end().to_owned(),
-    };
-    let mut ids = model.encode(&text)?;
-    ids.truncate(model.config.max_position_embeddings);
-    Ok(ids)
 }
 
 fn lesions(options: &Options, target: Target) -> Result<u8> {

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use super::formats::{Source, gguf, locate, pth, read_text, safetensors};
 use super::{Config, Model, Tokenizer, Weights};
 use crate::error::{Error, Result};
+use crate::text::hex;
 
 /// Hashes what is loaded while it is loaded.
 struct Fingerprinting<'a> {
@@ -34,9 +35,6 @@ impl Source for Fingerprinting<'_> {
     }
 }
 
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
 impl Model {
     /// Loads a model: a Hugging Face folder, a GGUF file, a `.pth` file of RWKV, `builtin:NAME`, or
     /// `hf:org/name` out of the local Hugging Face cache.
@@ -98,14 +96,13 @@ impl Model {
         let mut source = Fingerprinting { source, hash: Sha256::new() };
         source.hash.update(config.identity().as_bytes());
         let weights = Weights::load(&config, &mut source)?;
-        let tokenizer_fingerprint =
-            tokenizer.as_ref().map(|t| hex(Sha256::new_with_prefix(t.to_json())));
+        let tokenizer_fingerprint = tokenizer.as_ref().map(|t| hex(&Sha256::digest(t.to_json())));
         Ok(Self {
             name: name.to_owned(),
             config,
             weights,
             tokenizer,
-            fingerprint: hex(source.hash),
+            fingerprint: hex(&source.hash.finalize()),
             tokenizer_fingerprint,
         })
     }

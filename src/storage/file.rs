@@ -8,7 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::{create_dir, folder, ours, parent, temporary_in, write_atomic};
+use super::atomic::{create_dir, parent, temporary_in, write_atomic};
+use super::ours;
 use crate::error::{Error, Result};
 
 /// Links followed before a path counts as a loop.
@@ -62,7 +63,7 @@ impl OutputFile {
         }
         let target = resolved(path)?;
         if ours::kind(&target).is_none() {
-            return Err(folder::foreign(path));
+            return Err(ours::foreign(path));
         }
         temporary_in(parent(&target))?;
         Ok(Self { named, target: Target::Whole(target) })

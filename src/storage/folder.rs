@@ -9,7 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::{create_dir, ours, remove, sync_dir};
+use super::atomic::{create_dir, remove, sync_dir};
+use super::ours;
 use crate::error::{Error, Result};
 
 /// Name of the file that is locked; it holds the process id of the holder.
@@ -173,14 +174,14 @@ fn replaceable(dir: &Path) -> Result<Vec<PathBuf>> {
     for path in FILES.map(|name| dir.join(name)) {
         if path.symlink_metadata().is_ok() {
             if ours::kind(&path).is_none() {
-                return Err(foreign(&path));
+                return Err(ours::foreign(&path));
             }
             found.push(path);
         }
     }
     let cases = dir.join(CASES);
     match cases.symlink_metadata() {
-        Ok(metadata) if !metadata.is_dir() => return Err(foreign(&cases)),
+        Ok(metadata) if !metadata.is_dir() => return Err(ours::foreign(&cases)),
         _ => {}
     }
     // Other files may stay among the cases: no case has their names.
@@ -188,11 +189,6 @@ fn replaceable(dir: &Path) -> Result<Vec<PathBuf>> {
         json_files(&cases)?.into_iter().filter(|path| ours::kind(path) == Some(ours::Kind::Case)),
     );
     Ok(found)
-}
-
-/// The error of a file in the way that this program did not write.
-pub(super) fn foreign(path: &Path) -> Error {
-    Error::file(path, "--out", "glitch did not write this; move it away or choose another --out")
 }
 
 /// The `.json` entries of a directory; none if there is no such directory.
@@ -224,7 +220,7 @@ fn lock(dir: &Path) -> Result<File> {
     let io = |e| Error::io(&path, e);
     loop {
         if path.symlink_metadata().is_ok() && !regular(&path) {
-            return Err(foreign(&path));
+            return Err(ours::foreign(&path));
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -238,7 +234,7 @@ fn lock(dir: &Path) -> Result<File> {
         let mut found = String::new();
         let read = Read::by_ref(&mut file).take(64).read_to_string(&mut found);
         if read.is_err() || !found.trim().chars().all(|c| c.is_ascii_digit()) {
-            return Err(foreign(&path));
+            return Err(ours::foreign(&path));
         }
         file.set_len(0).map_err(io)?;
         std::io::Seek::rewind(&mut file).map_err(io)?;

@@ -1,9 +1,10 @@
-//! Texts that a user wrote: prompts, seeds, campaign files.
+//! Files that others wrote, read within bounds: texts of the user's (prompts, seeds, campaign files),
+//! and anything that may be hostile.
 //!
 //! Editors leave a byte-order mark and Windows line ends in them, which a model would read as
 //! tokens. Every such file is read here: bounded, as UTF-8, without the mark, with `\n` alone.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -33,8 +34,35 @@ pub fn read_text(path: &Path, max_bytes: u64) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n"))
 }
 
+/// Reads a file that may be hostile: a larger one, or one that is no regular file, is refused
+/// before anything is allocated, and one that grows while it is read is refused then.
+pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    // Asked before opening: opening a FIFO blocks until somebody writes to it.
+    let metadata = fs::metadata(path).map_err(|e| unreadable(path, e))?;
+    if !metadata.is_file() {
+        return Err(Error::file(path, "(whole file)", "not a regular file"));
+    }
+    let too_large = |bytes: u64| {
+        Error::file(
+            path,
+            "(whole file)",
+            format!("{bytes} bytes or more, at most {max_bytes} are read"),
+        )
+    };
+    if metadata.len() > max_bytes {
+        return Err(too_large(metadata.len()));
+    }
+    let file = File::open(path).map_err(|e| unreadable(path, e))?;
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
 /// The error of a file that a user named and that cannot be opened or read.
-pub(super) fn unreadable(path: &Path, error: std::io::Error) -> Error {
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::NotFound => Error::file(path, "path", "no such file or folder"),
         ErrorKind::IsADirectory => Error::file(path, "path", "a folder, not a file"),
@@ -88,6 +116,20 @@ fn looks_like_a_file(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_large_or_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large");
+        fs::write(&path, b"1234").unwrap();
+        assert!(read_bounded(&path, 3).unwrap_err().to_string().contains("at most 3 are read"));
+        assert!(
+            read_bounded(dir.path(), 3).unwrap_err().to_string().contains("not a regular file")
+        );
+        assert!(
+            read_bounded(&dir.path().join("none"), 3).unwrap_err().to_string().contains("none")
+        );
+    }
 
     #[test]
     fn marks_and_windows_line_ends_are_not_read() {

@@ -8,8 +8,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::{create_dir, hex, parent, parse_json, sync_dir, write_atomic};
+use super::atomic::{create_dir, parent, sync_dir, write_atomic};
+use super::json::parse_json;
 use crate::error::{Error, Result};
+use crate::text::hex;
 
 /// First line of a journal; the number is the version of the record format.
 pub(super) const HEADER_START: &str = "glitch-journal ";

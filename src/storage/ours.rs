@@ -10,7 +10,9 @@ use std::path::Path;
 
 use serde::de::IgnoredAny;
 
+use super::atomic::write_atomic;
 use super::journal::HEADER_START;
+use crate::error::{Error, Result};
 
 /// Kinds of files that this program writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,22 @@ fn json(path: &Path) -> Option<Kind> {
 
 fn fields(bytes: &[u8]) -> Option<BTreeMap<String, IgnoredAny>> {
     serde_json::from_slice(bytes).ok()
+}
+
+/// Like [`write_atomic`], but replaces only a file that this program wrote.
+///
+/// # Errors
+/// [`Error::File`] if another file, or what is not a regular file, stands there.
+pub fn replace_ours(path: &Path, bytes: &[u8]) -> Result<()> {
+    if path.symlink_metadata().is_ok() && kind(path).is_none() {
+        return Err(foreign(path));
+    }
+    write_atomic(path, bytes)
+}
+
+/// The error of a file in the way that this program did not write.
+pub(super) fn foreign(path: &Path) -> Error {
+    Error::file(path, "--out", "glitch did not write this; move it away or choose another --out")
 }
 
 #[cfg(test)]
