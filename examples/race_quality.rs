@@ -2,11 +2,11 @@
 //! `race_quality MODEL [STEP,... [SEED,...]]`.
 //!
 //! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) with each of some seeds and
-//! stops at some steps. There 512 candidates are run to the end and, beside that, raced: printed is
-//! the rank correlation of what the race expects behind each layer (of all of it, and of what has
-//! come to the positions that are read) with the exact change of the loss. At the end, mean over
+//! stops at some steps. There 512 candidates are run to the end and, beside that, through
+//! successive halving: printed is the rank correlation of its estimate after each layer (the whole
+//! estimate, and its part at the positions that are read) with the exact change of the loss. At the end, mean over
 //! all these states, the share of the improvement made by the best of 256 candidates (200 draws of
-//! 256) that some choices of stages find, and as many candidates drawn at random as the same work
+//! 256) that some choices of rungs find, and as many candidates drawn at random as the same work
 //! would run; 1 is the work of all layers for all candidates.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use glitch::evaluate::{Expected, ModelEvaluator};
 use glitch::model::Model;
 use glitch::mutate::suffix::{
-    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, State, Tokens, prune, stages,
+    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, State, Tokens, prune, rungs,
 };
 use glitch::rng;
 use rand::Rng as _;
@@ -60,10 +60,10 @@ fn main() -> Any<()> {
         // What a gradient promises is the question here.
         copies: false,
         text: true,
-        stages: stages(depth, model.config.is_recurrent()),
+        rungs: rungs(depth, model.config.is_recurrent()),
     };
     let choices: Vec<Vec<(usize, f64)>> = vec![
-        options.stages.clone(),
+        options.rungs.clone(),
         vec![(depth / 10, 0.6), (depth / 5, 0.55), (2 * depth / 5, 0.65), (depth / 2, 0.5)],
         vec![(depth / 10, 0.7), (depth / 5, 0.55), (2 * depth / 5, 0.65), (depth / 2, 0.6)],
         vec![(depth / 10, 0.5), (depth / 5, 0.65), (3 * depth / 10, 0.7)],
@@ -87,15 +87,15 @@ fn main() -> Any<()> {
         "{} states; work, share of the best improvement found, of that by chance at the same work:",
         looks.len()
     );
-    for stages in choices {
-        let work = work(&stages, depth);
+    for rungs in choices {
+        let work = work(&rungs, depth);
         let chance = vec![(0, work)];
-        let mean = |stages: &[(usize, f64)]| {
-            looks.iter().map(|look| look.found(stages, depth)).sum::<f64>() / looks.len() as f64
+        let mean = |rungs: &[(usize, f64)]| {
+            looks.iter().map(|look| look.found(rungs, depth)).sum::<f64>() / looks.len() as f64
         };
         println!(
-            "  {work:.2} {:>3.0}% {:>3.0}%  {stages:?}",
-            100.0 * mean(&stages),
+            "  {work:.2} {:>3.0}% {:>3.0}%  {rungs:?}",
+            100.0 * mean(&rungs),
             100.0 * mean(&chance)
         );
     }
@@ -126,8 +126,11 @@ fn look(problem: &Problem, state: &State, seed: usize, choices: &[Vec<(usize, f6
     let start = prompt.before.len();
     let moved: Vec<Vec<(usize, u32)>> =
         candidates.iter().map(|c| c.iter().map(|(i, id)| (start + i, *id)).collect()).collect();
-    let mut race =
-        problem.evaluator.race(&ids, ids.len() - problem.goal.continuation.len(), &moved)?;
+    let mut halving = problem.evaluator.successive_halving(
+        &ids,
+        ids.len() - problem.goal.continuation.len(),
+        &moved,
+    )?;
     let mut expected = BTreeMap::from([(0, vec![Expected::default(); CANDIDATES])]);
     let better =
         100.0 * exact.iter().filter(|change| **change < 0.0).count() as f64 / CANDIDATES as f64;
@@ -136,9 +139,9 @@ fn look(problem: &Problem, state: &State, seed: usize, choices: &[Vec<(usize, f6
         state.step, gradient.loss
     );
     for layer in layers {
-        race.advance(layer)?;
+        halving.advance(layer)?;
         let of_layer: Vec<Expected> =
-            race.expected(start, &gradient.residuals[&layer])?.into_iter().flatten().collect();
+            halving.expected(start, &gradient.residuals[&layer])?.into_iter().flatten().collect();
         let correlation = |of: fn(&Expected) -> f64| {
             spearman(&of_layer.iter().map(of).collect::<Vec<_>>(), &exact)
         };
@@ -153,14 +156,14 @@ fn look(problem: &Problem, state: &State, seed: usize, choices: &[Vec<(usize, f6
 
 impl Look {
     /// The share of the best improvement that is found, mean over draws of candidates.
-    fn found(&self, stages: &[(usize, f64)], depth: usize) -> f64 {
+    fn found(&self, rungs: &[(usize, f64)], depth: usize) -> f64 {
         let (mut found, mut best) = (0.0, 0.0);
         let least = |of: &[usize]| of.iter().map(|i| self.exact[*i]).fold(0.0, f64::min);
         for draw in 0..DRAWS {
             let mut left =
                 sample(&mut rng::stream(draw as u64, "race quality"), CANDIDATES, WIDTH).into_vec();
             best += least(&left);
-            for (layer, share) in stages {
+            for (layer, share) in rungs {
                 prune(&mut left, &self.expected[layer], *share, *layer, depth);
             }
             found += least(&left);
@@ -170,9 +173,9 @@ impl Look {
 }
 
 /// Layers that candidates go through, as a share of all layers for all of them.
-fn work(stages: &[(usize, f64)], depth: usize) -> f64 {
+fn work(rungs: &[(usize, f64)], depth: usize) -> f64 {
     let (mut work, mut share, mut from) = (0.0, 1.0, 0);
-    for (layer, kept) in stages {
+    for (layer, kept) in rungs {
         work += share * (layer - from) as f64 / depth as f64;
         (share, from) = (share * kept, *layer);
     }

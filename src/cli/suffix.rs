@@ -14,7 +14,7 @@ use crate::minimize;
 use crate::model::Model;
 use crate::mutate::suffix::{
     Algorithm, Goal, GoalKind, HeldOut, Mean, Options, Problem, Prompt, Reached, Search, Step,
-    Tokens, stages,
+    Tokens, rungs,
 };
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
@@ -184,10 +184,10 @@ pub fn run(args: Args) -> Result<u8> {
 }
 
 fn options(args: &Args, model: &Model) -> Options {
-    let stages = if args.exact {
+    let rungs = if args.exact {
         Vec::new()
     } else {
-        stages(model.config.num_hidden_layers, model.config.is_recurrent())
+        rungs(model.config.num_hidden_layers, model.config.is_recurrent())
     };
     Options {
         algorithm: args.algorithm,
@@ -203,7 +203,7 @@ fn options(args: &Args, model: &Model) -> Options {
         // What a model is to find improbable is better not said to it.
         copies: !args.no_copies && args.goal != GoalKind::Loss,
         text: !args.any_ids,
-        stages,
+        rungs,
     }
 }
 

@@ -6,9 +6,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::batching::forwards;
 use super::engine::ModelEvaluator;
 use super::observation::Observation;
-use super::rows::forwards;
 use crate::error::{Error, Result};
 use crate::model::Distributions;
 use crate::model::batch::{Entry, Residuals, Restart, Row};
@@ -77,7 +77,10 @@ impl ModelEvaluator<'_> {
                 model.read(&residual, &all.map(read).collect::<Vec<_>>()).into_iter();
             let continuation = ids.len() - prompt_len;
             observed.extend(layers.iter().map(|_| {
-                Observation::of(readouts.by_ref().take(reads.len()).collect(), continuation)
+                Observation::from_readouts(
+                    readouts.by_ref().take(reads.len()).collect(),
+                    continuation,
+                )
             }));
         }
         Ok(observed)

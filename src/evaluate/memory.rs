@@ -1,10 +1,10 @@
 //! What recurrent states hold at the end of a row: how large they are, and what of the beginning is
 //! left in them.
 
+use super::batching::forwards;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
 use super::observation::Request;
-use super::rows::forwards;
 use crate::edit::Layout;
 use crate::error::{Error, Result};
 use crate::model::batch::{KvStore, Row};

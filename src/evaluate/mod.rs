@@ -2,9 +2,11 @@
 //! ask.
 
 mod activations;
+mod batching;
 mod cache;
 mod engine;
 mod gradient;
+mod halving;
 mod handover;
 mod lower;
 mod memory;
@@ -12,15 +14,14 @@ mod observation;
 mod observe;
 mod one_hot;
 mod plan;
-mod race;
 mod reach;
 mod rows;
 
 pub use activations::{Activations, Means};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
+pub use halving::{Expected, SuccessiveHalving};
 pub use observation::{LayerRouting, Observation, Patch, Request};
 pub use one_hot::{LossOfLogits, OneHotGradient};
-pub use race::{Expected, Race};
 
 use crate::error::Result;
 

@@ -122,7 +122,7 @@ pub struct Observation {
 impl Observation {
     /// What was read at the read positions, of which the last has no token of the continuation
     /// where that is empty.
-    pub(super) fn of(readouts: Vec<Readout>, continuation: usize) -> Self {
+    pub(super) fn from_readouts(readouts: Vec<Readout>, continuation: usize) -> Self {
         Self {
             log_probs: readouts.iter().take(continuation).map(|r| r.log_prob).collect(),
             entropy: readouts.iter().map(|r| r.entropy).collect(),

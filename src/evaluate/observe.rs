@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use rand::Rng as _;
 
+use super::batching::forwards;
 use super::cache::CachedForward;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
 use super::plan::{Plan, check};
-use super::rows::{Job, forwards};
+use super::rows::Job;
 use super::{Evaluator, Observation, Request};
 use crate::edit::Trial;
 use crate::error::{Error, Result};

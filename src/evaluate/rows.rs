@@ -15,28 +15,6 @@ use crate::model::batch::Row;
 use crate::model::hooks::{Block, Change, Hooks, Site};
 use crate::model::{Config, Forward, Output, Pooled, Read, Readout};
 
-/// Tokens of one forward: enough for full speed, few enough that its buffers stay small (a layer of
-/// SmolLM2 holds some 20 kB a token).
-const TOKENS_PER_FORWARD: usize = 2048;
-
-/// Rows in their order, cut into forwards: each of as many as have room, or of one that is longer.
-pub fn forwards<T>(
-    rows: impl IntoIterator<Item = T>,
-    tokens: impl Fn(&T) -> usize,
-) -> impl Iterator<Item = Vec<T>> {
-    let mut rows = rows.into_iter().peekable();
-    std::iter::from_fn(move || {
-        let (mut forward, mut sum) = (Vec::new(), 0);
-        while let Some(row) =
-            rows.next_if(|row| sum == 0 || sum + tokens(row) <= TOKENS_PER_FORWARD)
-        {
-            sum += tokens(&row);
-            forward.push(row);
-        }
-        (!forward.is_empty()).then_some(forward)
-    })
-}
-
 /// A request on its way into a forward.
 pub struct Job<'a> {
     pub request: &'a Request,
@@ -133,7 +111,7 @@ impl ModelEvaluator<'_> {
                     log_probs: log_probs.concat(),
                 })
             }),
-            ..Observation::of(readouts, continuation)
+            ..Observation::from_readouts(readouts, continuation)
         }
     }
 
@@ -195,20 +173,4 @@ fn spare(
         hooks.push(layer, Site::ResidPost, Block { tokens, columns: 0..d, change });
     }
     if layer + 1 == config.num_hidden_layers { stretches } else { Vec::new() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn forwards_take_what_has_room_and_lose_nothing() {
-        let check = |rows: &[usize], expect: &[&[usize]]| {
-            assert_eq!(forwards(rows.to_vec(), |n| *n).collect::<Vec<_>>(), expect);
-        };
-        check(&[], &[]);
-        check(&[2048, 1], &[&[2048], &[1]]);
-        check(&[2047, 1, 1], &[&[2047, 1], &[1]]);
-        check(&[1, 5000, 0, 2], &[&[1], &[5000], &[0, 2]]);
-    }
 }

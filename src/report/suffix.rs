@@ -144,7 +144,7 @@ mod tests {
                 merge: 8,
                 copies: true,
                 text: true,
-                stages: vec![],
+                rungs: vec![],
             },
             state: State {
                 step: steps,

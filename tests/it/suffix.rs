@@ -1,4 +1,4 @@
-//! Adversarial suffixes: gradients of the one-hot tokens, races, and searches that end where they
+//! Adversarial suffixes: gradients of the one-hot tokens, successive halving, and searches that end where they
 //! should.
 
 use glitch::edit::{Edit, Trial};
@@ -115,9 +115,9 @@ fn one_hot_gradients_are_derivatives_in_every_family() {
     }
 }
 
-/// Who comes through a race is measured as without one, to the bit, in parts or in one go.
+/// Candidates that are never pruned get the observations of a batch, to the bit.
 #[test]
-fn a_race_measures_what_a_batch_does() {
+fn halving_measures_what_a_batch_does() {
     for name in ["llama", "gemma3", "gpt-neox", "mixtral", "deepseek-v2"] {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
@@ -126,8 +126,8 @@ fn a_race_measures_what_a_batch_does() {
             .map(|i| vec![(3 + i % 9, 90 - i as u32)])
             .chain([vec![], vec![(4, 80), (9, 81)]])
             .collect();
-        let mut race = evaluator.race(&ids, 15, &candidates).unwrap();
-        race.advance(1).unwrap();
+        let mut halving = evaluator.successive_halving(&ids, 15, &candidates).unwrap();
+        halving.advance(1).unwrap();
         let target = goal(GoalKind::Target, &ids[15..]);
         let reads: Vec<usize> = (14..23).collect();
         let gradient = evaluator
@@ -135,10 +135,10 @@ fn a_race_measures_what_a_batch_does() {
                 target.of_logits(logits, v, None)
             })
             .unwrap();
-        let expected = race.expected(3, &gradient.residuals[&1]).unwrap();
+        let expected = halving.expected(3, &gradient.residuals[&1]).unwrap();
         assert_eq!(expected[20], Some(Expected::default()), "{name}: nothing was changed");
-        race.retain(|i| i % 2 == 0);
-        let left = race.finish(None).unwrap();
+        halving.prune(|i| i % 2 == 0);
+        let left = halving.finish(None).unwrap();
         let trial = Trial::new(&ids[..15], &ids[15..]);
         let request = |c: &Vec<(usize, u32)>| {
             Request::new(trial.with_edits(
@@ -146,48 +146,49 @@ fn a_race_measures_what_a_batch_does() {
             ))
         };
         let batch = evaluator.observe(&candidates.iter().map(request).collect::<Vec<_>>()).unwrap();
-        for (i, (raced, observed)) in left.iter().zip(&batch).enumerate() {
-            let raced = raced.as_ref().map(|o| (&o.log_probs, &o.entropy, &o.top, o.finite));
+        for (i, (halved, observed)) in left.iter().zip(&batch).enumerate() {
+            let halved = halved.as_ref().map(|o| (&o.log_probs, &o.entropy, &o.top, o.finite));
             let observed = (&observed.log_probs, &observed.entropy, &observed.top, observed.finite);
-            assert_eq!(raced, (i % 2 == 0).then_some(observed), "{name}: {i}");
+            assert_eq!(halved, (i % 2 == 0).then_some(observed), "{name}: {i}");
         }
         assert!(
-            race_error(&evaluator, &ids, 0, &candidates)
-                && race_error(&evaluator, &ids, 3, &candidates),
+            halving_error(&evaluator, &ids, 0, &candidates)
+                && halving_error(&evaluator, &ids, 3, &candidates),
             "{name}"
         );
     }
     let model = load("mamba");
-    assert!(race_error(&ModelEvaluator::new(&model), &[1, 2, 3], 2, &[vec![(1, 5)]]));
+    assert!(halving_error(&ModelEvaluator::new(&model), &[1, 2, 3], 2, &[vec![(1, 5)]]));
 }
 
-/// Whom a race would drop it does not drop where asked to spare them, and drops the others as
+/// An exempt candidate runs to the end even where it would be pruned, and the others are pruned as
 /// before.
 #[test]
-fn the_spared_run_to_the_end() {
+fn exempt_candidates_run_to_the_end() {
     let model = Model::load("builtin:dense").unwrap();
     let evaluator = ModelEvaluator::new(&model);
     let target = goal(GoalKind::Target, &ids(&model, " the king"));
     let problem = problem(&evaluator, &["It was a fine day in the garden"], target);
     let suffix = vec![problem.tokens.neutral; 6];
-    let stages = [(1, 0.5), (2, 0.5)];
+    let rungs = [(1, 0.5), (2, 0.5)];
     let gradients = [problem.gradient(0, &suffix, &[1, 2]).unwrap()];
     let candidates: Vec<Vec<(usize, u32)>> =
         (0..16).map(|i| vec![(i % 6, 300 + 7 * i as u32)]).collect();
-    let race =
-        |spared: &[bool]| problem.race(&suffix, &candidates, spared, &gradients, &stages).unwrap();
-    let (exact, left) = (problem.score(1, &suffix, &candidates).unwrap(), race(&[false; 16]));
+    let halve = |exempt: &[bool]| {
+        problem.score_by_halving(&suffix, &candidates, exempt, &gradients, &rungs).unwrap()
+    };
+    let (exact, left) = (problem.score(1, &suffix, &candidates).unwrap(), halve(&[false; 16]));
     assert_eq!(left.iter().flatten().count(), 4);
-    let spared: Vec<bool> =
+    let exempt: Vec<bool> =
         left.iter().enumerate().map(|(i, score)| score.is_none() && i % 2 == 0).collect();
-    let again = race(&spared);
-    let others = spared.iter().filter(|spared| !**spared).count().div_ceil(2).div_ceil(2);
+    let again = halve(&exempt);
+    let others = exempt.iter().filter(|exempt| !**exempt).count().div_ceil(2).div_ceil(2);
     assert_eq!(
         again.iter().flatten().count(),
-        spared.iter().filter(|spared| **spared).count() + others
+        exempt.iter().filter(|exempt| **exempt).count() + others
     );
     for i in 0..16 {
-        assert!(!spared[i] || again[i].is_some(), "{i} was spared");
+        assert!(!exempt[i] || again[i].is_some(), "{i} was exempt");
         assert!(
             again[i].is_none_or(|score| score == exact[i]),
             "{i}: {:?} {:?}",
@@ -197,13 +198,13 @@ fn the_spared_run_to_the_end() {
     }
 }
 
-fn race_error(
+fn halving_error(
     evaluator: &ModelEvaluator,
     ids: &[u32],
     prompt: usize,
     candidates: &[Vec<(usize, u32)>],
 ) -> bool {
-    evaluator.race(ids, prompt, candidates).is_err()
+    evaluator.successive_halving(ids, prompt, candidates).is_err()
 }
 
 fn options(steps: usize) -> Options {
@@ -220,7 +221,7 @@ fn options(steps: usize) -> Options {
         merge: 6,
         copies: false,
         text: true,
-        stages: Vec::new(),
+        rungs: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! Aligned Language Models", algorithm 2), with what has been found to help since: a buffer of
 //! candidates (Hayase et al. 2024), several replacements at a time, merging the best single
 //! replacements (Jia et al. 2024, "Improved Techniques for Optimization-Based Jailbreaking"),
-//! candidates that text can carry, and a race in place of full runs of all.
+//! candidates that text can carry, and successive halving in place of full runs of all.
 
 use std::collections::BTreeSet;
 
@@ -29,18 +29,24 @@ const DRAWS: usize = 8;
 /// What the evaluator refuses.
 pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Result<Step> {
     let current = state.current().clone();
-    let layers: Vec<usize> = options.stages.iter().map(|(layer, _)| *layer).collect();
+    let layers: Vec<usize> = options.rungs.iter().map(|(layer, _)| *layer).collect();
     let gradients =
         (0..state.prompts).map(|prompt| problem.gradient(prompt, &current.suffix, &layers));
     let gradients = gradients.collect::<Result<Vec<OneHotGradient>>>()?;
     let (candidates, copied) = candidates(state, problem, options, &current.suffix, &gradients);
     let mut scored: Vec<(Vec<u32>, Scored)> = Vec::new();
     let mut better: Vec<(usize, f64)> = Vec::new();
-    let scores = if options.stages.is_empty() {
+    let scores = if options.rungs.is_empty() {
         problem.score(state.prompts, &current.suffix, &candidates)?.into_iter().map(Some).collect()
     } else {
-        // What is copied is there because gradients do not tell of it; nor should they prune it.
-        problem.race(&current.suffix, &candidates, &copied, &gradients, &options.stages)?
+        // The gradient does not see what a copy does, so it must not prune copies either.
+        problem.score_by_halving(
+            &current.suffix,
+            &candidates,
+            &copied,
+            &gradients,
+            &options.rungs,
+        )?
     };
     let before = gradients.iter().map(|g| g.loss).sum::<f64>() / gradients.len().max(1) as f64;
     for (i, score) in scores.into_iter().enumerate().filter_map(|(i, score)| Some((i, score?))) {
@@ -229,7 +235,7 @@ mod tests {
             merge: 8,
             copies: false,
             text: true,
-            stages: vec![],
+            rungs: vec![],
         };
         assert_eq!(
             (0..6).map(|step| width(&options, step)).collect::<Vec<_>>(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::stages::prune;
+use super::rungs::prune;
 use super::tokens::read_again;
 use super::{Goal, GoalKind, Tokens};
 use crate::edit::{Edit, Trial};
@@ -236,19 +236,24 @@ impl<'a, 'm> Problem<'a, 'm> {
         Scored { loss: loss / f64::from(n.max(1)), reached }
     }
 
-    /// [`score`](Self::score) of those candidates that a race leaves, `None` of the others.
-    /// `stages` are layers and the share of the contenders that goes on from there; `gradients`
-    /// those of the prompts, with these layers. Those that are `spared` run to the end whatever is
-    /// expected of them.
-    pub fn race(
+    /// Scores the candidates that successive halving leaves, exactly as [`score`](Self::score)
+    /// does; pruned ones get `None`.
+    ///
+    /// A rung is a number of layers and the share of the candidates that is kept after them.
+    /// `gradients` has one entry a prompt, with the residual gradient at every rung. Candidates
+    /// marked in `exempt` are never pruned.
+    ///
+    /// # Errors
+    /// What the evaluator refuses.
+    pub fn score_by_halving(
         &self,
         suffix: &[u32],
         candidates: &[Vec<(usize, u32)>],
-        spared: &[bool],
+        exempt: &[bool],
         gradients: &[OneHotGradient],
-        stages: &[(usize, f64)],
+        rungs: &[(usize, f64)],
     ) -> Result<Vec<Option<Scored>>> {
-        let mut races = Vec::new();
+        let mut prompts = Vec::new();
         for prompt in 0..gradients.len() {
             let (ids, positions, _) = self.sequence(prompt, suffix);
             let at = positions.start;
@@ -256,21 +261,19 @@ impl<'a, 'm> Problem<'a, 'm> {
                 .iter()
                 .map(|c| c.iter().map(|&(i, id)| (at + i, id)).collect())
                 .collect();
-            races.push((
-                at,
-                self.evaluator.race(&ids, ids.len() - self.goal.continuation.len(), &moved)?,
-            ));
+            let prompt_len = ids.len() - self.goal.continuation.len();
+            prompts.push((at, self.evaluator.successive_halving(&ids, prompt_len, &moved)?));
         }
-        let mut left: Vec<usize> = (0..candidates.len()).filter(|i| !spared[*i]).collect();
-        for &(layers, share) in stages {
+        let mut left: Vec<usize> = (0..candidates.len()).filter(|i| !exempt[*i]).collect();
+        for &(layers, share) in rungs {
             let mut expected = vec![Expected::default(); candidates.len()];
-            for ((at, race), gradient) in races.iter_mut().zip(gradients) {
-                race.advance(layers)?;
-                let of_layer = gradient
+            for ((at, halving), gradient) in prompts.iter_mut().zip(gradients) {
+                halving.advance(layers)?;
+                let at_rung = gradient
                     .residuals
                     .get(&layers)
-                    .ok_or_else(|| Error::internal("a stage without a gradient"))?;
-                for (sum, of_prompt) in expected.iter_mut().zip(race.expected(*at, of_layer)?) {
+                    .ok_or_else(|| Error::internal("a rung without a gradient"))?;
+                for (sum, of_prompt) in expected.iter_mut().zip(halving.expected(*at, at_rung)?) {
                     let of_prompt = of_prompt.unwrap_or_default();
                     sum.total += of_prompt.total;
                     sum.at_reads += of_prompt.at_reads;
@@ -283,23 +286,23 @@ impl<'a, 'm> Problem<'a, 'm> {
                 layers,
                 self.evaluator.model.config.num_hidden_layers,
             );
-            let mut goes_on = spared.to_vec();
-            left.iter().for_each(|i| goes_on[*i] = true);
-            races.iter_mut().for_each(|(_, race)| race.retain(|i| goes_on[i]));
+            let mut keep = exempt.to_vec();
+            left.iter().for_each(|i| keep[*i] = true);
+            prompts.iter_mut().for_each(|(_, halving)| halving.prune(|i| keep[i]));
         }
         let reference = |prompt| {
             self.reference(prompt).filter(|_| self.goal.oracle().oracle().needs_reference())
         };
-        let observed = races
+        let observed = prompts
             .into_iter()
             .enumerate()
-            .map(|(prompt, (_, race))| race.finish(reference(prompt)))
+            .map(|(prompt, (_, halving))| halving.finish(reference(prompt)))
             .collect::<Result<Vec<_>>>()?;
-        let of = |i: usize| {
-            let of_candidate: Option<Vec<&Observation>> =
-                observed.iter().map(|of_prompt| of_prompt[i].as_ref()).collect();
-            Some(self.scored(of_candidate?.into_iter()))
+        let score = |i: usize| {
+            let by_prompt: Option<Vec<&Observation>> =
+                observed.iter().map(|by_candidate| by_candidate[i].as_ref()).collect();
+            Some(self.scored(by_prompt?.into_iter()))
         };
-        Ok((0..candidates.len()).map(of).collect())
+        Ok((0..candidates.len()).map(score).collect())
     }
 }

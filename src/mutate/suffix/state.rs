@@ -42,9 +42,10 @@ pub struct Options {
     pub copies: bool,
     /// Only suffixes that text can carry.
     pub text: bool,
-    /// Where candidates are pruned: layers behind them, and the share that goes on. Empty: all run
-    /// to the end.
-    pub stages: Vec<(usize, f64)>,
+    /// The rungs of successive halving, as (layers run so far, share of the candidates kept there).
+    /// Empty: every candidate runs to the last layer.
+    #[serde(rename = "stages")]
+    pub rungs: Vec<(usize, f64)>,
 }
 
 /// A suffix and its loss, mean over the prompts it was measured on.
