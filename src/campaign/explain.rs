@@ -6,7 +6,7 @@ use crate::case::{Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
-use crate::localize::{self, ContrastKind, Implication, comparable};
+use crate::localize::{self, ComparisonKind, Localization, comparable};
 use crate::model::Model;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, controls};
@@ -21,42 +21,45 @@ pub struct Explain<'a, 'm> {
 /// Tokens generated for the reader.
 const GENERATED: usize = 16;
 
-/// Trials with other tokens in the place of a case's that its reading is held against.
-const CONTRASTS: usize = 4;
+/// Trials with random tokens in the place of a case's that its attribution is compared with.
+const COMPARISONS: usize = 4;
 
-/// Adds to an implication how the replaced tokens of its trial are read: against ordinary tokens in
-/// their place, drawn as the verdict's controls are, and against `fails`, a trial of the same kind
-/// that does not do it. Nothing where the trial is not made of replacements.
+/// Adds the attribution of the replaced tokens to a localization, compared with ordinary tokens in
+/// their place, drawn as the verdict's controls are, and with `fails`, a trial of the same kind that
+/// does not reach the goal. Does nothing if the trial is not made of replacements.
 ///
 /// # Errors
 /// What the evaluator refuses.
-pub fn read_against(
+pub fn attribute_against(
     evaluator: &ModelEvaluator,
     trial: &Trial,
-    implication: &mut Implication,
+    localization: &mut Localization,
     seed: u64,
     fails: Option<Trial>,
 ) -> Result<()> {
     let vocabulary = Vocabulary::of(evaluator.model);
-    let random = controls::draw(trial, CONTRASTS, seed, &evaluator.model.config, &vocabulary);
-    let mut contrasts: Vec<(ContrastKind, Trial)> =
-        random.into_iter().map(|trial| (ContrastKind::Random, trial)).collect();
-    contrasts.extend(fails.map(|trial| (ContrastKind::Fails, trial)));
-    if let Some((reading, calls)) = localize::reading(evaluator, trial, implication, &contrasts)? {
-        implication.reading = Some(reading);
-        implication.calls += calls;
+    let random = controls::draw(trial, COMPARISONS, seed, &evaluator.model.config, &vocabulary);
+    let mut comparisons: Vec<(ComparisonKind, Trial)> =
+        random.into_iter().map(|trial| (ComparisonKind::Random, trial)).collect();
+    comparisons.extend(fails.map(|trial| (ComparisonKind::Fails, trial)));
+    if let Some((attribution, calls)) =
+        localize::attribute_tokens(evaluator, trial, localization, &comparisons)?
+    {
+        localization.attribution = Some(attribution);
+        localization.calls += calls;
     }
     Ok(())
 }
 
 impl Follow for Explain<'_, '_> {
     fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)> {
-        let options = localize::Options { seed: finding.control_seed, ..Default::default() };
+        let options =
+            localize::LocalizeOptions { seed: finding.control_seed, ..Default::default() };
         let implicate = implicate && comparable(&finding.trial);
-        let implication = implicate
+        let localization = implicate
             .then(|| localize::localize(self.evaluator, &finding.trial, &options))
             .transpose()?;
-        let calls = implication.as_ref().map_or(0, |i| i.calls) + 2;
+        let calls = localization.as_ref().map_or(0, |i| i.calls) + 2;
         let mut case = Case {
             schema_version: SCHEMA_VERSION,
             id: String::new(),
@@ -68,7 +71,7 @@ impl Follow for Explain<'_, '_> {
             control_seed: finding.control_seed,
             expectation: Expectation::Reproduces,
             minimization: finding.minimization.clone(),
-            implication,
+            localization,
             lineage: finding.lineage.clone(),
             top_before: Vec::new(),
             top_after: Vec::new(),

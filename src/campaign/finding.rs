@@ -31,7 +31,7 @@ pub fn reduced(
     trial: Trial,
     confirmed: Verdict,
     judge: &ModelJudge,
-    options: &minimize::Options,
+    options: &minimize::MinimizeOptions,
     lineage: Lineage,
 ) -> Result<(Finding, Vec<Trial>)> {
     let reduced = minimize::minimize(&trial, &confirmed, judge, options)?;

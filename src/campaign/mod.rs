@@ -16,7 +16,7 @@ mod tests;
 
 pub use config::CampaignConfig;
 pub use events::{Event, Follow, Progress, Sink};
-pub use explain::{Explain, describe, read_against};
+pub use explain::{Explain, attribute_against, describe};
 pub use finding::{Finding, reduced, signature};
 pub use run::run;
 pub use subject::{Control, Seed, Subject};

@@ -415,7 +415,7 @@ impl<'a> Campaign<'a> {
         self.summary.findings_confirmed += 1;
         let subject = self.subject;
         let stop = || self.hurried(self.slowest_explanation.mul_f64(1.5));
-        let options = minimize::Options {
+        let options = minimize::MinimizeOptions {
             max_calls: self.config.minimize_calls,
             // A judged trial is a batch of itself and its controls.
             batch: (self.config.batch_size / (self.config.controls_per_trial + 1)).max(4),

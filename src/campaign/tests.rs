@@ -26,7 +26,7 @@ impl Follow for Plain {
             control_seed: finding.control_seed,
             expectation: Expectation::Reproduces,
             minimization: finding.minimization.clone(),
-            implication: None,
+            localization: None,
             lineage: finding.lineage.clone(),
             top_before: vec![],
             top_after: vec![],

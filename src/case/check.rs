@@ -2,7 +2,7 @@
 
 use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::Edit;
-use crate::localize::{Implication, Reading};
+use crate::localize::{Localization, TokenAttribution};
 use crate::oracle::Verdict;
 
 /// A rule that a case breaks: the field and what is wrong with it.
@@ -35,8 +35,8 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     }
     check_verdict(&case.verdict)?;
     check_work(case, total)?;
-    if let Some(implication) = &case.implication {
-        check_implication(implication, total)?;
+    if let Some(localization) = &case.localization {
+        check_localization(localization, total)?;
     }
     if let Some(m) = &case.minimization
         && m.elements_after > m.elements_before
@@ -129,8 +129,8 @@ fn check_edit(field: &str, edit: &Edit, total: usize) -> Result<(), Fault> {
     edit.check(total, MAX_IDS).or_else(|(part, message)| fault(format!("{field}.{part}"), message))
 }
 
-fn check_implication(implication: &Implication, total: usize) -> Result<(), Fault> {
-    let i = implication;
+fn check_localization(localization: &Localization, total: usize) -> Result<(), Fault> {
+    let i = localization;
     for (name, length) in [
         ("set", i.set.len()),
         ("controls", i.controls.len()),
@@ -154,45 +154,54 @@ fn check_implication(implication: &Implication, total: usize) -> Result<(), Faul
         finite(&format!("implication.positions[{index}].necessity"), effect.necessity)?;
         finite(&format!("implication.positions[{index}].sufficiency"), effect.sufficiency)?;
     }
-    i.reading.as_ref().map_or(Ok(()), |reading| check_reading(reading, total))
+    i.attribution.as_ref().map_or(Ok(()), |attribution| check_attribution(attribution, total))
 }
 
-fn check_reading(reading: &Reading, total: usize) -> Result<(), Fault> {
+fn check_attribution(attribution: &TokenAttribution, total: usize) -> Result<(), Fault> {
     let at = |name: &str| format!("implication.reading.{name}");
-    if reading.first > reading.last || reading.last >= total {
-        return fault(at("last"), format!("positions {} to {}", reading.first, reading.last));
+    if attribution.first > attribution.last || attribution.last >= total {
+        return fault(
+            at("last"),
+            format!("positions {} to {}", attribution.first, attribution.last),
+        );
     }
-    bounded(&at("readers"), reading.readers.len(), MAX_ROWS)?;
-    bounded(&at("contrasts"), reading.contrasts.len(), MAX_CONTROLS)?;
-    let contrasts = reading
-        .contrasts
+    bounded(&at("readers"), attribution.attending.len(), MAX_ROWS)?;
+    bounded(&at("contrasts"), attribution.comparisons.len(), MAX_CONTROLS)?;
+    let comparisons = attribution
+        .comparisons
         .iter()
         .enumerate()
-        .map(|(i, c)| (format!("contrasts[{i}].carried"), &c.carried));
-    for (name, carried) in contrasts.chain([("carried".to_owned(), &reading.carried)]) {
-        bounded(&at(&format!("{name}.handover")), carried.handover.len(), MAX_ROWS)?;
-        if carried.each.len() != reading.readers.len() {
+        .map(|(i, c)| (format!("contrasts[{i}].carried"), &c.mediation));
+    for (name, mediation) in comparisons.chain([("carried".to_owned(), &attribution.mediation)]) {
+        bounded(&at(&format!("{name}.handover")), mediation.layerwise.len(), MAX_ROWS)?;
+        if mediation.attending_each.len() != attribution.attending.len() {
             return fault(
                 at(&format!("{name}.each")),
-                format!("{} of {} readers", carried.each.len(), reading.readers.len()),
+                format!(
+                    "{} of {} readers",
+                    mediation.attending_each.len(),
+                    attribution.attending.len()
+                ),
             );
         }
         let values = [
-            carried.loss,
-            carried.divergence_bits,
-            carried.necessity,
-            carried.sufficiency,
-            carried.readers,
+            mediation.loss,
+            mediation.divergence_bits,
+            mediation.necessity,
+            mediation.sufficiency,
+            mediation.attending,
         ];
-        for value in values.into_iter().chain(carried.handover.iter().chain(&carried.each).copied())
+        for value in values
+            .into_iter()
+            .chain(mediation.layerwise.iter().chain(&mediation.attending_each).copied())
         {
             finite(&at(&name), value)?;
         }
     }
-    for (index, contrast) in reading.contrasts.iter().enumerate() {
+    for (index, comparison) in attribution.comparisons.iter().enumerate() {
         let of = at(&format!("contrasts[{index}].edits"));
-        bounded(&of, contrast.edits.len(), MAX_EDITS)?;
-        for (index, edit) in contrast.edits.iter().enumerate() {
+        bounded(&of, comparison.edits.len(), MAX_EDITS)?;
+        for (index, edit) in comparison.edits.iter().enumerate() {
             if !matches!(edit, Edit::Replace { .. }) {
                 return fault(
                     format!("{of}[{index}]"),

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::localize::Implication;
+use crate::localize::Localization;
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
@@ -55,7 +55,7 @@ pub struct Case {
     pub expectation: Expectation,
     #[serde(rename = "minimisation")]
     pub minimization: Option<Minimization>,
-    pub implication: Option<Implication>,
+    pub localization: Option<Localization>,
     pub lineage: Lineage,
     /// Top next tokens at the last prompt position, before and after the edits.
     pub top_before: Vec<TokenProbability>,
@@ -215,8 +215,9 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
                 return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
             };
             fields.insert("schema_version".into(), 2.into());
-            if let Some(implication) = fields.get_mut("implication").and_then(|i| i.as_object_mut())
-                && implication.insert("positions".into(), serde_json::json!([])).is_some()
+            if let Some(localization) =
+                fields.get_mut("implication").and_then(|i| i.as_object_mut())
+                && localization.insert("positions".into(), serde_json::json!([])).is_some()
             {
                 return Err(Error::file(
                     path,

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::edit::{Action, Component, EmbeddingChange, Matrix};
-use crate::localize::{Carried, Contrast, ContrastKind, Reading};
+use crate::localize::{ComparisonKind, ComparisonTokens, Mediation, TokenAttribution};
 
 /// A small valid case, for the tests of every room that keeps cases.
 pub(crate) fn example() -> Case {
@@ -37,7 +37,7 @@ pub(crate) fn example() -> Case {
         control_seed: 1,
         expectation: Expectation::Reproduces,
         minimization: None,
-        implication: None,
+        localization: None,
         lineage: Lineage {
             seed: 1,
             evaluation: 2,
@@ -123,14 +123,22 @@ fn a_field_that_is_wrong_is_named() {
 
 #[test]
 fn a_reading_that_is_wrong_is_named() {
-    let carried = Carried { handover: vec![1.0, 0.2], each: vec![0.5], ..Carried::default() };
+    let mediation =
+        Mediation { layerwise: vec![1.0, 0.2], attending_each: vec![0.5], ..Mediation::default() };
     let edits = vec![Edit::Replace { position: 1, id: 3 }];
-    let contrast = Contrast { kind: ContrastKind::Random, edits, carried: carried.clone() };
-    let reader = Component::Head { layer: 1, head: 0 };
-    let reading =
-        Reading { first: 1, last: 1, readers: vec![reader], carried, contrasts: vec![contrast] };
+    let comparison =
+        ComparisonTokens { kind: ComparisonKind::Random, edits, mediation: mediation.clone() };
+    let head = Component::Head { layer: 1, head: 0 };
+    let attribution = TokenAttribution {
+        first: 1,
+        last: 1,
+        attending: vec![head],
+        mediation,
+        comparisons: vec![comparison],
+    };
     let mut case = example();
-    case.implication = Some(Implication { reading: Some(reading), ..Implication::default() });
+    case.localization =
+        Some(Localization { attribution: Some(attribution), ..Localization::default() });
     let good = serde_json::to_value(&case).unwrap();
     Case::parse(Path::new("good.json"), good.to_string().as_bytes()).unwrap();
     for (pointer, json, expected) in [
@@ -320,7 +328,7 @@ proptest! {
 #[test]
 fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
     let mut case = example();
-    case.implication = Some(Implication { necessity: 0.5, ..Implication::default() });
+    case.localization = Some(Localization { necessity: 0.5, ..Localization::default() });
     let mut old = serde_json::to_value(&case).unwrap();
     old["schema_version"] = 1.into();
     old["implication"].as_object_mut().unwrap().remove("positions");

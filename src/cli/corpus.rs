@@ -204,8 +204,8 @@ fn show(named: &Path, dir: &Path) -> Result<u8> {
             ),
         ));
     }
-    if let Some(implication) = &case.implication {
-        rows.push(("carried by", super::implicate::in_words(implication)));
+    if let Some(localization) = &case.localization {
+        rows.push(("carried by", super::implicate::in_words(localization)));
     }
     let l = &case.lineage;
     rows.push((

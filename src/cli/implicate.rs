@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use super::args::MODEL_HELP;
 use super::subject::{Subject, exists};
 use super::{exit, output};
-use crate::campaign::read_against;
+use crate::campaign::attribute_against;
 use crate::case::Case;
 use crate::error::Result;
-use crate::localize::{Carried, ContrastKind, Effect, Implication, Options, Reading, localize};
+use crate::localize::{Mediation, ComparisonKind, Effect, Localization, LocalizeOptions, TokenAttribution, localize};
 use crate::storage::OutputDir;
 use crate::text::escape;
 
@@ -41,13 +41,13 @@ pub fn run(args: Args) -> Result<u8> {
     let evaluator = subject.evaluator();
     let trial = case.trial();
     let mut found =
-        localize(&evaluator, &trial, &Options { seed: case.control_seed, ..Default::default() })?;
+        localize(&evaluator, &trial, &LocalizeOptions { seed: case.control_seed, ..Default::default() })?;
     // What fails is known to the search that found the case alone.
-    let known = case.implication.as_ref().and_then(|i| i.reading.as_ref());
+    let known = case.localization.as_ref().and_then(|i| i.attribution.as_ref());
     let fails =
-        known.and_then(|reading| reading.contrasts.iter().find(|c| c.kind == ContrastKind::Fails));
-    let fails = fails.map(|contrast| trial.with_edits(contrast.edits.clone()));
-    read_against(&evaluator, &trial, &mut found, case.control_seed, fails)?;
+        known.and_then(|attribution| attribution.comparisons.iter().find(|c| c.kind == ComparisonKind::Fails));
+    let fails = fails.map(|comparison| trial.with_edits(comparison.edits.clone()));
+    attribute_against(&evaluator, &trial, &mut found, case.control_seed, fails)?;
     if args.json {
         output::json(&found)?;
     } else {
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<u8> {
     }
     if let Some(dir) = args.out {
         case.model = subject.model.reference();
-        case.implication = Some(found);
+        case.localization = Some(found);
         case.id = case.compute_id();
         let written = case.write_new(&dir, args.force)?;
         if !args.json {
@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<u8> {
 }
 
 /// The named set and what it does, in one line.
-pub fn in_words(found: &Implication) -> String {
+pub fn in_words(found: &Localization) -> String {
     if found.set.is_empty() {
         return "nothing: the edits do not change the distributions".into();
     }
@@ -83,46 +83,46 @@ pub fn in_words(found: &Implication) -> String {
 }
 
 /// Readers that have a column, which leaves a table of 78 columns.
-const READERS: usize = 3;
+const ATTENDING: usize = 3;
 
 /// How the replaced tokens are read, as a table: these, ordinary ones (means), and ones that fail;
 /// of the set and of all readers together, then of the strongest readers alone, how much of what
 /// the tokens do is gone without them.
-pub fn reading_table(reading: &Reading) -> Vec<String> {
-    let row = |name: &str, all: &[&Carried]| {
-        let mean = |of: &dyn Fn(&Carried) -> f64| {
+pub fn attribution_table(attribution: &TokenAttribution) -> Vec<String> {
+    let row = |name: &str, all: &[&Mediation]| {
+        let mean = |of: &dyn Fn(&Mediation) -> f64| {
             all.iter().map(|c| of(c)).sum::<f64>() / all.len() as f64
         };
-        let layers: Vec<(usize, usize)> = all.iter().filter_map(|c| c.handed_over()).collect();
+        let layers: Vec<(usize, usize)> = all.iter().filter_map(|c| c.transfer_layers()).collect();
         let first = layers.iter().map(|l| l.0).min().unwrap_or(0);
         let last = layers.iter().map(|l| l.1).max().unwrap_or(0);
-        let each = (0..reading.readers.len().min(READERS))
-            .map(|i| format!(" {:>10.2}", mean(&|c| c.each[i])));
+        let attending_each = (0..attribution.attending.len().min(ATTENDING))
+            .map(|i| format!(" {:>10.2}", mean(&|c| c.attending_each[i])));
         let (loss, bits) = (mean(&|c| c.loss), mean(&|c| c.divergence_bits));
-        let (set, readers) = (mean(&|c| c.necessity), mean(&|c| c.readers));
+        let (set, attending) = (mean(&|c| c.necessity), mean(&|c| c.attending));
         let layers = format!("{first} to {last}");
         format!(
-            "{name:<9} {loss:>5.2} {bits:>5.3} {layers:>8} {set:>5.2} {readers:>8.2}{}",
-            each.collect::<String>()
+            "{name:<9} {loss:>5.2} {bits:>5.3} {layers:>8} {set:>5.2} {attending:>8.2}{}",
+            attending_each.collect::<String>()
         )
     };
-    let of = |kind: ContrastKind| -> Vec<&Carried> {
-        reading.contrasts.iter().filter(|c| c.kind == kind).map(|c| &c.carried).collect()
+    let of = |kind: ComparisonKind| -> Vec<&Mediation> {
+        attribution.comparisons.iter().filter(|c| c.kind == kind).map(|c| &c.mediation).collect()
     };
     let heads =
-        reading.readers.iter().take(READERS).map(|head| format!(" {:>10}", head.to_string()));
+        attribution.attending.iter().take(ATTENDING).map(|head| format!(" {:>10}", head.to_string()));
     let head = format!(
         "{:<9} {:>5} {:>5} {:>8} {:>5} {:>8}",
         "tokens", "loss", "bits", "layers", "set", "readers"
     );
-    let mut lines = vec![head + &heads.collect::<String>(), row("these", &[&reading.carried])];
-    let (random, fails) = (of(ContrastKind::Random), of(ContrastKind::Fails));
+    let mut lines = vec![head + &heads.collect::<String>(), row("these", &[&attribution.mediation])];
+    let (random, fails) = (of(ComparisonKind::Random), of(ComparisonKind::Fails));
     lines.extend((!random.is_empty()).then(|| row(&format!("{} random", random.len()), &random)));
     lines.extend((!fails.is_empty()).then(|| row("fails", &fails)));
     lines
 }
 
-fn print(case: &Case, found: &Implication, top: usize) {
+fn print(case: &Case, found: &Localization, top: usize) {
     output::line(format!("case          {}  {}", escape(&case.id), escape(&case.comment.title)));
     output::line(format!("carried by    {}", in_words(found)));
     if let (Some(low), Some(high)) = (found.controls.first(), found.controls.last()) {
@@ -154,12 +154,12 @@ fn print(case: &Case, found: &Implication, top: usize) {
             effect.necessity, effect.sufficiency, effect.id
         ));
     }
-    if let Some(reading) = &found.reading {
+    if let Some(attribution) = &found.attribution {
         output::line(
             "how the replaced tokens are read: in which layers, and how much goes without the set, \
             without readers",
         );
-        reading_table(reading).into_iter().for_each(|line| output::line(format!("  {line}")));
+        attribution_table(attribution).into_iter().for_each(|line| output::line(format!("  {line}")));
     }
     output::line(format!("calls         {} trials", found.calls));
 }

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     /// Trials that the reduction may judge.
-    #[arg(long, value_name = "N", default_value_t = minimize::Options::default().max_calls)]
+    #[arg(long, value_name = "N", default_value_t = minimize::MinimizeOptions::default().max_calls)]
     max_calls: u64,
 }
 
@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<u8> {
         ));
         return Ok(exit::REGRESSION);
     }
-    let options = minimize::Options {
+    let options = minimize::MinimizeOptions {
         max_calls: args.max_calls,
         batch: (BATCH / (judge.controls_per_trial + 1)).max(4),
         neutral: subject.neutral(),

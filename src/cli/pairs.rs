@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let ids = lesion_text(&model, args.text.as_deref())?;
     let [first, rest @ ..] = &ids[..] else { return Err(Error::request("the text has no tokens")) };
     let options =
-        PairOptions { of, action, limit: args.limit, controls: args.controls, seed: args.seed };
+        PairOptions { target: of, action, limit: args.limit, controls: args.controls, seed: args.seed };
     let bar = output::Progress::bar(0, "pairs");
     let start = std::time::Instant::now();
     let sweep =

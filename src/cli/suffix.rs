@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::args::ModelArg;
 use super::{exit, output};
-use crate::campaign::{Explain, Follow as _, read_against, reduced};
+use crate::campaign::{Explain, Follow as _, attribute_against, reduced};
 use crate::case::{Case, Lineage};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
@@ -356,7 +356,7 @@ fn cases(
                 continue;
             }
             let stop = || interrupted.load(Ordering::Relaxed);
-            let options = minimize::Options {
+            let options = minimize::MinimizeOptions {
                 max_calls: MINIMISE_CALLS,
                 batch: MINIMISE_BATCH,
                 neutral: Some(problem.tokens.neutral),
@@ -373,10 +373,16 @@ fn cases(
             };
             let (finding, _) = reduced(trial, confirmed, &judge, &options, lineage)?;
             let (mut case, _) = explain.follow(&finding, !args.no_implication && !stop())?;
-            if let Some(implication) = &mut case.implication {
+            if let Some(localization) = &mut case.localization {
                 let fails =
                     search.state.fails.as_ref().map(|entry| problem.trial(prompt, &entry.suffix));
-                read_against(evaluator, &finding.trial, implication, finding.control_seed, fails)?;
+                attribute_against(
+                    evaluator,
+                    &finding.trial,
+                    localization,
+                    finding.control_seed,
+                    fails,
+                )?;
             }
             case.write(dir)?;
             found.push(case);
@@ -477,9 +483,9 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
             "          it says: {}",
             fit(&case.comment.generated_after, columns.saturating_sub(19))
         ));
-        let reading =
-            case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
-        for line in reading.map(super::implicate::reading_table).unwrap_or_default() {
+        let attribution =
+            case.localization.as_ref().and_then(|localization| localization.attribution.as_ref());
+        for line in attribution.map(super::implicate::attribution_table).unwrap_or_default() {
             output::line(format!("  {line}"));
         }
     }

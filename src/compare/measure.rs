@@ -1,4 +1,4 @@
-//! One model's figures.
+//! Measures the figures of one model.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -16,14 +16,14 @@ use crate::sweep::{
 };
 use crate::vocabulary::Vocabulary;
 
-/// Told what is under way.
+/// Called with a line that says what is being measured.
 pub type Progress<'a> = &'a dyn Fn(&str);
 
-/// The most suspect tokens that are tested, and as many controls.
+/// The number of most suspect tokens that are tested, and of controls.
 const TOKENS: usize = 8192;
 
-/// Lesions of a kind at most: of tens of thousands of neurons or channels, evenly many are left
-/// out.
+/// The largest number of lesions of a kind; of more components, an even choice over all layers is
+/// taken.
 const LESIONS: usize = 2048;
 
 const TARGETS: [(Target, &str); 7] = [
@@ -36,7 +36,7 @@ const TARGETS: [(Target, &str); 7] = [
     (Target::States, "states"),
 ];
 
-/// Keeps the cases of a campaign.
+/// A sink that keeps the cases of a campaign.
 #[derive(Default)]
 struct Cases(Vec<Case>);
 
@@ -49,11 +49,11 @@ impl Sink for Cases {
     }
 }
 
-/// Measures a model: a campaign of each seed by `config`, then the sweeps.
+/// Measures a model: a campaign with `config` for each seed, then the sweeps.
 ///
 /// # Errors
-/// What loading and evaluating refuse; [`Error::Interrupted`] when the user interrupts, as half a
-/// comparison is none.
+/// What loading and evaluating refuse; [`Error::Interrupted`] if the user interrupts, because an
+/// unfinished campaign cannot be compared.
 pub fn measure(
     spec: &str,
     config: &CampaignConfig,
@@ -98,7 +98,7 @@ pub fn measure(
         evaluator.observe(&[Request::new(text.clone())])?.first().map_or(f64::NAN, |o| o.loss());
 
     progress(&format!("{spec}: pairs of blocks"));
-    let options = PairOptions { of: Target::Blocks, controls: 0, ..PairOptions::default() };
+    let options = PairOptions { target: Target::Blocks, controls: 0, ..PairOptions::default() };
     let pairs = PairSweep::run(&evaluator, &text, &options, &|_, _| {})?;
     let redundant = pairs.rows.iter().filter(|row| row.kind == PairKind::Redundant).count();
 
@@ -135,9 +135,10 @@ pub fn measure(
     }
     let glitches = tokens.rows.iter().filter(|row| row.verdict == TokenVerdict::Glitch).count();
     let implications =
-        || runs.iter().flat_map(|(_, cases)| cases).filter_map(|case| case.implication.as_ref());
-    let implicated = implications().filter(|i| !i.set.is_empty()).count();
-    let needed: Vec<f64> = implications().filter_map(|i| i.most).map(|n| n as f64).collect();
+        || runs.iter().flat_map(|(_, cases)| cases).filter_map(|case| case.localization.as_ref());
+    let localized = implications().filter(|i| !i.set.is_empty()).count();
+    let needed: Vec<f64> =
+        implications().filter_map(|i| i.components_for_80_percent).map(|n| n as f64).collect();
     let emergence: Vec<f64> = implications().filter_map(|i| i.emergence).collect();
     let routing: Vec<f64> = implications().filter_map(|i| i.routing).collect();
     let sum =
@@ -154,7 +155,7 @@ pub fn measure(
         all_findings: per_thousand(None),
         controls_flagged: Share::new(sum(|s| s.controls_flagged), sum(|s| s.controls)),
         glitch_tokens: echo_works.then(|| Share::new(glitches as u64, tokens.tested as u64)),
-        diffuse: Share::new((implicated - needed.len()) as u64, implicated as u64),
+        diffuse: Share::new((localized - needed.len()) as u64, localized as u64),
         concentration: Spread::new(&needed),
         emergence: Spread::new(&emergence),
         routing: (!routing.is_empty()).then(|| Spread::new(&routing)),

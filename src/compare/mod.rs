@@ -1,9 +1,9 @@
-//! The same campaign on several models, and what of it can be held against each other.
+//! Comparison of models: the same campaigns and sweeps on each, with intervals.
 //!
-//! Everything is measured by what the other commands measure: campaigns over several seeds, a sweep
-//! of the vocabulary, lesion sweeps. A figure that differs from seed to seed has an interval over
-//! the seeds, a share of a fixed set (tokens, components) has one of its own; what has no meaning
-//! for a model is said to have none.
+//! The figures come from campaigns over several seeds, a sweep of the vocabulary and lesion sweeps,
+//! as the other commands run them. A figure that varies with the seed has an interval over the
+//! seeds (Student's t), a share of a fixed set of tokens or components a binomial one (Wilson).
+//! Figures that have no meaning for a model are listed as not applicable.
 
 mod measure;
 
@@ -19,90 +19,110 @@ use crate::stats;
 /// Version of `comparison.json`.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// A whole comparison.
+/// The figures of several models, as `comparison.json` holds them.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
+    /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// Trials of each campaign.
+    /// The number of evaluations of each campaign.
     pub max_evals: u64,
+    /// The seeds of the campaigns.
     pub seeds: Vec<u64>,
+    /// The models, in the order they were given in.
     pub models: Vec<ModelFigures>,
 }
 
-/// What was measured on one model.
+/// The figures of one model.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelFigures {
+    /// The model.
     pub model: ModelRef,
+    /// Its family, as `config.json` names it.
     pub model_type: String,
+    /// The number of parameters.
     pub parameters: usize,
-    /// Loss on the reference text, nats a token.
+    /// Loss on the reference text, nats per token.
     pub loss: f64,
-    /// Confirmed and minimized findings per 1,000 evaluations, by oracle; those that do not apply
-    /// are left out.
+    /// Confirmed and minimized findings per 1,000 evaluations, by oracle, without the oracles that
+    /// do not apply.
     pub findings: BTreeMap<String, Estimate>,
-    /// All of them together.
+    /// The same for all oracles together.
     pub all_findings: Estimate,
-    /// Matched controls that the same thresholds flag, over all seeds.
+    /// The share of matched controls that the same thresholds flag, over all seeds.
     pub controls_flagged: Share,
-    /// Tokens that the model cannot repeat, of those tested; `None` where it cannot repeat ordinary
-    /// ones.
+    /// The share of the tested tokens that the model cannot repeat; `None` if it cannot repeat
+    /// ordinary ones.
     pub glitch_tokens: Option<Share>,
-    /// Components (the strongest first) that together remove 80% of a case's effect when they are
-    /// given their clean outputs: over all cases that were implicated.
+    /// The number of strongest components that together remove 80% of a case's effect when they are
+    /// patched clean, over all cases with a named set.
     pub concentration: Spread,
-    /// Of those cases, how many need more components than were tried together.
+    /// The share of those cases that need more components than were tried together.
     pub diffuse: Share,
-    /// [`Implication::emergence`](crate::localize::Implication::emergence) over the cases of more
+    /// [`Localization::emergence`](crate::localize::Localization::emergence) over the cases of more
     /// than one component.
     pub emergence: Spread,
-    /// Of a mixture of experts: the share of a case's effect that acts through routing.
+    /// In a mixture of experts, the share of a case's effect that acts through routing.
     pub routing: Option<Spread>,
-    /// Two blocks (a layer's mixer or its MLP) removed together, every pair of them on the
-    /// reference text: the interaction in units of the larger of the two single effects
-    /// ([`PairRow::ratio`](crate::sweep::PairRow::ratio)).
+    /// The interaction of every pair of blocks (a layer's mixer or MLP) on the reference text, in
+    /// units of the larger single effect ([`PairRow::ratio`](crate::sweep::PairRow::ratio)).
     pub interaction: Spread,
-    /// Of those pairs, how many do more harm together than the sum.
+    /// The share of those pairs that do more harm together than the sum.
     pub redundant: Share,
-    /// Single lesions that raise the loss on the reference text by [`HARMFUL`] nats a token or
-    /// more, by kind.
+    /// The share of single lesions that raise the loss on the reference text by at least [`HARMFUL`]
+    /// nats per token, by kind.
     pub harmful: BTreeMap<String, Share>,
-    /// What of the comparison has no meaning for this model.
+    /// The parts of the comparison that have no meaning for this model.
     pub not_applicable: Vec<String>,
 }
 
-/// Nats a token of loss from which a lesion counts as harmful: perplexity times 1.1.
+/// The increase of the loss, in nats per token, from which a lesion counts as harmful: perplexity
+/// times 1.1.
 pub const HARMFUL: f64 = 0.1;
 
-/// A figure measured once a seed.
+/// A figure measured once for every seed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Estimate {
+    /// Mean over the seeds.
     pub mean: f64,
-    /// 95% interval of the mean by Student's t; the value itself where there is one seed.
+    /// Lower end of the mean's 95% interval by Student's t; the value itself for a single seed.
     pub low: f64,
+    /// Upper end of the interval.
     pub high: f64,
+    /// The value of each seed.
     pub values: Vec<f64>,
 }
 
-/// A share of a count, with its 95% interval (Wilson 1927).
+/// A share of a total, with its 95% interval (Wilson 1927).
 #[derive(Debug, Clone, Serialize)]
 pub struct Share {
+    /// The counted part.
     pub count: u64,
-    pub of: u64,
+    /// The total.
+    #[serde(rename = "of")]
+    pub total: u64,
+    /// `count / total`; 0 if there are none.
     pub share: f64,
+    /// Lower end of the interval.
     pub low: f64,
+    /// Upper end of the interval.
     pub high: f64,
 }
 
-/// Median and quartiles.
+/// Median and quartiles of some values.
 #[derive(Debug, Clone, Serialize)]
 pub struct Spread {
+    /// The number of values.
     pub n: usize,
+    /// The median.
     pub median: f64,
+    /// The 25th percentile.
     pub lower_quartile: f64,
+    /// The 75th percentile.
     pub upper_quartile: f64,
 }
 
 impl Estimate {
+    /// Takes mean and interval of one value for each seed.
     pub fn new(values: Vec<f64>) -> Self {
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
         let half = stats::t_half_width(&values);
@@ -111,14 +131,15 @@ impl Estimate {
 }
 
 impl Share {
-    pub fn new(count: u64, of: u64) -> Self {
-        let (low, high) = stats::wilson(count, of.max(1), 1.96);
-        Self { count, of, share: count as f64 / of.max(1) as f64, low, high }
+    /// Takes the share and its interval.
+    pub fn new(count: u64, total: u64) -> Self {
+        let (low, high) = stats::wilson(count, total.max(1), 1.96);
+        Self { count, total, share: count as f64 / total.max(1) as f64, low, high }
     }
 }
 
 impl Spread {
-    /// `n` is 0 and the rest NaN (`null` in JSON) of nothing.
+    /// Takes median and quartiles; without values they are NaN (`null` in JSON).
     pub fn new(values: &[f64]) -> Self {
         let at = |q| if values.is_empty() { f64::NAN } else { stats::quantile(values, q) };
         Self {

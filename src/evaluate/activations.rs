@@ -1,24 +1,24 @@
-//! Activations of a whole run, and their means over the reference text.
+//! Activations of one whole run, where each component's output is among them, and their means over
+//! the reference text.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::edit::Component;
 use crate::model::Config;
 use crate::model::hooks::Site;
 
-/// The output of every component at every position of one run.
+/// The outputs of all components at every position of one run.
 #[derive(Debug, Clone)]
 pub struct Activations {
+    /// The length of the sequence.
     pub positions: usize,
-    /// `[positions, width]` per site.
+    /// The captured values of each (layer, site), `[positions, width]`.
     pub sites: BTreeMap<(usize, Site), Vec<f32>>,
 }
 
-/// Where a component's output is: layer, site, columns. Weights have none.
-pub fn place(
-    component: &Component,
-    config: &Config,
-) -> Option<(usize, Site, std::ops::Range<usize>)> {
+/// Returns the layer, site and columns that hold a component's output. Weights have none.
+pub fn place(component: &Component, config: &Config) -> Option<(usize, Site, Range<usize>)> {
     let d = config.hidden_size;
     let part = |index: usize, width: usize| index * width..(index + 1) * width;
     Some(match *component {
@@ -53,6 +53,36 @@ pub fn place(
     })
 }
 
+/// Returns the TransformerLens name of the hook point that holds a component's output, so that a
+/// finding can be looked up with other tools: `L3.head1` is a slice of `blocks.3.attn.hook_z`.
+///
+/// `None` where TransformerLens has no such point: single weights, single experts, the parts of
+/// recurrent layers.
+///
+/// On models that normalize the output of a block before adding it to the residual stream (Gemma 3,
+/// OLMo 2), `hook_attn_out` and `hook_mlp_out` are after that norm, in TransformerLens and here: on
+/// every model they are exactly what the block adds to the residual stream. `hook_z` and
+/// `hook_post` are inside the block, before it.
+pub fn hook_name(component: &Component, config: &Config) -> Option<String> {
+    if !config.has(component) {
+        return None;
+    }
+    match *component {
+        Component::Embed => Some("hook_embed".to_owned()),
+        Component::Head { layer, .. }
+            if config.mixer(layer) == (Component::Attention { layer }) =>
+        {
+            Some(format!("blocks.{layer}.attn.hook_z"))
+        }
+        Component::Attention { layer } => Some(format!("blocks.{layer}.hook_attn_out")),
+        Component::Mlp { layer } => Some(format!("blocks.{layer}.hook_mlp_out")),
+        Component::Neuron { layer, .. } if config.mlp(layer) == Some(Component::Mlp { layer }) => {
+            Some(format!("blocks.{layer}.mlp.hook_post"))
+        }
+        _ => None,
+    }
+}
+
 /// The sites that hold the output of some component.
 pub const COMPONENT_SITES: [Site; 13] = [
     Site::Embed,
@@ -70,7 +100,8 @@ pub const COMPONENT_SITES: [Site; 13] = [
     Site::State,
 ];
 
-/// Width of a site in a layer.
+/// Returns the number of values that a site has for each token of a layer; 0 where the layer does
+/// not have the site.
 pub fn width(layer: usize, site: Site, config: &Config) -> usize {
     match site {
         Site::Z => config.z_width(layer),
@@ -96,12 +127,12 @@ pub fn width(layer: usize, site: Site, config: &Config) -> usize {
 }
 
 impl Activations {
-    /// A component's output at `positions`, `[positions, width]`; `None` for a weight, or beyond
-    /// the run.
-    pub fn of(
+    /// Returns a component's output at `positions`, `[positions, width of the component]`; `None`
+    /// for a weight, for a site that was not captured, and for positions beyond the run.
+    pub fn output(
         &self,
         component: &Component,
-        positions: std::ops::Range<usize>,
+        positions: Range<usize>,
         config: &Config,
     ) -> Option<Vec<f32>> {
         let (layer, site, columns) = place(component, config)?;
@@ -113,12 +144,13 @@ impl Activations {
     }
 }
 
-/// Mean output of every component over the reference text, BOS left out: it is an outlier
-/// everywhere (attention sinks) and would stand for no position of a real text.
+/// The mean output of every component over the reference text. BOS is left out: it is an outlier at
+/// every site (an attention sink) and represents no position of real text.
 #[derive(Debug, Clone)]
 pub struct Means(BTreeMap<(usize, Site), Vec<f32>>);
 
 impl Means {
+    /// Averages a run over its positions, leaving out the first `skip`.
     pub fn new(run: &Activations, skip: usize, config: &Config) -> Self {
         let mean = |layer: usize, site: Site, values: &[f32]| {
             let width = width(layer, site, config);
@@ -136,8 +168,9 @@ impl Means {
         )
     }
 
-    /// Mean output of a component, `[width]`.
-    pub fn of(&self, component: &Component, config: &Config) -> Option<&[f32]> {
+    /// Returns the mean output of a component, `[width of the component]`; `None` for a weight, and
+    /// for a site too large to be kept.
+    pub fn output(&self, component: &Component, config: &Config) -> Option<&[f32]> {
         let (layer, site, columns) = place(component, config)?;
         self.0.get(&(layer, site)).map(|mean| &mean[columns])
     }

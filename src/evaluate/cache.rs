@@ -1,5 +1,7 @@
-//! Finished forwards that others start from: a sequence's keys, values, states and residual stream.
-//! Kept for later calls, the most recently used, up to a budget of bytes.
+//! Finished forwards of whole sequences, kept as starting points for other rows: keys, values,
+//! recurrent states and the residual stream at every layer.
+//!
+//! The cache keeps the most recently used forwards within a budget of bytes, across calls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,16 +9,20 @@ use std::sync::Arc;
 use crate::edit::Edit;
 use crate::model::batch::{KvStore, Residuals, Segment};
 
-/// A finished forward of a sequence, for others to start from.
+/// A finished forward of a sequence, from which other rows can start.
 pub struct CachedForward {
+    /// The token ids of the sequence.
     pub ids: Vec<u32>,
-    /// None: a plain run.
+    /// The lesions that held in the forward; none in a plain one.
     pub lesions: Vec<Edit>,
+    /// Keys, values and states; empty for a forward with lesions, from which no row continues.
     pub kv: Arc<KvStore>,
+    /// The residual stream entering and between the blocks of every layer, `[tokens, d_model]`
+    /// each, and leaving the last.
     pub residuals: Arc<Residuals>,
-    /// Logits of every router, `[tokens, num_experts]` by layer; of a plain run.
+    /// The logits of every router, `[tokens, num_experts]`, by layer.
     pub router_logits: BTreeMap<usize, Vec<f32>>,
-    /// The tokens of every expert, ascending, by layer.
+    /// The tokens routed to each expert, ascending, by layer.
     pub routed: BTreeMap<usize, Vec<Vec<usize>>>,
 }
 
@@ -30,35 +36,40 @@ impl CachedForward {
             + 8 * routed.map(Vec::len).sum::<usize>()
     }
 
-    /// What a row that begins at position `len` has before it.
+    /// Returns the prefix of a row that starts at position `len`: the keys, values and states of
+    /// all positions before it.
     pub fn prefix(&self, len: usize) -> Vec<Segment> {
         (len > 0).then(|| Segment { store: self.kv.clone(), start: 0, len }).into_iter().collect()
     }
 
-    /// Positions that are routed to an expert, ascending.
+    /// Returns the positions that are routed to an expert, ascending.
     pub fn routed_to(&self, layer: usize, expert: usize) -> &[usize] {
         self.routed.get(&layer).and_then(|experts| experts.get(expert)).map_or(&[], Vec::as_slice)
     }
 }
 
-/// The runs kept, most recently used last.
+/// The cached forwards, most recently used last.
 #[derive(Default)]
 pub struct ForwardCache(Vec<Arc<CachedForward>>);
 
-/// What kept runs may take.
+/// The memory that cached forwards may take together.
 const CACHE_BYTES: usize = 192 << 20;
 
 impl ForwardCache {
+    /// Returns the forward of a sequence with these lesions, if it is cached, and marks it as used.
     pub fn get(&mut self, ids: &[u32], lesions: &[Edit]) -> Option<Arc<CachedForward>> {
-        let at = self.0.iter().position(|r| r.ids == ids && r.lesions == lesions)?;
-        let run = self.0.remove(at);
-        self.0.push(run.clone());
-        Some(run)
+        let at = self.0.iter().position(|f| f.ids == ids && f.lesions == lesions)?;
+        let forward = self.0.remove(at);
+        self.0.push(forward.clone());
+        Some(forward)
     }
 
-    pub fn insert(&mut self, run: Arc<CachedForward>) {
-        self.0.push(run);
-        while self.0.len() > 1 && self.0.iter().map(|r| r.bytes()).sum::<usize>() > CACHE_BYTES {
+    /// Adds a forward, in the place of an equal one that was added meanwhile, and drops the least
+    /// recently used ones beyond the budget. The newest always stays.
+    pub fn insert(&mut self, forward: Arc<CachedForward>) {
+        self.0.retain(|f| f.ids != forward.ids || f.lesions != forward.lesions);
+        self.0.push(forward);
+        while self.0.len() > 1 && self.0.iter().map(|f| f.bytes()).sum::<usize>() > CACHE_BYTES {
             self.0.remove(0);
         }
     }

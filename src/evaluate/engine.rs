@@ -1,4 +1,5 @@
-//! The evaluator over a model: plans a set of requests into few forwards, and reads them.
+//! The evaluator over a model: single forwards, cached forwards, activations, means and routing of
+//! the unedited model. `observe.rs` turns requests into few of these.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,34 +17,38 @@ use crate::model::hooks::Site;
 use crate::model::{Forward, Model, Pooled};
 use crate::rng;
 
-/// Most values that [`ModelEvaluator::activations`] keeps of what experts add, and of recurrent
-/// states (256 MB each); where there would be more, these have no activations to patch with and no
-/// means.
+/// The largest number of values that [`ModelEvaluator::activations`] keeps of the experts' outputs,
+/// and of the recurrent states (256 MB each). Where there would be more, these components can be
+/// neither patched nor mean-ablated.
 const LARGE_SITE_VALUES: usize = 64 << 20;
 
-/// The plain English over which mean ablation takes its means.
+/// The plain English text over which mean ablation takes its means.
 pub const REFERENCE_TEXT: &str = include_str!("../../corpus/seeds/reference.txt");
 
 /// Answers requests with a model.
+///
+/// It can be shared between threads: no lock is held while a forward is computed.
 pub struct ModelEvaluator<'m> {
+    /// The model that is run.
     pub model: &'m Model,
     forwards: Mutex<ForwardCache>,
     means: OnceLock<Arc<Means>>,
     routing: Mutex<Vec<(Trial, Arc<Routing>)>>,
-    sketch: Vec<f32>,
+    projections: Vec<f32>,
     tokens: AtomicU64,
 }
 
-/// Baselines whose routing is remembered.
+/// The number of baselines whose routing is remembered.
 const ROUTINGS: usize = 8;
 
-/// Bits of [`Observation::sketch`].
+/// The number of bits of [`Observation::sketch`](super::Observation::sketch).
 const SKETCH_BITS: usize = 64;
 
 impl<'m> ModelEvaluator<'m> {
+    /// Creates an evaluator with empty caches.
     pub fn new(model: &'m Model) -> Self {
         let mut rng = rng::stream(0, "sketch");
-        let sketch = (0..SKETCH_BITS * model.config.hidden_size)
+        let projections = (0..SKETCH_BITS * model.config.hidden_size)
             .map(|_| rng.random_range(-1.0..1.0))
             .collect();
         Self {
@@ -51,25 +56,28 @@ impl<'m> ModelEvaluator<'m> {
             forwards: Mutex::default(),
             means: OnceLock::new(),
             routing: Mutex::default(),
-            sketch,
+            projections,
             tokens: AtomicU64::new(0),
         }
     }
 
-    /// Tokens that went through layers so far.
+    /// Returns the number of tokens that went through layers so far; a cached prefix costs none.
     pub fn tokens(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed)
     }
 
-    /// Mean outputs over the reference text.
+    /// Returns the mean outputs over [`REFERENCE_TEXT`], computed once.
+    ///
+    /// # Errors
+    /// Errors of the forward pass.
     pub fn means(&self) -> Result<Arc<Means>> {
         if let Some(means) = self.means.get() {
             return Ok(means.clone());
         }
         let ids = match &self.model.tokenizer {
             Some(_) => self.model.encode(REFERENCE_TEXT)?,
-            // Without a tokenizer: every so-manieth id, which is at least not one token over and
-            // over.
+            // Without a tokenizer, ids at even steps through the vocabulary: at least not one token
+            // over and over.
             None => (0..128).map(|i| (i * 7919 % self.model.config.vocab_size) as u32).collect(),
         };
         let skip = usize::from(self.model.config.bos_token_id.is_some());
@@ -78,7 +86,12 @@ impl<'m> ModelEvaluator<'m> {
         Ok(self.means.get_or_init(|| Arc::new(Means::new(&run, skip, &self.model.config))).clone())
     }
 
-    /// Outputs of all components of a trial at every position; `patches` are applied first.
+    /// Captures the outputs of all components at every position of a trial, with its edits and
+    /// then `patches` applied.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) for ids, components or patches that do not fit the
+    /// model or the trial.
     pub fn activations(&self, trial: &Trial, patches: &[super::Patch]) -> Result<Activations> {
         let layout = trial.layout();
         self.model.check_ids(&layout.ids)?;
@@ -103,7 +116,7 @@ impl<'m> ModelEvaluator<'m> {
         Ok(Activations { positions: layout.ids.len(), sites: output.captured })
     }
 
-    /// How a trial without edits is routed; the last few are remembered.
+    /// Returns the router logits of a trial without edits; the last few trials are remembered.
     pub(super) fn baseline_routing(&self, baseline: &Trial) -> Result<Arc<Routing>> {
         let known = |known: &[(Trial, Arc<Routing>)]| {
             known.iter().find(|(trial, _)| trial == baseline).map(|(_, routing)| routing.clone())
@@ -126,30 +139,31 @@ impl<'m> ModelEvaluator<'m> {
         Ok(routing)
     }
 
+    /// Runs a forward pass and counts its tokens.
     pub(super) fn forward(&self, forward: &Forward) -> Result<crate::model::Output<Pooled>> {
         self.tokens
             .fetch_add(forward.rows.iter().map(|r| r.ids.len() as u64).sum(), Ordering::Relaxed);
         self.model.forward(forward)
     }
 
-    /// The forward of a sequence with these lesions (none: a plain one), if it is kept.
+    /// Returns the forward of a sequence with these lesions (none: a plain one), if it is cached.
     pub(super) fn kept_forward(&self, ids: &[u32], lesions: &[Edit]) -> Option<Arc<CachedForward>> {
         lock(&self.forwards).get(ids, lesions)
     }
 
-    /// The forward of a sequence with these lesions (none: a plain one), from the cache or
+    /// Returns the forward of a sequence with these lesions (none: a plain one), from the cache or
     /// computed.
     ///
-    /// The cache is not locked while it is computed: lowering the lesions can ask for another
-    /// forward (the one whose state is carried over).
+    /// The cache is not locked while the forward is computed, because lowering the lesions can ask
+    /// for another one: the forward whose state [`Edit::CarryState`] carries over.
     pub(super) fn cached_forward(
         &self,
         ids: &[u32],
         lesions: &[Edit],
     ) -> Result<Arc<CachedForward>> {
         self.model.check_ids(ids)?;
-        if let Some(run) = self.kept_forward(ids, lesions) {
-            return Ok(run);
+        if let Some(cached) = self.kept_forward(ids, lesions) {
+            return Ok(cached);
         }
         let mut forward = Forward {
             rows: vec![Row::new(ids)],
@@ -186,10 +200,10 @@ impl<'m> ModelEvaluator<'m> {
             }
         }
         residuals.pre.push(output.residual.to_vec());
-        // Only plain runs are continued by other tokens.
+        // Only plain forwards are continued by other tokens.
         let kv = output.kv.unwrap_or_default();
         let residuals = Arc::new(residuals);
-        let run = Arc::new(CachedForward {
+        let cached = Arc::new(CachedForward {
             ids: ids.to_vec(),
             lesions: lesions.to_vec(),
             kv,
@@ -197,12 +211,13 @@ impl<'m> ModelEvaluator<'m> {
             router_logits,
             routed,
         });
-        lock(&self.forwards).insert(run.clone());
-        Ok(run)
+        lock(&self.forwards).insert(cached.clone());
+        Ok(cached)
     }
 
-    pub(super) fn sketch_of(&self, residual: &[f32]) -> u64 {
-        let signs = self.sketch.chunks_exact(residual.len()).enumerate();
+    /// Returns the signs of random projections of a residual vector, `[d_model]`, one bit each.
+    pub(super) fn sketch(&self, residual: &[f32]) -> u64 {
+        let signs = self.projections.chunks_exact(residual.len()).enumerate();
         signs.fold(0, |bits, (i, u)| {
             let dot: f32 = u.iter().zip(residual).map(|(a, b)| a * b).sum();
             bits | (u64::from(dot > 0.0) << i)
@@ -219,17 +234,17 @@ impl Baselines for ModelEvaluator<'_> {
         self.means()
     }
 
-    fn forward_of(&self, ids: &[u32]) -> Result<Arc<CachedForward>> {
+    fn plain_forward(&self, ids: &[u32]) -> Result<Arc<CachedForward>> {
         self.cached_forward(ids, &[])
     }
 
-    fn routing_of(&self, baseline: &Trial) -> Result<Arc<Routing>> {
+    fn router_logits(&self, baseline: &Trial) -> Result<Arc<Routing>> {
         self.baseline_routing(baseline)
     }
 }
 
-/// Locks, whether or not another thread panicked while it held the lock: what is behind these
-/// locks is whole at all times.
+/// Locks a mutex even if another thread panicked while it held it: what these locks protect is
+/// consistent at all times.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,4 +1,8 @@
-//! From edits as data to the hooks of a forward pass.
+//! Lowering: from edits as plain data to the hooks of a forward pass.
+//!
+//! Every edit of a row becomes blocks (tokens by columns of a site) or rank-one weight corrections
+//! that name the row's own tokens, so that rows with different edits share a forward. Noise is drawn
+//! per position of the sequence, not of the row, so that a cached prefix changes nothing.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,63 +19,69 @@ use crate::model::Model;
 use crate::model::hooks::{Block, Change, Hooks, Site, WeightEdit};
 use crate::rng;
 
-/// Where a row's computed tokens are: packed indices, the position of the first in the sequence,
-/// the lowest layer.
+/// Where a row's computed tokens are: in the packed batch, in the sequence and in the stack.
 #[derive(Debug, Clone)]
 pub struct Place {
+    /// Indices into the packed batch.
     pub tokens: Range<usize>,
+    /// The position of the first of them in the sequence.
     pub position: usize,
-    /// The first layer they go through.
+    /// The first layer that they go through.
     pub layer: usize,
 }
 
 impl Place {
-    /// Packed index of a position of the sequence, if it is computed in this row.
+    /// Returns the packed index of a position of the sequence, if it is computed in this row.
     fn token(&self, position: usize) -> Option<usize> {
         let token = self.tokens.start + position.checked_sub(self.position)?;
         self.tokens.contains(&token).then_some(token)
     }
 
-    /// Position in the sequence of a packed index.
+    /// Returns the position in the sequence of a packed index.
     fn position_of(&self, token: usize) -> usize {
         self.position + token - self.tokens.start
     }
 }
 
-/// Logits of every router, `[positions, num_experts]` by layer.
+/// The logits of every router, `[positions, num_experts]`, by layer.
 pub type Routing = BTreeMap<usize, Vec<f32>>;
 
-/// Runs without edits, from which some edits take values. The evaluator is behind it; lowering
-/// knows nothing else of that.
+/// The runs without edits from which some edits take values. The evaluator implements it; lowering
+/// knows nothing else of the evaluator.
 pub trait Baselines {
     /// The model whose components are edited.
     fn model(&self) -> &Model;
 
-    /// Mean outputs over the reference text.
+    /// Returns the mean outputs over the reference text.
     fn means(&self) -> Result<Arc<Means>>;
 
-    /// The forward of a plain sequence.
-    fn forward_of(&self, ids: &[u32]) -> Result<Arc<CachedForward>>;
+    /// Returns the plain forward of a sequence.
+    fn plain_forward(&self, ids: &[u32]) -> Result<Arc<CachedForward>>;
 
-    /// How a trial without edits is routed.
-    fn routing_of(&self, baseline: &Trial) -> Result<Arc<Routing>>;
+    /// Returns the router logits of a trial without edits.
+    fn router_logits(&self, baseline: &Trial) -> Result<Arc<Routing>>;
 }
 
-/// One row under way from its edits to hooks.
+/// The lowering of one row.
 pub struct Lowering<'a> {
+    /// Where edits take values from.
     pub baselines: &'a dyn Baselines,
+    /// The trial whose edits are lowered.
     pub trial: &'a Trial,
+    /// Where the trial's tokens are after its token edits.
     pub layout: &'a Layout,
+    /// Where the row's tokens are.
     pub place: Place,
+    /// The hooks that blocks and weight edits are added to.
     pub hooks: &'a mut Hooks,
 }
 
-/// A logit beside which no other counts, and with which a softmax is still a number.
+/// A router logit that outweighs every other and keeps the softmax finite.
 const CERTAIN: f32 = 1e30;
 
-/// A unit vector drawn from a seed.
+/// Draws a vector of length 1.
 fn unit(rng: &mut rng::Rng, width: usize) -> Vec<f32> {
-    // Sums of uniforms are near enough to normal for a direction, and need no table.
+    // A sum of six uniforms is close enough to normal for a direction, and needs no table.
     let mut v: Vec<f32> =
         (0..width).map(|_| (0..6).map(|_| rng.random_range(-1.0f32..1.0)).sum()).collect();
     let norm = norm(&v).max(f32::MIN_POSITIVE);
@@ -83,15 +93,18 @@ fn norm(v: &[f32]) -> f32 {
     v.iter().map(|x| x * x).sum::<f32>().sqrt()
 }
 
-/// Puts values in the place of whatever is there.
+/// Returns the change that replaces whatever is there.
 fn put(values: impl Into<Arc<[f32]>>) -> Change {
     Change::Affine { scale: 0.0, shift: Some(values.into()) }
 }
 
 impl<'a> Lowering<'a> {
-    /// Adds the activation edits of the row, and then its patches, to the hooks.
+    /// Adds the row's edits of activations and weights, and then its patches, to the hooks.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for components, ids or patches that do not fit the model or the row.
     pub fn run(mut self, patches: &[Patch]) -> Result<()> {
-        // Before anything else is done to a router: a masked expert stays masked.
+        // Before any other edit of a router, so that a masked expert stays masked.
         if self.trial.edits.contains(&Edit::FreezeRouting) {
             self.freeze_routing()?;
         }
@@ -118,13 +131,13 @@ impl<'a> Lowering<'a> {
         self.baselines.model()
     }
 
-    /// Packed index of a token by its position before the edits; `None` where it is gone or not
-    /// computed.
+    /// Returns the packed index of a token by its position before the edits; `None` where it was
+    /// deleted or is not computed in this row.
     fn token(&self, position: usize) -> Option<usize> {
         self.place.token(self.layout.at(position)?)
     }
 
-    /// The tokens an edit is about.
+    /// Returns the tokens that an edit acts on: all of the row, or the one at `position`.
     fn tokens(&self, position: Option<usize>) -> Option<Range<usize>> {
         match position {
             None => Some(self.place.tokens.clone()),
@@ -184,7 +197,7 @@ impl<'a> Lowering<'a> {
         if action.is_of_experts() {
             let Component::Expert { layer, expert } = *component else {
                 return Err(Error::request(format!(
-                    "{component} is no expert: nothing routes to it"
+                    "{component} is no expert: no router chooses it"
                 )));
             };
             let logit = if *action == Action::Force { CERTAIN } else { f32::NEG_INFINITY };
@@ -219,7 +232,7 @@ impl<'a> Lowering<'a> {
         }
         if let (Action::Noise { .. }, Component::State { layer, part: None }) = (action, *component)
         {
-            // In proportion to each part's own norm: parts are computed apart from each other.
+            // Each part gets noise in proportion to its own norm, as parts are independent.
             let parts = self.model().config.state_parts(layer).0;
             let mut parts = (0..parts).map(|part| Component::State { layer, part: Some(part) });
             return parts.try_for_each(|part| self.lesion(&part, action, tokens.clone()));
@@ -234,8 +247,10 @@ impl<'a> Lowering<'a> {
             Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
             Action::Mean => {
                 let means = self.baselines.means()?;
-                let mean = means.of(component, &self.model().config);
-                put(mean.ok_or_else(|| Error::internal(format!("{component} has no mean")))?)
+                let mean = means.output(component, &self.model().config);
+                put(mean.ok_or_else(|| Error::request(format!(
+                    "{component} has no mean: the site is too large to be averaged"
+                )))?)
             }
             Action::Noise { seed, strength } => {
                 // Drawn per position of the sequence, so that a row with a cached prefix gets the
@@ -258,9 +273,9 @@ impl<'a> Lowering<'a> {
             return Err(Error::request(format!("{component} is no state to carry over")));
         };
         let Some(token) = self.token(position) else { return Ok(()) };
-        let run = self.baselines.forward_of(from)?;
+        let cached = self.baselines.plain_forward(from)?;
         let state =
-            from.len().checked_sub(1).and_then(|last| run.kv.layers[layer].states.get(&last));
+            from.len().checked_sub(1).and_then(|last| cached.kv.layers[layer].states.get(&last));
         let state = state
             .ok_or_else(|| Error::request("a state to carry over comes from at least one token"))?;
         self.hooks.push(
@@ -272,7 +287,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn freeze_routing(&mut self) -> Result<()> {
-        let routing = self.baselines.routing_of(&self.trial.baseline())?;
+        let routing = self.baselines.router_logits(&self.trial.baseline())?;
         for (&layer, logits) in routing.range(self.place.layer..) {
             let experts = self.model().config.num_experts(layer);
             for (position, logits) in logits.chunks_exact(experts).enumerate() {
@@ -296,8 +311,8 @@ impl<'a> Lowering<'a> {
         {
             return Err(bad());
         }
-        // The planner shares no prefix that a patch reaches into; what it leaves out at the end is
-        // not read.
+        // The planner shares no prefix that a patch reaches into; positions that it leaves out at
+        // the end are not read.
         let at = &self.place;
         let start = at.tokens.start + patch.first.checked_sub(at.position).ok_or_else(bad)?;
         let computed = positions.min(at.tokens.end.saturating_sub(start));
@@ -309,7 +324,7 @@ impl<'a> Lowering<'a> {
         } else {
             patch.values[..computed * columns.len()].into()
         };
-        // One token whose shift has as many values as columns is the same thing either way round.
+        // For one token, `[columns]` and `[1, columns]` are the same shift.
         self.hooks.push(
             layer,
             site,

@@ -1,5 +1,8 @@
-//! What recurrent states hold at the end of a row: how large they are, and what of the beginning is
-//! left in them.
+//! Measurements of recurrent states at the end of a row: how large they are, and how much of the
+//! beginning of the sequence is left in them.
+//!
+//! The second is measured by a counterfactual: the same sequence with the first half of its prompt
+//! reversed. If the final states are equal, the order of the beginning has been forgotten.
 
 use super::batching::forwards;
 use super::engine::ModelEvaluator;
@@ -11,8 +14,8 @@ use crate::model::batch::{KvStore, Row};
 use crate::model::{Forward, Output, Pooled};
 
 impl ModelEvaluator<'_> {
-    /// The states after a token, by layer; what lies behind their parts (RWKV-4's exponents) is
-    /// left out.
+    /// Returns the states after a token, by layer, without the values stored behind their parts
+    /// (RWKV-4's exponents).
     fn states_after<'s>(
         &'s self,
         store: &'s KvStore,
@@ -24,7 +27,7 @@ impl ModelEvaluator<'_> {
         })
     }
 
-    /// [`Observation::state_norms`](super::Observation::state_norms) at a token.
+    /// Returns [`Observation::state_norms`](super::Observation::state_norms) at a token.
     pub(super) fn state_norms(&self, output: &Output<Pooled>, token: usize) -> Vec<(usize, f32)> {
         let Some(store) = &output.kv else { return Vec::new() };
         let norm = |state: &[f32]| {
@@ -34,11 +37,11 @@ impl ModelEvaluator<'_> {
         self.states_after(store, token).map(|(layer, state)| (layer, norm(state))).collect()
     }
 
-    /// [`Observation::memory`](super::Observation::memory) of each request: two rows a request, one
-    /// with the beginning of its prompt backwards, many requests a forward.
+    /// Measures [`Observation::memory`](super::Observation::memory) of each request: two rows a
+    /// request, one with the beginning of its prompt reversed, many requests a forward.
     pub(super) fn memory(&self, requests: &[&Request]) -> Result<Vec<f32>> {
         let layouts: Vec<[Layout; 2]> =
-            requests.iter().map(|request| self.both_ways(request)).collect();
+            requests.iter().map(|request| self.reversed_too(request)).collect();
         let mut memory = Vec::with_capacity(requests.len());
         for chunk in
             forwards(requests.iter().zip(&layouts), |(_, layouts)| 2 * layouts[0].ids.len())
@@ -65,15 +68,15 @@ impl ModelEvaluator<'_> {
             let store = self
                 .forward(&forward)?
                 .kv
-                .ok_or_else(|| Error::internal("states were not kept"))?;
+                .ok_or_else(|| Error::internal("the states of a forward were not kept"))?;
             memory.extend(ends.chunks_exact(2).map(|ends| self.distance(&store, ends[0], ends[1])));
         }
         Ok(memory)
     }
 
-    /// The tokens of a request, and the same with the first half of the prompt backwards, up to the
-    /// first place that is edited, lest the edit be turned round with it.
-    fn both_ways(&self, request: &Request) -> [Layout; 2] {
+    /// Returns the layout of a request, and the same with the first half of the prompt reversed. The
+    /// reversal ends before the first edited position, so that it moves no edit.
+    fn reversed_too(&self, request: &Request) -> [Layout; 2] {
         let layout = request.trial.layout();
         let bos = usize::from(
             self.model.config.bos_token_id.is_some_and(|bos| layout.ids.first() == Some(&bos)),
@@ -85,8 +88,8 @@ impl ModelEvaluator<'_> {
         [layout, other]
     }
 
-    /// Distance of the states after two tokens over the norm of the first, mean over the recurrent
-    /// layers.
+    /// Returns the distance between the states after two tokens, over the norm of the first, mean
+    /// over the recurrent layers.
     fn distance(&self, store: &KvStore, a: usize, b: usize) -> f32 {
         let pairs = self.states_after(store, a).zip(self.states_after(store, b));
         let distances: Vec<f32> = pairs

@@ -1,5 +1,9 @@
-//! "Observe these trials": the one question that the campaign, the minimizer and the implication
-//! ask.
+//! Observing trials: the one question that campaigns, the minimizer, localization and the sweeps
+//! ask of a model.
+//!
+//! A request names a trial and what to measure on it; an observation holds the measurements.
+//! `plan.rs` decides what need not be computed again, `lower.rs` turns edits into hooks, `rows.rs`
+//! runs many rows in one forward, and `engine.rs` keeps what later requests can start from.
 
 mod activations;
 mod batching;
@@ -7,7 +11,6 @@ mod cache;
 mod engine;
 mod gradient;
 mod halving;
-mod handover;
 mod lower;
 mod memory;
 mod observation;
@@ -15,24 +18,32 @@ mod observe;
 mod one_hot;
 mod plan;
 mod reach;
+mod residual_patching;
 mod rows;
 
-pub use activations::{Activations, Means};
+pub use activations::{Activations, Means, hook_name};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
 pub use halving::{Expected, SuccessiveHalving};
 pub use observation::{LayerRouting, Observation, Patch, Request};
 pub use one_hot::{LossOfLogits, OneHotGradient};
+pub use residual_patching::LayerwisePatching;
 
 use crate::error::Result;
 
-/// Answers requests. The engine behind it is a model ([`ModelEvaluator`]) or, in tests, a function.
-///
-/// Contract: answers come in the order of the requests; an answer does not depend on which requests
-/// share the call beyond the noise floor; `observe_alone` computes every request by itself at the
-/// canonical shape (whole sequence, no shared prefix, no restart), which is what confirms a
-/// finding.
+/// Answers requests: a model does ([`ModelEvaluator`]), and in tests a function.
 pub trait Evaluator {
+    /// Answers requests, in their order. An answer does not depend on which requests share the
+    /// call, up to the noise floor.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) for a request that does not fit the model, before
+    /// anything is computed.
     fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>>;
 
+    /// Answers one request computed by itself at the canonical shape: the whole sequence, no shared
+    /// prefix, no restart. This is what confirms a finding.
+    ///
+    /// # Errors
+    /// As [`observe`](Self::observe).
     fn observe_alone(&self, request: &Request) -> Result<Observation>;
 }

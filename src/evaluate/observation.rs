@@ -1,4 +1,5 @@
-//! What is asked of a trial and what was measured on it.
+//! The question that an evaluator answers, and its answer: a trial with what to measure on it, and
+//! the measurements.
 
 use std::sync::Arc;
 
@@ -6,36 +7,39 @@ use crate::edit::{Component, Trial};
 use crate::model::{Distributions, Readout};
 
 /// One trial and what to measure on it. Log-probabilities, entropies and the top tokens at the read
-/// positions are always measured; the rest costs more and is asked for.
+/// positions are always measured; the rest costs more and has to be asked for.
 ///
 /// The *read positions* are those that predict the continuation: the last prompt token and every
 /// continuation token but the last. An empty continuation reads the last prompt token alone.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// The trial that is run.
     pub trial: Trial,
-    /// Distributions of the baseline at as many read positions; asks for the divergence from them.
+    /// The baseline's distributions at as many read positions; asks for the divergence from them.
     pub reference: Option<Arc<Distributions>>,
-    /// Keep the full distributions (a reference for others).
+    /// Keeps the full distributions, as a reference for other requests.
     pub keep_distributions: bool,
-    /// Greedily generate this many tokens after the prompt (0: none).
+    /// The number of tokens to generate greedily after the prompt.
     pub generate: usize,
-    /// Activations put in from another run, after the trial's own edits.
+    /// Activations of another run that replace this one's, after the trial's own edits.
     pub patches: Vec<Patch>,
-    /// Measure how much of the beginning is left in the recurrent state at the end.
+    /// Asks for [`Observation::memory`].
     pub memory: bool,
 }
 
-/// The output of a component replaced by values from another run.
+/// The replacement of a component's output by values from another run.
 #[derive(Debug, Clone)]
 pub struct Patch {
+    /// The component whose output is replaced.
     pub component: Component,
-    /// First position (of the edited sequence) that is replaced.
+    /// The first replaced position, in the edited sequence.
     pub first: usize,
     /// `[positions, width of the component]`, row-major.
     pub values: Arc<[f32]>,
 }
 
 impl Request {
+    /// Asks for what is always measured.
     pub fn new(trial: Trial) -> Self {
         Self {
             trial,
@@ -47,49 +51,55 @@ impl Request {
         }
     }
 
+    /// Asks for the divergence from `reference` as well.
     pub fn with_reference(mut self, reference: Arc<Distributions>) -> Self {
         self.reference = Some(reference);
         self
     }
 
+    /// Asks for the full distributions as well.
     pub fn keeping_distributions(mut self) -> Self {
         self.keep_distributions = true;
         self
     }
 
+    /// Applies these patches after the trial's own edits.
     pub fn patched(mut self, patches: Vec<Patch>) -> Self {
         self.patches = patches;
         self
     }
 
+    /// Asks for so many greedily generated tokens as well.
     pub fn generating(mut self, tokens: usize) -> Self {
         self.generate = tokens;
         self
     }
 }
 
-/// The choices of one router.
+/// The choices of one router at the read positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerRouting {
+    /// The layer of the router.
     pub layer: usize,
+    /// The number of experts it chooses from.
     pub num_experts: usize,
-    /// `[read positions, num_experts_per_tok]`, the most weighted first.
+    /// The chosen experts, `[read positions, num_experts_per_tok]`, largest weight first.
     pub chosen: Vec<u32>,
 }
 
 impl LayerRouting {
-    /// The experts of each of as many read positions.
+    /// Returns the experts chosen at each of `positions` read positions.
     pub fn by_position(&self, positions: usize) -> impl Iterator<Item = &[u32]> {
         self.chosen.chunks((self.chosen.len() / positions.max(1)).max(1))
     }
 }
 
-/// What was measured on one trial.
+/// The measurements of one trial.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observation {
     /// Log-probability of each continuation token, nats, `[continuation]`.
     pub log_probs: Vec<f32>,
-    /// Entropy of the distribution at each read position, nats.
+    /// Entropy of the distribution at each read position, nats, `[read positions]`.
     pub entropy: Vec<f32>,
     /// The most probable tokens at each read position with their log-probabilities (nats), best
     /// first, at most [`crate::model::readout::TOP_TOKENS`].
@@ -97,31 +107,31 @@ pub struct Observation {
     /// Jensen-Shannon divergence from the reference at each read position, bits in `[0, 1]`; empty
     /// without a reference.
     pub divergence_bits: Vec<f32>,
-    /// Whether every logit read was finite.
+    /// True if every logit that was read is finite.
     pub finite: bool,
-    /// Greedily generated ids (after the prompt, not the continuation), up to and including the end
-    /// token.
+    /// Greedily generated ids, after the prompt (not after the continuation), up to and including
+    /// an end token.
     pub generated: Vec<u32>,
-    /// A sketch of the residual stream at the last prompt token: signs of random projections of the
-    /// final normalised residual, one bit each.
+    /// A sketch of the residual stream at the last prompt token: the signs of 64 random projections
+    /// of the final residual, one bit each.
     pub sketch: u64,
-    /// The experts that each read position is routed to, by the sparse layers that were computed
-    /// for this row (a row that resumes above a layer is routed there as without its edits).
+    /// The routing at the read positions, for the sparse layers that were computed for this row. (A
+    /// row that resumes above a layer is routed there as without its edits.)
     pub routing: Vec<LayerRouting>,
-    /// Natural logarithm of the norm of the recurrent state at the end, by the recurrent layers
-    /// that were computed.
+    /// The recurrent layers that were computed, with the natural logarithm of the norm of their
+    /// state at the end.
     pub state_norms: Vec<(usize, f32)>,
-    /// How much of the beginning is left in the state at the end, when asked for: the distance
-    /// between the states with the first half of the prompt as it is and backwards, over the norm,
-    /// mean over the recurrent layers.
+    /// How much of the beginning is left in the final state, if asked for: the distance between the
+    /// states with the first half of the prompt as it is and reversed, over the norm, mean over the
+    /// recurrent layers.
     pub memory: Option<f32>,
-    /// Full distributions, when asked for.
+    /// The full distributions at the read positions, if asked for.
     pub distributions: Option<Arc<Distributions>>,
 }
 
 impl Observation {
-    /// What was read at the read positions, of which the last has no token of the continuation
-    /// where that is empty.
+    /// Collects the readouts of the read positions. With an empty continuation there is one readout
+    /// and no log-probability.
     pub(super) fn from_readouts(readouts: Vec<Readout>, continuation: usize) -> Self {
         Self {
             log_probs: readouts.iter().take(continuation).map(|r| r.log_prob).collect(),
@@ -133,8 +143,8 @@ impl Observation {
         }
     }
 
-    /// Whether greedy generation would write the continuation: each of its tokens is the most
-    /// probable one.
+    /// Returns true if greedy generation would write the continuation: each of its tokens is the
+    /// most probable one.
     pub fn says_continuation(&self) -> bool {
         let best = self.top.iter().map(|top| top.first().map_or(f32::INFINITY, |(_, p)| *p));
         self.finite
@@ -142,13 +152,14 @@ impl Observation {
             && self.log_probs.iter().zip(best).all(|(p, best)| *p >= best)
     }
 
-    /// Mean loss of the continuation, nats per token.
+    /// Returns the mean loss of the continuation, nats per token; 0 without a continuation.
     pub fn loss(&self) -> f64 {
         -self.log_probs.iter().map(|&p| f64::from(p)).sum::<f64>()
             / self.log_probs.len().max(1) as f64
     }
 
-    /// Mean Jensen-Shannon divergence over the read positions, bits.
+    /// Returns the mean Jensen-Shannon divergence over the read positions, bits; 0 without a
+    /// reference.
     pub fn mean_divergence_bits(&self) -> f64 {
         self.divergence_bits.iter().map(|&d| f64::from(d)).sum::<f64>()
             / self.divergence_bits.len().max(1) as f64

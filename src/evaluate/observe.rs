@@ -1,5 +1,5 @@
-//! Observing many requests: plans, the forwards they start from, rows of bounded size, greedy
-//! generation.
+//! Observes many requests: plans them, computes the forwards that several of them start from, runs
+//! the rows in forwards of bounded size, and generates greedily.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,13 +20,18 @@ use crate::model::hooks::Hooks;
 use crate::model::{Forward, Read};
 use crate::rng;
 
-/// Tokens, given and generated, of the rows that generate in step. A step reads all weights for one
-/// token a row, so the more rows the better; keys and values of SmolLM2 take 46 kB a token.
+/// The number of tokens, given and generated, of the rows that generate in step. A step reads all
+/// weights for one token a row, so more rows are faster; keys and values of SmolLM2 take 46 kB per
+/// token.
 const TOKENS_GENERATING: usize = 8192;
 
 impl ModelEvaluator<'_> {
-    /// How far log-probabilities and divergences move when only the batch changes: the largest
-    /// difference of sequences alone, together, and behind a shared prefix. Nats and bits.
+    /// Measures how far log-probabilities (nats) and divergences (bits) move when only the batch
+    /// changes: the largest difference between random sequences alone, in one batch, and behind a
+    /// shared prefix.
+    ///
+    /// # Errors
+    /// Errors of the forward pass.
     pub fn noise_floor(&self) -> Result<f64> {
         let vocabulary = self.model.config.vocab_size;
         let mut rng = rng::stream(0, "noise floor");
@@ -52,7 +57,7 @@ impl ModelEvaluator<'_> {
                 .distributions
                 .clone()
                 .ok_or_else(|| Error::internal("distributions were not kept"))?;
-            // Two of the same trial share a run of it, and compute only what is read.
+            // Two requests of one trial share its forward and compute only the read positions.
             let again = self.observe(&[
                 request.clone().with_reference(reference.clone()),
                 request.clone().with_reference(reference),
@@ -68,10 +73,10 @@ impl ModelEvaluator<'_> {
         Ok(floor)
     }
 
-    /// The run that each of these plans starts from. One is made of a sequence that at least two of
-    /// them start from, or that was needed before; and one with lesions where that saves more
-    /// layers than it takes.
-    fn runs_for(&self, plans: &[Plan]) -> Result<Vec<Option<Arc<CachedForward>>>> {
+    /// Returns the forward that each of these plans starts from, if any. A plain one is computed if
+    /// at least two plans start from it, and used if it is cached already; one with lesions is
+    /// computed if it saves more layers than it takes.
+    fn forwards_for(&self, plans: &[Plan]) -> Result<Vec<Option<Arc<CachedForward>>>> {
         let key = |plan: &Plan| {
             plan.below.as_ref().map(|(_, lesions)| format!("{:?}{lesions:?}", plan.source))
         };
@@ -91,7 +96,7 @@ impl ModelEvaluator<'_> {
         let mut plain = BTreeMap::new();
         for (ids, count) in wanted {
             match self.kept_forward(ids, &[]) {
-                Some(run) => drop(plain.insert(ids.to_vec(), run)),
+                Some(cached) => drop(plain.insert(ids.to_vec(), cached)),
                 None if count >= 2 => {
                     drop(plain.insert(ids.to_vec(), self.cached_forward(ids, &[])?))
                 }
@@ -99,23 +104,24 @@ impl ModelEvaluator<'_> {
             }
         }
         let mut lesioned: BTreeMap<String, Arc<CachedForward>> = BTreeMap::new();
-        let mut of = |plan: &Plan| -> Result<Option<Arc<CachedForward>>> {
+        let mut start = |plan: &Plan| -> Result<Option<Arc<CachedForward>>> {
             let (Some(key), Some((_, lesions)), true) = (key(plan), &plan.below, pays(plan)) else {
                 return Ok(plain.get(&plan.source).cloned());
             };
             Ok(Some(match lesioned.get(&key) {
-                Some(run) => run.clone(),
+                Some(cached) => cached.clone(),
                 None => {
-                    let run = self.cached_forward(&plan.source, lesions)?;
-                    lesioned.insert(key, run.clone());
-                    run
+                    let cached = self.cached_forward(&plan.source, lesions)?;
+                    lesioned.insert(key, cached.clone());
+                    cached
                 }
             }))
         };
-        plans.iter().map(&mut of).collect()
+        plans.iter().map(&mut start).collect()
     }
 
-    /// Greedy generation for the requests that ask for it, all in step; a row ends at an end token.
+    /// Generates greedily for the requests that ask for it, all in step. A row stops at an end
+    /// token, and at logits that are not finite.
     fn generate(&self, rows: &[(&Request, &Plan)]) -> Result<Vec<Vec<u32>>> {
         let mut generated = vec![Vec::new(); rows.len()];
         struct Live {
@@ -189,12 +195,12 @@ impl Evaluator for ModelEvaluator<'_> {
         for (request, plan) in requests.iter().zip(&plans) {
             check(self.model, request, &plan.layout)?;
         }
-        let runs = self.runs_for(&plans)?;
-        // Rows ascend in the layer they start at; within a layer, in length, so that forwards are
-        // even.
-        let jobs = requests.iter().zip(&plans).zip(runs).map(|((request, plan), run)| {
-            let row = plan.row(run.as_deref(), &self.model.config);
-            Job { request, plan, run, row }
+        let starts = self.forwards_for(&plans)?;
+        // Rows ascend in the layer they start at, and within a layer in length, so that the rows of
+        // a forward are about equally long.
+        let jobs = requests.iter().zip(&plans).zip(starts).map(|((request, plan), start)| {
+            let row = plan.row(start.as_deref(), &self.model.config);
+            Job { request, plan, run: start, row }
         });
         let mut jobs: Vec<(usize, Job)> = jobs.enumerate().collect();
         jobs.sort_by_key(|(i, job)| (job.row.entry(), job.row.ids.len(), *i));
@@ -239,7 +245,7 @@ impl Evaluator for ModelEvaluator<'_> {
         let mut observations =
             self.observe_rows(vec![Job { request, plan: &plan, run: None, row }])?;
         let mut observation =
-            observations.pop().ok_or_else(|| Error::internal("no observation"))?;
+            observations.pop().ok_or_else(|| Error::internal("a row was not observed"))?;
         observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();
         if request.memory {
             observation.memory = self.memory(&[request])?.pop();

@@ -1,5 +1,10 @@
-//! The gradient of a loss with respect to which token stands where: of the one-hot rows that the
-//! embedding is multiplied with (Ebrahimi et al. 2018, "HotFlip"; Zou et al. 2023, algorithm 1).
+//! Gradients of a loss with respect to the one-hot encoding of the tokens.
+//!
+//! A token enters the model as a one-hot row times the embedding matrix. The gradient at that row
+//! has an entry for every token of the vocabulary: to first order, replacing a token changes the
+//! loss by the new token's entry minus the old one's (Ebrahimi et al. 2018, "HotFlip"; Zou et al.
+//! 2023, "Universal and Transferable Adversarial Attacks on Aligned Language Models", algorithm
+//! 1).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,26 +17,38 @@ use crate::model::batch::Row;
 use crate::model::hooks::Site;
 use crate::model::{Forward, Probes};
 
-/// A loss of the logits that are read, `[reads, vocab]`: its value, and its gradient there.
+/// A loss of the logits that are read: from `[reads, vocab]` and the size of the vocabulary to its
+/// value and its gradient, `[reads, vocab]`.
 pub type LossOfLogits<'a> = &'a dyn Fn(&[f32], usize) -> (f64, Vec<f32>);
 
-/// Gradients of one loss.
+/// A loss and its gradients.
 pub struct OneHotGradient {
+    /// The value of the loss.
     pub loss: f64,
-    /// Of the token at each position asked for, `[positions, vocab]`: what the loss changes by, to
-    /// first order, is the entry of the new token less that of the old.
+    /// The gradient at the one-hot row of each requested position, `[positions, vocab]`.
     pub tokens: Vec<f32>,
-    /// Of the embeddings of those positions, `[positions, d_model]`.
+    /// The gradient at the embeddings of those positions, `[positions, d_model]`.
     pub embeddings: Vec<f32>,
-    /// Of the residual stream entering some layers, at all positions from the first one asked for,
-    /// `[positions, d_model]`.
+    /// The gradient at the residual stream entering the requested layers, at all positions from
+    /// the first requested one to the last one read, `[positions, d_model]`.
     pub residuals: BTreeMap<usize, Vec<f32>>,
 }
 
+/// What a gradient is taken of, and where.
+struct GradientRequest<'a> {
+    ids: &'a [u32],
+    positions: Range<usize>,
+    /// Embeddings that take the place of those of the tokens at `positions`.
+    embeddings: Option<&'a [f32]>,
+    reads: &'a [usize],
+    layers: &'a [usize],
+    loss: LossOfLogits<'a>,
+}
+
 impl ModelEvaluator<'_> {
-    /// The gradient of `loss`, of the logits that follow the tokens at `reads`, for the tokens at
-    /// `positions` of a sequence, and for the residual stream entering `layers`. What stands before
-    /// `positions` is not part of the graph: it comes from a run, which is kept.
+    /// Computes the gradient of `loss`, a function of the logits after the tokens at `reads`, with
+    /// respect to the tokens at `positions` and the residual stream entering `layers`. The
+    /// positions before `positions` are not part of the graph; they come from a cached forward.
     ///
     /// # Errors
     /// [`Error::Request`] for positions or reads that the sequence does not have.
@@ -43,14 +60,15 @@ impl ModelEvaluator<'_> {
         layers: &[usize],
         loss: LossOfLogits,
     ) -> Result<OneHotGradient> {
-        self.gradient_of(ids, positions, None, reads, layers, loss)
+        self.gradient(GradientRequest { ids, positions, embeddings: None, reads, layers, loss })
     }
 
-    /// The same for embeddings in the place of those of the tokens at `positions`, `[positions,
-    /// d_model]`.
+    /// Computes the same gradient with `embeddings`, `[positions, d_model]`, in the place of those
+    /// of the tokens at `positions`.
     ///
     /// # Errors
-    /// As [`one_hot_gradient`](Self::one_hot_gradient), and for embeddings of another number.
+    /// As [`one_hot_gradient`](Self::one_hot_gradient); [`Error::Request`] also if there are not
+    /// as many embeddings as positions.
     pub fn soft_gradient(
         &self,
         ids: &[u32],
@@ -66,18 +84,12 @@ impl ModelEvaluator<'_> {
                 positions.len()
             )));
         }
-        self.gradient_of(ids, positions, Some(embeddings), reads, &[], loss)
+        let embeddings = Some(embeddings);
+        self.gradient(GradientRequest { ids, positions, embeddings, reads, layers: &[], loss })
     }
 
-    fn gradient_of(
-        &self,
-        ids: &[u32],
-        positions: Range<usize>,
-        instead: Option<&[f32]>,
-        reads: &[usize],
-        layers: &[usize],
-        loss: LossOfLogits,
-    ) -> Result<OneHotGradient> {
+    fn gradient(&self, request: GradientRequest) -> Result<OneHotGradient> {
+        let GradientRequest { ids, positions, embeddings: instead, reads, layers, loss } = request;
         let (model, d) = (self.model, self.model.config.hidden_size);
         let (start, end) = (positions.start, reads.iter().map(|read| read + 1).max().unwrap_or(0));
         if positions.is_empty()
@@ -85,7 +97,9 @@ impl ModelEvaluator<'_> {
             || end > ids.len()
             || reads.iter().any(|read| *read < start)
         {
-            return Err(Error::request("a gradient of positions that nothing read depends on"));
+            return Err(Error::request(
+                "no position that is read depends on the positions of the gradient",
+            ));
         }
         let mut row = Row::new(&ids[start..end]);
         if start > 0 {
@@ -112,13 +126,12 @@ impl ModelEvaluator<'_> {
         let (value, seed) = loss(&logits.flatten_all()?.to_vec1::<f32>()?, model.config.vocab_size);
         let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?;
         let gradients = (logits * seed)?.sum_all()?.backward()?;
-        let of = |var: &Var| -> Result<Vec<f32>> {
-            let gradient = gradients
-                .get(var)
-                .ok_or_else(|| Error::internal("a variable without a gradient"))?;
+        let gradient_at = |var: &Var| -> Result<Vec<f32>> {
+            let gradient =
+                gradients.get(var).ok_or_else(|| Error::internal("a variable has no gradient"))?;
             Ok(gradient.flatten_all()?.to_vec1::<f32>()?)
         };
-        let mut embeddings = of(&embeddings)?;
+        let mut embeddings = gradient_at(&embeddings)?;
         embeddings.truncate(positions.len() * d);
         Ok(OneHotGradient {
             loss: value,
@@ -126,7 +139,7 @@ impl ModelEvaluator<'_> {
             embeddings,
             residuals: variables
                 .iter()
-                .map(|(layer, var)| Ok((*layer, of(var)?)))
+                .map(|(layer, var)| Ok((*layer, gradient_at(var)?)))
                 .collect::<Result<_>>()?,
         })
     }

@@ -94,7 +94,7 @@ impl ModelEvaluator<'_> {
             Observation {
                 routing: self.routing(&output, &forward.rows[i], offsets[i], job),
                 state_norms: self.state_norms(&output, offsets[i + 1] - 1),
-                sketch: self.sketch_of(&output.residual[first * d..][..d]),
+                sketch: self.sketch(&output.residual[first * d..][..d]),
                 ..self.observed(mine.iter().map(|read| readouts[*read].clone()).collect(), job)
             }
         });

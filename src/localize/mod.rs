@@ -1,10 +1,19 @@
-//! Which components carry a case: activation patching in both directions, and emergence.
+//! Localizes a case: names the components that mediate it, by activation patching.
+//!
+//! Two runs are compared: the *clean* run, the trial without its edits, and the *corrupted* run,
+//! the trial with them. Patching a component's clean output into the corrupted run shows how much
+//! of the effect needs that component (necessity); patching its corrupted output into the clean
+//! run shows how much of the effect it makes by itself (sufficiency). Nothing in this room looks
+//! at the edits: the two runs are all it sees.
 
+mod attribution;
+mod components;
 mod patching;
-mod reading;
+mod search;
 
-pub use patching::{Options, comparable, localize};
-pub use reading::reading;
+pub use attribution::attribute_tokens;
+pub use patching::comparable;
+pub use search::{LocalizeOptions, localize};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +23,11 @@ use crate::edit::{Component, Edit};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Effect {
+    /// The patched component.
     pub component: Component,
-    /// Share of the glitch removed when the component is given its clean output in the glitched
-    /// run.
+    /// Share of the effect that is removed when the corrupted run gets the clean output.
     pub necessity: f64,
-    /// Share of the glitch made when the component is given its glitched output in the clean run.
+    /// Share of the effect that appears when the clean run gets the corrupted output.
     pub sufficiency: f64,
 }
 
@@ -26,60 +35,76 @@ pub struct Effect {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PositionEffect {
+    /// The patched component.
     pub component: Component,
-    /// Position in the edited sequence (prompt and continuation), and the token there.
+    /// Position in the edited sequence (prompt and continuation).
     pub position: usize,
+    /// The token at `position`.
     pub id: u32,
+    /// As in [`Effect`].
     pub necessity: f64,
+    /// As in [`Effect`].
     pub sufficiency: f64,
 }
 
-/// How the replaced tokens of a case (its suffix, say) act on what comes after them, against other
-/// tokens in their place.
+/// Attribution of the replaced tokens of a case (its suffix, say): how they act on the positions
+/// after them, compared with other tokens in their place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reading {
-    /// The first and the last position that is replaced; those between them count too.
+pub struct TokenAttribution {
+    /// The first replaced position.
     pub first: usize,
+    /// The last replaced position; everything from `first` to here counts as replaced.
     pub last: usize,
-    /// The heads (or whole mixers, where there are no heads) that read them, strongest first: those
-    /// without which most of the effect goes when they are patched at the positions behind the
-    /// last, and at no other.
-    pub readers: Vec<Component>,
-    pub carried: Carried,
-    pub contrasts: Vec<Contrast>,
+    /// The heads (or whole mixers, in models without heads) that attend to the replaced tokens,
+    /// strongest first: those that remove most of the effect when they are patched at the
+    /// positions after the last replaced one, and nowhere else.
+    #[serde(rename = "readers")]
+    pub attending: Vec<Component>,
+    /// What mediates the effect of the case's own tokens.
+    #[serde(rename = "carried")]
+    pub mediation: Mediation,
+    /// The same figures for other tokens in their place.
+    #[serde(rename = "contrasts")]
+    pub comparisons: Vec<ComparisonTokens>,
 }
 
-/// How much of what some tokens do is carried by the case's components.
+/// How much of the effect of some tokens is mediated by the case's components.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Carried {
-    /// Mean loss of the continuation with these tokens, nats a token; 0 where there is none.
+pub struct Mediation {
+    /// Mean loss of the continuation with these tokens, nats per token; 0 without a continuation.
     pub loss: f64,
-    /// Mean Jensen-Shannon divergence from the run without them, bits: the whole that the shares
-    /// are of.
+    /// Mean Jensen-Shannon divergence from the run without them, bits. All shares are shares of
+    /// this.
     pub divergence_bits: f64,
-    /// Of the case's set, at all positions.
+    /// Necessity of the case's set, patched at all positions.
     pub necessity: f64,
+    /// Sufficiency of the case's set, patched at all positions.
     pub sufficiency: f64,
-    /// Necessity of the case's readers at the positions behind the tokens: of all together, and of
-    /// each alone.
-    pub readers: f64,
-    pub each: Vec<f64>,
-    /// By layer: the share that goes when the residual stream entering it is, at the positions of
-    /// the tokens, that of the run without them. It falls from 1 to 0 where others read them.
-    pub handover: Vec<f64>,
+    /// Necessity of all attending heads together, patched at the positions after the tokens.
+    #[serde(rename = "readers")]
+    pub attending: f64,
+    /// Necessity of each attending head alone, in the order of [`TokenAttribution::attending`].
+    #[serde(rename = "each")]
+    pub attending_each: Vec<f64>,
+    /// Layer-wise residual patching: for every layer, the share of the effect that is removed when
+    /// the residual stream entering it is, at the positions of the tokens, that of the run without
+    /// them. It falls from 1 to 0 over the layers in which later positions attend to the tokens.
+    #[serde(rename = "handover")]
+    pub layerwise: Vec<f64>,
 }
 
-impl Carried {
-    /// The layers in which others read the tokens: the first one behind which less than 90% still
-    /// depends on their own places, and the first behind which less than 10% does; behind the last
-    /// no position reads another. `None` where nothing was measured.
-    pub fn handed_over(&self) -> Option<(usize, usize)> {
-        let last = self.handover.len().checked_sub(1)?;
-        // What is below at the entry of a layer was read in the one before.
+impl Mediation {
+    /// Returns the layers in which later positions attend to the tokens: the first layer after
+    /// which less than 90% of the effect still depends on the tokens' own positions, and the first
+    /// after which less than 10% does. After the last layer no position attends to another. `None`
+    /// if nothing was measured.
+    pub fn transfer_layers(&self) -> Option<(usize, usize)> {
+        let last = self.layerwise.len().checked_sub(1)?;
+        // A share that is low at the entry of a layer became so in the layer before it.
         let below = |share: f64| {
-            self.handover
+            self.layerwise
                 .iter()
                 .position(|left| *left < share)
                 .map_or(last, |at| at.saturating_sub(1))
@@ -88,58 +113,65 @@ impl Carried {
     }
 }
 
-/// Other tokens in the same place.
+/// Other tokens in the place of the replaced ones, for comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Contrast {
-    pub kind: ContrastKind,
+pub struct ComparisonTokens {
+    /// Where the tokens come from.
+    pub kind: ComparisonKind,
+    /// The replacements that put them there.
     pub edits: Vec<Edit>,
-    pub carried: Carried,
+    /// What mediates their effect.
+    #[serde(rename = "carried")]
+    pub mediation: Mediation,
 }
 
+/// Where the tokens of a comparison come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ContrastKind {
-    /// Ordinary tokens, at random.
+pub enum ComparisonKind {
+    /// Ordinary tokens, drawn at random.
     Random,
     /// Tokens of a search that come close to its goal in loss and do not reach it.
     Fails,
 }
 
-/// What carries a case.
+/// The components that mediate a case.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Implication {
+pub struct Localization {
     /// The named set, strongest first.
     pub set: Vec<Component>,
-    /// Share of the glitch removed when the whole set is patched clean, between 0 and 1.
+    /// Share of the effect removed by patching the whole set clean, between 0 and 1.
     pub necessity: f64,
-    /// Share of the glitch made when the whole set alone is patched glitched, between 0 and 1.
+    /// Share of the effect made by patching only the set corrupted, between 0 and 1.
     pub sufficiency: f64,
-    /// How many of the strongest components together remove 80% of the glitch when they are patched
-    /// clean; `None` where those that were tried together do not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub most: Option<usize>,
+    /// The number of strongest components that together remove 80% of the effect when they are
+    /// patched clean; `None` if those tried together do not.
+    #[serde(rename = "most", default, skip_serializing_if = "Option::is_none")]
+    pub components_for_80_percent: Option<usize>,
     /// (joint effect of the set - sum of its members' single effects) / joint effect, on the
-    /// sufficiency side; 0 when the parts add up, near 1 when the effect exists only jointly,
-    /// negative when the members are redundant. `None` for a set of one or when the joint effect is
-    /// nil.
+    /// sufficiency side: 0 when the parts add up, near 1 when the effect exists only jointly,
+    /// negative when the members are redundant. `None` for a set of one, and where the joint effect
+    /// is negligible.
     pub emergence: Option<f64>,
-    /// Of a mixture of experts: the share of the glitch that goes when every token is routed as
-    /// without the edits. The rest acts through what is computed, not through which expert computes
-    /// it.
+    /// In a mixture of experts, the share of the effect that is removed when every token is routed
+    /// as without the edits. The rest acts through what the experts compute, not through which
+    /// expert computes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<f64>,
-    /// Necessity of the set's size-matched random sets of components of the same kinds, ascending.
+    /// Necessity of random sets of components of the same kinds and number, ascending.
     pub controls: Vec<f64>,
-    /// Every head and MLP tried, in model order (the heat map), then neurons of the strongest MLPs.
+    /// Every head and MLP tried, in model order (the heat map), then the neurons (or experts, or
+    /// channels) of the strongest blocks.
     pub effects: Vec<Effect>,
-    /// Where the strongest members of the set act: of each the positions whose output changes most,
-    /// strongest first.
+    /// Where the strongest members of the set act: for each, the positions at which its output
+    /// changes most, strongest first.
     pub positions: Vec<PositionEffect>,
-    /// Of a case made of replacements in its prompt, where it was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reading: Option<Reading>,
-    /// Trials spent.
+    /// Attribution of the replaced tokens, for a case made of replacements in its prompt, where it
+    /// was asked for.
+    #[serde(rename = "reading", default, skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<TokenAttribution>,
+    /// Trials evaluated.
     pub calls: u64,
 }

@@ -1,9 +1,9 @@
-//! Reduction of a failing trial to the smallest one that still fails in the same way.
+//! Minimization: reduces a failing trial to the smallest one that still fails in the same way.
 //!
-//! The algorithm is apart from what is reduced: [`reduce`] knows only a set and a test,
-//! [`strength`] only a number and a test; `trial` says which sets and numbers a trial has. All of
-//! them ask in rounds: the candidates of a round are independent, so a round is one batch of the
-//! model.
+//! The algorithms are separate from what is reduced: [`reduce`] knows only a set and a test,
+//! [`strength`] only a number and a test; `trial.rs` says which sets and numbers a trial has. All
+//! of them test in rounds: the candidates of a round do not depend on each other, so a round is one
+//! batch of the model.
 
 pub mod reduce;
 pub mod strength;
@@ -16,47 +16,46 @@ use serde::{Deserialize, Serialize};
 use crate::edit::Trial;
 use crate::oracle::Verdict;
 
-/// Whether a trial with this verdict fails in the same way as the original.
-pub type Same<'a> = dyn Fn(&Trial, &Verdict) -> bool + 'a;
+/// A condition that decides if a trial with this verdict fails in the same way as the original.
+pub type SameFailure<'a> = dyn Fn(&Trial, &Verdict) -> bool + 'a;
 
 /// How a trial is reduced, and what still counts as the same failure.
 #[derive(Clone, Copy)]
-pub struct Options<'a> {
-    /// Trials that may be judged; a reduction that runs out keeps the best so far, without
-    /// certificate.
+pub struct MinimizeOptions<'a> {
+    /// The number of trials that may be judged. A reduction that runs out of calls keeps the
+    /// smallest trial so far, without a certificate.
     pub max_calls: u64,
-    /// Most trials in one call of the judge.
+    /// The largest number of trials in one call of the judge.
     pub batch: usize,
-    /// Share of the original margin that a step must keep, so that small losses do not add up until
-    /// a lesser failure is left.
+    /// The share of the original margin that every step must keep, so that small losses do not add
+    /// up to a lesser failure.
     pub keep_share: f64,
-    /// A margin more than this many times the original's is another failure, not the same one
-    /// reduced.
-    pub far: f64,
-    /// Puts an ordinary token in the place of base tokens that do not matter; `None`: no
-    /// replacement.
+    /// A margin of more than this many times the original's counts as another failure.
+    pub max_margin_ratio: f64,
+    /// The ordinary token that replaces base tokens that do not matter; `None` to replace none.
     pub neutral: Option<u32>,
-    /// So many base tokens at the beginning (a BOS, say) and at the end are neither replaced nor
+    /// The number of base tokens at the beginning (a BOS, say) that are neither replaced nor
     /// deleted.
     pub keep_first: usize,
+    /// The number of such base tokens at the end.
     pub keep_last: usize,
-    /// Most other failures kept.
+    /// The largest number of other failures that are kept.
     pub max_others: usize,
     /// Strengths are found to within this share of themselves.
     pub strength_tolerance: f32,
     /// A further condition on what counts as the same failure.
-    pub same: Option<&'a Same<'a>>,
-    /// Asked before every batch: whether to end with what there is, as if the calls had run out.
+    pub same: Option<&'a SameFailure<'a>>,
+    /// Called before every batch; true ends the reduction as if the calls had run out.
     pub stop: Option<&'a dyn Fn() -> bool>,
 }
 
-impl Default for Options<'_> {
+impl Default for MinimizeOptions<'_> {
     fn default() -> Self {
         Self {
             max_calls: 2000,
             batch: 32,
             keep_share: 0.5,
-            far: 4.0,
+            max_margin_ratio: 4.0,
             neutral: None,
             keep_first: 0,
             keep_last: 0,
@@ -68,24 +67,29 @@ impl Default for Options<'_> {
     }
 }
 
-/// What a reduction did, as a case file keeps it.
+/// The record of a reduction, as a case file keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Minimization {
-    /// Trials evaluated by the reduction.
+    /// The number of trials judged.
     pub calls: u64,
+    /// The number of edits, prompt tokens and continuation tokens of the original trial.
     pub elements_before: usize,
+    /// The same of the reduced trial.
     pub elements_after: usize,
-    /// No single remaining element can go (each was tried, alone, at the end).
+    /// The certificate of 1-minimality: at the end every remaining element was removed alone, and
+    /// the trial no longer failed in the same way.
     pub one_minimal: bool,
 }
 
 /// A reduced trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Minimized {
+    /// The smallest trial found.
     pub trial: Trial,
     /// The judge's verdict on `trial`, made inside a batch: still to be confirmed alone.
     pub verdict: Verdict,
+    /// What the reduction cost and what it certifies.
     pub minimization: Minimization,
     /// Trials met on the way that fail in another way, in the order they were met.
     pub others: Vec<Trial>,

@@ -1,49 +1,56 @@
-//! Reduction of a set: which elements can go while the test still holds?
+//! Delta debugging: reduces a set to elements that a test cannot do without.
 //!
-//! A probabilistic delta debugging (after Wang et al., "Probabilistic Delta Debugging", 2021)
-//! turned into rounds. Every element has a probability of being essential. A round cuts the
-//! elements, least essential first, into disjoint groups, each as large as pays (group size times
-//! the probability that the whole group can go is largest), and tests every group's deletion in one
-//! batch. A failed deletion raises the probabilities of its group by Bayes's rule, so that groups
-//! halve where something essential hides and nowhere else. What could go is tried together in the
-//! next round. At the end every remaining element is removed alone, all in one batch: the
+//! Classic ddmin (Zeller and Hildebrandt 2002) removes ever smaller chunks of a fixed partition.
+//! Probabilistic delta debugging (Wang et al. 2021) gives every element a probability of being
+//! essential, removes the group with the largest expected gain (its size times the probability that
+//! all of it is removable), and after a failed removal raises the probabilities of that group by
+//! Bayes's rule, so that groups shrink where something essential hides and nowhere else. Here it
+//! works in rounds: each round tests the removal of many disjoint groups in one batch, and combines
+//! those that passed. At the end every remaining element is removed alone, all in one batch: the
 //! certificate of 1-minimality.
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 
-/// Answers, for each set of kept elements, whether the test still holds.
+/// The test: for each set of kept elements, true if it still holds.
 pub type KeepTest<'a> = dyn FnMut(&[Vec<bool>]) -> Result<Vec<bool>> + 'a;
 
+/// How a set is reduced.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct ReduceOptions {
+    /// The number of sets that may be tested.
     pub max_calls: u64,
-    /// Most groups tested in one round.
+    /// The largest number of groups tested in one round.
     pub width: usize,
-    /// Skip the groups and remove single elements only: for a set that was already reduced.
+    /// Skips the groups and removes single elements only: for a set that was reduced before.
     pub singles_only: bool,
 }
 
-impl Default for Options {
+impl Default for ReduceOptions {
     fn default() -> Self {
         Self { max_calls: u64::MAX, width: 16, singles_only: false }
     }
 }
 
+/// The result of a reduction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reduction {
+    /// True for every element that is left.
     pub kept: Vec<bool>,
-    /// Sets tested; none is tested twice.
+    /// The number of sets tested; none is tested twice.
     pub calls: u64,
-    /// Batches they came in.
+    /// The number of batches they came in.
     pub rounds: u64,
     /// Each remaining element was removed alone, and the test did not hold without it.
     pub one_minimal: bool,
 }
 
-/// Reduces a set of `n` elements, all of which together are taken to pass the test.
-pub fn reduce(n: usize, keep_test: &mut KeepTest, options: &Options) -> Result<Reduction> {
+/// Reduces a set of `n` elements. The whole set is assumed to pass the test.
+///
+/// # Errors
+/// Errors of the test; [`Error::Internal`] if it does not give one answer for each set.
+pub fn reduce(n: usize, keep_test: &mut KeepTest, options: &ReduceOptions) -> Result<Reduction> {
     let mut search = Search {
         kept: vec![true; n],
         tested: BTreeMap::new(),
@@ -61,15 +68,16 @@ pub fn reduce(n: usize, keep_test: &mut KeepTest, options: &Options) -> Result<R
 
 struct Search<'a, 'b> {
     kept: Vec<bool>,
-    /// Answers so far. The test is a function of the set; asking again would only cost.
+    /// Answers so far. The test is a function of the set, so asking again would only cost.
     tested: BTreeMap<Vec<bool>, bool>,
     calls: u64,
     rounds: u64,
     keep_test: &'a mut KeepTest<'b>,
-    options: &'a Options,
+    options: &'a ReduceOptions,
 }
 
 impl Search<'_, '_> {
+    /// Returns the kept set without some elements.
     fn without(&self, elements: &[usize]) -> Vec<bool> {
         let mut kept = self.kept.clone();
         for &element in elements {
@@ -82,7 +90,7 @@ impl Search<'_, '_> {
         (0..self.kept.len()).filter(|&element| self.kept[element]).collect()
     }
 
-    /// Whether the test holds without each of these groups; `None` where there were no calls left.
+    /// Tests the removal of each of these groups; `None` where no calls were left.
     fn test(&mut self, groups: &[Vec<usize>]) -> Result<Vec<Option<bool>>> {
         let sets: Vec<Vec<bool>> = groups.iter().map(|group| self.without(group)).collect();
         let mut new: Vec<Vec<bool>> = Vec::new();
@@ -108,14 +116,15 @@ impl Search<'_, '_> {
         Ok(sets.iter().map(|set| self.tested.get(set).copied()).collect())
     }
 
-    /// Removes groups that can go one by one, together as far as that holds too; returns whether
-    /// any went. In doubt the first ones: each step is one that was tested.
+    /// Removes groups that are removable one by one, as many of them together as the test allows;
+    /// in doubt the first ones. Every step is one that was tested. Returns true if any group was
+    /// removed.
     fn accept(&mut self, groups: &[Vec<usize>]) -> Result<bool> {
         let mut pending: Vec<Vec<usize>> = groups.to_vec();
         let mut any = false;
         while !pending.is_empty() {
-            // Unions of the first 1, 2, 4, ... and of all; the first alone was tested already when
-            // it is one of a round's, so that progress is certain for the first step.
+            // Unions of the first 1, 2, 4, ... groups and of all. The first group alone has already
+            // been tested if it comes from a round, so the first step always makes progress.
             let mut unions: Vec<Vec<usize>> = Vec::new();
             let mut size = pending.len();
             loop {
@@ -125,34 +134,34 @@ impl Search<'_, '_> {
                 }
                 size = size.div_ceil(2);
             }
-            // All together holds nearly always; the halves are asked only when it does not.
+            // All together nearly always passes; the smaller unions are tested only if not.
             let mut answers = self.test(&unions[..1])?;
             if answers[0] != Some(true) {
                 answers.extend(self.test(&unions[1..])?);
             }
             let Some(best) = answers.iter().position(|&answer| answer == Some(true)) else {
-                // The first cannot go (any more), the others may.
+                // The first group is not removable (any more); the others may be.
                 pending.remove(0);
                 continue;
             };
-            let gone = unions[best].clone();
-            self.kept = self.without(&gone);
+            let removed = unions[best].clone();
+            self.kept = self.without(&removed);
             any = true;
-            pending.retain(|group| group.iter().any(|element| !gone.contains(element)));
+            pending.retain(|group| group.iter().any(|element| !removed.contains(element)));
         }
         Ok(any)
     }
 
+    /// Removes groups of elements, round by round, until every group has one element.
     fn groups(&mut self) -> Result<()> {
         let n = self.kept.len();
-        // Two essential elements are expected; clamped so that small sets are not searched one by
-        // one.
+        // The prior expects two essential elements, clamped so that small sets are not searched one
+        // by one.
         let mut essential = vec![(2.0 / n as f64).clamp(0.001, 0.3); n];
         loop {
             let mut order: Vec<usize> =
                 self.remaining().into_iter().filter(|&e| essential[e] < 1.0).collect();
-            // By probability, then by position: neighbours stay together, as in text they belong
-            // together.
+            // By probability, then by position: neighbours in a text belong together.
             order.sort_by(|&a, &b| essential[a].total_cmp(&essential[b]).then(a.cmp(&b)));
             let mut groups = Vec::new();
             let mut rest = order.as_slice();
@@ -161,7 +170,7 @@ impl Search<'_, '_> {
                 groups.push(group.to_vec());
                 rest = others;
             }
-            // Groups of one are the certificate's.
+            // Groups of one element are left to the certificate.
             if groups.iter().all(|group| group.len() <= 1) {
                 return Ok(());
             }
@@ -172,20 +181,21 @@ impl Search<'_, '_> {
                     None => return self.accept(&passed).map(drop),
                     Some(true) => passed.push(group),
                     Some(false) => {
-                        // P(essential | the group cannot go) = p / (1 - prod(1 - p)).
-                        let all_go: f64 = group.iter().map(|&e| 1.0 - essential[e]).product();
+                        // P(essential | the group is not removable) = p / (1 - prod(1 - p)).
+                        let all_removable: f64 =
+                            group.iter().map(|&e| 1.0 - essential[e]).product();
                         for &e in &group {
                             essential[e] = match group.len() {
                                 1 => 1.0,
-                                _ => (essential[e] / (1.0 - all_go)).min(0.999),
+                                _ => (essential[e] / (1.0 - all_removable)).min(0.999),
                             };
                         }
                     }
                 }
             }
             self.accept(&passed)?;
-            // What passed alone and not together is left: it must not be grouped so again, or the
-            // loop would not end.
+            // Groups that passed alone but not together are left over. They must not form again, or
+            // the loop would not end.
             for group in &passed {
                 for &e in group {
                     essential[e] = (essential[e] * 2.0).clamp(0.3, 0.999);
@@ -194,43 +204,43 @@ impl Search<'_, '_> {
         }
     }
 
-    /// Removes single elements until none can go; returns whether that was established.
+    /// Removes single elements until none is removable; returns true if that was established.
     fn singles(&mut self) -> Result<bool> {
         loop {
             let remaining = self.remaining();
-            // No more than can be answered: each candidate is a set in memory.
-            let most = self
+            // No more candidates than can be answered, as each is a set in memory.
+            let affordable = self
                 .options
                 .max_calls
                 .saturating_sub(self.calls)
                 .saturating_add(self.tested.len() as u64);
             let alone: Vec<Vec<usize>> = remaining
                 .iter()
-                .take(usize::try_from(most).unwrap_or(usize::MAX))
+                .take(usize::try_from(affordable).unwrap_or(usize::MAX))
                 .map(|&element| vec![element])
                 .collect();
             let complete = alone.len() == remaining.len();
             let answers = self.test(&alone)?;
-            let gone: Vec<Vec<usize>> = alone
+            let removable: Vec<Vec<usize>> = alone
                 .into_iter()
                 .zip(&answers)
                 .filter(|(_, answer)| **answer == Some(true))
                 .map(|(group, _)| group)
                 .collect();
-            if gone.is_empty() {
+            if removable.is_empty() {
                 return Ok(complete && answers.iter().all(|answer| *answer == Some(false)));
             }
-            self.accept(&gone)?;
+            self.accept(&removable)?;
         }
     }
 }
 
-/// The prefix length `s` of `order` that makes `s * prod(1 - p)` largest.
+/// Returns the prefix length `s` of `order` with the largest expected gain `s * prod(1 - p)`.
 fn best_size(order: &[usize], essential: &[f64]) -> usize {
-    let (mut best, mut gain, mut all_go) = (1, 0.0, 1.0);
+    let (mut best, mut gain, mut all_removable) = (1, 0.0, 1.0);
     for (index, &element) in order.iter().enumerate() {
-        all_go *= 1.0 - essential[element];
-        let expected = (index + 1) as f64 * all_go;
+        all_removable *= 1.0 - essential[element];
+        let expected = (index + 1) as f64 * all_removable;
         if expected > gain {
             (best, gain) = (index + 1, expected);
         }
@@ -246,7 +256,7 @@ mod tests {
 
     type Predicate<'a> = &'a dyn Fn(&[bool]) -> bool;
 
-    fn run(n: usize, predicate: Predicate, options: &Options) -> Reduction {
+    fn run(n: usize, predicate: Predicate, options: &ReduceOptions) -> Reduction {
         let mut counted = 0;
         let mut test = |sets: &[Vec<bool>]| {
             counted += sets.len() as u64;
@@ -266,7 +276,7 @@ mod tests {
             })
     }
 
-    /// The textbook's ddmin (Zeller and Hildebrandt, 2002), one call at a time.
+    /// The textbook's ddmin (Zeller and Hildebrandt 2002), one call at a time.
     fn naive(n: usize, predicate: Predicate) -> (Vec<bool>, u64) {
         let mut calls = 0;
         let mut elements: Vec<usize> = (0..n).collect();
@@ -319,7 +329,7 @@ mod tests {
             (512, vec![100, 300]),
         ] {
             let predicate = |set: &[bool]| needed.iter().all(|&e: &usize| set[e]);
-            let found = run(n, &predicate, &Options::default());
+            let found = run(n, &predicate, &ReduceOptions::default());
             let kept: Vec<usize> = (0..n).filter(|&e| found.kept[e]).collect();
             assert_eq!(kept, needed, "{n}");
             assert!(found.one_minimal);
@@ -349,9 +359,9 @@ mod tests {
     #[test]
     fn the_budget_holds_and_costs_the_certificate() {
         let predicate = |set: &[bool]| set[3] && set[40];
-        let whole = run(64, &predicate, &Options::default());
+        let whole = run(64, &predicate, &ReduceOptions::default());
         for max_calls in 0..whole.calls + 2 {
-            let cut = run(64, &predicate, &Options { max_calls, ..Options::default() });
+            let cut = run(64, &predicate, &ReduceOptions { max_calls, ..ReduceOptions::default() });
             assert!(cut.calls <= max_calls);
             assert!(predicate(&cut.kept));
             assert_eq!(cut.one_minimal, max_calls >= whole.calls, "{max_calls} of {}", whole.calls);
@@ -361,9 +371,12 @@ mod tests {
     #[test]
     fn errors_pass_and_wrong_answers_are_errors() {
         let mut fails = |_: &[Vec<bool>]| Err(Error::Interrupted);
-        assert!(matches!(reduce(4, &mut fails, &Options::default()), Err(Error::Interrupted)));
+        assert!(matches!(
+            reduce(4, &mut fails, &ReduceOptions::default()),
+            Err(Error::Interrupted)
+        ));
         let mut silent = |_: &[Vec<bool>]| Ok(vec![]);
-        assert!(reduce(4, &mut silent, &Options::default()).is_err());
+        assert!(reduce(4, &mut silent, &ReduceOptions::default()).is_err());
     }
 
     proptest! {
@@ -377,7 +390,7 @@ mod tests {
             width in 1usize..9,
         ) {
             let predicate = |set: &[bool]| ways.iter().any(|way| way.iter().all(|&e| set[e % n]));
-            let found = run(n, &predicate, &Options { width, ..Options::default() });
+            let found = run(n, &predicate, &ReduceOptions { width, ..ReduceOptions::default() });
             prop_assert!(found.one_minimal && is_one_minimal(&found.kept, &predicate));
             prop_assert!(is_one_minimal(&naive(n, &predicate).0, &predicate));
         }
@@ -390,7 +403,7 @@ mod tests {
                 set.iter().for_each(|&b| hash = (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3).rotate_left(7));
                 set.iter().all(|&b| b) || hash % 100 < share
             };
-            let found = run(n, &predicate, &Options { singles_only, ..Options::default() });
+            let found = run(n, &predicate, &ReduceOptions { singles_only, ..ReduceOptions::default() });
             prop_assert!(found.one_minimal && is_one_minimal(&found.kept, &predicate));
         }
     }

@@ -1,34 +1,46 @@
-//! The smallest strength that still passes a test, by refining a grid: each round tests several
-//! points between the largest strength known to fail the test and the smallest known to pass it.
+//! Finds the smallest strength that still passes a test, by refining a grid.
+//!
+//! Each round tests several points between the largest strength known to fail and the smallest
+//! known to pass, all in one batch: with `k` points the interval shrinks `k + 1` times, where
+//! bisection would halve it.
 
 use crate::error::{Error, Result};
 
+/// How a strength is searched.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Points a round: `k` of them shrink the interval `k + 1` times.
+pub struct StrengthOptions {
+    /// The number of points in a round.
     pub points: usize,
-    /// The answer is within this share of itself (or of the initial strength's thousandth).
+    /// The answer is within this share of itself (or of a thousandth of the initial strength).
     pub tolerance: f32,
+    /// The number of strengths that may be tested.
     pub max_calls: u64,
 }
 
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Smallest {
-    /// Passes the test; has the sign of the initial one.
+    /// A strength that passes the test, with the sign of the initial one.
     pub strength: f32,
+    /// The number of strengths tested.
     pub calls: u64,
+    /// The number of batches they came in.
     pub rounds: u64,
-    /// The tolerance was reached before the calls ran out.
+    /// True if the tolerance was reached before the calls ran out.
     pub tight: bool,
 }
 
-/// Searches between 0 (taken to fail the test: no edit at all) and `initial` (taken to pass). Where
-/// the test is not monotone the answer passes and a slightly smaller one does not, which is all
-/// that a local search can say.
+/// Searches between 0 (no edit at all, assumed to fail the test) and `initial` (assumed to pass).
+///
+/// If the test is not monotone, the answer passes and a slightly smaller strength does not, which
+/// is all that a local search can establish.
+///
+/// # Errors
+/// Errors of the test; [`Error::Internal`] if it does not give one answer for each strength.
 pub fn smallest(
     initial: f32,
     test: &mut dyn FnMut(&[f32]) -> Result<Vec<bool>>,
-    options: &Options,
+    options: &StrengthOptions,
 ) -> Result<Smallest> {
     let (mut low, mut high) = (0.0f32, initial);
     let mut found = Smallest { strength: initial, calls: 0, rounds: 0, tight: false };
@@ -48,7 +60,7 @@ pub fn smallest(
         grid.retain(|&point| point != low && point != high);
         grid.dedup();
         if grid.is_empty() {
-            // Out of calls, or out of floating-point numbers between the two.
+            // No calls are left, or no floating-point numbers between the two.
             found.tight = points > 0;
             return Ok(found);
         }
@@ -93,7 +105,7 @@ mod tests {
                 calls += points.len() as u64;
                 Ok(points.iter().map(|p: &f32| p.abs() >= threshold).collect())
             };
-            let options = Options { points: 8, tolerance: 0.02, max_calls: 1000 };
+            let options = StrengthOptions { points: 8, tolerance: 0.02, max_calls: 1000 };
             let found = smallest(initial, &mut test, &options).unwrap();
             assert_eq!(found.calls, calls);
             assert!(found.tight && found.calls <= 64, "{initial} {threshold}: {found:?}");
@@ -110,9 +122,12 @@ mod tests {
     fn the_budget_holds() {
         for max_calls in 0..20 {
             let mut test = |points: &[f32]| Ok(points.iter().map(|p| *p >= 0.37).collect());
-            let found =
-                smallest(1.0, &mut test, &Options { points: 4, tolerance: 1e-3, max_calls })
-                    .unwrap();
+            let found = smallest(
+                1.0,
+                &mut test,
+                &StrengthOptions { points: 4, tolerance: 1e-3, max_calls },
+            )
+            .unwrap();
             assert!(found.calls <= max_calls && !found.tight && found.strength >= 0.37);
         }
     }

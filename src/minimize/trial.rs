@@ -1,35 +1,41 @@
-//! What a trial is reduced by: its edits, its prompt, its continuation, its strengths.
+//! The phases of reducing a trial: its edits, its prompt, its continuation, its strengths.
+//!
+//! Edits are removed first, then prompt tokens are replaced by neutral ones and deleted, then the
+//! continuation is cut, then strengths are lowered; the phases repeat until none finds anything.
+//! Every step is a trial that was judged to fail in the same way: under the same oracle, with at
+//! least a share of the original margin, so that the failure cannot drift into a lesser one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Minimization;
-use super::{Minimized, Options, reduce, strength};
+use super::{Minimization, MinimizeOptions, Minimized, reduce, strength};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
-use crate::oracle::Judge;
-use crate::oracle::{OracleKind, Verdict};
+use crate::oracle::{Judge, OracleKind, Verdict};
 
-/// Passes over all phases at most: each later one removes only what an earlier one made removable.
+/// The largest number of passes over all phases: a later pass removes only what an earlier one made
+/// removable.
 const MAX_PASSES: usize = 8;
-/// The first pass spends no more than one in so many calls on neutral tokens: a short budget must
-/// not be gone before anything is deleted, which also makes every later call cheaper.
+/// The first pass spends at most one in this many calls on neutral tokens, so that a short budget
+/// is not used up before anything is deleted (which also makes every later call cheaper).
 const NEUTRAL_SHARE: u64 = 3;
 
-/// Reduces `trial`, on which `original` was the verdict: edits first, then prompt tokens (replaced
-/// by neutral ones, then deleted), then the continuation, at last strengths. Every step is one that
-/// was judged to fail in the same way.
+/// Reduces `trial`, on which `original` was the verdict, to the smallest trial found that fails in
+/// the same way.
+///
+/// # Errors
+/// [`Error::Request`] if the verdict is not a failure; what the judge refuses.
 pub fn minimize(
     trial: &Trial,
     original: &Verdict,
     judge: &dyn Judge,
-    options: &Options,
+    options: &MinimizeOptions,
 ) -> Result<Minimized> {
     if !original.fails() {
         return Err(Error::request("there is nothing to minimize: the trial does not fail"));
     }
     let before = elements(trial);
-    let mut run = Run {
+    let mut minimizer = Minimizer {
         trial: trial.clone(),
         verdict: original.clone(),
         original,
@@ -43,41 +49,43 @@ pub fn minimize(
     let mut one_minimal = false;
     let mut strengths_done = false;
     for pass in 0..MAX_PASSES {
-        let start = run.trial.clone();
-        // What the first pass left is nearly minimal: groups would be wasted on it.
-        let certified = run.structure(pass > 0)?;
+        let start = minimizer.trial.clone();
+        // The first pass leaves a nearly minimal trial, on which groups would be wasted.
+        let certified = minimizer.structure(pass > 0)?;
         if pass == 0 || !strengths_done {
-            run.strengths()?;
+            minimizer.strengths()?;
             strengths_done = true;
         }
         // The first pass may have been cut short of its certificate by `NEUTRAL_SHARE` alone.
-        if run.trial == start && (certified || pass > 0) {
-            one_minimal = certified && !run.skipped;
+        if minimizer.trial == start && (certified || pass > 0) {
+            one_minimal = certified && !minimizer.skipped;
             break;
         }
-        if run.left() == 0 {
+        if minimizer.left() == 0 {
             break;
         }
     }
     let minimization = Minimization {
-        calls: run.calls,
+        calls: minimizer.calls,
         elements_before: before,
-        elements_after: elements(&run.trial),
+        elements_after: elements(&minimizer.trial),
         one_minimal,
     };
-    Ok(Minimized { trial: run.trial, verdict: run.verdict, minimization, others: run.others })
+    let Minimizer { trial, verdict, others, .. } = minimizer;
+    Ok(Minimized { trial, verdict, minimization, others })
 }
 
-/// What counts as one element: an edit, a prompt token, a token of the continuation.
+/// Counts the elements of a trial: edits, prompt tokens and continuation tokens.
 fn elements(trial: &Trial) -> usize {
     trial.edits.len() + trial.len()
 }
 
-/// Which edits go or stay together: a group for each edit, numbered from 0.
+/// Returns the group of each edit, numbered from 0; the edits of a group are kept or removed
+/// together.
 ///
-/// An echo trial shows a token and asks for it. To keep the asking without the showing would be a
-/// failure, but another one: nobody can repeat what was not said. So all places of a token are one
-/// element.
+/// An echo trial shows a token and asks for it. Asking without showing would be a failure, but
+/// another one: no model can repeat what it was not shown. So all edits that place the same token
+/// are one element.
 fn inseparable(edits: &[Edit], oracle: OracleKind) -> Vec<usize> {
     let token = |edit: &Edit| match edit {
         Edit::Replace { id, .. } | Edit::Insert { id, .. } if oracle.oracle().edits_one_token() => {
@@ -97,29 +105,32 @@ fn inseparable(edits: &[Edit], oracle: OracleKind) -> Vec<usize> {
     edits.iter().map(group_of).collect()
 }
 
-struct Run<'a> {
-    /// The smallest so far.
+/// A reduction under way.
+struct Minimizer<'a> {
+    /// The smallest trial so far.
     trial: Trial,
     verdict: Verdict,
     original: &'a Verdict,
     judge: &'a dyn Judge,
-    options: &'a Options<'a>,
-    /// Every trial judged: its verdict if it fails in the same way. Phases meet the same
-    /// candidates.
+    options: &'a MinimizeOptions<'a>,
+    /// Every trial judged, with its verdict if it fails in the same way. Different phases propose
+    /// the same candidates.
     judged: BTreeMap<String, Option<Verdict>>,
     others: Vec<Trial>,
     calls: u64,
-    /// Whether a candidate was passed over because nothing was left to judge it with: then there is
-    /// no certificate, for `reduce` takes the answer for a judgement.
+    /// True if a candidate was not judged because no calls were left. Then there is no certificate:
+    /// `reduce` takes the answer for a judgement.
     skipped: bool,
 }
 
-/// Identifies a trial: the debug form shows every field, floats to the last bit.
+/// Returns a text that identifies a trial: the debug form shows every field, floats to the last
+/// bit.
 fn key(trial: &Trial) -> String {
     format!("{:?}|{:?}|{:?}", trial.base, trial.continuation, trial.edits)
 }
 
-impl Run<'_> {
+impl Minimizer<'_> {
+    /// Returns the number of calls that are left; 0 once the caller wants to stop.
     fn left(&self) -> u64 {
         if self.options.stop.is_some_and(|stop| stop()) {
             0
@@ -128,7 +139,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether each candidate fails in the same way as the original. A candidate for which no calls
+    /// Judges which candidates fail in the same way as the original. A candidate for which no calls
     /// are left counts as one that does not, and is not remembered.
     fn hold(&mut self, candidates: &[Option<Trial>]) -> Result<Vec<bool>> {
         let keys: Vec<Option<String>> =
@@ -144,13 +155,13 @@ impl Run<'_> {
         }
         let mut rest = &new[..];
         while !rest.is_empty() {
-            let most =
+            let affordable =
                 self.options.batch.max(1).min(usize::try_from(self.left()).unwrap_or(usize::MAX));
-            if most == 0 {
+            if affordable == 0 {
                 self.skipped = true;
                 break;
             }
-            let (chunk, later) = rest.split_at(most.min(rest.len()));
+            let (chunk, later) = rest.split_at(affordable.min(rest.len()));
             rest = later;
             let trials: Vec<Trial> = chunk.iter().map(|(_, trial)| (*trial).clone()).collect();
             let verdicts = self.judge.judge(&trials)?;
@@ -175,7 +186,7 @@ impl Run<'_> {
             .collect())
     }
 
-    /// Whether a verdict is the original's failure. Another failure is put aside as a finding of
+    /// Returns true if a verdict is the original's failure. Another failure is kept as a finding of
     /// its own.
     fn same(&mut self, trial: &Trial, verdict: &Verdict) -> bool {
         if !verdict.fails() {
@@ -183,7 +194,7 @@ impl Run<'_> {
         }
         let original = self.original;
         let alike = verdict.oracle == original.oracle
-            && verdict.margin <= original.margin * self.options.far
+            && verdict.margin <= original.margin * self.options.max_margin_ratio
             && self.options.same.is_none_or(|same| same(trial, verdict));
         if !alike {
             if self.others.len() < self.options.max_others && !self.others.contains(trial) {
@@ -195,7 +206,7 @@ impl Run<'_> {
         verdict.margin >= original.margin * self.options.keep_share
     }
 
-    /// Goes over to a trial that was judged to hold.
+    /// Continues from a candidate that was judged to fail in the same way.
     fn accept(&mut self, trial: Trial) {
         if let Some(Some(verdict)) = self.judged.get(&key(&trial)) {
             self.verdict = verdict.clone();
@@ -203,34 +214,37 @@ impl Run<'_> {
         }
     }
 
-    /// Reduces a set of `n` elements; `without` makes the trial in which only the marked ones are
-    /// kept.
+    /// Reduces a set of `n` elements; `keeping` builds the trial with only the marked ones. Returns
+    /// true if the result is certified as 1-minimal.
     fn reduce(
         &mut self,
         n: usize,
         max_calls: u64,
         singles_only: bool,
-        without: &dyn Fn(&[bool]) -> Option<Trial>,
+        keeping: &dyn Fn(&[bool]) -> Option<Trial>,
     ) -> Result<bool> {
         if n == 0 {
             return Ok(true);
         }
-        let options =
-            reduce::Options { max_calls, width: self.options.batch.clamp(1, 16), singles_only };
-        // Answers out of memory cost nothing, but `reduce` counts them: it may stop early, and then
-        // gives no certificate it has not earned.
+        let options = reduce::ReduceOptions {
+            max_calls,
+            width: self.options.batch.clamp(1, 16),
+            singles_only,
+        };
+        // Remembered answers cost nothing, but `reduce` counts them: it may stop early, and then
+        // gives no certificate.
         let mut test = |sets: &[Vec<bool>]| {
-            let candidates: Vec<Option<Trial>> = sets.iter().map(|set| without(set)).collect();
+            let candidates: Vec<Option<Trial>> = sets.iter().map(|set| keeping(set)).collect();
             self.hold(&candidates)
         };
         let found = reduce::reduce(n, &mut test, &options)?;
-        if let Some(trial) = without(&found.kept) {
+        if let Some(trial) = keeping(&found.kept) {
             self.accept(trial);
         }
         Ok(found.one_minimal)
     }
 
-    /// All phases that remove something; whether each gave its certificate, on the trial it left.
+    /// Runs all phases that remove something; returns true if each certified the trial it left.
     fn structure(&mut self, singles_only: bool) -> Result<bool> {
         let edits = self.edits(singles_only)?;
         let neutral = self.neutral(singles_only)?;
@@ -239,6 +253,7 @@ impl Run<'_> {
         Ok(edits && neutral && deletion && continuation)
     }
 
+    /// Removes edits.
     fn edits(&mut self, singles_only: bool) -> Result<bool> {
         let trial = self.trial.clone();
         let groups = inseparable(&trial.edits, self.original.oracle);
@@ -254,11 +269,12 @@ impl Run<'_> {
         })
     }
 
-    /// Base tokens that no edit is at, and that may be touched.
+    /// Returns the base positions that may be replaced or deleted: no edit is there, and the options
+    /// do not protect them.
     fn free(&self) -> Vec<usize> {
         let mut taken = vec![false; self.trial.base.len()];
         for edit in &self.trial.edits {
-            // An insert is in the gap before a token, not at it.
+            // An insertion is in the gap before a token, not at the token.
             if let (Some(position), false) = (edit.position(), matches!(edit, Edit::Insert { .. }))
                 && position < taken.len()
             {
@@ -269,13 +285,14 @@ impl Run<'_> {
         (self.options.keep_first..end).filter(|&position| !taken[position]).collect()
     }
 
+    /// Replaces base tokens by the neutral one.
     fn neutral(&mut self, singles_only: bool) -> Result<bool> {
         let Some(neutral) = self.options.neutral else { return Ok(true) };
         let trial = self.trial.clone();
         let positions: Vec<usize> =
             self.free().into_iter().filter(|&p| trial.base[p] != neutral).collect();
-        let most = if singles_only { self.left() } else { self.left() / NEUTRAL_SHARE };
-        self.reduce(positions.len(), most, singles_only, &|kept| {
+        let max_calls = if singles_only { self.left() } else { self.left() / NEUTRAL_SHARE };
+        self.reduce(positions.len(), max_calls, singles_only, &|kept| {
             let mut base = trial.base.to_vec();
             for (&position, _) in positions.iter().zip(kept).filter(|(_, kept)| !**kept) {
                 base[position] = neutral;
@@ -284,6 +301,7 @@ impl Run<'_> {
         })
     }
 
+    /// Deletes base tokens.
     fn deletion(&mut self, singles_only: bool) -> Result<bool> {
         let trial = self.trial.clone();
         let positions = self.free();
@@ -296,15 +314,16 @@ impl Run<'_> {
         })
     }
 
-    /// Cuts the continuation from its end: shortest that holds, by refining a grid of lengths.
+    /// Cuts the continuation from its end, to the shortest that still fails, by refining a grid of
+    /// lengths.
     fn continuation(&mut self) -> Result<bool> {
-        // What the model is to say is not for the reduction to choose.
+        // With this oracle the continuation is the goal, which the reduction must not change.
         if self.original.oracle.oracle().keeps_continuation() {
             return Ok(true);
         }
         let trial = self.trial.clone();
         let prompt = trial.base.len();
-        // One token at least stays: what the oracles read is its prediction.
+        // At least one token stays, because the oracles read its prediction.
         let edited = trial.edits.iter().filter_map(|edit| {
             let end = edit.position()? + usize::from(!matches!(edit, Edit::Insert { .. }));
             Some(end.saturating_sub(prompt))
@@ -342,7 +361,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Makes every strength as small as it may be, one edit after the other.
+    /// Lowers every strength as far as possible, one edit after the other.
     fn strengths(&mut self) -> Result<()> {
         for index in 0..self.trial.edits.len() {
             let Some(initial) = self.trial.edits[index].strength() else { continue };
@@ -352,7 +371,7 @@ impl Run<'_> {
                 edits[index] = edits[index].with_strength(strength);
                 trial.with_edits(edits)
             };
-            let options = strength::Options {
+            let options = strength::StrengthOptions {
                 points: 8,
                 tolerance: self.options.strength_tolerance.max(1e-6),
                 max_calls: self.left(),
@@ -369,15 +388,16 @@ impl Run<'_> {
     }
 }
 
-/// Refuses a trial without any prompt token, edited or not: nothing could be predicted from it.
+/// Returns the trial if it has a prompt token both with and without its edits; nothing can be
+/// predicted from an empty prompt.
 fn usable(trial: Trial) -> Option<Trial> {
     (!trial.base.is_empty() && trial.layout().prompt_len > 0).then_some(trial)
 }
 
-/// The trial with only the marked base tokens, the edits moved with the tokens they are at. `None`
-/// if an edit loses its token.
+/// Returns the trial with only the marked base tokens, and the edits moved with the tokens they are
+/// at; `None` if an edit loses its token.
 fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
-    // How many kept tokens are before each position, the end of the base included.
+    // The number of kept tokens before each position, the end of the base included.
     let mut before = vec![0; keep.len() + 1];
     for (position, &kept) in keep.iter().enumerate() {
         before[position + 1] = before[position] + usize::from(kept);
@@ -387,8 +407,9 @@ fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
         Some(after) => before[keep.len()] + after,
     };
     let mut edits = trial.edits.clone();
-    // Inserts that meet at one place keep the order of the places they come from, which the list's
-    // order alone would not give: they are sorted among the slots that inserts have in the list.
+    // Insertions that meet at one place keep the order of the places they come from, which the
+    // order of the list alone would not give: they are sorted among the slots that insertions have
+    // in the list.
     let slots: Vec<usize> =
         (0..edits.len()).filter(|&i| matches!(edits[i], Edit::Insert { .. })).collect();
     let mut inserts: Vec<Edit> = slots.iter().map(|&i| edits[i].clone()).collect();

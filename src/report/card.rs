@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural};
-use super::{reading, svg, words};
+use super::{attribution, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
-use crate::localize::{Implication, PositionEffect};
+use crate::localize::{Localization, PositionEffect};
 use crate::text;
 
 /// Number of cards that are open when the page loads.
@@ -50,20 +50,20 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     );
     let mut lead = vec![words::what(case)];
     lead.extend(words::controls(case));
-    lead.extend(case.implication.as_ref().and_then(words::localized));
+    lead.extend(case.localization.as_ref().and_then(words::localized));
     let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
     prompts(out, case);
     out.push_str("<div class=\"pair\">");
     next_tokens(out, case);
     score(out, case);
     out.push_str("</div>");
-    if let Some(implication) = &case.implication {
-        implicated(out, implication);
+    if let Some(localization) = &case.localization {
+        localized(out, localization);
     }
-    if let Some(reading) =
-        case.implication.as_ref().and_then(|implication| implication.reading.as_ref())
+    if let Some(attribution) =
+        case.localization.as_ref().and_then(|localization| localization.attribution.as_ref())
     {
-        reading::section(out, reading);
+        attribution::section(out, attribution);
     }
     provenance(out, case);
     out.push_str("</div></details>");
@@ -182,22 +182,22 @@ fn score(out: &mut String, case: &Case) {
     );
 }
 
-fn implicated(out: &mut String, implication: &Implication) {
+fn localized(out: &mut String, localization: &Localization) {
     out.push_str("<h3>Localization</h3>");
-    if implication.set.is_empty() {
+    if localization.set.is_empty() {
         out.push_str("<p>No component stands out.</p>");
     } else {
-        let names: Vec<String> = implication.set.iter().map(ToString::to_string).collect();
+        let names: Vec<String> = localization.set.iter().map(ToString::to_string).collect();
         let _ = write!(
             out,
             "<p><b>{}</b>. {} {} {}</p>",
             text::html(&list(&names, 40)),
-            text::html(&words::necessity_and_sufficiency(implication)),
-            text::html(&words::emergence(implication)),
-            text::html(&words::routing(implication).unwrap_or_default())
+            text::html(&words::necessity_and_sufficiency(localization)),
+            text::html(&words::emergence(localization)),
+            text::html(&words::routing(localization).unwrap_or_default())
         );
     }
-    let map = |label, value| svg::heat_map(label, &implication.effects, value, &implication.set);
+    let map = |label, value| svg::heat_map(label, &localization.effects, value, &localization.set);
     out.push_str("<div class=\"pair\">");
     if let Some(svg) =
         map("share of the effect removed by patching each head and MLP", |e| e.necessity)
@@ -218,7 +218,7 @@ fn implicated(out: &mut String, implication: &Implication) {
         );
     }
     out.push_str("</div>");
-    let mut fine: Vec<_> = implication
+    let mut fine: Vec<_> = localization
         .effects
         .iter()
         .filter(|e| {
@@ -233,7 +233,7 @@ fn implicated(out: &mut String, implication: &Implication) {
         .map(|e| (e.component.to_string(), e.necessity, e.sufficiency))
         .collect();
     effects_table(out, "strongest smaller components", rows);
-    let mut places: Vec<_> = implication.positions.iter().collect();
+    let mut places: Vec<_> = localization.positions.iter().collect();
     places.sort_by(|a, b| (b.necessity + b.sufficiency).total_cmp(&(a.necessity + a.sufficiency)));
     let place =
         |e: &PositionEffect| format!("{} at position {} (token {})", e.component, e.position, e.id);
@@ -294,8 +294,8 @@ fn provenance(out: &mut String, case: &Case) {
         }
         None => out.push_str("Not minimized."),
     }
-    if let Some(implication) = &case.implication {
-        let _ = write!(out, " Localized in {}.", plural(implication.calls, "trial"));
+    if let Some(localization) = &case.localization {
+        let _ = write!(out, " Localized in {}.", plural(localization.calls, "trial"));
     }
     if case.expectation == Expectation::Gone {
         out.push_str(" Fixed; replay should no longer reproduce it.");

@@ -26,7 +26,7 @@ fn share(s: &Share) -> String {
         percent(s.low),
         percent(s.high),
         count(s.count),
-        count(s.of)
+        count(s.total)
     )
 }
 

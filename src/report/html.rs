@@ -349,12 +349,12 @@ mod tests {
             (v.score, v.threshold, v.margin, v.p_value) = (odd, odd, odd, odd);
             v.controls.push(odd);
             case.top_after.iter_mut().for_each(|t| t.probability = odd);
-            if let Some(implication) = &mut case.implication {
-                implication.effects.iter_mut().step_by(3).for_each(|e| e.necessity = odd);
-                (implication.necessity, implication.emergence) = (odd, Some(odd));
-                if let Some(reading) = &mut implication.reading {
-                    reading.carried.handover.fill(odd);
-                    (reading.carried.readers, reading.contrasts[0].carried.readers) = (odd, odd);
+            if let Some(localization) = &mut case.localization {
+                localization.effects.iter_mut().step_by(3).for_each(|e| e.necessity = odd);
+                (localization.necessity, localization.emergence) = (odd, Some(odd));
+                if let Some(attribution) = &mut localization.attribution {
+                    attribution.mediation.layerwise.fill(odd);
+                    (attribution.mediation.attending, attribution.comparisons[0].mediation.attending) = (odd, odd);
                 }
             }
         }

@@ -9,7 +9,7 @@ mod diff;
 mod format;
 mod html;
 mod interactions;
-mod reading;
+mod attribution;
 mod suffix;
 mod svg;
 mod terminal;

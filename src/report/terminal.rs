@@ -64,10 +64,10 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         }
         let mut sentences = vec![words::what(case)];
         sentences.extend(words::controls(case));
-        sentences.extend(case.implication.as_ref().and_then(words::localized));
-        let reading =
-            case.implication.as_ref().and_then(|implication| implication.reading.as_ref());
-        sentences.extend(reading.and_then(words::attribution));
+        sentences.extend(case.localization.as_ref().and_then(words::localized));
+        let attribution =
+            case.localization.as_ref().and_then(|localization| localization.attribution.as_ref());
+        sentences.extend(attribution.and_then(words::attribution));
         let start = page.out.len();
         page.say(3, &sentences.join(" "));
         // Without a title the sentence bears the number, in the place of its indent.

@@ -7,7 +7,7 @@ use super::diff::{self, Span};
 use super::format::{list, number, percent};
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
-use crate::localize::{ContrastKind, Implication, Reading};
+use crate::localize::{ComparisonKind, Localization, TokenAttribution};
 use crate::oracle::OracleKind;
 
 /// Returns the unit of an oracle's scores with a leading space; empty for a score without one.
@@ -112,28 +112,28 @@ pub fn controls(case: &Case) -> Option<String> {
 }
 
 /// Says to which components a case is localized; `None` if the set is empty.
-pub fn localized(implication: &Implication) -> Option<String> {
-    if implication.set.is_empty() {
+pub fn localized(localization: &Localization) -> Option<String> {
+    if localization.set.is_empty() {
         return None;
     }
-    let names: Vec<String> = implication.set.iter().map(ToString::to_string).collect();
+    let names: Vec<String> = localization.set.iter().map(ToString::to_string).collect();
     let their = if names.len() == 1 { "its" } else { "their" };
     Some(format!(
         "Localized to {}: patching in {their} clean output removes {} of the effect.",
         list(&names, 6),
-        percent(implication.necessity)
+        percent(localization.necessity)
     ))
 }
 
 /// Says which heads attend to the replaced tokens, compared with other tokens in their place; `None`
 /// if no head stands out.
-pub fn attribution(reading: &Reading) -> Option<String> {
-    let readers: Vec<String> = reading.readers.iter().map(ToString::to_string).collect();
-    let (first, own) = (readers.first()?, *reading.carried.each.first()?);
-    let of = |kind: ContrastKind| {
-        let contrasts = reading.contrasts.iter().filter(|c| c.kind == kind);
+pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
+    let attending: Vec<String> = attribution.attending.iter().map(ToString::to_string).collect();
+    let (first, own) = (attending.first()?, *attribution.mediation.attending_each.first()?);
+    let of = |kind: ComparisonKind| {
+        let comparisons = attribution.comparisons.iter().filter(|c| c.kind == kind);
         let shares =
-            contrasts.filter_map(|c| c.carried.each.first().copied()).filter(|s| s.is_finite());
+            comparisons.filter_map(|c| c.mediation.attending_each.first().copied()).filter(|s| s.is_finite());
         let (low, high) = shares
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)));
         (low <= high).then(|| {
@@ -145,13 +145,13 @@ pub fn attribution(reading: &Reading) -> Option<String> {
         })
     };
     let others: Vec<String> =
-        [("random tokens", ContrastKind::Random), ("tokens that fail", ContrastKind::Fails)]
+        [("random tokens", ComparisonKind::Random), ("tokens that fail", ComparisonKind::Fails)]
             .into_iter()
             .filter_map(|(name, kind)| Some(format!("{name}: {}", of(kind)?)))
             .collect();
     let others =
         if others.is_empty() { String::new() } else { format!(" ({})", others.join("; ")) };
-    let moved = match reading.carried.handed_over() {
+    let moved = match attribution.mediation.transfer_layers() {
         Some((from, to)) if from == to => {
             format!(" The effect moves to other positions in layer {from}.")
         }
@@ -160,33 +160,33 @@ pub fn attribution(reading: &Reading) -> Option<String> {
         }
         None => String::new(),
     };
-    let attend = if readers.len() == 1 { "attends" } else { "attend" };
+    let attend = if attending.len() == 1 { "attends" } else { "attend" };
     Some(format!(
         "{} {attend} to the replaced tokens: patching {first} alone at later positions removes {} \
         of \
         their effect{others}.{moved}",
-        list(&readers, 4),
+        list(&attending, 4),
         percent(own)
     ))
 }
 
 /// Puts necessity and sufficiency of the set into words.
-pub fn necessity_and_sufficiency(implication: &Implication) -> String {
-    let best = implication.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
+pub fn necessity_and_sufficiency(localization: &Localization) -> String {
+    let best = localization.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
     let random = best
         .map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c)))
         .unwrap_or_default();
     format!(
         "Patching the set's clean output into the corrupted run removes {} of the effect{random}. \
         Patching its corrupted output into the clean run reproduces {} of it.",
-        percent(implication.necessity),
-        percent(implication.sufficiency)
+        percent(localization.necessity),
+        percent(localization.sufficiency)
     )
 }
 
 /// Says how much of the effect acts through routing; `None` for a model without experts.
-pub fn routing(implication: &Implication) -> Option<String> {
-    let share = percent(implication.routing?.clamp(0.0, 1.0));
+pub fn routing(localization: &Localization) -> Option<String> {
+    let share = percent(localization.routing?.clamp(0.0, 1.0));
     Some(format!(
         "Routing every token as in the clean run removes {share} of the effect: that much of it \
         acts through routing."
@@ -194,9 +194,9 @@ pub fn routing(implication: &Implication) -> Option<String> {
 }
 
 /// Says whether the single effects add up to the joint effect.
-pub fn emergence(implication: &Implication) -> String {
-    match implication.emergence {
-        None if implication.set.len() <= 1 => "A single component: there is nothing to add \
+pub fn emergence(localization: &Localization) -> String {
+    match localization.emergence {
+        None if localization.set.len() <= 1 => "A single component: there is nothing to add \
             up."
         .into(),
         None => "In the clean run the set reproduces almost none of the effect, so emergence is \

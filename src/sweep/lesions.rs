@@ -1,5 +1,11 @@
-//! `sweep blocks|heads|mlps|neurons|experts|routers|states|weights`: what the loss on a text
-//! becomes without each component.
+//! `sweep blocks|heads|mlps|neurons|experts|routers|states|weights`: lesions (ablates) every
+//! component of a kind and measures the loss on a text.
+//!
+//! Which lesions stand out is decided against an empirical null (Efron 2004): most lesions do
+//! little, so median and MAD of the log divergences of one kind in one third of the layers describe
+//! the ordinary ones. P-values under that null become q-values by the procedure of Benjamini and
+//! Hochberg (1995): flagging `q <= 0.05` makes 5% of the flags false on average. Controls, given
+//! noise of their own norm instead of a lesion, check it.
 
 use std::collections::BTreeMap;
 
@@ -13,62 +19,71 @@ use crate::model::hooks::Site;
 use crate::model::{Config, Model};
 use crate::stats;
 
-/// Which components.
+/// The kind of component that is swept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// What every layer adds to the residual stream: its mixer, and its MLP where it has one.
+    /// The blocks of every layer: its mixer, and its MLP where it has one.
     Blocks,
+    /// Heads of attention, Mamba-2 and RWKV.
     Heads,
+    /// MLPs, mixtures of experts, and channel mixing.
     Mlps,
+    /// MLP neurons.
     Neurons,
+    /// Experts of mixtures.
     Experts,
+    /// Routers of mixtures.
     Routers,
+    /// Parts of recurrent states.
     States,
+    /// Single weights that [`propose_weights`] suspects.
     Weights,
 }
 
-/// One lesion.
+/// One lesion, measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct LesionRow {
+    /// The lesioned component.
     pub component: Component,
-    /// Nats per token.
+    /// Loss of the intact model, nats per token.
     pub baseline_loss: f64,
-    /// Nats per token.
+    /// Loss without the component, nats per token.
     pub loss: f64,
     /// `exp(loss - baseline_loss)`.
     pub perplexity_ratio: f64,
     /// Mean Jensen-Shannon divergence over the text, bits.
     pub divergence_bits: f64,
-    /// Benjamini-Hochberg. The null is empirical (Efron 2004): the log-divergences of the lesions
-    /// of the same kind in the same third of the layers, by their median and MAD, since most do
-    /// little.
+    /// Benjamini-Hochberg q-value under the empirical null of the same third of the layers.
     pub q_value: f64,
-    /// Of an expert: the share of its router's choices on the text that fell on it.
+    /// For an expert, the share of its router's choices on the text that fell on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routed_share: Option<f64>,
 }
 
-/// The whole sweep.
+/// A sweep over single lesions.
 pub struct LesionSweep {
-    /// Worst first.
+    /// The lesions, largest loss first.
     pub rows: Vec<LesionRow>,
+    /// Loss of the intact model, nats per token.
     pub baseline_loss: f64,
+    /// The number of tokens of the text.
     pub tokens: usize,
-    /// Of experts: Spearman's correlation of how often each is chosen with how far its loss moves
-    /// the output. How often says little of how much (a rank by use is no rank by effect).
+    /// For experts, Spearman's correlation of how often each is chosen with the divergence that its
+    /// lesion causes. (How often an expert is used says little about its effect.)
     pub routing_correlation: Option<f64>,
-    /// Matched controls: components of the sweep given noise of the norm of their own output
-    /// instead of being removed; and how many of them exceed the smallest divergence flagged at 5%.
+    /// The number of matched controls: components of the sweep given noise of the norm of their own
+    /// output instead of being removed.
     pub controls: usize,
+    /// The number of them that exceed the smallest divergence flagged at 5%.
     pub controls_flagged: usize,
 }
 
-/// False discovery rate of a flag.
+/// The false discovery rate of a flag.
 pub const FALSE_DISCOVERY: f64 = 0.05;
-/// Lesions in one call: keeps the residual streams of a call within some tens of MB.
+/// The number of lesions in one call, which keeps its residual streams within some tens of MB.
 const CHUNK: usize = 256;
 
-/// Every component of a kind, in model order.
+/// Returns every component of a kind, in model order; no weights, which are proposed from a text.
 pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
     let c = &model.config;
     let like = match target {
@@ -88,9 +103,12 @@ pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
     c.all_like(like).collect()
 }
 
-/// Single weights that could matter: a weight times the largest input it meets on the text, as
-/// "super weights" are found (Yu et al. 2024), over the matrices that write to the residual stream.
-/// The `limit` largest, worst first.
+/// Proposes single weights that could matter: those with the largest product of the weight and the
+/// largest input it meets on the text, over the matrices that write to the residual stream. "Super
+/// weights" are found so (Yu et al. 2024). Returns the `limit` largest, most suspect first.
+///
+/// # Errors
+/// Errors of the forward pass.
 pub fn propose_weights(
     evaluator: &ModelEvaluator,
     trial: &Trial,
@@ -112,7 +130,7 @@ pub fn propose_weights(
             let values = run
                 .sites
                 .get(&(layer, site))
-                .ok_or_else(|| Error::internal("a site was not captured"))?;
+                .ok_or_else(|| Error::internal("the input of a matrix was not captured"))?;
             let mut largest = vec![0f32; width];
             values
                 .chunks_exact(width)
@@ -123,8 +141,7 @@ pub fn propose_weights(
                 {
                     best.push(((w * x).abs(), Component::Weight { layer, matrix, out, input }));
                 }
-                // Kept small as it grows, not sorted once at the end: a model has as many as
-                // weights.
+                // Trimmed as it grows: the whole list would be as long as the model has weights.
                 if best.len() > 64 * limit.max(1024) {
                     keep(&mut best, limit);
                 }
@@ -135,12 +152,13 @@ pub fn propose_weights(
     Ok(best.into_iter().map(|(_, c)| c).collect())
 }
 
+/// Sorts the list, largest first, and trims it.
 fn keep(best: &mut Vec<(f32, Component)>, limit: usize) {
     best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     best.truncate(limit);
 }
 
-/// A sweep over what the model has none of.
+/// Returns the error for a sweep over components that the model does not have.
 pub(super) fn refuse(sweep: &str, target: Target, config: &Config) -> Error {
     let what = format!("{sweep} {target:?}").to_lowercase();
     Error::request(format!(
@@ -151,7 +169,7 @@ pub(super) fn refuse(sweep: &str, target: Target, config: &Config) -> Error {
 }
 
 impl LesionSweep {
-    /// [`LesionSweep::run`], or `None` for a model without such components.
+    /// Runs [`LesionSweep::run`]; returns `None` for a model without such components.
     ///
     /// # Errors
     /// As `run`.
@@ -169,10 +187,13 @@ impl LesionSweep {
         Self::run(evaluator, target, text, limit, controls, progress).map(Some)
     }
 
-    /// Zeroes each component in turn; `text` is the ids, BOS first where the model has one.
+    /// Zeroes each component in turn and measures the loss on `text`, token ids with BOS first where
+    /// the model has one. With a `limit`, an even choice of that many components stands for all;
+    /// `controls` is the number of matched controls.
     ///
     /// # Errors
-    /// [`Error::Request`] for a text of fewer than two tokens.
+    /// [`Error::Request`] for a text of fewer than two tokens, and for a model without such
+    /// components.
     pub fn run(
         evaluator: &ModelEvaluator,
         target: Target,
@@ -193,8 +214,7 @@ impl LesionSweep {
         if swept.is_empty() {
             return Err(refuse("", target, &evaluator.model.config));
         }
-        // Proposed weights are in order of suspicion; of other components an even choice stands for
-        // all layers.
+        // Proposed weights are in order of suspicion; other components are thinned out evenly.
         match limit {
             Some(limit) if target == Target::Weights => swept.truncate(limit),
             Some(limit) if limit < swept.len() => swept = spread(&swept, limit),
@@ -202,11 +222,11 @@ impl LesionSweep {
         }
         let baseline =
             evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
-        let baseline = baseline.ok_or_else(|| Error::internal("no baseline"))?;
+        let baseline = baseline.ok_or_else(|| Error::internal("the baseline was not observed"))?;
         let reference = baseline
             .distributions
             .clone()
-            .ok_or_else(|| Error::internal("distributions were not kept"))?;
+            .ok_or_else(|| Error::internal("the baseline's distributions were not kept"))?;
         let baseline_loss = baseline.loss();
         let control_components = spread(&swept, controls);
         let routed =
@@ -268,7 +288,7 @@ impl LesionSweep {
     }
 }
 
-/// How the choices of each router fall on its experts.
+/// Returns the share of its router's choices that fell on each expert.
 fn routed_shares(baseline: &Observation) -> BTreeMap<Component, f64> {
     let mut shares = BTreeMap::new();
     for routing in &baseline.routing {
@@ -281,13 +301,13 @@ fn routed_shares(baseline: &Observation) -> BTreeMap<Component, f64> {
     shares
 }
 
-/// `n` members, evenly spread.
+/// Returns `n` members, evenly spread.
 fn spread(all: &[Component], n: usize) -> Vec<Component> {
     let n = n.min(all.len());
     (0..n).map(|i| all[i * all.len() / n]).collect()
 }
 
-/// Upper-tail p-values under the empirical null of each third of the layers.
+/// Returns upper-tail p-values under the empirical null of each third of the layers.
 fn p_values(components: &[Component], divergences: &[f64], layers: usize) -> Vec<f64> {
     let third = |c: &Component| 3 * c.layer() / layers.max(1);
     let log = |d: f64| d.max(1e-9).ln();
@@ -309,8 +329,8 @@ fn p_values(components: &[Component], divergences: &[f64], layers: usize) -> Vec
         .collect()
 }
 
-/// `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7, and
-/// the asymptotic form in the far tail, where that error would be all of it.
+/// Returns `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below
+/// 1.5e-7, and the asymptotic form in the far tail, where the value is smaller than that error.
 pub(super) fn upper_tail(z: f64) -> f64 {
     if z > 4.0 {
         return (-0.5 * z * z).exp() / (z * (std::f64::consts::TAU).sqrt()) * (1.0 - 1.0 / (z * z));

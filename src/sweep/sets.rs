@@ -1,4 +1,5 @@
-//! Sets of lesions on one text: what each does, and which members of a set it takes.
+//! Sets of lesions on one text: the effect of each set, the smallest subset that keeps it, and the
+//! table of interactions that guides the mutator of sets.
 
 use std::sync::Arc;
 
@@ -16,21 +17,22 @@ use crate::mutate::interactions::{Interaction, Interactions, removal};
 use crate::oracle::controls::has_controls;
 use crate::rng;
 
-/// Sets in one call: keeps the residual streams of a call within some tens of MB.
+/// The number of sets in one call, which keeps its residual streams within some tens of MB.
 const CHUNK: usize = 256;
 
-/// What a set of lesions does to a text.
+/// The effect of a set of lesions on a text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Effect {
-    /// Loss over that of the intact model, nats per token; negative where the text becomes more
+    /// Loss minus that of the intact model, nats per token; negative if the text becomes more
     /// likely.
     pub nats: f64,
     /// Mean Jensen-Shannon divergence from the intact model's predictions, bits.
     pub bits: f64,
 }
 
-/// A text with the intact model's answer to it: what sets of lesions are measured against.
-pub struct Intact<'a> {
+/// A text with the intact model's predictions on it, from which the effects of lesions are
+/// measured.
+pub struct Baseline<'a> {
     evaluator: &'a dyn Evaluator,
     trial: Trial,
     reference: Arc<Distributions>,
@@ -38,8 +40,11 @@ pub struct Intact<'a> {
     pub loss: f64,
 }
 
-impl<'a> Intact<'a> {
-    /// Measures the intact model on the continuation of `trial` (its edits are left out).
+impl<'a> Baseline<'a> {
+    /// Measures the intact model on the continuation of `trial`, without its edits.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a trial without a continuation; what the evaluator refuses.
     pub fn new(evaluator: &'a dyn Evaluator, trial: &Trial) -> Result<Self> {
         if trial.continuation.is_empty() {
             return Err(Error::request("a text needs tokens whose loss is measured"));
@@ -47,20 +52,23 @@ impl<'a> Intact<'a> {
         let trial = trial.baseline();
         let observed =
             evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
-        let observed = observed.ok_or_else(|| Error::internal("no baseline"))?;
+        let observed = observed.ok_or_else(|| Error::internal("the baseline was not observed"))?;
         let reference = observed
             .distributions
             .clone()
-            .ok_or_else(|| Error::internal("distributions were not kept"))?;
+            .ok_or_else(|| Error::internal("the baseline's distributions were not kept"))?;
         Ok(Self { evaluator, trial, reference, loss: observed.loss() })
     }
 
-    /// The text, unedited.
+    /// Returns the text, unedited.
     pub fn text(&self) -> &Trial {
         &self.trial
     }
 
-    /// Effects of these lesions, each set by itself, in their order; all in batches.
+    /// Measures the effect of each set of lesions by itself, in batches.
+    ///
+    /// # Errors
+    /// What the evaluator refuses.
     pub fn effects(&self, sets: &[Vec<Edit>], progress: Progress) -> Result<Vec<Effect>> {
         let mut effects = Vec::with_capacity(sets.len());
         for chunk in sets.chunks(CHUNK) {
@@ -83,66 +91,67 @@ impl<'a> Intact<'a> {
     }
 }
 
-/// One action on each of these components.
-pub fn lesions(components: &[Component], action: Action) -> Vec<Edit> {
+/// Returns the set of lesions that applies one action to each of these components.
+pub fn set_of_lesions(components: &[Component], action: Action) -> Vec<Edit> {
     components.iter().map(|&component| Edit::lesion(component, action)).collect()
 }
 
-/// A set reduced to the members that its effect takes.
+/// A set reduced to the members that its effect needs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MinimalSet {
-    /// In the order they were given in.
+    /// The members that are left, in the order they were given in.
     pub members: Vec<Component>,
+    /// The effect of all of them together.
     pub joint: Effect,
-    /// Effect of each member alone.
+    /// The effect of each member alone.
     pub alone: Vec<Effect>,
-    /// Effect of the set without each member.
+    /// The effect of the set without each member.
     pub without: Vec<Effect>,
     /// `joint - sum(alone)`, nats per token.
     pub interaction: f64,
-    /// Each member was left out, and less than the share that had to be kept was left.
+    /// True if each member was left out alone, and less than the required share of the effect
+    /// remained.
     pub one_minimal: bool,
 }
 
-/// Leaves members of a set out as long as its effect stays at least `share` of the whole set's, in
-/// nats: what is left is needed to the last member. By the minimizer's own algorithm.
+/// Reduces a set with the minimizer's algorithm ([`reduce`]) to members that are all needed: without
+/// any one of them, the loss increase falls below `share` of the whole set's.
 ///
 /// # Errors
-/// [`Error::Request`] where the whole set does no harm: there is nothing to keep a share of.
+/// [`Error::Request`] if the whole set does not raise the loss.
 pub fn minimal(
-    intact: &Intact,
+    baseline: &Baseline,
     set: &[Component],
     action: Action,
     share: f64,
 ) -> Result<MinimalSet> {
     let quiet = |_, _| {};
-    let of = |kept: &[bool]| -> Vec<Edit> {
-        let members: Vec<Component> =
-            set.iter().zip(kept).filter(|(_, kept)| **kept).map(|(c, _)| *c).collect();
-        lesions(&members, action)
+    let members = |kept: &[bool]| -> Vec<Component> {
+        set.iter().zip(kept).filter(|(_, kept)| **kept).map(|(c, _)| *c).collect()
     };
-    let whole = intact.effects(&[lesions(set, action)], &quiet)?[0].nats;
+    let whole = baseline.effects(&[set_of_lesions(set, action)], &quiet)?[0].nats;
     if whole.is_nan() || whole <= 0.0 {
         return Err(Error::request(format!(
             "the set raises the loss by {whole} nats: there is nothing to reduce"
         )));
     }
     let mut holds = |candidates: &[Vec<bool>]| -> Result<Vec<bool>> {
-        let sets: Vec<Vec<Edit>> = candidates.iter().map(|kept| of(kept)).collect();
-        Ok(intact.effects(&sets, &quiet)?.iter().map(|e| e.nats >= share * whole).collect())
+        let sets: Vec<Vec<Edit>> =
+            candidates.iter().map(|kept| set_of_lesions(&members(kept), action)).collect();
+        Ok(baseline.effects(&sets, &quiet)?.iter().map(|e| e.nats >= share * whole).collect())
     };
-    let reduced = reduce::reduce(set.len(), &mut holds, &reduce::Options::default())?;
-    let members: Vec<Component> =
-        set.iter().zip(&reduced.kept).filter(|(_, kept)| **kept).map(|(c, _)| *c).collect();
-    let alone = members.iter().map(|&c| lesions(&[c], action));
+    let reduced = reduce::reduce(set.len(), &mut holds, &reduce::ReduceOptions::default())?;
+    let members = members(&reduced.kept);
+    let alone = members.iter().map(|&c| set_of_lesions(&[c], action));
     let without = (0..members.len()).map(|i| {
         let others: Vec<Component> =
             members.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, c)| *c).collect();
-        lesions(&others, action)
+        set_of_lesions(&others, action)
     });
-    let sets: Vec<Vec<Edit>> = alone.chain(without).chain([lesions(&members, action)]).collect();
-    let mut effects = intact.effects(&sets, &quiet)?;
-    let joint = effects.pop().ok_or_else(|| Error::internal("no effect"))?;
+    let sets: Vec<Vec<Edit>> =
+        alone.chain(without).chain([set_of_lesions(&members, action)]).collect();
+    let mut effects = baseline.effects(&sets, &quiet)?;
+    let joint = effects.pop().ok_or_else(|| Error::internal("the reduced set was not measured"))?;
     let without = effects.split_off(members.len());
     let interaction = joint.nats - effects.iter().map(|e| e.nats).sum::<f64>();
     Ok(MinimalSet {
@@ -155,12 +164,15 @@ pub fn minimal(
     })
 }
 
-/// Components in the table of one campaign, at most: with more, a random choice of them.
-const TABLE: usize = 48;
+/// The largest number of components in the table of a campaign; of more, a random choice is taken.
+const TABLE_COMPONENTS: usize = 48;
 
-/// Interactions of every pair of heads, MLPs and experts on each of these prompts: what the mutator
-/// of sets is guided by. Kinds of which a lesion would have too few controls are left out, for no
-/// set with one could be judged.
+/// Measures the interactions of every pair of heads, MLPs and experts on each of these prompts: the
+/// table that guides the mutator of sets. Kinds with too few components for matched controls are
+/// left out, because a set with one of them could not be judged.
+///
+/// # Errors
+/// What the evaluator refuses.
 pub fn interactions(
     evaluator: &ModelEvaluator,
     prompts: &[(String, Trial)],
@@ -171,7 +183,7 @@ pub fn interactions(
     let mut all: Vec<Component> =
         all.filter(|&c| has_controls(c, &evaluator.model.config)).collect();
     let mut rng = rng::stream(seed, "components of sets");
-    while all.len() > TABLE {
+    while all.len() > TABLE_COMPONENTS {
         all.swap_remove(rng.random_range(0..all.len()));
     }
     all.sort_unstable();
@@ -183,15 +195,15 @@ pub fn interactions(
     for (prompt, trial) in
         prompts.iter().filter(|(_, trial)| !trial.continuation.is_empty() && !every.is_empty())
     {
-        let intact = Intact::new(evaluator, trial)?;
-        let singles =
-            intact.effects(&(0..all.len()).map(|a| vec![lesion(a)]).collect::<Vec<_>>(), &quiet)?;
-        let joint = intact.effects(
+        let baseline = Baseline::new(evaluator, trial)?;
+        let singles = baseline
+            .effects(&(0..all.len()).map(|a| vec![lesion(a)]).collect::<Vec<_>>(), &quiet)?;
+        let joint = baseline.effects(
             &every.iter().map(|&(a, b)| vec![lesion(a), lesion(b)]).collect::<Vec<_>>(),
             &quiet,
         )?;
-        // The table goes into a file, which knows no NaN; a set that breaks everything is found
-        // without a guide.
+        // The table goes into a JSON file, which has no NaN; a set that breaks everything is found
+        // without guidance.
         let finite = |x: f64| if x.is_finite() { x } else { 0.0 };
         let pair = |(&(a, b), joint): (&(usize, usize), &Effect)| Interaction {
             a,

@@ -1,10 +1,15 @@
-//! `sweep vocabulary`: indicator and echo of every token.
+//! `sweep vocabulary`: finds glitch tokens, ones that the model cannot repeat.
+//!
+//! Two signals are combined (Land and Bartolo 2024, "Fishing for Magikarp"). The *indicator* of a
+//! token is the distance of its embedding rows from those of tokens that were never trained; it
+//! costs nothing. The *echo* is the probability with which the model repeats the token when asked
+//! to. P-values are ranks among ordinary tokens, corrected for the number of tokens.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::Progress;
+use super::{FALSE_DISCOVERY, Progress};
 use crate::echo::EchoPrompt;
 use crate::error::Result;
 use crate::evaluate::Evaluator;
@@ -12,76 +17,86 @@ use crate::model::Model;
 use crate::stats;
 use crate::vocabulary::{Category, Vocabulary, categories, indicator};
 
-/// What became of a token. Unless it is a control token, one whose behaviour is anomalous is
+/// The verdict on a token. Unless it is a control token, a token whose behaviour is anomalous is
 /// `glitch` or `weak` whatever its category; the other verdicts say why an unremarkable token is
 /// not simply `ordinary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenVerdict {
-    /// Cannot be repeated: probability below [`GLITCH_PROBABILITY`] under every prompt, and q below
+    /// Cannot be repeated: the probability is below [`GLITCH_PROBABILITY`] under every prompt, and q below
     /// [`FALSE_DISCOVERY`].
     Glitch,
     /// Repeated worse than ordinary tokens, q below [`FALSE_DISCOVERY`].
     Weak,
+    /// Repeated like ordinary tokens.
     Ordinary,
+    /// A control token, which no model is expected to repeat.
     Special,
+    /// No text is tokenized to it.
     Unreachable,
+    /// Not valid text by itself, such as a part of a UTF-8 sequence.
     Undecodable,
-    /// Not asked for, by a limit; or the model cannot repeat ordinary tokens, so that not repeating
-    /// this one says nothing.
+    /// Left out by a limit; or the model cannot repeat ordinary tokens, so that not repeating this
+    /// one means nothing.
     Untested,
 }
 
-/// One token.
+/// One token, measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct TokenRow {
+    /// The token id.
     pub id: u32,
+    /// The token, decoded.
     pub text: String,
     /// Cosine distance to the cluster of never-trained rows; near 0 is suspect.
     pub indicator: f32,
-    /// `None` where the test was not used.
+    /// Probability of repeating the token; `None` if the test was not used.
     pub echo_probability: Option<f64>,
-    /// Of a token that the first prompt did not get repeated: the largest probability under the
-    /// other prompts that work on ordinary tokens. A glitch is what none of them gets repeated.
+    /// For a token that is not repeated under the first prompt, the largest probability under the
+    /// other prompts that work on ordinary tokens. A glitch token is repeated under none of them.
     pub repetition_probability: Option<f64>,
+    /// The verdict.
     pub verdict: TokenVerdict,
+    /// What the tokenizer says about the token.
     pub category: Category,
-    /// Benjamini-Hochberg, p-values by rank among the controls, the tokens that the indicator
-    /// suspects by themselves and the others by themselves.
+    /// Benjamini-Hochberg q-value of the rank among the controls, corrected separately for the
+    /// tokens that the indicator suspects and for the others.
     pub q_value: Option<f64>,
 }
 
 impl TokenRow {
-    /// The largest probability of repeating it under any prompt it was tried with.
+    /// Returns the largest probability of repeating the token under any prompt it was tried with.
     pub fn repeated(&self) -> Option<f64> {
         self.echo_probability.map(|p| p.max(self.repetition_probability.unwrap_or(p)))
     }
 }
 
-/// The whole sweep.
+/// A sweep over the vocabulary.
 pub struct VocabularySweep {
-    /// Every token: those that were tested, worst first, then the others by their indicator.
+    /// Every token: those that were tested, least repeatable first, then the others by their
+    /// indicator.
     pub rows: Vec<TokenRow>,
-    /// How many of them were tested.
+    /// The number of tokens tested.
     pub tested: usize,
+    /// The prompt under which ordinary tokens are repeated best.
     pub prompt: EchoPrompt,
     /// Median echo probability of the ordinary tokens.
     pub median_ordinary: f64,
-    /// Ordinary tokens in the role of controls, and how many of them the same thresholds flag.
+    /// The number of ordinary tokens that serve as controls.
     pub controls: usize,
+    /// The number of them that the same thresholds flag.
     pub controls_flagged: usize,
 }
 
-/// Below this a token is not repeated at all ("Fishing for Magikarp", section 3.2).
+/// The probability below which a token counts as not repeated at all ("Fishing for Magikarp",
+/// section 3.2).
 pub const GLITCH_PROBABILITY: f64 = 0.01;
-/// False discovery rate of the flags.
-pub const FALSE_DISCOVERY: f64 = 0.05;
-/// Median echo probability of ordinary tokens below which the test is not used.
+/// The median echo probability of ordinary tokens below which the test is not used.
 pub const LEAST_ECHO: f64 = 0.1;
 
 impl VocabularySweep {
-    /// The indicator of every token; the echo of every one, or of the `limit` most suspect and as
-    /// many controls.
+    /// Measures the indicator of every token, and the echo of every token or of the `limit` most
+    /// suspect ones and as many controls.
     ///
     /// # Errors
     /// What the evaluator refuses.
@@ -101,7 +116,7 @@ impl VocabularySweep {
             indicator[*a as usize].total_cmp(&indicator[*b as usize]).then(a.cmp(b))
         });
         let others = ids.split_off(limit.unwrap_or(usize::MAX).min(ids.len()));
-        // Controls are ordinary by their rows; with a limit, as many as there are tokens to test.
+        // Controls have ordinary embedding rows; with a limit, there are as many as tokens to test.
         let step = limit.map_or(1, |limit| (vocabulary.ordinary.len() / limit.max(64)).max(1));
         let controls: Vec<u32> = vocabulary.ordinary.iter().copied().step_by(step).collect();
         let mut wanted: Vec<u32> = ids.iter().chain(&controls).copied().collect();
@@ -118,7 +133,7 @@ impl VocabularySweep {
                 progress(chunk.len() as u64, wanted.len() as u64);
             }
         }
-        // Tokens and controls alike get their other chances, so that the ranks stay comparable.
+        // Tokens and controls alike get the other prompts, so that the ranks stay comparable.
         let doubtful: Vec<u32> = wanted
             .into_iter()
             .filter(|id| used && echo[*id as usize] < 0.5 * median_ordinary)
@@ -135,14 +150,14 @@ impl VocabularySweep {
         }
         let repeated =
             |id: u32| echo[id as usize].max(repetition[id as usize].unwrap_or(f64::NEG_INFINITY));
-        // Large scores are bad everywhere: improbability.
+        // The score is an improbability, because large scores are bad everywhere.
         let score = |id: &u32| -repeated(*id);
         let pool: Vec<f64> = controls.iter().map(score).collect();
         let p = stats::p_values(&ids.iter().map(score).collect::<Vec<_>>(), &pool);
         let anomalous: BTreeSet<u32> = vocabulary.anomalous.iter().copied().collect();
         let suspect: Vec<bool> = ids.iter().map(|id| anomalous.contains(id)).collect();
         let q = stratified_q_values(&p, &suspect);
-        // The echo that the false discovery rate allows, for the controls' own count.
+        // The largest echo probability that is flagged, to count flagged controls.
         let flagged_from = ids
             .iter()
             .zip(&q)
@@ -155,7 +170,7 @@ impl VocabularySweep {
             .map(|(&id, &q)| {
                 let (category, p) = (categories[id as usize], repeated(id));
                 let verdict = match category {
-                    // Nobody expects a control token to be repeated.
+                    // A control token is not expected to be repeated.
                     Category::Special => TokenVerdict::Special,
                     _ if used && q <= FALSE_DISCOVERY && p < GLITCH_PROBABILITY => {
                         TokenVerdict::Glitch
@@ -218,9 +233,9 @@ impl VocabularySweep {
     }
 }
 
-/// False discovery rates within each of two strata (Sun, Craiu, Paterson and Bull 2006): what is
-/// known of a token before the test (its rows look untrained) says which of many are likely to fail
-/// it, and a few suspects need not be outweighed by tens of thousands of others.
+/// Returns q-values corrected within each of two strata (Sun, Craiu, Paterson and Bull 2006). The
+/// indicator is known before the test and says which tokens are likely to fail it; in a stratum of
+/// their own, a few suspects are not outweighed by tens of thousands of other tokens.
 fn stratified_q_values(p: &[f64], suspect: &[bool]) -> Vec<f64> {
     let mut q = vec![1.0; p.len()];
     for stratum in [true, false] {

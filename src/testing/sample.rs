@@ -5,7 +5,7 @@ use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
-    Carried, Contrast, ContrastKind, Effect, Implication, PositionEffect, Reading,
+    Mediation, ComparisonTokens, ComparisonKind, Effect, Localization, PositionEffect, TokenAttribution,
 };
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
@@ -74,12 +74,12 @@ fn top(tokens: &[(u32, &str, f64)]) -> Vec<TokenProbability> {
 }
 
 /// Returns the effects of a model of `layers` by `heads` in which a few components matter.
-fn implication(
+fn localization(
     layers: usize,
     heads: usize,
     set: &[Component],
     emergence: Option<f64>,
-) -> Implication {
+) -> Localization {
     let mut effects = Vec::new();
     for layer in 0..layers {
         for head in 0..heads {
@@ -131,14 +131,14 @@ fn implication(
     } else {
         [4, 2, 7].into_iter().enumerate().map(place).collect()
     };
-    Implication {
+    Localization {
         set: set.to_vec(),
         necessity: 0.88,
         sufficiency: 0.74,
-        most: Some(1),
+        components_for_80_percent: Some(1),
         emergence,
         routing: None,
-        reading: None,
+        attribution: None,
         controls,
         effects,
         positions,
@@ -147,31 +147,31 @@ fn implication(
 }
 
 /// Tokens that are read between the first layers, against two others.
-fn reading(layers: usize) -> Reading {
-    let carried = |divergence_bits: f64, late: f64| Carried {
+fn attribution(layers: usize) -> TokenAttribution {
+    let mediation = |divergence_bits: f64, late: f64| Mediation {
         loss: 0.4 / divergence_bits,
         divergence_bits,
         necessity: divergence_bits * 0.9,
         sufficiency: 0.7,
-        readers: divergence_bits * 0.8,
-        each: vec![divergence_bits * 0.6, 0.2],
-        handover: (0..layers)
+        attending: divergence_bits * 0.8,
+        attending_each: vec![divergence_bits * 0.6, 0.2],
+        layerwise: (0..layers)
             .map(|layer| 1.0 / (1.0 + (6.0 * (layer as f64 - late)).exp()))
             .collect(),
     };
-    let contrast = |kind, bits, late| Contrast {
+    let comparison = |kind, bits, late| ComparisonTokens {
         kind,
         edits: vec![Edit::Replace { position: 5, id: 77 }],
-        carried: carried(bits, late),
+        mediation: mediation(bits, late),
     };
-    Reading {
+    TokenAttribution {
         first: 5,
         last: 5,
-        readers: [2, 1].map(|layer| Component::Head { layer, head: 2 }).to_vec(),
-        carried: carried(0.92, 1.5),
-        contrasts: vec![
-            contrast(ContrastKind::Random, 0.21, 0.5),
-            contrast(ContrastKind::Fails, 0.8, 2.5),
+        attending: [2, 1].map(|layer| Component::Head { layer, head: 2 }).to_vec(),
+        mediation: mediation(0.92, 1.5),
+        comparisons: vec![
+            comparison(ComparisonKind::Random, 0.21, 0.5),
+            comparison(ComparisonKind::Fails, 0.8, 2.5),
         ],
     }
 }
@@ -206,7 +206,7 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
             elements_after: 1,
             one_minimal: true,
         }),
-        implication: None,
+        localization: None,
         lineage: Lineage {
             seed: 1,
             evaluation: 20_311,
@@ -241,14 +241,14 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
 /// Returns the campaign: a token glitch, a hostile one, an embedding, a weight of a large model.
 pub fn campaign() -> (Summary, Vec<Case>) {
     let mut king = case(0xa1, OracleKind::Divergence, 0.92, 59);
-    king.implication = Some(implication(
+    king.localization = Some(localization(
         4,
         4,
         &[Component::Mlp { layer: 2 }, Component::Head { layer: 3, head: 1 }],
         Some(0.62),
     ));
 
-    king.implication.iter_mut().for_each(|implication| implication.reading = Some(reading(4)));
+    king.localization.iter_mut().for_each(|localization| localization.attribution = Some(attribution(4)));
 
     let mut hostile = case(0xa2, OracleKind::Echo, 14.2, 40);
     hostile.verdict.threshold = 9.1;
@@ -263,7 +263,7 @@ pub fn campaign() -> (Summary, Vec<Case>) {
         (12, "日本語のトークン", 0.1),
     ]);
     hostile.edits = (0..4).map(|i| Edit::Insert { position: 6, id: 4000 + i }).collect();
-    hostile.implication = Some(implication(4, 4, &[Component::Head { layer: 1, head: 2 }], None));
+    hostile.localization = Some(localization(4, 4, &[Component::Head { layer: 1, head: 2 }], None));
 
     let mut large = case(0xa3, OracleKind::LossBlowup, 6.1, 900);
     let weight = Component::Weight { layer: 11, matrix: Matrix::Down, out: 507, input: 1229 };
@@ -272,7 +272,7 @@ pub fn campaign() -> (Summary, Vec<Case>) {
         "Fellow citizens of the Senate and of the House of Representatives, ".repeat(14);
     large.comment.edited_prompt = large.comment.prompt.clone();
     large.comment.generated_after = "Supercalifragilistic".repeat(30);
-    large.implication = Some(implication(
+    large.localization = Some(localization(
         30,
         9,
         &[

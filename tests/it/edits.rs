@@ -129,7 +129,7 @@ fn edits_of_no_size_are_exact() {
         let observed =
             evaluator.observe_alone(&Request::new(trial.with_edits(vec![edit]))).unwrap();
         same(&observed, &baseline, &format!("{component} scaled by 1"));
-        if let Some(values) = run.of(&component, 0..run.positions, &model.config) {
+        if let Some(values) = run.output(&component, 0..run.positions, &model.config) {
             let patch = Patch { component, first: 0, values: values.into() };
             let observed =
                 evaluator.observe_alone(&Request::new(trial.clone()).patched(vec![patch])).unwrap();

@@ -27,7 +27,8 @@ fn trial() -> Trial {
 fn used(model: &Model) -> Vec<usize> {
     let run = ModelEvaluator::new(model).activations(&trial(), &[]).unwrap();
     let of = |expert| {
-        run.of(&Component::Expert { layer: 0, expert }, 0..run.positions, &model.config).unwrap()
+        run.output(&Component::Expert { layer: 0, expert }, 0..run.positions, &model.config)
+            .unwrap()
     };
     (0..model.config.num_experts(0))
         .filter(|expert| of(*expert).iter().any(|x| *x != 0.0))
@@ -81,7 +82,7 @@ fn an_expert_patched_with_itself_leaves_every_bit() {
         let experts =
             (0..model.config.num_experts(0)).map(|expert| Component::Expert { layer: 0, expert });
         for component in experts.chain([Component::Router { layer: 0 }]) {
-            let values = run.of(&component, 0..run.positions, &model.config).unwrap();
+            let values = run.output(&component, 0..run.positions, &model.config).unwrap();
             let patch = Patch { component, first: 0, values: values.into() };
             let observed =
                 evaluator.observe_alone(&Request::new(trial()).patched(vec![patch])).unwrap();

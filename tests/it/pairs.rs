@@ -14,7 +14,8 @@ use glitch::mutate::sets::Sets;
 use glitch::mutate::{Context, Mutator as _};
 use glitch::oracle::{ModelJudge, OracleKind};
 use glitch::sweep::{
-    Intact, PairKind, PairOptions, PairSweep, Target, interactions, minimal, screen, set_of_lesions,
+    Baseline, PairKind, PairOptions, PairSweep, Target, interactions, minimal, screen,
+    set_of_lesions,
 };
 use glitch::vocabulary::Vocabulary;
 use rand::Rng as _;
@@ -182,7 +183,7 @@ fn planted(english: &Trial) -> Vec<Planted> {
             .map(|first| [first, first + 1].map(|expert| Component::Expert { layer, expert }));
         let harm = |pair: &[Component; 2]| {
             let evaluator = ModelEvaluator::new(&model);
-            Intact::new(&evaluator, english)
+            Baseline::new(&evaluator, english)
                 .unwrap()
                 .effects(&[set_of_lesions(pair, Action::Mask)], &|_, _| {})
                 .unwrap()[0]
@@ -230,7 +231,7 @@ fn ten_planted_interactions_are_found_and_reduced_to_the_two() {
     for Planted { model, of, action, echo: on_echo, pair } in planted(&english) {
         let evaluator = ModelEvaluator::new(&model);
         let text = if on_echo { &echo } else { &english };
-        let intact = Intact::new(&evaluator, text).unwrap();
+        let intact = Baseline::new(&evaluator, text).unwrap();
         let sets =
             [vec![pair[0]], vec![pair[1]], pair.to_vec()].map(|set| set_of_lesions(&set, action));
         let effects = intact.effects(&sets, &|_, _| {}).unwrap();
@@ -241,7 +242,7 @@ fn ten_planted_interactions_are_found_and_reduced_to_the_two() {
         let sweep = PairSweep::run(
             &evaluator,
             text,
-            &PairOptions { of, action, ..Default::default() },
+            &PairOptions { target: of, action, ..Default::default() },
             &|_, _| {},
         )
         .unwrap();
@@ -322,7 +323,7 @@ fn the_screen_keeps_the_largest_interactions() {
         let screened = screen(&evaluator, &text, &components, Action::Zero, &|_, _| {}).unwrap();
         let place = |c| components.iter().position(|known| *known == c).unwrap();
         let estimate =
-            |row: &glitch::sweep::PairRow| screened.of((place(row.a), place(row.b))).abs();
+            |row: &glitch::sweep::PairRow| screened.estimate((place(row.a), place(row.b))).abs();
         let mut by_size: Vec<_> = exact.rows.iter().collect();
         by_size.sort_by(|x, y| y.interaction.abs().total_cmp(&x.interaction.abs()));
         let mut by_estimate = by_size.clone();
@@ -437,7 +438,7 @@ fn a_screened_sweep_finds_what_the_exact_one_does() {
     let none = PairSweep::run(
         &evaluator,
         &echo,
-        &PairOptions { of: Target::Experts, ..Default::default() },
+        &PairOptions { target: Target::Experts, ..Default::default() },
         &|_, _| {},
     );
     assert!(
@@ -492,7 +493,8 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
                 .map(|verdict| (trial, verdict))
         })
         .expect("one of 400 proposals has both heads and another");
-    let options = minimize::Options { max_calls: 400, ..minimize::Options::default() };
+    let options =
+        minimize::MinimizeOptions { max_calls: 400, ..minimize::MinimizeOptions::default() };
     let reduced = minimize::minimize(&trial, &verdict, &judge, &options).unwrap();
     let both = set_of_lesions(&[head(3, 0), head(3, 1)], Action::Zero);
     assert!(

@@ -140,7 +140,7 @@ fn any_batch_equals_each_alone() {
                             if model.config.has(&component) { component } else { Component::Embed };
                         let first = rng.random_range(0..TOKENS - 1);
                         let values =
-                            whole.of(&component, first..TOKENS, &model.config).unwrap().into();
+                            whole.output(&component, first..TOKENS, &model.config).unwrap().into();
                         request.patched(vec![Patch { component, first, values }])
                     }
                     1 if request.trial.layout().ids.len() - request.trial.layout().prompt_len
@@ -191,7 +191,7 @@ fn a_row_begins_where_its_edits_take_hold() {
     let (layer, d) = (1, model.config.hidden_size);
     for expert in 0..model.config.num_experts(layer) {
         let component = Component::Expert { layer, expert };
-        let values = run.of(&component, 0..TOKENS - 1, &model.config).unwrap();
+        let values = run.output(&component, 0..TOKENS - 1, &model.config).unwrap();
         let first =
             values.chunks(d).position(|v| v.iter().any(|x| *x != 0.0)).unwrap_or(TOKENS - 2) as u64;
         check("olmoe", at(component, None), read - first);

@@ -3,7 +3,7 @@
 
 use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::ModelEvaluator;
-use glitch::localize::{Options, localize};
+use glitch::localize::{LocalizeOptions, localize};
 use glitch::model::Model;
 use glitch::rng::Rng;
 use rand::Rng as _;
@@ -38,11 +38,15 @@ fn plant(
         let (base, continuation) = ids.split_at(ids.len() - 4);
         let trial =
             Trial::new(base, continuation).with_edits(vec![Edit::lesion(component, action)]);
-        let implication =
-            localize(&evaluator, &trial, &Options { neurons: 384, ..Options::default() }).unwrap();
+        let localization = localize(
+            &evaluator,
+            &trial,
+            &LocalizeOptions { neurons: 384, ..LocalizeOptions::default() },
+        )
+        .unwrap();
         // A neuron that is silent on this text, or an expert that nothing is routed to, is no fault
         // there: nothing differs between the runs, and another is drawn.
-        let Some(first) = implication.set.first() else { continue };
+        let Some(first) = localization.set.first() else { continue };
         n += 1;
         if *first == component {
             found += 1;

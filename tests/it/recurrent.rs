@@ -128,7 +128,7 @@ fn a_component_patched_with_itself_leaves_every_bit() {
         let run = evaluator.activations(&trial(), &[]).unwrap();
         let mut compared = 0;
         for component in components(&model) {
-            let Some(values) = run.of(&component, 0..run.positions, &model.config) else {
+            let Some(values) = run.output(&component, 0..run.positions, &model.config) else {
                 continue;
             };
             let patch = Patch { component, first: 0, values: values.into() };
@@ -156,7 +156,7 @@ fn states_are_what_the_edits_say() {
             evaluator
                 .activations(trial, &[])
                 .unwrap()
-                .of(&component, at..at + 1, &model.config)
+                .output(&component, at..at + 1, &model.config)
                 .unwrap()
         };
         let zeroed = trial().with_edits(vec![Edit::Lesion {
@@ -228,7 +228,7 @@ fn without_state_and_shift_there_is_no_past() {
             let run = evaluator
                 .activations(&Trial::new([1, 2, 3], []).with_edits(blind.clone()), &[])
                 .unwrap();
-            assert!(run.of(&z, 0..3, &model.config).unwrap().iter().all(|x| x.is_finite()));
+            assert!(run.output(&z, 0..3, &model.config).unwrap().iter().all(|x| x.is_finite()));
             assert_eq!(last(one, &blind), last(other, &blind), "{name}");
         }
     }
@@ -268,7 +268,7 @@ fn a_sweep_of_states_has_every_part_and_is_refused_where_there_are_none() {
         assert!(error.contains("has no meaning for"), "{name} {target:?}: {error}");
     }
     let (model, options) =
-        (load("mamba"), PairOptions { of: Target::States, ..PairOptions::default() });
+        (load("mamba"), PairOptions { target: Target::States, ..PairOptions::default() });
     let text = Trial::new([1, 2], [3, 4]);
     let refused = PairSweep::run(&ModelEvaluator::new(&model), &text, &options, &|_, _| {})
         .err()

@@ -2,7 +2,9 @@
 //! should.
 
 use glitch::edit::{Edit, Trial};
-use glitch::evaluate::{Evaluator, Expected, ModelEvaluator, Observation, Request};
+use glitch::evaluate::{
+    Evaluator, Expected, LayerwisePatching, ModelEvaluator, Observation, Request,
+};
 use glitch::model::batch::Row;
 use glitch::model::hooks::{Block, Change, Site};
 use glitch::model::{Forward, Model};
@@ -380,7 +382,7 @@ fn a_damaged_search_is_named() {
 /// residual stream of another run: all of it at the embeddings, none of it beyond what is read, its
 /// own changes nothing.
 #[test]
-fn a_handover_ends_where_nothing_reads_any_more() {
+fn a_residual_patch_loses_its_effect_where_later_positions_have_attended() {
     for name in ATTENTION.into_iter().chain(RECURRENT) {
         let model = load(name);
         let evaluator = ModelEvaluator::new(&model);
@@ -397,7 +399,14 @@ fn a_handover_ends_where_nothing_reads_any_more() {
             a.log_probs.iter().zip(&b.log_probs).all(|(a, b)| (a - b).abs() < 1e-5)
         };
         assert!(!close(&own, &others), "{name}: the tokens make no difference");
-        let layers = evaluator.handover(&ids, 12, 4..7, &other, &reference).unwrap();
+        let patching = LayerwisePatching {
+            ids: &ids,
+            prompt_len: 12,
+            positions: 4..7,
+            source: &other,
+            reference: &reference,
+        };
+        let layers = evaluator.patch_residual_by_layer(&patching).unwrap();
         assert_eq!(layers.len(), model.config.num_hidden_layers, "{name}");
         assert!(
             close(&layers[0], &others) && layers[0].mean_divergence_bits() < 1e-5,
@@ -409,7 +418,8 @@ fn a_handover_ends_where_nothing_reads_any_more() {
                 "{name}: what the layers before have read stays"
             );
         }
-        let same = evaluator.handover(&ids, 12, 4..7, &ids, &reference).unwrap();
+        let same = LayerwisePatching { source: &ids, ..patching };
+        let same = evaluator.patch_residual_by_layer(&same).unwrap();
         assert!(same.iter().all(|layer| close(layer, &own)), "{name}: its own residual stream");
     }
     let model = load("llama");
@@ -418,10 +428,14 @@ fn a_handover_ends_where_nothing_reads_any_more() {
         .observe_alone(&Request::new(Trial::new([1, 2], [3])).keeping_distributions())
         .unwrap();
     let reference = reference.distributions.unwrap();
-    for (positions, other) in [(0..0, &[1, 2, 3][..]), (2..4, &[1, 2, 3]), (0..1, &[1, 2])] {
+    for (positions, source) in [(0..0, &[1, 2, 3][..]), (2..4, &[1, 2, 3]), (0..1, &[1, 2])] {
+        let ids = &[1, 2, 3];
+        let reference = &reference;
+        let patching = LayerwisePatching { ids, prompt_len: 2, positions, source, reference };
         assert!(
-            evaluator.handover(&[1, 2, 3], 2, positions.clone(), other, &reference).is_err(),
-            "{positions:?} {other:?}"
+            evaluator.patch_residual_by_layer(&patching).is_err(),
+            "{:?} {source:?}",
+            patching.positions
         );
     }
 }

@@ -37,8 +37,12 @@ impl<F: Fn(&Trial) -> Option<f64>> Judge for Function<F> {
     }
 }
 
-/// Minimizes under the margin function, checks the counts, and gives the result.
-fn run(trial: &Trial, options: &Options, margin: impl Fn(&Trial) -> Option<f64>) -> Minimized {
+/// Minimizes under the margin function, checks the counts, and returns the result.
+fn run(
+    trial: &Trial,
+    options: &MinimizeOptions,
+    margin: impl Fn(&Trial) -> Option<f64>,
+) -> Minimized {
     let original = verdict(margin(trial).expect("the planted trial fails"));
     let judge = Function::new(margin);
     let found = minimize(trial, &original, &judge, options).unwrap();
@@ -51,8 +55,8 @@ fn run(trial: &Trial, options: &Options, margin: impl Fn(&Trial) -> Option<f64>)
 
 const NEUTRAL: u32 = 0;
 
-fn options() -> Options<'static> {
-    Options { neutral: Some(NEUTRAL), keep_first: 1, ..Options::default() }
+fn options() -> MinimizeOptions<'static> {
+    MinimizeOptions { neutral: Some(NEUTRAL), keep_first: 1, ..MinimizeOptions::default() }
 }
 
 fn prompt() -> Trial {
@@ -147,7 +151,7 @@ fn a_step_keeps_half_of_the_margin_and_never_slips() {
             false => Some(0.9),
         }
     };
-    let plain = Options { neutral: None, ..options() };
+    let plain = MinimizeOptions { neutral: None, ..options() };
     let found = run(&prompt().with_edits((5..7).map(edit).collect()), &plain, margin);
     assert!(found.trial.base.contains(&103));
     assert_eq!((found.trial.edits.len(), found.trial.base.len()), (1, 3));
@@ -156,7 +160,7 @@ fn a_step_keeps_half_of_the_margin_and_never_slips() {
 
     // The caller's own notion of the same failure.
     let same = |trial: &Trial, _: &Verdict| trial.edits.len() >= 2;
-    let guarded = Options { same: Some(&same), ..options() };
+    let guarded = MinimizeOptions { same: Some(&same), ..options() };
     let found = run(&trial, &guarded, |trial| (!trial.edits.is_empty()).then_some(0.5));
     assert_eq!(found.trial.edits.len(), 2);
     assert!(!found.others.is_empty());
@@ -171,7 +175,7 @@ fn the_budget_holds_and_costs_the_certificate() {
     let whole = run(&trial, &options(), margin);
     assert!(whole.minimization.one_minimal);
     for max_calls in (0..whole.minimization.calls).step_by(7) {
-        let cut = run(&trial, &Options { max_calls, ..options() }, margin);
+        let cut = run(&trial, &MinimizeOptions { max_calls, ..options() }, margin);
         assert!(!cut.minimization.one_minimal, "{max_calls} of {}", whole.minimization.calls);
     }
 }
@@ -189,7 +193,7 @@ fn a_reduction_that_is_stopped_judges_nothing_more_and_has_no_certificate() {
             asked.set(asked.get() + 1);
             asked.get() > batches
         };
-        let cut = run(&trial, &Options { stop: Some(&stop), ..options() }, margin);
+        let cut = run(&trial, &MinimizeOptions { stop: Some(&stop), ..options() }, margin);
         let stopped = asked.get() > batches;
         assert!(stopped && !cut.minimization.one_minimal, "{batches}: {:?}", cut.minimization);
         assert!(cut.minimization.calls <= (batches * options().batch) as u64);

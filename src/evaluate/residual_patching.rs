@@ -1,7 +1,10 @@
-//! The residual stream of one run put into another at some positions, from one layer on at a time:
-//! the layer up to which those positions still matter, and from which on what they said has been
-//! read by others (Meng et al. 2022, section 2.1, "causal tracing"; here with a whole clean run,
-//! not with noise).
+//! Layer-wise residual patching: the residual stream of one run put into another, at some
+//! positions, at the entry of one layer at a time.
+//!
+//! While the patched positions still matter, the patch removes their effect; once later positions
+//! have attended to them, it no longer does. The layer at which that changes is where the
+//! information leaves those positions (Meng et al. 2022, section 2.1, "causal tracing"; here with a
+//! whole clean run in place of noise).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,42 +17,55 @@ use crate::model::Distributions;
 use crate::model::batch::{Entry, Residuals, Restart, Row};
 use crate::model::{Forward, Read};
 
+/// What [`ModelEvaluator::patch_residual_by_layer`] patches, and with what.
+#[derive(Debug, Clone)]
+pub struct LayerwisePatching<'a> {
+    /// The sequence that is run.
+    pub ids: &'a [u32],
+    /// The number of leading tokens that are the prompt; the rest is the continuation.
+    pub prompt_len: usize,
+    /// The positions whose residual stream is patched.
+    pub positions: Range<usize>,
+    /// The sequence whose residual stream is put there, as long as `ids`.
+    pub source: &'a [u32],
+    /// The predictions that divergences are measured from.
+    pub reference: &'a Arc<Distributions>,
+}
+
 impl ModelEvaluator<'_> {
-    /// What a sequence does when the residual stream entering a layer is, at `positions`, that of
-    /// `other` (as many tokens): one observation for every layer, the first for the embeddings. The
-    /// first `prompt_len` tokens are the prompt.
+    /// Observes a sequence once for every layer, each time with the residual stream entering that
+    /// layer taken from another sequence at some positions. The first observation patches the
+    /// embeddings.
     ///
     /// # Errors
     /// [`Error::Request`] for sequences of different lengths and for positions or a prompt beyond
     /// them.
-    pub fn handover(
+    pub fn patch_residual_by_layer(
         &self,
-        ids: &[u32],
-        prompt_len: usize,
-        positions: Range<usize>,
-        other: &[u32],
-        reference: &Arc<Distributions>,
+        patching: &LayerwisePatching,
     ) -> Result<Vec<Observation>> {
+        let LayerwisePatching { ids, prompt_len, source, reference, .. } = *patching;
+        let positions = &patching.positions;
         let (model, d) = (self.model, self.model.config.hidden_size);
-        let fits = ids.len() == other.len()
+        let fits = ids.len() == source.len()
             && positions.end <= ids.len()
             && (1..=ids.len()).contains(&prompt_len);
         if !fits || positions.is_empty() {
             return Err(Error::request(
-                "residual streams of other positions than the sequence has",
+                "residual patching needs two sequences of one length, and positions in them",
             ));
         }
-        let (run, source) = (self.cached_forward(ids, &[])?, self.cached_forward(other, &[])?);
+        let (cached, source) = (self.cached_forward(ids, &[])?, self.cached_forward(source, &[])?);
         let columns = positions.start * d..positions.end * d;
         let entering = |layer: usize| {
-            let mut entering = run.residuals.pre[layer].clone();
+            let mut entering = cached.residuals.pre[layer].clone();
             entering[columns.clone()]
                 .copy_from_slice(&source.residuals.pre[layer][columns.clone()]);
             entering
         };
         let row = |layer: usize| {
             let mut pre = vec![Vec::new(); layer + 1];
-            // RWKV-7 hands values of its first layer to all others, beside the residual stream.
+            // RWKV-7 passes values of its first layer to all others, beside the residual stream.
             pre[0] = entering(0);
             pre[layer] = entering(layer);
             let residuals = Arc::new(Residuals { pre, mid: Vec::new() });
@@ -77,10 +93,8 @@ impl ModelEvaluator<'_> {
                 model.read(&residual, &all.map(read).collect::<Vec<_>>()).into_iter();
             let continuation = ids.len() - prompt_len;
             observed.extend(layers.iter().map(|_| {
-                Observation::from_readouts(
-                    readouts.by_ref().take(reads.len()).collect(),
-                    continuation,
-                )
+                let readouts = readouts.by_ref().take(reads.len()).collect();
+                Observation::from_readouts(readouts, continuation)
             }));
         }
         Ok(observed)

@@ -5,29 +5,29 @@ use std::fmt::Write;
 
 use super::format::{number, percent};
 use super::{svg, words};
-use crate::localize::{Carried, ContrastKind, Reading};
+use crate::localize::{Mediation, ComparisonKind, TokenAttribution};
 use crate::text;
 
 /// Most heads that get a column of their own.
-const READERS: usize = 4;
+const ATTENDING: usize = 4;
 
 /// Writes the sentence, the curves by layer, and the table of these tokens and the others.
-pub fn section(out: &mut String, reading: &Reading) {
-    let rows: Vec<(&str, &Carried)> = std::iter::once(("these", &reading.carried))
-        .chain(reading.contrasts.iter().map(|contrast| {
-            let name = match contrast.kind {
-                ContrastKind::Random => "random tokens",
-                ContrastKind::Fails => "tokens that fail",
+pub fn section(out: &mut String, attribution: &TokenAttribution) {
+    let rows: Vec<(&str, &Mediation)> = std::iter::once(("these", &attribution.mediation))
+        .chain(attribution.comparisons.iter().map(|comparison| {
+            let name = match comparison.kind {
+                ComparisonKind::Random => "random tokens",
+                ComparisonKind::Fails => "tokens that fail",
             };
-            (name, &contrast.carried)
+            (name, &comparison.mediation)
         }))
         .collect();
     out.push_str("<h3>Attribution of the replaced tokens</h3>");
-    if let Some(sentence) = words::attribution(reading) {
+    if let Some(sentence) = words::attribution(attribution) {
         let _ = write!(out, "<p>{}</p>", text::html(&sentence));
     }
     let lines: Vec<(&str, &[f64])> =
-        rows.iter().map(|(name, carried)| (*name, &carried.handover[..])).collect();
+        rows.iter().map(|(name, mediation)| (*name, &mediation.layerwise[..])).collect();
     let label = "share of the effect that still depends on the replaced positions, by layer; \
         solid: these tokens, dashed: others";
     let _ = write!(
@@ -41,16 +41,16 @@ pub fn section(out: &mut String, reading: &Reading) {
         class=\"n\">loss</th><th class=\"n\">bits</th>",
     );
     out.push_str("<th class=\"n\">set removes</th><th class=\"n\">heads remove</th>");
-    for reader in reading.readers.iter().take(READERS) {
-        let _ = write!(out, "<th class=\"n\">{reader}</th>");
+    for head in attribution.attending.iter().take(ATTENDING) {
+        let _ = write!(out, "<th class=\"n\">{head}</th>");
     }
     out.push_str("</tr></thead><tbody>");
-    for (name, carried) in rows {
-        let shares = [carried.necessity, carried.readers];
+    for (name, mediation) in rows {
+        let shares = [mediation.necessity, mediation.attending];
         let shares =
-            shares.iter().chain(carried.each.iter().take(READERS)).map(|share| percent(*share));
+            shares.iter().chain(mediation.attending_each.iter().take(ATTENDING)).map(|share| percent(*share));
         let cells =
-            [number(carried.loss), number(carried.divergence_bits)].into_iter().chain(shares);
+            [number(mediation.loss), number(mediation.divergence_bits)].into_iter().chain(shares);
         let cells: String = cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();
         let _ = write!(out, "<tr><td>{name}</td>{cells}</tr>");
     }
