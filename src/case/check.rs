@@ -1,18 +1,19 @@
-//! What can be checked of a case without its model. The file may be anyone's.
+//! Validation of a case without its model. The file may come from anyone, so every number is
+//! checked to be finite and every list to be short; the first rule broken is named with its field.
 
 use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::Edit;
 use crate::localize::{Localization, TokenAttribution};
 use crate::oracle::Verdict;
 
-/// A rule that a case breaks: the field and what is wrong with it.
+/// A broken rule: the field, and what is wrong with it.
 pub(super) type Fault = (String, String);
 
 fn fault<T>(field: impl Into<String>, message: impl Into<String>) -> Result<T, Fault> {
     Err((field.into(), message.into()))
 }
 
-/// The first fault, by field.
+/// Returns the first fault.
 pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     if case.schema_version != SCHEMA_VERSION {
         return fault(
@@ -53,10 +54,10 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
             share(&format!("{name}[{index}].probability"), token.probability)?;
         }
     }
-    // Last, because a case changed by hand is better told which rule it breaks.
+    // Last, so that a case edited by hand is told which other rule it breaks.
     let id = case.compute_id();
     if case.id != id {
-        // A hostile id may be megabytes long: it is not repeated.
+        // A hostile id may be megabytes long, so it is not repeated.
         return fault("id", format!("does not match the content, whose id is {id}"));
     }
     Ok(())
@@ -102,10 +103,10 @@ fn check_verdict(v: &Verdict) -> Result<(), Fault> {
     Ok(())
 }
 
-fn bounded(field: &str, length: usize, most: usize) -> Result<(), Fault> {
-    match length <= most {
+fn bounded(field: &str, length: usize, max: usize) -> Result<(), Fault> {
+    match length <= max {
         true => Ok(()),
-        false => fault(field, format!("{length} entries, at most {most} are read")),
+        false => fault(field, format!("{length} entries, at most {max} are read")),
     }
 }
 
@@ -116,7 +117,7 @@ fn finite(field: &str, value: f64) -> Result<(), Fault> {
     }
 }
 
-/// A number between 0 and 1; what rounding puts beyond is let pass.
+/// Checks that a number is between 0 and 1, up to rounding.
 fn share(field: &str, value: f64) -> Result<(), Fault> {
     finite(field, value)?;
     match (-1e-6..=1.0 + 1e-6).contains(&value) {
@@ -199,16 +200,16 @@ fn check_attribution(attribution: &TokenAttribution, total: usize) -> Result<(),
         }
     }
     for (index, comparison) in attribution.comparisons.iter().enumerate() {
-        let of = at(&format!("contrasts[{index}].edits"));
-        bounded(&of, comparison.edits.len(), MAX_EDITS)?;
+        let edits = at(&format!("contrasts[{index}].edits"));
+        bounded(&edits, comparison.edits.len(), MAX_EDITS)?;
         for (index, edit) in comparison.edits.iter().enumerate() {
             if !matches!(edit, Edit::Replace { .. }) {
                 return fault(
-                    format!("{of}[{index}]"),
-                    "no replacement, of which a reading is made",
+                    format!("{edits}[{index}]"),
+                    "not a replacement, and an attribution is of replaced tokens",
                 );
             }
-            check_edit(&format!("{of}[{index}]"), edit, total)?;
+            check_edit(&format!("{edits}[{index}]"), edit, total)?;
         }
     }
     Ok(())

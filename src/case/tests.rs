@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -122,7 +124,7 @@ fn a_field_that_is_wrong_is_named() {
 }
 
 #[test]
-fn a_reading_that_is_wrong_is_named() {
+fn an_attribution_that_is_wrong_is_named() {
     let mediation =
         Mediation { layerwise: vec![1.0, 0.2], attending_each: vec![0.5], ..Mediation::default() };
     let edits = vec![Edit::Replace { position: 1, id: 3 }];
@@ -152,7 +154,7 @@ fn a_reading_that_is_wrong_is_named() {
         (
             "/contrasts/0/edits/0",
             "{\"edit\":\"delete\",\"position\":1}",
-            "contrasts[0].edits[0]: no replacement",
+            "contrasts[0].edits[0]: not a replacement",
         ),
         ("/contrasts/0/kind", "\"x\"", "contrasts[0].kind: unknown variant"),
     ] {

@@ -8,7 +8,9 @@ use super::{exit, output};
 use crate::campaign::attribute_against;
 use crate::case::Case;
 use crate::error::Result;
-use crate::localize::{Mediation, ComparisonKind, Effect, Localization, LocalizeOptions, TokenAttribution, localize};
+use crate::localize::{
+    ComparisonKind, Effect, Localization, LocalizeOptions, Mediation, TokenAttribution, localize,
+};
 use crate::storage::OutputDir;
 use crate::text::escape;
 
@@ -40,12 +42,16 @@ pub fn run(args: Args) -> Result<u8> {
     let subject = Subject::of(&args.case, &case, args.model.as_deref())?;
     let evaluator = subject.evaluator();
     let trial = case.trial();
-    let mut found =
-        localize(&evaluator, &trial, &LocalizeOptions { seed: case.control_seed, ..Default::default() })?;
+    let mut found = localize(
+        &evaluator,
+        &trial,
+        &LocalizeOptions { seed: case.control_seed, ..Default::default() },
+    )?;
     // What fails is known to the search that found the case alone.
     let known = case.localization.as_ref().and_then(|i| i.attribution.as_ref());
-    let fails =
-        known.and_then(|attribution| attribution.comparisons.iter().find(|c| c.kind == ComparisonKind::Fails));
+    let fails = known.and_then(|attribution| {
+        attribution.comparisons.iter().find(|c| c.kind == ComparisonKind::Fails)
+    });
     let fails = fails.map(|comparison| trial.with_edits(comparison.edits.clone()));
     attribute_against(&evaluator, &trial, &mut found, case.control_seed, fails)?;
     if args.json {
@@ -109,13 +115,17 @@ pub fn attribution_table(attribution: &TokenAttribution) -> Vec<String> {
     let of = |kind: ComparisonKind| -> Vec<&Mediation> {
         attribution.comparisons.iter().filter(|c| c.kind == kind).map(|c| &c.mediation).collect()
     };
-    let heads =
-        attribution.attending.iter().take(ATTENDING).map(|head| format!(" {:>10}", head.to_string()));
+    let heads = attribution
+        .attending
+        .iter()
+        .take(ATTENDING)
+        .map(|head| format!(" {:>10}", head.to_string()));
     let head = format!(
         "{:<9} {:>5} {:>5} {:>8} {:>5} {:>8}",
         "tokens", "loss", "bits", "layers", "set", "readers"
     );
-    let mut lines = vec![head + &heads.collect::<String>(), row("these", &[&attribution.mediation])];
+    let mut lines =
+        vec![head + &heads.collect::<String>(), row("these", &[&attribution.mediation])];
     let (random, fails) = (of(ComparisonKind::Random), of(ComparisonKind::Fails));
     lines.extend((!random.is_empty()).then(|| row(&format!("{} random", random.len()), &random)));
     lines.extend((!fails.is_empty()).then(|| row("fails", &fails)));
@@ -159,7 +169,9 @@ fn print(case: &Case, found: &Localization, top: usize) {
             "how the replaced tokens are read: in which layers, and how much goes without the set, \
             without readers",
         );
-        attribution_table(attribution).into_iter().for_each(|line| output::line(format!("  {line}")));
+        attribution_table(attribution)
+            .into_iter()
+            .for_each(|line| output::line(format!("  {line}")));
     }
     output::line(format!("calls         {} trials", found.calls));
 }

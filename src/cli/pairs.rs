@@ -83,8 +83,13 @@ pub fn run(args: &Args) -> Result<u8> {
     let evaluator = ModelEvaluator::new(&model);
     let ids = lesion_text(&model, args.text.as_deref())?;
     let [first, rest @ ..] = &ids[..] else { return Err(Error::request("the text has no tokens")) };
-    let options =
-        PairOptions { target: of, action, limit: args.limit, controls: args.controls, seed: args.seed };
+    let options = PairOptions {
+        target: of,
+        action,
+        limit: args.limit,
+        controls: args.controls,
+        seed: args.seed,
+    };
     let bar = output::Progress::bar(0, "pairs");
     let start = std::time::Instant::now();
     let sweep =

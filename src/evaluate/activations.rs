@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::edit::Component;
-use crate::model::Config;
 use crate::model::hooks::Site;
+use crate::model::{Config, Residual};
 
 /// The outputs of all components at every position of one run.
 #[derive(Debug, Clone)]
@@ -56,13 +56,15 @@ pub fn place(component: &Component, config: &Config) -> Option<(usize, Site, Ran
 /// Returns the TransformerLens name of the hook point that holds a component's output, so that a
 /// finding can be looked up with other tools: `L3.head1` is a slice of `blocks.3.attn.hook_z`.
 ///
-/// `None` where TransformerLens has no such point: single weights, single experts, the parts of
-/// recurrent layers.
+/// A component that is a whole block holds exactly what the block adds to the residual stream, on
+/// every model. On models that normalize a block's output before adding it (Gemma 3, OLMo 2) that is
+/// the value after the norm. `hook_attn_out` and `hook_mlp_out` of TransformerLens are after it too
+/// on Gemma 3 (`use_normalization_before_and_after`), but before it on OLMo 2, where no hook point
+/// has the value.
 ///
-/// On models that normalize the output of a block before adding it to the residual stream (Gemma 3,
-/// OLMo 2), `hook_attn_out` and `hook_mlp_out` are after that norm, in TransformerLens and here: on
-/// every model they are exactly what the block adds to the residual stream. `hook_z` and
-/// `hook_post` are inside the block, before it.
+/// `None` where TransformerLens has no hook point with the values: whole blocks of OLMo 2, single
+/// weights and experts, routers, and recurrent layers. `None` also for a component that the model
+/// does not have.
 pub fn hook_name(component: &Component, config: &Config) -> Option<String> {
     if !config.has(component) {
         return None;
@@ -73,6 +75,11 @@ pub fn hook_name(component: &Component, config: &Config) -> Option<String> {
             if config.mixer(layer) == (Component::Attention { layer }) =>
         {
             Some(format!("blocks.{layer}.attn.hook_z"))
+        }
+        Component::Attention { .. } | Component::Mlp { .. }
+            if config.residual == Residual::PostNorm =>
+        {
+            None
         }
         Component::Attention { layer } => Some(format!("blocks.{layer}.hook_attn_out")),
         Component::Mlp { layer } => Some(format!("blocks.{layer}.hook_mlp_out")),

@@ -56,6 +56,12 @@ pub struct ForwardCache(Vec<Arc<CachedForward>>);
 const CACHE_BYTES: usize = 192 << 20;
 
 impl ForwardCache {
+    /// Returns the number of cached forwards.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Returns the forward of a sequence with these lesions, if it is cached, and marks it as used.
     pub fn get(&mut self, ids: &[u32], lesions: &[Edit]) -> Option<Arc<CachedForward>> {
         let at = self.0.iter().position(|f| f.ids == ids && f.lesions == lesions)?;

@@ -248,3 +248,67 @@ impl Baselines for ModelEvaluator<'_> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Barrier, mpsc};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::edit::Component;
+
+    fn recurrent() -> Model {
+        Model::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/mamba")).unwrap()
+    }
+
+    /// The cache stayed locked through a whole forward, and lowering that asked for another cached
+    /// forward waited for itself.
+    #[test]
+    fn a_forward_that_carries_a_state_over_does_not_wait_for_itself() {
+        let (sender, receiver) = mpsc::channel();
+        let (ids, from) = ([5, 17, 42, 8, 23, 61], vec![9, 33, 70]);
+        let carry = Edit::CarryState {
+            component: Component::State { layer: 0, part: None },
+            position: 2,
+            from: from.clone(),
+        };
+        let (edits, source) = (vec![carry], from);
+        std::thread::spawn(move || {
+            let model = recurrent();
+            let evaluator = ModelEvaluator::new(&model);
+            let plain = evaluator.cached_forward(&ids, &[]).unwrap();
+            let carried = evaluator.cached_forward(&ids, &edits).unwrap();
+            let source = evaluator.kept_forward(&source, &[]);
+            sender.send((plain, carried, source, model.config.hidden_size)).unwrap();
+        });
+        let received = receiver.recv_timeout(Duration::from_secs(120));
+        let (plain, carried, source, d) = received.expect("the forward waits for itself");
+        assert!(source.is_some(), "the forward whose state is carried over is cached too");
+        let output = |cached: &CachedForward, position: usize| {
+            cached.residuals.pre.last().unwrap()[position * d..][..d].to_vec()
+        };
+        assert_eq!(output(&plain, 1), output(&carried, 1), "before the edit nothing differs");
+        assert_ne!(output(&plain, 3), output(&carried, 3), "the state after position 2 is another");
+    }
+
+    #[test]
+    fn threads_that_ask_for_one_forward_get_equal_values() {
+        let model = recurrent();
+        let evaluator = ModelEvaluator::new(&model);
+        let (ids, together) = ([5, 17, 42, 8, 23, 61], Barrier::new(2));
+        let ask = || {
+            together.wait();
+            evaluator.cached_forward(&ids, &[]).unwrap()
+        };
+        let (one, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(ask);
+            (ask(), other.join().unwrap())
+        });
+        assert_eq!(one.residuals.pre, other.residuals.pre);
+        assert!(one.residuals.pre.iter().flatten().any(|x| *x != 0.0));
+        let kept = evaluator.kept_forward(&ids, &[]).unwrap();
+        assert_eq!(kept.residuals.pre, one.residuals.pre);
+        // Whoever came second replaced an equal forward and did not add one.
+        assert_eq!(lock(&evaluator.forwards).len(), 1);
+    }
+}

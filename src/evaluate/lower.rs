@@ -248,9 +248,11 @@ impl<'a> Lowering<'a> {
             Action::Mean => {
                 let means = self.baselines.means()?;
                 let mean = means.output(component, &self.model().config);
-                put(mean.ok_or_else(|| Error::request(format!(
-                    "{component} has no mean: the site is too large to be averaged"
-                )))?)
+                put(mean.ok_or_else(|| {
+                    Error::request(format!(
+                        "{component} has no mean: the site is too large to be averaged"
+                    ))
+                })?)
             }
             Action::Noise { seed, strength } => {
                 // Drawn per position of the sequence, so that a row with a cached prefix gets the

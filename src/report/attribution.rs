@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::format::{number, percent};
 use super::{svg, words};
-use crate::localize::{Mediation, ComparisonKind, TokenAttribution};
+use crate::localize::{ComparisonKind, Mediation, TokenAttribution};
 use crate::text;
 
 /// Most heads that get a column of their own.
@@ -47,8 +47,10 @@ pub fn section(out: &mut String, attribution: &TokenAttribution) {
     out.push_str("</tr></thead><tbody>");
     for (name, mediation) in rows {
         let shares = [mediation.necessity, mediation.attending];
-        let shares =
-            shares.iter().chain(mediation.attending_each.iter().take(ATTENDING)).map(|share| percent(*share));
+        let shares = shares
+            .iter()
+            .chain(mediation.attending_each.iter().take(ATTENDING))
+            .map(|share| percent(*share));
         let cells =
             [number(mediation.loss), number(mediation.divergence_bits)].into_iter().chain(shares);
         let cells: String = cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();

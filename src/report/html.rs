@@ -354,7 +354,10 @@ mod tests {
                 (localization.necessity, localization.emergence) = (odd, Some(odd));
                 if let Some(attribution) = &mut localization.attribution {
                     attribution.mediation.layerwise.fill(odd);
-                    (attribution.mediation.attending, attribution.comparisons[0].mediation.attending) = (odd, odd);
+                    (
+                        attribution.mediation.attending,
+                        attribution.comparisons[0].mediation.attending,
+                    ) = (odd, odd);
                 }
             }
         }

@@ -3,13 +3,13 @@
 //! Nothing here runs a model or reads a clock: the same summary and cases give the same bytes.
 //! Every text that comes from a model or a file is data and goes through [`crate::text`].
 
+mod attribution;
 mod card;
 pub mod comparison;
 mod diff;
 mod format;
 mod html;
 mod interactions;
-mod attribution;
 mod suffix;
 mod svg;
 mod terminal;

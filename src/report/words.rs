@@ -132,8 +132,9 @@ pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
     let (first, own) = (attending.first()?, *attribution.mediation.attending_each.first()?);
     let of = |kind: ComparisonKind| {
         let comparisons = attribution.comparisons.iter().filter(|c| c.kind == kind);
-        let shares =
-            comparisons.filter_map(|c| c.mediation.attending_each.first().copied()).filter(|s| s.is_finite());
+        let shares = comparisons
+            .filter_map(|c| c.mediation.attending_each.first().copied())
+            .filter(|s| s.is_finite());
         let (low, high) = shares
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)));
         (low <= high).then(|| {

@@ -105,7 +105,9 @@ impl Null {
         for m in pairs.filter(|m| m.interaction.abs() > floor) {
             groups.entry((thirds[m.pair.0], thirds[m.pair.1])).or_default().push(m.ratio().ln());
         }
-        let spread = |sizes: &[f64]| (stats::median(sizes), (stats::MAD_TO_DEVIATION * stats::mad(sizes)).max(1e-3));
+        let spread = |sizes: &[f64]| {
+            (stats::median(sizes), (stats::MAD_TO_DEVIATION * stats::mad(sizes)).max(1e-3))
+        };
         let pooled: Vec<f64> = groups.values().flatten().copied().collect();
         Self {
             by_thirds: groups

@@ -5,7 +5,8 @@ use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
-    Mediation, ComparisonTokens, ComparisonKind, Effect, Localization, PositionEffect, TokenAttribution,
+    ComparisonKind, ComparisonTokens, Effect, Localization, Mediation, PositionEffect,
+    TokenAttribution,
 };
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
@@ -248,7 +249,9 @@ pub fn campaign() -> (Summary, Vec<Case>) {
         Some(0.62),
     ));
 
-    king.localization.iter_mut().for_each(|localization| localization.attribution = Some(attribution(4)));
+    king.localization
+        .iter_mut()
+        .for_each(|localization| localization.attribution = Some(attribution(4)));
 
     let mut hostile = case(0xa2, OracleKind::Echo, 14.2, 40);
     hostile.verdict.threshold = 9.1;

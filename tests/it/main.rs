@@ -1,5 +1,7 @@
 //! The one integration binary. Regressions are named by what broke.
 
+mod backups;
+mod checkpoints;
 mod cli;
 mod corpus;
 mod cut_out;

@@ -1,5 +1,5 @@
-//! Faults planted in the built-in models, one at a time: the implication sees the two runs and not
-//! the edit, and must name the component it was planted in.
+//! Faults planted in the built-in models, one at a time: the localization sees the two runs and not
+//! the edit, and must name the component that the fault was planted in.
 
 use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::ModelEvaluator;
@@ -14,8 +14,8 @@ const PROMPTS: [&str; 3] = [
     "She was not a woman of many words, for, unlike people in general",
 ];
 
-/// Plants `count` faults in a model and says how many were named first, and what was named in the
-/// place of the others. Zero, five times the output, and noise of twice its norm take turns.
+/// Plants `count` faults in a model and returns how many were named first, and which components were
+/// named in place of the others. Zero, five times the output, and noise of twice its norm take turns.
 fn plant(
     name: &str,
     count: usize,
@@ -44,8 +44,8 @@ fn plant(
             &LocalizeOptions { neurons: 384, ..LocalizeOptions::default() },
         )
         .unwrap();
-        // A neuron that is silent on this text, or an expert that nothing is routed to, is no fault
-        // there: nothing differs between the runs, and another is drawn.
+        // The lesion of a neuron that is inactive on this text, or of an expert that nothing is
+        // routed to, makes no difference between the runs: another component is drawn.
         let Some(first) = localization.set.first() else { continue };
         n += 1;
         if *first == component {
