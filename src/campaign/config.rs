@@ -88,7 +88,7 @@ impl CampaignConfig {
 
     /// The campaign of `glitch fuzz` without arguments, which `glitch compare` runs on every model.
     pub fn quick() -> Result<Self> {
-        Self::parse(include_str!("../../fuzz/quick.toml"), Path::new("fuzz/quick.toml"))
+        Self::parse(include_str!("quick.toml"), Path::new("fuzz/quick.toml"))
     }
 
     /// What the types do not say: field and fault.

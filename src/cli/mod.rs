@@ -2,6 +2,7 @@
 
 mod args;
 mod compare;
+mod completions;
 mod corpus;
 pub mod exit;
 mod fuzz;
@@ -21,7 +22,7 @@ mod transfer;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Fuzz a language model for glitches: find, minimize, explain, replay, keep.
 ///
@@ -47,6 +48,8 @@ enum Command {
     Transfer(transfer::Args),
     Compare(compare::Args),
     Report(report::Args),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
 }
 
 /// Parses the command line, runs the command, and says in one line what went wrong.
@@ -74,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Transfer(args) => transfer::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Report(args) => report::run(args),
+        Command::Completions(args) => completions::completions(args, Cli::command()),
+        Command::Man(args) => completions::man(args, Cli::command()),
     };
     ExitCode::from(match result {
         Ok(code) => written(code),

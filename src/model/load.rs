@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::formats::{Source, gguf, locate, pth, read_text, safetensors};
+use super::formats::{Source, builtin, gguf, locate, pth, read_text, safetensors};
 use super::{Config, Model, Tokenizer, Weights};
 use crate::error::{Error, Result};
 use crate::text::hex;
@@ -43,7 +43,7 @@ impl Model {
     /// [`Error::Model`] naming the file and field at fault.
     pub fn load(spec: &str) -> Result<Self> {
         if let Some(name) = spec.strip_prefix("builtin:") {
-            return locate::builtin(spec, name);
+            return builtin::load(spec, name);
         }
         let path = match spec.strip_prefix("hf:") {
             Some(repository) => locate::hf_cache(repository)?,

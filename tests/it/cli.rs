@@ -58,6 +58,8 @@ fn help_is_there_for_every_command() {
         "corpus verify",
         "corpus show",
         "report",
+        "completions",
+        "man",
         "model",
         "model show",
         "model logits",

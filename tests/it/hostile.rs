@@ -185,9 +185,8 @@ fn safetensors_files() {
         ),
         (
             "a shape beyond counting",
-            format!(
-                r#"{{{name}:{{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,8]}}}}"#
-            ),
+            format!(r#"{{{name}:{{"dtype":"F32","shape":[4294967296,4294967296,4],"#,)
+                + r#""data_offsets":[0,8]}}"#,
         ),
         (
             "too small a shape",

@@ -3,6 +3,7 @@
 mod backups;
 mod checkpoints;
 mod cli;
+mod completions;
 mod corpus;
 mod cut_out;
 mod edits;

@@ -74,6 +74,10 @@ fn the_planted_component_comes_first_in_19_of_20() {
 
 /// Five of each kind: experts, routers, states of channels (Mamba), heads (RWKV).
 #[test]
+#[cfg_attr(
+    not(all(builtin = "moe", builtin = "mamba", builtin = "rwkv")),
+    ignore = "needs the features moe, mamba and rwkv"
+)]
 fn of_experts_routers_states_and_heads_19_of_20_come_first() {
     let moe = plant("builtin:moe", 10, |rng, n| {
         let layer = rng.random_range(0..4);

@@ -249,6 +249,7 @@ fn ids(model: &Model, text: &str) -> Vec<u32> {
 }
 
 #[test]
+#[cfg_attr(not(builtin = "rwkv"), ignore = "needs the feature rwkv")]
 fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
     for name in ["builtin:dense", "builtin:rwkv"] {
         let model = Model::load(name).unwrap();
@@ -441,6 +442,7 @@ fn a_residual_patch_loses_its_effect_where_later_positions_have_attended() {
 }
 
 #[test]
+#[cfg_attr(not(builtin = "moe"), ignore = "needs the feature moe")]
 fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");

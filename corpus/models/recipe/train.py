@@ -218,11 +218,14 @@ def main() -> None:
     def write(step: int) -> None:
         save(model, out)
         (out / "token_counts.json").write_text("[" + ",".join(map(str, counts.tolist())) + "]\n")
-        # The held-out text is the same for all of them: one copy will do.
-        for name in (
-            ("tokenizer.json", "heldout.txt") if args.model == "dense" else ("tokenizer.json",)
-        ):
-            shutil.copyfile(work / name, out / name)
+        # Tokenizer and held-out text are the same for all models, and are stored with the dense one.
+        shared, link = out.parent / "dense" / "tokenizer.json", out / "tokenizer.json"
+        if args.model == "dense" or not shared.exists():
+            shutil.copyfile(work / "tokenizer.json", link)
+        elif not link.exists():
+            link.symlink_to(Path("..") / "dense" / "tokenizer.json")
+        if args.model == "dense":
+            shutil.copyfile(work / "heldout.txt", out / "heldout.txt")
         torch.save(
             {
                 "model": model.state_dict(),

@@ -2,26 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::safetensors;
 use crate::error::{Error, Result};
-use crate::model::{Config, Model, Tokenizer};
-
-/// The files of one of them.
-macro_rules! files {
-    ($name:literal) => {
-        (
-            $name,
-            include_str!(concat!("../../../corpus/models/", $name, "/config.json")),
-            include_bytes!(concat!("../../../corpus/models/", $name, "/model.safetensors")),
-            include_bytes!(concat!("../../../corpus/models/", $name, "/tokenizer.json")),
-        )
-    };
-}
-
-/// The built-in models: name, config.json, model.safetensors, tokenizer.json. They are part of the
-/// program, so that its first command works from any directory.
-const BUILTIN: [(&str, &str, &[u8], &[u8]); 4] =
-    [files!("dense"), files!("moe"), files!("mamba"), files!("rwkv")];
 
 /// Returns whether a name is the same on every machine: a built-in model, or one of the Hugging
 /// Face cache.
@@ -84,22 +65,11 @@ pub fn short_names(names: &[&str]) -> Vec<String> {
     names.iter().map(short).collect()
 }
 
-pub fn builtin(spec: &str, name: &str) -> Result<Model> {
-    let Some((_, config, weights, tokenizer)) = BUILTIN.iter().find(|b| b.0 == name) else {
-        let names: Vec<String> = BUILTIN.iter().map(|b| format!("builtin:{}", b.0)).collect();
-        return Err(Error::model(
-            spec,
-            "name",
-            format!("no such built-in model; there are: {}", names.join(", ")),
-        ));
-    };
-    let config = Config::from_json(spec, config)?;
-    let tokenizer = Tokenizer::from_bytes(spec, tokenizer)?;
-    Model::assemble(spec, config, &mut safetensors::Buffer::open(spec, weights)?, Some(tokenizer))
-}
-
-/// The newest snapshot of `org/name` in the local cache, by the rules of huggingface_hub:
-/// `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
+/// Returns the folder of the newest snapshot of `org/name` in the local cache, by the rules of
+/// huggingface_hub: `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
+///
+/// # Errors
+/// [`Error::Model`] if the name is not of that form, or the model is not in the cache.
 pub fn hf_cache(repository: &str) -> Result<PathBuf> {
     let valid = repository.split('/').count() == 2
         && repository.split('/').all(|p| !p.is_empty() && p != "." && p != "..")

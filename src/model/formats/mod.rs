@@ -1,5 +1,6 @@
 //! The files that models come in: where named tensors, configurations and tokenizers are read from.
 
+pub mod builtin;
 pub mod gguf;
 pub mod locate;
 pub mod pth;
