@@ -173,10 +173,7 @@ mod tests {
             assert!(!oracle.label().is_empty() && oracle.meaning().ends_with('.'));
             for score in [0.5, 0.0, -1.0, 1e300, f64::NAN, f64::INFINITY] {
                 let sentence = oracle.sentence("Deleting `x`", score);
-                assert!(
-                    sentence.starts_with("Deleting `x` ") && sentence.ends_with('.'),
-                    "{sentence}"
-                );
+                assert!(sentence.contains("Deleting `x`") && sentence.ends_with('.'), "{sentence}");
                 assert!(!oracle.effect(score, "y").is_empty());
             }
         }
