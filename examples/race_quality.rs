@@ -191,7 +191,7 @@ fn candidates(problem: &Problem, suffix: &[u32], gradient: &[f32]) -> Vec<Vec<(u
         let place = rng.random_range(0..suffix.len());
         let mut changed = suffix.to_vec();
         changed[place] = best[place][rng.random_range(0..best[place].len())];
-        if problem.survives(1, &changed) {
+        if problem.round_trips(1, &changed) {
             candidates.push(vec![(place, changed[place])]);
         }
     }

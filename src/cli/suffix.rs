@@ -80,7 +80,7 @@ pub struct Args {
     /// Tokens beyond printable ASCII too.
     #[arg(long)]
     any_text: bool,
-    /// Suffixes that no text encodes to as well: ids alone can carry them.
+    /// Also try suffixes that do not round-trip through the tokenizer: no text encodes to them.
     #[arg(long)]
     any_ids: bool,
     /// Of several prompts the last so many are left out of the search, and tested at the end.
@@ -425,13 +425,13 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
         None => format!("loss      {:.3} to begin with; no step was made", state.best.loss),
     });
     output::line(format!("suffix    {}", text(&state.best.suffix)));
-    let again = problem.survives(1, &state.best.suffix);
+    let again = problem.round_trips(1, &state.best.suffix);
     output::line(format!(
         "as text   {}",
         if again {
-            "is read as the same tokens"
+            "encodes to the same tokens (round-trips)"
         } else {
-            "is read as other tokens: ids alone carry it"
+            "encodes to other tokens: only ids give this suffix"
         }
     ));
     if let Some(soft) = &state.soft {

@@ -70,9 +70,9 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
         );
     }
     if !state.reached.is_empty() {
-        let survive = state.reached.iter().filter(|reached| reached.survives).count();
+        let round_trips = state.reached.iter().filter(|reached| reached.round_trips).count();
         tile(
-            &percent(survive as f64 / state.reached.len() as f64),
+            &percent(round_trips as f64 / state.reached.len() as f64),
             "round-trip",
             "of the suffixes that reach the goal tokenize to the same ids again",
         );
@@ -125,7 +125,8 @@ mod tests {
             reached: 0,
             prompts: 1,
         };
-        let reached = Reached { step: 2, prompts: 1, suffix: vec![3], loss: 0.2, survives: true };
+        let reached =
+            Reached { step: 2, prompts: 1, suffix: vec![3], loss: 0.2, round_trips: true };
         Search {
             schema_version: 1,
             model: campaign().1[0].model.clone(),

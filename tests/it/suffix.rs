@@ -268,7 +268,7 @@ fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
         let first = whole.state.trace[0].loss;
         assert!(whole.state.best.loss < first - 0.5, "{name}: {first} {}", whole.state.best.loss);
         assert!(!whole.state.reached.is_empty(), "{name}: {:?}", whole.state.best);
-        // Every one of them does it, greedily, and text can carry it.
+        // Each says the target greedily and round-trips through the tokenizer.
         for reached in &whole.state.reached {
             let trial = problem.trial(0, &reached.suffix);
             assert!(
@@ -276,7 +276,7 @@ fn a_search_reaches_its_target_and_is_the_same_when_resumed() {
                 "{name}: {reached:?}"
             );
             assert!(
-                reached.survives && problem.survives(1, &reached.suffix),
+                reached.round_trips && problem.round_trips(1, &reached.suffix),
                 "{name}: {reached:?}"
             );
         }

@@ -42,7 +42,7 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
         let mut drawn = draw(&log_probs, count, &mut rng);
         let longer = |id: u32| [&entry.suffix[..], &[id]].concat();
         if options.text {
-            drawn.retain(|id| problem.survives(state.prompts, &longer(*id)));
+            drawn.retain(|id| problem.round_trips(state.prompts, &longer(*id)));
         }
         candidates += drawn.len();
         let Some(&first) = drawn.first() else { continue };

@@ -2,7 +2,7 @@
 //! Aligned Language Models", algorithm 2), with what has been found to help since: a buffer of
 //! candidates (Hayase et al. 2024), several replacements at a time, merging the best single
 //! replacements (Jia et al. 2024, "Improved Techniques for Optimization-Based Jailbreaking"),
-//! candidates that text can carry, and successive halving in place of full runs of all.
+//! candidates that round-trip through the tokenizer, and successive halving in place of full runs of all.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,7 @@ use crate::rng::{self, Rng};
 const COPIED: usize = 16;
 const RUN: usize = 4;
 
-/// Draws for each candidate before a step goes on with fewer: text may be unable to carry most of
-/// them.
+/// Draws for each candidate before a step goes on with fewer: most may not round-trip.
 const DRAWS: usize = 8;
 
 /// One step.
@@ -59,7 +58,9 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
     let better: Vec<&[(usize, u32)]> = better.iter().map(|(i, _)| &candidates[*i][..]).collect();
     let merged: Vec<Vec<(usize, u32)>> = merged(&better, options.merge)
         .into_iter()
-        .filter(|m| !options.text || problem.survives(state.prompts, &changed(&current.suffix, m)))
+        .filter(|m| {
+            !options.text || problem.round_trips(state.prompts, &changed(&current.suffix, m))
+        })
         .collect();
     for (candidate, score) in
         merged.iter().zip(problem.score(state.prompts, &current.suffix, &merged)?)
@@ -130,7 +131,7 @@ fn candidates(
         });
         candidate.sort_unstable();
         if seen.insert(candidate.clone())
-            && (!options.text || problem.survives(state.prompts, &changed(suffix, &candidate)))
+            && (!options.text || problem.round_trips(state.prompts, &changed(suffix, &candidate)))
         {
             candidates.push(candidate);
             copies.push(is_copied);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::rungs::prune;
-use super::tokens::read_again;
+use super::tokens::round_trips;
 use super::{Goal, GoalKind, Tokens};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
@@ -47,9 +47,8 @@ pub struct Problem<'a, 'm> {
     pub tokens: Tokens,
     /// Of each prompt with a neutral suffix.
     baselines: Vec<Observation>,
-    /// Whether each prompt with a neutral suffix of so many tokens, written out as text, is read as
-    /// the same tokens again.
-    carried: Vec<Vec<bool>>,
+    /// By prompt and suffix length: whether the prompt with a neutral suffix round-trips.
+    neutral_round_trips: Vec<Vec<bool>>,
 }
 
 impl<'a, 'm> Problem<'a, 'm> {
@@ -94,13 +93,13 @@ impl<'a, 'm> Problem<'a, 'm> {
             }
         };
         let baselines = evaluator.observe(&prompts.iter().map(request).collect::<Vec<_>>())?;
-        let carried = |prompt: &Prompt| {
+        let neutral_round_trips = |prompt: &Prompt| {
             (0..=length)
-                .map(|n| read_again(evaluator.model, &prompt.with(&vec![tokens.neutral; n])))
+                .map(|n| round_trips(evaluator.model, &prompt.with(&vec![tokens.neutral; n])))
                 .collect()
         };
-        let carried = prompts.iter().map(carried).collect();
-        Ok(Self { evaluator, prompts, goal, tokens, baselines, carried })
+        let neutral_round_trips = prompts.iter().map(neutral_round_trips).collect();
+        Ok(Self { evaluator, prompts, goal, tokens, baselines, neutral_round_trips })
     }
 
     /// What the model does after a prompt with a neutral suffix.
@@ -122,13 +121,13 @@ impl<'a, 'm> Problem<'a, 'm> {
             .with_edits(edits)
     }
 
-    /// Whether text can carry the suffix in every one of the first `prompts` prompts: written out,
-    /// they are read as the same tokens again. Where not even the prompt with a neutral suffix is,
-    /// the suffix is looked at by itself.
-    pub fn survives(&self, prompts: usize, suffix: &[u32]) -> bool {
-        let again = |ids: &[u32]| read_again(self.evaluator.model, ids);
-        self.prompts[..prompts].iter().zip(&self.carried).all(|(prompt, carried)| {
-            if carried.get(suffix.len()) == Some(&true) {
+    /// Returns true if the suffix round-trips through the tokenizer in each of the first `prompts`
+    /// prompts: their text encodes to the same tokens again. Where not even the prompt with a
+    /// neutral suffix does, the suffix alone must.
+    pub fn round_trips(&self, prompts: usize, suffix: &[u32]) -> bool {
+        let again = |ids: &[u32]| round_trips(self.evaluator.model, ids);
+        self.prompts[..prompts].iter().zip(&self.neutral_round_trips).all(|(prompt, neutral)| {
+            if neutral.get(suffix.len()) == Some(&true) {
                 again(&prompt.with(suffix))
             } else {
                 again(suffix)

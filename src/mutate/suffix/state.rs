@@ -40,7 +40,7 @@ pub struct Options {
     /// Whether runs of the target's own tokens are among the candidates.
     #[serde(default)]
     pub copies: bool,
-    /// Only suffixes that text can carry.
+    /// Only suffixes that round-trip through the tokenizer are candidates.
     pub text: bool,
     /// The rungs of successive halving, as (layers run so far, share of the candidates kept there).
     /// Empty: every candidate runs to the last layer.
@@ -62,8 +62,9 @@ pub struct Reached {
     pub prompts: usize,
     pub suffix: Vec<u32>,
     pub loss: f64,
-    /// Whether text can carry it.
-    pub survives: bool,
+    /// Whether it round-trips: its text, in every prompt, encodes to the same tokens again.
+    #[serde(rename = "survives")]
+    pub round_trips: bool,
 }
 
 /// One step, for those who watch.
@@ -171,14 +172,14 @@ impl State {
                 .iter()
                 .all(|known| known.suffix != *suffix || known.prompts < self.prompts)
             {
-                let survives = problem.survives(self.prompts, suffix);
+                let round_trips = problem.round_trips(self.prompts, suffix);
                 let (step, prompts, loss) = (self.step, self.prompts, score.loss);
                 self.reached.push(Reached {
                     step,
                     prompts,
                     suffix: suffix.clone(),
                     loss,
-                    survives,
+                    round_trips,
                 });
             }
         }
@@ -187,7 +188,7 @@ impl State {
         let closest = scored.iter().find(|(_, score)| !score.reached).map(Entry::of);
         self.fails =
             closest.into_iter().chain(self.fails.take()).min_by(|a, b| a.loss.total_cmp(&b.loss));
-        // Nothing to choose from (no candidate that text can carry, say): the suffix stays.
+        // Without any candidate (none round-trips, say) the suffix stays.
         if let Some(best) = scored.first() {
             let (newest, reached) = (Entry::of(best), best.1.reached);
             goes_on(&scored, &mut self.buffer);

@@ -1,4 +1,4 @@
-//! The tokens a suffix may be made of, and whether text can carry it.
+//! The tokens that a suffix may be made of, and round trips through the tokenizer.
 
 use std::sync::OnceLock;
 
@@ -77,8 +77,8 @@ impl Tokens {
     }
 }
 
-/// Whether ids, written out as text, are read as the same ids again. True without a tokenizer.
-pub fn read_again(model: &Model, ids: &[u32]) -> bool {
+/// Returns true if the text of these ids encodes to the same ids again; true without a tokenizer.
+pub fn round_trips(model: &Model, ids: &[u32]) -> bool {
     let Some(tokenizer) = &model.tokenizer else { return true };
     tokenizer.encode(&tokenizer.decode(ids)).is_ok_and(|again| again == ids)
 }
