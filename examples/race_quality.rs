@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use glitch::evaluate::{Expected, ModelEvaluator};
 use glitch::model::Model;
 use glitch::mutate::suffix::{
-    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, State, Tokens, prune, rungs,
+    Algorithm, Goal, GoalKind, Mean, Problem, Prompt, Search, SearchState, SuffixOptions, Tokens,
+    prune, rungs,
 };
 use glitch::rng;
 use rand::Rng as _;
@@ -46,7 +47,7 @@ fn main() -> Any<()> {
     let goal = Goal { kind: GoalKind::Target, continuation, mean: Mean::Arithmetic };
     let problem = Problem::new(&evaluator, vec![prompt], goal, Tokens::new(&model, true)?, LENGTH)?;
     let depth = model.config.num_hidden_layers;
-    let mut options = Options {
+    let mut options = SuffixOptions {
         algorithm: Algorithm::Gcg,
         seed: 0,
         length: LENGTH,
@@ -110,7 +111,12 @@ struct Look {
     expected: BTreeMap<usize, Vec<Expected>>,
 }
 
-fn look(problem: &Problem, state: &State, seed: usize, choices: &[Vec<(usize, f64)>]) -> Any<Look> {
+fn look(
+    problem: &Problem,
+    state: &SearchState,
+    seed: usize,
+    choices: &[Vec<(usize, f64)>],
+) -> Any<Look> {
     let (suffix, depth) =
         (&state.buffer[0].suffix, problem.evaluator.model.config.num_hidden_layers);
     let mut layers: Vec<usize> =

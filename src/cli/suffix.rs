@@ -13,8 +13,8 @@ use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::minimize;
 use crate::model::Model;
 use crate::mutate::suffix::{
-    Algorithm, Goal, GoalKind, HeldOut, Mean, Options, Problem, Prompt, Reached, Search, Step,
-    Tokens, rungs,
+    Algorithm, Goal, GoalKind, HeldOut, Mean, Problem, Prompt, Reached, Search, Step,
+    SuffixOptions, Tokens, rungs,
 };
 use crate::oracle::ModelJudge;
 use crate::text::{escape, fit};
@@ -183,13 +183,13 @@ pub fn run(args: Args) -> Result<u8> {
     Ok(if ended { exit::OK } else { exit::INTERRUPTED })
 }
 
-fn options(args: &Args, model: &Model) -> Options {
+fn options(args: &Args, model: &Model) -> SuffixOptions {
     let rungs = if args.exact {
         Vec::new()
     } else {
         rungs(model.config.num_hidden_layers, model.config.is_recurrent())
     };
-    Options {
+    SuffixOptions {
         algorithm: args.algorithm,
         seed: args.seed,
         length: args.length as usize,

@@ -112,7 +112,8 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
 mod tests {
     use super::*;
     use crate::mutate::suffix::{
-        Entry, Goal, GoalKind, HeldOut, Mean, Options, Prompt, Reached, State, Step,
+        Goal, GoalKind, HeldOut, Mean, Prompt, Reached, ScoredSuffix, SearchState, Step,
+        SuffixOptions,
     };
     use crate::testing::sample::{balanced, campaign, saying};
 
@@ -132,7 +133,7 @@ mod tests {
             model: campaign().1[0].model.clone(),
             prompts: vec![Prompt { before: vec![1], after: vec![] }; 2],
             goal: Goal { kind: GoalKind::Target, continuation: vec![4], mean: Mean::Arithmetic },
-            options: Options {
+            options: SuffixOptions {
                 algorithm: Algorithm::Gcg,
                 seed: 1,
                 length: 1,
@@ -147,10 +148,10 @@ mod tests {
                 text: true,
                 rungs: vec![],
             },
-            state: State {
+            state: SearchState {
                 step: steps,
                 buffer: vec![],
-                best: Entry { suffix: vec![3], loss: odd },
+                best: ScoredSuffix { suffix: vec![3], loss: odd },
                 reached: if steps > 0 { vec![reached] } else { vec![] },
                 fails: None,
                 prompts: 1,

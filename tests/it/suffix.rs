@@ -9,7 +9,7 @@ use glitch::model::batch::Row;
 use glitch::model::hooks::{Block, Change, Site};
 use glitch::model::{Forward, Model};
 use glitch::mutate::suffix::{
-    Algorithm, Goal, GoalKind, Mean, Options, Problem, Prompt, Search, Tokens,
+    Algorithm, Goal, GoalKind, Mean, Problem, Prompt, Search, SuffixOptions, Tokens,
 };
 
 use super::cli::glitch;
@@ -209,8 +209,8 @@ fn halving_error(
     evaluator.successive_halving(ids, prompt, candidates).is_err()
 }
 
-fn options(steps: usize) -> Options {
-    Options {
+fn options(steps: usize) -> SuffixOptions {
+    SuffixOptions {
         algorithm: Algorithm::Gcg,
         seed: 1,
         length: 6,
@@ -303,7 +303,7 @@ fn beams_and_embeddings_descend_and_are_the_same_when_resumed() {
     let target = goal(GoalKind::Target, &ids(&model, " the king"));
     let problem = problem(&evaluator, &["It was a fine day in the garden"], target);
     for (algorithm, steps) in [(Algorithm::Beast, 6), (Algorithm::Soft, 60)] {
-        let options = Options { algorithm, ..options(steps) };
+        let options = SuffixOptions { algorithm, ..options(steps) };
         let mut whole = Search::new(&problem, options.clone()).unwrap();
         let start = whole.state.best.loss;
         let dir = tempfile::tempdir().unwrap();
@@ -354,7 +354,7 @@ fn a_damaged_search_is_named() {
     let evaluator = ModelEvaluator::new(&model);
     let problem =
         problem(&evaluator, &["It was a fine day"], goal(GoalKind::Target, &ids(&model, " the")));
-    let options = Options { algorithm: Algorithm::Soft, ..options(3) };
+    let options = SuffixOptions { algorithm: Algorithm::Soft, ..options(3) };
     let mut search = Search::new(&problem, options.clone()).unwrap();
     search.advance(&problem).unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@
 use rand::Rng as _;
 
 use super::problem::{Problem, Scored};
-use super::state::{Entry, Options, State, Step};
+use super::state::{ScoredSuffix, SearchState, Step, SuffixOptions};
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, Request};
@@ -15,11 +15,15 @@ use crate::rng::{self, Rng};
 ///
 /// # Errors
 /// What the evaluator refuses.
-pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Result<Step> {
+pub fn advance(
+    state: &mut SearchState,
+    problem: &Problem,
+    options: &SuffixOptions,
+) -> Result<Step> {
     // As many beams as continuations of each, and together as many as the width.
     let beams = (options.width as f64).sqrt().round().max(1.0) as usize;
     let mut rng = rng::stream(options.seed, &format!("beast step {}", state.step));
-    let after = |entry: &Entry| {
+    let after = |entry: &ScoredSuffix| {
         Request::new(Trial::new([&problem.prompts[0].before[..], &entry.suffix].concat(), []))
             .keeping_distributions()
     };
@@ -60,8 +64,8 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
         loss: 0.0,
         best: 0.0,
     };
-    state.take(scored, problem, step, |scored, buffer| {
-        *buffer = scored.iter().take(beams).map(Entry::of).collect()
+    state.record(scored, problem, step, |scored, buffer| {
+        *buffer = scored.iter().take(beams).map(ScoredSuffix::new).collect()
     })
 }
 

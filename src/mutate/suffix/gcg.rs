@@ -10,7 +10,7 @@ use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
 use super::problem::{Problem, Scored};
-use super::state::{Entry, Options, State, Step};
+use super::state::{ScoredSuffix, SearchState, Step, SuffixOptions};
 use crate::error::Result;
 use crate::evaluate::OneHotGradient;
 use crate::rng::{self, Rng};
@@ -26,7 +26,11 @@ const DRAWS: usize = 8;
 ///
 /// # Errors
 /// What the evaluator refuses.
-pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Result<Step> {
+pub fn advance(
+    state: &mut SearchState,
+    problem: &Problem,
+    options: &SuffixOptions,
+) -> Result<Step> {
     let current = state.current().clone();
     let layers: Vec<usize> = options.rungs.iter().map(|(layer, _)| *layer).collect();
     let gradients =
@@ -75,8 +79,8 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
         loss: 0.0,
         best: 0.0,
     };
-    state.take(scored, problem, step, |scored, buffer| {
-        let newest = Entry::of(&scored[0]);
+    state.record(scored, problem, step, |scored, buffer| {
+        let newest = ScoredSuffix::new(&scored[0]);
         if options.buffer == 0 {
             *buffer = vec![newest];
         } else if buffer.iter().all(|entry| entry.suffix != newest.suffix) {
@@ -90,9 +94,9 @@ pub fn advance(state: &mut State, problem: &Problem, options: &Options) -> Resul
 /// Different candidates of a step, as lists of (index in the suffix, id), and which of them are
 /// copied.
 fn candidates(
-    state: &State,
+    state: &SearchState,
     problem: &Problem,
-    options: &Options,
+    options: &SuffixOptions,
     suffix: &[u32],
     gradients: &[OneHotGradient],
 ) -> (Vec<Vec<(usize, u32)>>, Vec<bool>) {
@@ -155,7 +159,7 @@ fn copy(target: &[u32], suffix: &[u32], rng: &mut Rng) -> Option<Vec<(usize, u32
 }
 
 /// Candidates of a step: evenly from the first width to the last.
-fn width(options: &Options, step: usize) -> usize {
+fn width(options: &SuffixOptions, step: usize) -> usize {
     let share = step as f64 / options.steps.saturating_sub(1).max(1) as f64;
     let (first, last) = (options.width as f64, options.last_width as f64);
     ((first + (last - first) * share.min(1.0)).round() as usize).max(1)
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn widths_fall_evenly() {
-        let options = Options {
+        let options = SuffixOptions {
             algorithm: Algorithm::Gcg,
             seed: 1,
             length: 4,

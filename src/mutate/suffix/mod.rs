@@ -25,5 +25,5 @@ pub use problem::{Problem, Prompt, Scored};
 pub use promising::Promising;
 pub use rungs::{prune, rungs};
 pub use search::{HeldOut, Search};
-pub use state::{Algorithm, Entry, Options, Reached, State, Step};
+pub use state::{Algorithm, Reached, ScoredSuffix, SearchState, Step, SuffixOptions};
 pub use tokens::Tokens;

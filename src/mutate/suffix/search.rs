@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Algorithm, Goal, Options, Problem, Prompt, State, Step, beast, gcg, soft};
+use super::{Algorithm, Goal, Problem, Prompt, SearchState, Step, SuffixOptions, beast, gcg, soft};
 use crate::error::{Error, Result};
 use crate::model::{Model, ModelRef};
 use crate::storage;
@@ -20,8 +20,8 @@ pub struct Search {
     pub model: ModelRef,
     pub prompts: Vec<Prompt>,
     pub goal: Goal,
-    pub options: Options,
-    pub state: State,
+    pub options: SuffixOptions,
+    pub state: SearchState,
     /// Once the search is over, where prompts were left out of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<HeldOut>,
@@ -40,8 +40,8 @@ impl Search {
     ///
     /// # Errors
     /// What the evaluator refuses.
-    pub fn new(problem: &Problem, options: Options) -> Result<Self> {
-        let state = State::new(problem, &options)?;
+    pub fn new(problem: &Problem, options: SuffixOptions) -> Result<Self> {
+        let state = SearchState::new(problem, &options)?;
         let (model, prompts, goal) =
             (problem.evaluator.model.reference(), problem.prompts.clone(), problem.goal.clone());
         Ok(Self {

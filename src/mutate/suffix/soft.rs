@@ -3,7 +3,7 @@
 //! Threats").
 
 use super::problem::Problem;
-use super::state::{Descent, Entry, State, Step};
+use super::state::{Descent, ScoredSuffix, SearchState, Step};
 use crate::error::Result;
 
 /// Adam (Kingma and Ba 2015); the rate is in units of the embeddings' own root mean square.
@@ -14,7 +14,7 @@ const BETAS: [f32; 2] = [0.9, 0.999];
 ///
 /// # Errors
 /// What the evaluator refuses.
-pub fn advance(state: &mut State, problem: &Problem) -> Result<Step> {
+pub fn advance(state: &mut SearchState, problem: &Problem) -> Result<Step> {
     let model = problem.evaluator.model;
     let start = || -> Vec<f32> {
         state.buffer[0].suffix.iter().flat_map(|id| model.embedding(*id)).collect()
@@ -52,8 +52,8 @@ pub fn advance(state: &mut State, problem: &Problem) -> Result<Step> {
         loss: 0.0,
         best: 0.0,
     };
-    state.take(vec![(nearest, score)], problem, step, |scored, buffer| {
-        *buffer = vec![Entry::of(&scored[0])]
+    state.record(vec![(nearest, score)], problem, step, |scored, buffer| {
+        *buffer = vec![ScoredSuffix::new(&scored[0])]
     })
 }
 

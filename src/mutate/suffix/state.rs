@@ -1,43 +1,49 @@
-//! How a search goes, and how far it is.
+//! The options of a search and its state after each step.
 
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Problem, Scored};
 use crate::error::Result;
 
-/// How suffixes are searched.
+/// A method of searching suffixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
-    /// By the gradient of the one-hot tokens.
+    /// Greedy coordinate gradient (Zou et al. 2023): by the gradient of the one-hot tokens.
     Gcg,
-    /// Token by token, out of what the model itself would say next: no gradient.
+    /// Beam search (Sadasivan et al. 2024): token by token from the model's own predictions,
+    /// without gradients.
     Beast,
-    /// Embeddings by gradient descent, and the tokens nearest to them.
+    /// Soft prompt (Schwinn et al. 2024): embeddings by gradient descent, and the nearest tokens.
     Soft,
 }
 
-/// How the search goes. Every field is part of what is searched: a state belongs to its options.
+/// Options of a search. A state belongs to the options that it was made with: a search resumed with
+/// others is refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Options {
+pub struct SuffixOptions {
+    /// Method.
     pub algorithm: Algorithm,
+    /// Seed of all draws.
     pub seed: u64,
-    /// Tokens of the suffix.
+    /// Length of the suffix in tokens.
     pub length: usize,
+    /// Number of steps; a beam search takes one per token of the suffix instead.
     pub steps: usize,
-    /// Candidates of the first step and of the last; between them the width falls evenly.
+    /// Candidates of the first step.
     pub width: usize,
+    /// Candidates of the last step; between the two the width changes evenly.
     pub last_width: usize,
-    /// Tokens that the gradient expects most of, at each place, from which candidates draw.
+    /// Tokens that the gradient ranks highest at each place, from which candidates are drawn.
     pub top_k: usize,
     /// Tokens that a candidate replaces at once.
     pub replace: usize,
-    /// The best suffixes kept to go on from; 0: always from the newest, better or not.
+    /// Number of best suffixes kept to continue from; 0 always continues from the latest.
     pub buffer: usize,
-    /// At most so many of the best single replacements are tried together; below 2: none.
+    /// Largest number of a step's best candidates that are also tried together; below 2: none.
     pub merge: usize,
-    /// Whether runs of the target's own tokens are among the candidates.
+    /// Whether some candidates copy runs of the target's own tokens.
     #[serde(default)]
     pub copies: bool,
     /// Only suffixes that round-trip through the tokenizer are candidates.
@@ -50,88 +56,105 @@ pub struct Options {
 
 /// A suffix and its loss, mean over the prompts it was measured on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct ScoredSuffix {
+    /// Ids of the suffix.
     pub suffix: Vec<u32>,
+    /// Loss, in the unit of the goal.
     pub loss: f64,
 }
 
-/// A suffix that reached the goal, in every prompt there was by then.
+/// A suffix that reached the goal in every prompt of the search so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reached {
+    /// Step that found it, from 1.
     pub step: usize,
+    /// Number of prompts that it was measured on.
     pub prompts: usize,
+    /// Ids of the suffix.
     pub suffix: Vec<u32>,
+    /// Mean loss over these prompts.
     pub loss: f64,
     /// Whether it round-trips: its text, in every prompt, encodes to the same tokens again.
     #[serde(rename = "survives")]
     pub round_trips: bool,
 }
 
-/// One step, for those who watch.
+/// Figures of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Of the suffix that the step ended with.
+    /// Loss of the suffix that the step ended with.
     pub loss: f64,
+    /// Smallest loss so far.
     pub best: f64,
-    /// Candidates sampled, and those run to the end (merged ones among them).
+    /// Candidates sampled.
     pub candidates: usize,
+    /// Candidates run through the whole model, merged ones included.
     pub exact: usize,
+    /// Candidates that reached the goal.
     pub reached: usize,
+    /// Prompts of the search at this step.
     pub prompts: usize,
 }
 
-/// How far a descent in embedding space has come.
+/// State of a descent in embedding space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Descent {
-    /// `[length, d_model]`.
+    /// The soft suffix, `[length, d_model]`.
     pub embeddings: Vec<f32>,
-    /// Of Adam.
+    /// First and second moments of Adam, `[length, d_model]` each.
     pub moments: [Vec<f32>; 2],
-    /// The least loss of embeddings so far.
+    /// Smallest loss of embeddings so far.
     pub best: f64,
-    /// Whether some embeddings made the model say the continuation, greedily, in all prompts, and
-    /// the first step that did.
+    /// First step whose embeddings made the model say the continuation, greedily, in all prompts.
     pub reached: Option<usize>,
 }
 
 impl Descent {
-    /// Whether there are so many embedding values, and moments of each.
+    /// Returns true if embeddings and moments have `values` values each.
     pub(super) fn fits(&self, values: usize) -> bool {
         self.moments.iter().chain([&self.embeddings]).all(|x| x.len() == values)
     }
 }
 
-/// The search so far: all there is to go on from.
+/// State of a search after a step: all that the next step depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub struct SearchState {
+    /// Steps taken.
     pub step: usize,
-    /// Best first; never empty.
-    pub buffer: Vec<Entry>,
-    pub best: Entry,
+    /// Suffixes to continue from, best first; never empty.
+    pub buffer: Vec<ScoredSuffix>,
+    /// Suffix of the smallest loss so far.
+    pub best: ScoredSuffix,
+    /// Suffixes that reached the goal, those in the most prompts first.
     pub reached: Vec<Reached>,
-    /// Of the suffixes that do not reach the goal in all prompts the one of the least loss.
+    /// Among suffixes that do not reach the goal in all prompts, the one of the smallest loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fails: Option<Entry>,
-    /// Prompts searched on so far: one more whenever all of them are reached.
+    pub fails: Option<ScoredSuffix>,
+    /// Prompts in the search so far: one more whenever the goal is reached in all of them.
     pub prompts: usize,
+    /// Figures of every step.
     pub trace: Vec<Step>,
-    /// Of a search in embedding space.
+    /// Descent in embedding space, for [`Algorithm::Soft`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft: Option<Descent>,
 }
 
-/// Suffixes kept of those that reached the goal.
-const REACHED: usize = 64;
+/// Largest number of suffixes kept that reached the goal.
+const MAX_REACHED: usize = 64;
 
-impl State {
-    pub fn new(problem: &Problem, options: &Options) -> Result<Self> {
-        // A beam search begins with nothing at all.
+impl SearchState {
+    /// Returns the state before the first step: a neutral suffix.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
+    pub fn new(problem: &Problem, options: &SuffixOptions) -> Result<Self> {
+        // A beam search begins with an empty suffix.
         let length = if options.algorithm == Algorithm::Beast { 0 } else { options.length };
         let suffix = vec![problem.tokens.neutral; length];
         let loss = problem.score(1, &suffix, &[vec![]])?[0].loss;
-        let start = Entry { suffix, loss };
+        let start = ScoredSuffix { suffix, loss };
         Ok(Self {
             step: 0,
             buffer: vec![start.clone()],
@@ -144,25 +167,25 @@ impl State {
         })
     }
 
-    /// The suffix that the next step changes.
-    pub(super) fn current(&self) -> &Entry {
+    /// Returns the suffix that the next step changes.
+    pub(super) fn current(&self) -> &ScoredSuffix {
         &self.buffer[0]
     }
 
-    /// Whether there is no further step.
-    pub fn ended(&self, options: &Options) -> bool {
+    /// Returns true if no further step is due.
+    pub fn ended(&self, options: &SuffixOptions) -> bool {
         self.step
             >= if options.algorithm == Algorithm::Beast { options.length } else { options.steps }
     }
 
-    /// Takes what a step measured into the state. `goes_on` says, of all that was measured, best
-    /// first, with which suffixes the next step begins.
-    pub(super) fn take(
+    /// Records the measurements of a step. `update_buffer` gets all of them, best first, and sets
+    /// the suffixes that the next step begins with.
+    pub(super) fn record(
         &mut self,
         mut scored: Vec<(Vec<u32>, Scored)>,
         problem: &Problem,
         step: Step,
-        goes_on: impl FnOnce(&[(Vec<u32>, Scored)], &mut Vec<Entry>),
+        update_buffer: impl FnOnce(&[(Vec<u32>, Scored)], &mut Vec<ScoredSuffix>),
     ) -> Result<Step> {
         self.step += 1;
         scored.sort_by(|a, b| a.1.loss.total_cmp(&b.1.loss).then(a.0.cmp(&b.0)));
@@ -184,23 +207,23 @@ impl State {
             }
         }
         self.reached.sort_by(|a, b| b.prompts.cmp(&a.prompts).then(a.loss.total_cmp(&b.loss)));
-        self.reached.truncate(REACHED);
-        let closest = scored.iter().find(|(_, score)| !score.reached).map(Entry::of);
+        self.reached.truncate(MAX_REACHED);
+        let closest = scored.iter().find(|(_, score)| !score.reached).map(ScoredSuffix::new);
         self.fails =
             closest.into_iter().chain(self.fails.take()).min_by(|a, b| a.loss.total_cmp(&b.loss));
         // Without any candidate (none round-trips, say) the suffix stays.
         if let Some(best) = scored.first() {
-            let (newest, reached) = (Entry::of(best), best.1.reached);
-            goes_on(&scored, &mut self.buffer);
+            let (newest, reached) = (ScoredSuffix::new(best), best.1.reached);
+            update_buffer(&scored, &mut self.buffer);
             if newest.loss < self.best.loss {
                 self.best = newest.clone();
             }
             if reached && self.prompts < problem.prompts.len() {
-                // With one prompt more the losses so far are of another kind.
+                // Losses over one more prompt cannot be compared with those so far.
                 self.prompts += 1;
                 self.fails = None;
                 let loss = problem.score(self.prompts, &newest.suffix, &[vec![]])?[0].loss;
-                self.best = Entry { loss, ..newest };
+                self.best = ScoredSuffix { loss, ..newest };
                 self.buffer = vec![self.best.clone()];
             }
         }
@@ -210,8 +233,9 @@ impl State {
     }
 }
 
-impl Entry {
-    pub(super) fn of((suffix, score): &(Vec<u32>, Scored)) -> Self {
+impl ScoredSuffix {
+    /// Returns a measured suffix without the rest of its score.
+    pub(super) fn new((suffix, score): &(Vec<u32>, Scored)) -> Self {
         Self { suffix: suffix.clone(), loss: score.loss }
     }
 }
