@@ -410,7 +410,7 @@ fn held_out_success(
         let observed = others.observe(prompt, suffix, &[vec![]])?;
         reached += u64::from(others.goal.reached(&observed[0], others.baseline(prompt)));
     }
-    Ok(Some(HeldOut { reached, of: held_out.len() as u64 }))
+    Ok(Some(HeldOut { reached, prompts: held_out.len() as u64 }))
 }
 
 fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
@@ -456,10 +456,10 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
             state.reached.iter().map(|r| r.step).min().unwrap_or(0)
         )),
     }
-    if let Some(HeldOut { reached, of }) = search.held_out {
-        let (low, high) = stats::wilson(reached, of, 1.96);
+    if let Some(HeldOut { reached, prompts }) = search.held_out {
+        let (low, high) = stats::wilson(reached, prompts, 1.96);
         output::line(format!(
-            "held out  {reached} of {of} prompts ({:.0}% to {:.0}%)",
+            "held out  {reached} of {prompts} prompts ({:.0}% to {:.0}%)",
             100.0 * low,
             100.0 * high
         ));

@@ -42,8 +42,8 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
     });
     tile(&of, "prompts reached", &note);
     if let Some(held) = search.held_out {
-        let (low, high) = stats::wilson(held.reached, held.of, 1.96);
-        let of = format!("{} of {}", count(held.reached), count(held.of));
+        let (low, high) = stats::wilson(held.reached, held.prompts, 1.96);
+        let of = format!("{} of {}", count(held.reached), count(held.prompts));
         tile(&of, "held-out prompts reached", &format!("{} to {}", percent(low), percent(high)));
     }
     let before = state.trace.first().map_or_else(
@@ -158,7 +158,7 @@ mod tests {
                 trace: (0..steps).map(step).collect(),
                 soft: None,
             },
-            held_out: (steps > 0).then_some(HeldOut { reached: 3, of: 4 }),
+            held_out: (steps > 0).then_some(HeldOut { reached: 3, prompts: 4 }),
         }
     }
 

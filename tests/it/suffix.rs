@@ -69,7 +69,7 @@ fn one_hot_gradients_are_derivatives_in_every_family() {
         let target = goal(GoalKind::Target, &ids[15..]);
         let gradient = evaluator
             .one_hot_gradient(&ids, positions.clone(), &reads, &[1], &|logits, v| {
-                target.of_logits(logits, v, None)
+                target.loss_of_logits(logits, v, None)
             })
             .unwrap();
         let vocabulary = model.config.vocab_size;
@@ -134,7 +134,7 @@ fn halving_measures_what_a_batch_does() {
         let reads: Vec<usize> = (14..23).collect();
         let gradient = evaluator
             .one_hot_gradient(&ids, 3..12, &reads, &[1], &|logits, v| {
-                target.of_logits(logits, v, None)
+                target.loss_of_logits(logits, v, None)
             })
             .unwrap();
         let expected = halving.expected(3, &gradient.residuals[&1]).unwrap();

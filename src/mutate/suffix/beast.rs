@@ -1,6 +1,6 @@
 //! Beam search for a suffix, without gradients (Sadasivan et al. 2024, "Fast Adversarial Attacks on
 //! Language Models In One GPU Minute", algorithm 1): every beam is continued by tokens drawn from
-//! what the model itself would say after it, so that what is found reads like text.
+//! the model's own predictions, so that suffixes read like text.
 
 use rand::Rng as _;
 
@@ -11,16 +11,16 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, Request};
 use crate::rng::{self, Rng};
 
-/// One step: one token more.
+/// Takes one step: one more token.
 ///
 /// # Errors
-/// What the evaluator refuses.
+/// Those of the evaluator.
 pub fn advance(
     state: &mut SearchState,
     problem: &Problem,
     options: &SuffixOptions,
 ) -> Result<Step> {
-    // As many beams as continuations of each, and together as many as the width.
+    // As many beams as continuations of each: their product is the width.
     let beams = (options.width as f64).sqrt().round().max(1.0) as usize;
     let mut rng = rng::stream(options.seed, &format!("beast step {}", state.step));
     let after = |entry: &ScoredSuffix| {
@@ -41,7 +41,7 @@ pub fn advance(
             .enumerate()
             .filter(|(id, _)| !problem.tokens.allows(*id as u32))
             .for_each(|(_, p)| *p = f32::NEG_INFINITY);
-        // The first beam is the only one: it is continued for all.
+        // A single beam gets all the continuations.
         let count = if state.buffer.len() == 1 { options.width } else { beams };
         let mut drawn = draw(&log_probs, count, &mut rng);
         let longer = |id: u32| [&entry.suffix[..], &[id]].concat();
@@ -69,8 +69,8 @@ pub fn advance(
     })
 }
 
-/// Different ids, drawn by their probabilities one after the other: the largest of `log p` plus
-/// Gumbel noise (Kool et al. 2019). Those of no probability are never drawn.
+/// Draws different ids in proportion to their probabilities, without replacement: the largest of
+/// `log p` plus Gumbel noise (Kool et al. 2019). Ids with probability 0 are never drawn.
 fn draw(log_probs: &[f32], count: usize, rng: &mut Rng) -> Vec<u32> {
     let mut keys: Vec<(f64, u32)> = Vec::with_capacity(log_probs.len());
     for (id, p) in (0u32..).zip(log_probs) {

@@ -15,17 +15,19 @@ use crate::error::Result;
 use crate::evaluate::OneHotGradient;
 use crate::rng::{self, Rng};
 
-/// One candidate in so many is copied from the target, in runs of at most so many tokens.
-const COPIED: usize = 16;
-const RUN: usize = 4;
+/// One draw in this many copies a run of the target.
+const COPY_EVERY: usize = 16;
+
+/// Longest run that is copied.
+const MAX_RUN: usize = 4;
 
 /// Draws for each candidate before a step goes on with fewer: most may not round-trip.
 const DRAWS: usize = 8;
 
-/// One step.
+/// Takes one step: samples candidates by the gradient, scores them and merges the best.
 ///
 /// # Errors
-/// What the evaluator refuses.
+/// Those of the evaluator.
 pub fn advance(
     state: &mut SearchState,
     problem: &Problem,
@@ -91,8 +93,8 @@ pub fn advance(
     })
 }
 
-/// Different candidates of a step, as lists of (index in the suffix, id), and which of them are
-/// copied.
+/// Draws the different candidates of a step, as lists of (index in the suffix, id), and marks those
+/// that are copied.
 fn candidates(
     state: &SearchState,
     problem: &Problem,
@@ -113,14 +115,14 @@ fn candidates(
         rows.zip(suffix).map(|(row, id)| problem.tokens.best(row, *id, options.top_k)).collect();
     let mut rng = rng::stream(options.seed, &format!("gcg step {}", state.step));
     let places: Vec<usize> = (0..suffix.len()).filter(|place| !best[*place].is_empty()).collect();
-    let width = width(options, state.step);
+    let width = width_at(options, state.step);
     let (mut seen, mut candidates, mut copies) =
         (BTreeSet::new(), Vec::with_capacity(width), Vec::with_capacity(width));
     for draw in 0..DRAWS * width {
         if candidates.len() == width || places.is_empty() {
             break;
         }
-        let copied = (options.copies && draw % COPIED == 0)
+        let copied = (options.copies && draw % COPY_EVERY == 0)
             .then(|| copy(&problem.goal.continuation, suffix, &mut rng));
         let copied =
             copied.flatten().filter(|c| c.iter().all(|(_, id)| problem.tokens.allows(*id)));
@@ -144,13 +146,13 @@ fn candidates(
     (candidates, copies)
 }
 
-/// A run of the target's own tokens, put somewhere in the suffix: what of it is not there yet;
-/// `None` where all of it is. A fuzzer does the same to get past comparisons (AFL++'s
+/// Copies a run of the target's own tokens to a random place of the suffix and returns the changed
+/// tokens; `None` where nothing changes. A fuzzer does the same to get past comparisons (AFL++'s
 /// input-to-state replacement, after Aschermann et al. 2019, "REDQUEEN"). A model that has seen a
-/// run goes on with it, and the gradient does not tell, for attention would have to move first.
+/// run tends to continue it, which the gradient does not show: attention would have to move first.
 fn copy(target: &[u32], suffix: &[u32], rng: &mut Rng) -> Option<Vec<(usize, u32)>> {
-    let most = RUN.min(target.len()).min(suffix.len());
-    let run = rng.random_range(1..=most.max(1));
+    let longest = MAX_RUN.min(target.len()).min(suffix.len());
+    let run = rng.random_range(1..=longest.max(1));
     let (last, last_place) = (target.len().checked_sub(run)?, suffix.len().checked_sub(run)?);
     let (from, place) = (rng.random_range(0..=last), rng.random_range(0..=last_place));
     let run = target[from..from + run].iter().enumerate().map(|(i, id)| (place + i, *id));
@@ -158,26 +160,27 @@ fn copy(target: &[u32], suffix: &[u32], rng: &mut Rng) -> Option<Vec<(usize, u32
     (!candidate.is_empty()).then_some(candidate)
 }
 
-/// Candidates of a step: evenly from the first width to the last.
-fn width(options: &SuffixOptions, step: usize) -> usize {
+/// Returns the number of candidates of a step, interpolated from the first width to the last.
+fn width_at(options: &SuffixOptions, step: usize) -> usize {
     let share = step as f64 / options.steps.saturating_sub(1).max(1) as f64;
     let (first, last) = (options.width as f64, options.last_width as f64);
     ((first + (last - first) * share.min(1.0)).round() as usize).max(1)
 }
 
+/// Returns the suffix with a candidate's replacements.
 fn changed(suffix: &[u32], candidate: &[(usize, u32)]) -> Vec<u32> {
     let mut changed = suffix.to_vec();
     candidate.iter().for_each(|&(at, id)| changed[at] = id);
     changed
 }
 
-/// The best two, three, ... up to `most` of candidates (best first) that have no place in common,
-/// together.
-fn merged(better: &[&[(usize, u32)]], most: usize) -> Vec<Vec<(usize, u32)>> {
+/// Merges the best two, three, ... up to `limit` of the candidates (best first) that replace
+/// different places.
+fn merged(better: &[&[(usize, u32)]], limit: usize) -> Vec<Vec<(usize, u32)>> {
     let (mut places, mut together, mut all) = (BTreeSet::new(), Vec::new(), Vec::new());
     let mut count = 0;
     for candidate in better {
-        if count == most || candidate.iter().any(|(place, _)| places.contains(place)) {
+        if count == limit || candidate.iter().any(|(place, _)| places.contains(place)) {
             continue;
         }
         places.extend(candidate.iter().map(|(place, _)| *place));
@@ -219,7 +222,7 @@ mod tests {
             assert_eq!(copied[first..first + run.len()], run, "side by side");
             runs.insert(run.len());
         }
-        assert_eq!(runs.into_iter().collect::<Vec<_>>(), [1, 2, 3, RUN]);
+        assert_eq!(runs.into_iter().collect::<Vec<_>>(), [1, 2, 3, MAX_RUN]);
         assert_eq!(copy(&[], &[0; 5], &mut rng), None, "nothing to copy");
         assert_eq!(copy(&[3], &[], &mut rng), None, "no room");
         assert_eq!(copy(&[3], &[3], &mut rng), None, "it is there");
@@ -243,7 +246,7 @@ mod tests {
             rungs: vec![],
         };
         assert_eq!(
-            (0..6).map(|step| width(&options, step)).collect::<Vec<_>>(),
+            (0..6).map(|step| width_at(&options, step)).collect::<Vec<_>>(),
             [100, 80, 60, 40, 20, 20]
         );
     }

@@ -1,17 +1,17 @@
-//! What a suffix is to do, as a loss to descend and an oracle to judge by.
+//! The goal of a suffix: a loss to descend and an oracle to judge by.
 
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::Observation;
 use crate::oracle::OracleKind;
 
-/// What the model is to do after prompt and suffix.
+/// Behaviour that is searched for after prompt and suffix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum GoalKind {
-    /// Say a given text (of one token: choose that one next).
+    /// Say a given text.
     Target,
-    /// Predict anything but what it predicted without the suffix.
+    /// Predict anything but the prediction without the suffix.
     Away,
     /// Repeat one token over and over.
     Loop,
@@ -21,7 +21,7 @@ pub enum GoalKind {
     Loss,
 }
 
-/// How the losses of several tokens become one.
+/// How the losses of several tokens are combined into one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mean {
@@ -29,21 +29,26 @@ pub enum Mean {
     Arithmetic,
     /// `ln(mean(exp(alpha * x))) / alpha`: nearer to the largest of them, the token that is
     /// farthest from being said (Asadi and Littman 2017; as a loss of suffixes by nanoGCG).
-    Mellowmax { alpha: f64 },
+    Mellowmax {
+        /// Sharpness: 0 is the mean, infinity the maximum.
+        alpha: f64,
+    },
 }
 
-/// A goal with what it takes to measure it.
+/// A kind of goal with its text and loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Goal {
+    /// Behaviour that is searched for.
     pub kind: GoalKind,
-    /// What is predicted after the prompt; empty where the goal is about the first token alone
+    /// Ids predicted after the prompt; empty where the goal concerns the first token alone
     /// ([`GoalKind::Away`]).
     pub continuation: Vec<u32>,
+    /// Combination of the tokens' losses.
     pub mean: Mean,
 }
 
 impl Goal {
-    /// The oracle that has the last word on whether the goal is reached.
+    /// Returns the oracle that decides whether the goal is reached.
     pub fn oracle(&self) -> OracleKind {
         match self.kind {
             GoalKind::Target | GoalKind::Loop | GoalKind::End => OracleKind::Target,
@@ -52,8 +57,8 @@ impl Goal {
         }
     }
 
-    /// The loss of an observation, nats a token; of [`GoalKind::Away`] bits, from none to minus
-    /// one.
+    /// Returns the loss of an observation, nats per token; for [`GoalKind::Away`] minus the divergence
+    /// in bits, 0 to -1.
     pub fn loss(&self, observation: &Observation) -> f64 {
         match self.kind {
             GoalKind::Away => {
@@ -62,12 +67,12 @@ impl Goal {
             _ => {
                 let losses: Vec<f64> =
                     observation.log_probs.iter().map(|p| -f64::from(*p)).collect();
-                self.sign() * self.mean.of(&losses).0
+                self.sign() * self.mean.combine(&losses).0
             }
         }
     }
 
-    /// Whether an observation looks like success; the oracle judges it against controls.
+    /// Returns true if an observation looks like success; the oracle judges it against controls later.
     pub fn reached(&self, observation: &Observation, baseline: &Observation) -> bool {
         match self.oracle() {
             OracleKind::Target => observation.says_continuation(),
@@ -79,9 +84,10 @@ impl Goal {
         if self.kind == GoalKind::Loss { -1.0 } else { 1.0 }
     }
 
-    /// The loss of logits `[reads, vocab]`, and its gradient there. `reference` are
-    /// log-probabilities of the first read without the suffix, for [`GoalKind::Away`].
-    pub fn of_logits(
+    /// Returns the loss of logits `[reads, vocab]` and its gradient, of the same shape. `reference`
+    /// holds the log-probabilities `[vocab]` of the first read without the suffix, for
+    /// [`GoalKind::Away`].
+    pub fn loss_of_logits(
         &self,
         logits: &[f32],
         vocabulary: usize,
@@ -89,8 +95,8 @@ impl Goal {
     ) -> (f64, Vec<f32>) {
         let mut log_probs: Vec<f64> = logits.iter().map(|x| f64::from(*x)).collect();
         for row in log_probs.chunks_exact_mut(vocabulary) {
-            let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum = most + row.iter().map(|x| (x - most).exp()).sum::<f64>().ln();
+            let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum = largest + row.iter().map(|x| (x - largest).exp()).sum::<f64>().ln();
             row.iter_mut().for_each(|x| *x -= sum);
         }
         if self.kind == GoalKind::Away {
@@ -98,7 +104,7 @@ impl Goal {
         }
         let rows = || log_probs.chunks_exact(vocabulary).zip(&self.continuation);
         let losses: Vec<f64> = rows().map(|(row, target)| -row[*target as usize]).collect();
-        let (value, weights) = self.mean.of(&losses);
+        let (value, weights) = self.mean.combine(&losses);
         let mut gradient = Vec::with_capacity(logits.len());
         for ((row, target), weight) in rows().zip(weights) {
             let at = gradient.len();
@@ -111,23 +117,24 @@ impl Goal {
 }
 
 impl Mean {
-    /// The mean of some losses, and how much each weighs in its gradient.
-    fn of(self, losses: &[f64]) -> (f64, Vec<f64>) {
+    /// Returns the combined loss and the derivative for each of the losses.
+    fn combine(self, losses: &[f64]) -> (f64, Vec<f64>) {
         let n = losses.len().max(1) as f64;
         match self {
             Self::Arithmetic => (losses.iter().sum::<f64>() / n, vec![1.0 / n; losses.len()]),
             Self::Mellowmax { alpha } => {
-                let most = losses.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let powers: Vec<f64> = losses.iter().map(|x| (alpha * (x - most)).exp()).collect();
+                let largest = losses.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let powers: Vec<f64> =
+                    losses.iter().map(|x| (alpha * (x - largest)).exp()).collect();
                 let sum: f64 = powers.iter().sum();
-                (most + (sum / n).ln() / alpha, powers.iter().map(|p| p / sum).collect())
+                (largest + (sum / n).ln() / alpha, powers.iter().map(|p| p / sum).collect())
             }
         }
     }
 }
 
-/// Minus the Jensen-Shannon divergence (bits) of the first row from `reference`, and its gradient:
-/// with `m` the mean of both, the derivative for a logit of `q` is `q * (l - E_q[l]) / 2`, where
+/// Returns minus the Jensen-Shannon divergence (bits) of the first row from `reference` and its
+/// gradient. With `m` the mean of both, the derivative for a logit of `q` is `q * (l - E_q[l]) / 2`, where
 /// `l` is `ln(q / m)`.
 fn away(log_probs: &[f64], vocabulary: usize, reference: &[f32]) -> (f64, Vec<f32>) {
     let mut gradient = vec![0f32; log_probs.len()];
@@ -136,13 +143,13 @@ fn away(log_probs: &[f64], vocabulary: usize, reference: &[f32]) -> (f64, Vec<f3
     for (lq, lp) in q.iter().zip(reference) {
         let (q, p) = (lq.exp(), f64::from(*lp).exp());
         let log_m = (0.5 * (p + q)).ln();
-        let (of_q, of_p) = (
+        let (log_q, log_p) = (
             if q > 0.0 { lq - log_m } else { 0.0 },
             if p > 0.0 { f64::from(*lp) - log_m } else { 0.0 },
         );
-        divergence += 0.5 * (q * of_q + p * of_p);
-        mean += q * of_q;
-        logs.push(of_q);
+        divergence += 0.5 * (q * log_q + p * log_p);
+        mean += q * log_q;
+        logs.push(log_q);
     }
     let bits = std::f64::consts::LN_2;
     for ((g, lq), log) in gradient.iter_mut().zip(q).zip(&logs) {
@@ -174,14 +181,14 @@ mod tests {
             goal(GoalKind::Loss, Mean::Arithmetic),
             goal(GoalKind::Away, Mean::Arithmetic),
         ] {
-            let (_, gradient) = goal.of_logits(&logits, V, Some(&reference));
+            let (_, gradient) = goal.loss_of_logits(&logits, V, Some(&reference));
             assert_eq!(gradient.len(), logits.len());
-            assert!(gradient.iter().any(|g| g.abs() > 0.01), "{goal:?}: a gradient of nothing");
+            assert!(gradient.iter().any(|g| g.abs() > 0.01), "{goal:?}: no gradient");
             for (i, analytic) in gradient.iter().enumerate() {
                 let moved = |h: f32| {
                     let mut moved = logits.clone();
                     moved[i] += h;
-                    goal.of_logits(&moved, V, Some(&reference)).0
+                    goal.loss_of_logits(&moved, V, Some(&reference)).0
                 };
                 let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
                 assert!(
@@ -195,13 +202,13 @@ mod tests {
     #[test]
     fn a_mellow_maximum_lies_between_mean_and_maximum() {
         let losses = [1.0, 2.0, 6.0];
-        let (mellow, weights) = Mean::Mellowmax { alpha: 1.0 }.of(&losses);
+        let (mellow, weights) = Mean::Mellowmax { alpha: 1.0 }.combine(&losses);
         assert!(
             mellow > 3.0 && mellow < 6.0 && (weights.iter().sum::<f64>() - 1.0).abs() < 1e-12,
             "{mellow}"
         );
-        assert!((Mean::Mellowmax { alpha: 1e-6 }.of(&losses).0 - 3.0).abs() < 1e-4);
-        assert_eq!(Mean::Arithmetic.of(&losses).0, 3.0);
+        assert!((Mean::Mellowmax { alpha: 1e-6 }.combine(&losses).0 - 3.0).abs() < 1e-4);
+        assert_eq!(Mean::Arithmetic.combine(&losses).0, 3.0);
     }
 
     #[test]

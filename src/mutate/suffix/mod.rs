@@ -1,11 +1,11 @@
-//! Adversarial suffixes (Zou et al. 2023): a few tokens after a prompt that make the model do what
-//! it would not.
+//! Adversarial suffixes (Zou et al. 2023): a few tokens after a prompt that make the model do
+//! something it would not do otherwise.
 //!
-//! Unlike the other mutators these ask the model, for gradients and for what candidates do; what
-//! they find is judged, minimized and explained like everything else. A found suffix is a trial
-//! whose base has a neutral suffix of the same length, and whose edits replace its tokens: so the
-//! baseline is the prompt with a suffix that says nothing, the controls are suffixes of ordinary
-//! tokens, and both can be held against the found one position by position.
+//! Unlike the other mutators a search queries the model, for gradients and for the effects of
+//! candidates; its findings are judged, minimized and explained like all others. A found suffix is a
+//! trial whose base has a neutral suffix of the same length, and whose edits replace its tokens. So
+//! the baseline is the prompt with a neutral suffix, the controls are suffixes of ordinary tokens,
+//! and both can be compared with the found one position by position.
 
 pub mod beast;
 pub mod gcg;

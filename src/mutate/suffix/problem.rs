@@ -1,4 +1,4 @@
-//! A search for a suffix: where it stands, what it is to do, what candidates are worth.
+//! A search problem: prompts, goal and tokens, and the scores of candidates on a model.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,46 +15,55 @@ use crate::evaluate::{
 };
 use crate::model::Distributions;
 
-/// A prompt with a gap for the suffix.
+/// A prompt with a gap for the suffix, as token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prompt {
+    /// Ids before the suffix, BOS first where the model has one.
     pub before: Vec<u32>,
-    /// The end of the turn, say.
+    /// Ids after the suffix: the end of the turn, say.
     pub after: Vec<u32>,
 }
 
 impl Prompt {
+    /// Returns the prompt with a suffix in its gap.
     pub fn with(&self, suffix: &[u32]) -> Vec<u32> {
         [&self.before, suffix, &self.after].concat()
     }
 }
 
-/// What a candidate does.
+/// The score of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scored {
-    /// Mean over the prompts.
+    /// Mean loss over the prompts, in the unit of the goal.
     pub loss: f64,
-    /// Whether every prompt's goal is reached.
+    /// Whether the goal is reached in every prompt.
     pub reached: bool,
 }
 
-/// Prompts, goal and model.
+/// Prompts, goal and allowed tokens on a model.
 pub struct Problem<'a, 'm> {
+    /// Evaluator of the model.
     pub evaluator: &'a ModelEvaluator<'m>,
+    /// Prompts that one suffix is searched for.
     pub prompts: Vec<Prompt>,
+    /// Behaviour that is searched for.
     pub goal: Goal,
+    /// Tokens that a suffix may be made of.
     pub tokens: Tokens,
-    /// Of each prompt with a neutral suffix.
+    /// Observations of each prompt with a neutral suffix.
     baselines: Vec<Observation>,
     /// By prompt and suffix length: whether the prompt with a neutral suffix round-trips.
     neutral_round_trips: Vec<Vec<bool>>,
 }
 
 impl<'a, 'm> Problem<'a, 'm> {
+    /// Checks the parts of a problem and observes every prompt with a neutral suffix of `length`
+    /// tokens.
+    ///
     /// # Errors
-    /// [`Error::Request`] for prompts that are empty or longer than the model reads, and for a goal
-    /// without a text.
+    /// [`Error::Request`] for prompts that are empty or do not fit the model's context, and for a
+    /// goal without a text.
     pub fn new(
         evaluator: &'a ModelEvaluator<'m>,
         prompts: Vec<Prompt>,
@@ -65,20 +74,20 @@ impl<'a, 'm> Problem<'a, 'm> {
         let config = &evaluator.model.config;
         if length == 0 || prompts.is_empty() {
             return Err(Error::request(
-                "a search takes a prompt, and a suffix of at least one token",
+                "a search needs a prompt and a suffix of at least one token",
             ));
         }
         if goal.continuation.is_empty() != (goal.kind == GoalKind::Away) {
             return Err(Error::request(
-                "a text is predicted by every goal but `away`, which predicts none",
+                "every goal but `away` needs a text to predict; `away` has none",
             ));
         }
         for prompt in &prompts {
             let total = prompt.before.len() + length + prompt.after.len() + goal.continuation.len();
             if prompt.before.is_empty() || total > config.max_position_embeddings {
-                let most = config.max_position_embeddings;
+                let context_length = config.max_position_embeddings;
                 return Err(Error::request(format!(
-                    "prompt, suffix and target take {total} tokens, of {most}; a prompt at least \
+                    "prompt, suffix and target take {total} tokens, of {context_length}; a prompt at least \
                     one"
                 )));
             }
@@ -102,7 +111,7 @@ impl<'a, 'm> Problem<'a, 'm> {
         Ok(Self { evaluator, prompts, goal, tokens, baselines, neutral_round_trips })
     }
 
-    /// What the model does after a prompt with a neutral suffix.
+    /// Returns the observation of a prompt with a neutral suffix.
     pub fn baseline(&self, prompt: usize) -> &Observation {
         &self.baselines[prompt]
     }
@@ -111,7 +120,7 @@ impl<'a, 'm> Problem<'a, 'm> {
         self.baselines[prompt].distributions.as_ref()
     }
 
-    /// A suffix in a prompt as a trial like all others: replacements in a neutral suffix.
+    /// Returns a suffix in a prompt as a trial like all others: replacements in a neutral suffix.
     pub fn trial(&self, prompt: usize, suffix: &[u32]) -> Trial {
         let at = self.prompts[prompt].before.len();
         let changed = suffix.iter().enumerate().filter(|(_, id)| **id != self.tokens.neutral);
@@ -135,8 +144,8 @@ impl<'a, 'm> Problem<'a, 'm> {
         })
     }
 
-    /// A suffix in its prompt and with the continuation: all ids, where the suffix stands, and the
-    /// positions that predict the continuation.
+    /// Returns a suffix in its prompt and with the continuation: all ids, the positions of the suffix,
+    /// and the positions that predict the continuation.
     fn sequence(&self, prompt: usize, suffix: &[u32]) -> (Vec<u32>, Range<usize>, Vec<usize>) {
         let prompt = &self.prompts[prompt];
         let (mut ids, positions) =
@@ -147,8 +156,11 @@ impl<'a, 'm> Problem<'a, 'm> {
         (ids, positions, reads)
     }
 
-    /// The gradient of a prompt's loss for the tokens of its suffix, and for the residual stream
-    /// entering `layers`.
+    /// Returns the gradient of a prompt's loss with respect to the one-hot tokens of its suffix and to
+    /// the residual stream entering `layers`.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
     pub fn gradient(
         &self,
         prompt: usize,
@@ -158,12 +170,15 @@ impl<'a, 'm> Problem<'a, 'm> {
         let (ids, positions, reads) = self.sequence(prompt, suffix);
         let reference = self.reference(prompt).map(|r| r.row(0));
         self.evaluator.one_hot_gradient(&ids, positions, &reads, layers, &|logits, vocabulary| {
-            self.goal.of_logits(logits, vocabulary, reference)
+            self.goal.loss_of_logits(logits, vocabulary, reference)
         })
     }
 
-    /// The gradient of a prompt's loss for embeddings in the place of the suffix, `[length,
-    /// d_model]`, and whether the model says the continuation after them.
+    /// Returns the gradient of a prompt's loss with respect to embeddings `[length, d_model]` in the
+    /// place of the suffix, and whether the model says the continuation after them.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
     pub fn soft_gradient(
         &self,
         prompt: usize,
@@ -179,14 +194,17 @@ impl<'a, 'm> Problem<'a, 'm> {
             says.set(
                 rows.all(|(row, target)| best(row, *target)) && !self.goal.continuation.is_empty(),
             );
-            self.goal.of_logits(logits, vocabulary, reference)
+            self.goal.loss_of_logits(logits, vocabulary, reference)
         };
         let gradient = self.evaluator.soft_gradient(&ids, positions, embeddings, &reads, &loss)?;
         Ok((gradient, says.get()))
     }
 
-    /// What replacing tokens of a suffix does in a prompt: lists of (index in the suffix, id), all
-    /// in one batch.
+    /// Observes candidates in a prompt, all in one batch: replacements in a suffix, as lists of (index
+    /// in the suffix, id).
+    ///
+    /// # Errors
+    /// Those of the evaluator.
     pub fn observe(
         &self,
         prompt: usize,
@@ -209,7 +227,10 @@ impl<'a, 'm> Problem<'a, 'm> {
         self.evaluator.observe(&candidates.iter().map(request).collect::<Vec<_>>())
     }
 
-    /// The same of the first `prompts` prompts together.
+    /// Scores candidates in the first `prompts` prompts together.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
     pub fn score(
         &self,
         prompts: usize,
@@ -220,11 +241,11 @@ impl<'a, 'm> Problem<'a, 'm> {
             .map(|prompt| self.observe(prompt, suffix, candidates))
             .collect::<Result<Vec<_>>>()?;
         Ok((0..candidates.len())
-            .map(|i| self.scored(observed.iter().map(|of_prompt| &of_prompt[i])))
+            .map(|i| self.scored(observed.iter().map(|by_candidate| &by_candidate[i])))
             .collect())
     }
 
-    /// What is observed of one candidate in the first prompts, in their order.
+    /// Combines the observations of one candidate in the first prompts, in their order.
     fn scored<'o>(&self, observed: impl Iterator<Item = &'o Observation>) -> Scored {
         let (mut loss, mut reached, mut n) = (0.0, true, 0);
         for (prompt, observation) in observed.enumerate() {
@@ -272,10 +293,10 @@ impl<'a, 'm> Problem<'a, 'm> {
                     .residuals
                     .get(&layers)
                     .ok_or_else(|| Error::internal("a rung without a gradient"))?;
-                for (sum, of_prompt) in expected.iter_mut().zip(halving.expected(*at, at_rung)?) {
-                    let of_prompt = of_prompt.unwrap_or_default();
-                    sum.total += of_prompt.total;
-                    sum.at_reads += of_prompt.at_reads;
+                for (sum, in_prompt) in expected.iter_mut().zip(halving.expected(*at, at_rung)?) {
+                    let in_prompt = in_prompt.unwrap_or_default();
+                    sum.total += in_prompt.total;
+                    sum.at_reads += in_prompt.at_reads;
                 }
             }
             prune(

@@ -1,4 +1,4 @@
-//! A search as a file: what was asked, and all there is to go on from.
+//! A search as a file: its problem, options and state.
 
 use std::path::Path;
 
@@ -9,37 +9,46 @@ use crate::error::{Error, Result};
 use crate::model::{Model, ModelRef};
 use crate::storage;
 
-/// Version of `suffix.json`.
+/// Version of the schema of `suffix.json`.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What was asked and how far it went.
+/// A search: its problem, its options and its state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
+    /// Version of the schema, [`SCHEMA_VERSION`].
     pub schema_version: u32,
+    /// Model that is searched on.
     pub model: ModelRef,
+    /// Prompts that one suffix is searched for.
     pub prompts: Vec<Prompt>,
+    /// Behaviour that is searched for.
     pub goal: Goal,
+    /// Options of the search.
     pub options: SuffixOptions,
+    /// State after the last step.
     pub state: SearchState,
-    /// Once the search is over, where prompts were left out of it.
+    /// Success on held-out prompts; set when the search is over, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<HeldOut>,
 }
 
-/// What the best suffix does to prompts that the search never saw.
+/// Success of the best suffix on held-out prompts, which the search did not see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOut {
+    /// Prompts in which it reaches the goal.
     pub reached: u64,
-    pub of: u64,
+    /// All held-out prompts.
+    #[serde(rename = "of")]
+    pub prompts: u64,
 }
 
 impl Search {
-    /// The beginning of a search.
+    /// Begins a search.
     ///
     /// # Errors
-    /// What the evaluator refuses.
+    /// Those of the evaluator.
     pub fn new(problem: &Problem, options: SuffixOptions) -> Result<Self> {
         let state = SearchState::new(problem, &options)?;
         let (model, prompts, goal) =
@@ -55,10 +64,10 @@ impl Search {
         })
     }
 
-    /// Takes one step.
+    /// Takes one step of the algorithm.
     ///
     /// # Errors
-    /// What the evaluator refuses.
+    /// Those of the evaluator.
     pub fn advance(&mut self, problem: &Problem) -> Result<Step> {
         let (state, options) = (&mut self.state, &self.options);
         match options.algorithm {
@@ -68,11 +77,15 @@ impl Search {
         }
     }
 
+    /// Writes the search to a file.
+    ///
+    /// # Errors
+    /// Those of writing.
     pub fn write(&self, path: &Path) -> Result<()> {
         storage::write_json(path, self)
     }
 
-    /// Reads a search to look at.
+    /// Reads a search without checking it against a model.
     ///
     /// # Errors
     /// [`Error::File`] naming what is wrong.
@@ -85,19 +98,18 @@ impl Search {
                 format!("{}, known: {SCHEMA_VERSION}", found.schema_version),
             ));
         }
-        if let Some(HeldOut { reached, of }) =
-            found.held_out.filter(|held| held.of == 0 || held.reached > held.of)
+        if let Some(HeldOut { reached, prompts }) =
+            found.held_out.filter(|held| held.prompts == 0 || held.reached > held.prompts)
         {
-            return Err(Error::file(path, "held_out", format!("{reached} reached of {of}")));
+            return Err(Error::file(path, "held_out", format!("{reached} reached of {prompts}")));
         }
         Ok(found)
     }
 
-    /// Reads a search that is to go on as it was asked for: `self` is how it would begin
-    /// on `model`.
+    /// Reads a search to be continued on `model`. `self` is the same search before its first step.
     ///
     /// # Errors
-    /// [`Error::File`] naming the field that is another than asked for, or makes no sense.
+    /// [`Error::File`] naming the field that differs from `self` or is inconsistent.
     pub fn resume(self, path: &Path, model: &Model) -> Result<Self> {
         let found = Self::read(path)?;
         let differs = |field: &str| {
@@ -107,7 +119,7 @@ impl Search {
                 "is of another search: give the same arguments, or another --out",
             ))
         };
-        // The name is a path, and may be another way to the same model.
+        // The name may be another path to the same model.
         if found.model.fingerprint != self.model.fingerprint
             || found.model.tokenizer != self.model.tokenizer
         {
@@ -160,7 +172,7 @@ impl Search {
         if !(1..=self.prompts.len()).contains(&state.prompts) || state.step != state.trace.len() {
             return Err(Error::file(path, "state", "counts that do not fit together"));
         }
-        // It goes on, so that what was left out is asked again at its end.
+        // Held-out prompts are tested again when the continued search ends.
         Ok(Self { held_out: None, ..found })
     }
 }

@@ -1,19 +1,21 @@
-//! A suffix of embeddings that need be no token's, by gradient descent, and the tokens nearest to
-//! them: how far what embeddings allow is from what tokens reach (Schwinn et al. 2024, "Soft Prompt
-//! Threats").
+//! A soft suffix: embeddings found by gradient descent, which need not be those of tokens, and the
+//! nearest tokens (Schwinn et al. 2024, "Soft Prompt Threats"). The difference of their losses shows
+//! how much of what embeddings allow tokens can reach.
 
 use super::problem::Problem;
 use super::state::{Descent, ScoredSuffix, SearchState, Step};
 use crate::error::Result;
 
-/// Adam (Kingma and Ba 2015); the rate is in units of the embeddings' own root mean square.
+/// Learning rate of Adam in units of the embeddings' own root mean square.
 const RATE: f32 = 0.2;
+
+/// Decay rates of the moments, as Kingma and Ba (2015) give them.
 const BETAS: [f32; 2] = [0.9, 0.999];
 
-/// One step: down the gradient, and what the nearest tokens do.
+/// Takes one step down the gradient and scores the nearest tokens.
 ///
 /// # Errors
-/// What the evaluator refuses.
+/// Those of the evaluator.
 pub fn advance(state: &mut SearchState, problem: &Problem) -> Result<Step> {
     let model = problem.evaluator.model;
     let start = || -> Vec<f32> {
@@ -57,6 +59,7 @@ pub fn advance(state: &mut SearchState, problem: &Problem) -> Result<Step> {
     })
 }
 
+/// Makes one update of Adam (Kingma and Ba 2015).
 fn descend(descent: &mut Descent, gradient: &[f32], step: i32) {
     let size = (descent.embeddings.iter().map(|e| e * e).sum::<f32>()
         / descent.embeddings.len().max(1) as f32)

@@ -6,46 +6,48 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::vocabulary::{Category, categories};
 
-/// What a suffix may be made of.
+/// The tokens that a suffix may be made of.
 #[derive(Clone)]
 pub struct Tokens {
-    /// `[vocab]`.
+    /// Whether each token is allowed, `[vocab]`.
     allowed: Vec<bool>,
-    /// Stands for nothing: a suffix begins as so many of these.
+    /// The neutral token: a search begins with a suffix of these, ` x` where the vocabulary has it.
     pub neutral: u32,
-    /// Norms of the embeddings, once they are asked for, `[vocab]`.
+    /// Norms of the embeddings, `[vocab]`, computed when first used.
     norms: OnceLock<Vec<f32>>,
 }
 
 impl Tokens {
-    /// Tokens that text can reach; with `ascii` those of printable ASCII alone.
+    /// Allows every token that some text encodes to; with `ascii` those of printable ASCII alone.
     ///
     /// # Errors
-    /// [`Error::Request`] where none is left.
+    /// [`Error::Request`] if the model has none.
     pub fn new(model: &Model, ascii: bool) -> Result<Self> {
         let printable = |id: u32| {
             let text = model.token(id);
             !ascii || text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
         };
-        let of = |(id, category): (usize, Category)| {
+        let is_allowed = |(id, category): (usize, Category)| {
             category == Category::Reachable && printable(id as u32)
         };
-        let allowed: Vec<bool> = categories(model).into_iter().enumerate().map(of).collect();
+        let allowed: Vec<bool> =
+            categories(model).into_iter().enumerate().map(is_allowed).collect();
         let first = allowed.iter().position(|allowed| *allowed);
         let first = first
             .ok_or_else(|| Error::request(format!("{} has no token for a suffix", model.name)))?;
-        // The field begins with ` x ! x !`; any token will do.
+        // The literature starts from `x x x` or `! ! !`; any token will do.
         let plain =
             model.tokenizer.as_ref().and_then(|t| t.encode(" x").ok()).filter(|ids| ids.len() == 1);
         let plain = plain.map(|ids| ids[0]).filter(|id| allowed.get(*id as usize) == Some(&true));
         Ok(Self { allowed, neutral: plain.unwrap_or(first as u32), norms: OnceLock::new() })
     }
 
+    /// Returns true if a suffix may hold this token.
     pub fn allows(&self, id: u32) -> bool {
         self.allowed.get(id as usize) == Some(&true)
     }
 
-    /// The allowed tokens nearest to embeddings `[n, d_model]`, by their cosines.
+    /// Returns the allowed tokens nearest to embeddings `[n, d_model]` by cosine similarity.
     pub fn nearest(&self, model: &Model, embeddings: &[f32]) -> Vec<u32> {
         let vocabulary = model.config.vocab_size;
         let along = model.along_embeddings(embeddings);
@@ -61,7 +63,8 @@ impl Tokens {
         along.chunks_exact(vocabulary).map(nearest).collect()
     }
 
-    /// The `k` allowed ids that a gradient `[vocab]` expects most of, but for one, best first.
+    /// Returns the `k` allowed ids with the most negative gradient `[vocab]`, best first, without
+    /// `except`.
     pub fn best(&self, gradient: &[f32], except: u32, k: usize) -> Vec<u32> {
         let mut ids: Vec<u32> =
             (0..gradient.len() as u32).filter(|id| self.allows(*id) && *id != except).collect();
