@@ -1,6 +1,6 @@
-//! Echo prompts, which ask a model to repeat a token (Rumbelow and Watkins 2023, "SolidGoldMagikarp").
-//! They are built from ids, never from text: text would be tokenised again, and the tokens of
-//! interest are those that no text encodes to.
+//! Echo prompts, which ask a model to repeat a token (Rumbelow and Watkins 2023,
+//! "SolidGoldMagikarp"). They are built from ids, never from text: text would be tokenised again,
+//! and the tokens of interest are those that no text encodes to.
 
 use std::sync::Arc;
 

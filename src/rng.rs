@@ -5,8 +5,8 @@ use rand::{Rng as _, SeedableRng};
 pub use rand_chacha::ChaCha8Rng as Rng;
 use sha2::{Digest, Sha256};
 
-/// Returns a generator for `seed` and a purpose. Different purposes get independent streams, so adding
-/// a draw in one place does not shift the draws of another.
+/// Returns a generator for `seed` and a purpose. Different purposes get independent streams, so
+/// adding a draw in one place does not shift the draws of another.
 pub fn stream(seed: u64, purpose: &str) -> Rng {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
@@ -26,8 +26,8 @@ mod tests {
     #[test]
     fn streams_are_frozen_and_differ_by_purpose() {
         let draw = |seed, purpose| stream(seed, purpose).random::<u32>();
-        // A seed means the same campaign in every version: these numbers may never change. They were
-        // computed by another implementation of SHA-256 and ChaCha8.
+        // A seed means the same campaign in every version: these numbers may never change. They
+        // were computed by another implementation of SHA-256 and ChaCha8.
         assert_eq!(
             [draw(1, "a"), draw(1, "b"), draw(2, "a")],
             [0xcf88_6e2f, 0xba70_321e, 0xaa75_7df7]

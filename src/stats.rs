@@ -94,8 +94,8 @@ pub fn t_half_width(values: &[f64]) -> f64 {
     QUANTILES[(n - 2).min(QUANTILES.len() - 1)] * (variance / n as f64).sqrt()
 }
 
-/// Returns Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer than
-/// two pairs, unequal lengths, or a side that is constant).
+/// Returns Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer
+/// than two pairs, unequal lengths, or a side that is constant).
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     if a.len() != b.len() || a.len() < 2 {
         return None;

@@ -175,8 +175,8 @@ fn push_escape(out: &mut String, c: char) {
     };
 }
 
-/// Formats a measured number to about three significant digits; whatever a file holds, the result is
-/// short.
+/// Formats a measured number to about three significant digits; whatever a file holds, the result
+/// is short.
 pub fn number(value: f64) -> String {
     if value.is_nan() {
         return "not a number".into();

@@ -1,8 +1,8 @@
 //! Tokens that look as if they had never been trained: the indicator of Land and Bartolo, "Fishing
 //! for Magikarp" (2024), section 3, without a reference token given by hand.
 //!
-//! A token that never occurs in training is only ever pushed away as an output: all such rows of the
-//! unembedding take the same push and end up near each other. The indicator of a token is the
+//! A token that never occurs in training is only ever pushed away as an output: all such rows of
+//! the unembedding take the same push and end up near each other. The indicator of a token is the
 //! cosine distance of its row to the centre of that cluster: near 0 is suspect. (Norms say nothing
 //! in tied models, where the never-trained rows may be the longest.) The cluster is taken to be the
 //! densest spot of the matrix: trained rows differ from each other, since they mean different
@@ -23,7 +23,8 @@ pub enum Category {
     Special,
     /// Its text encodes to other tokens: no text reaches it, ids alone do.
     Unreachable,
-    /// Its bytes alone are not valid text (part of a character), or the vocabulary has no text for it.
+    /// Its bytes alone are not valid text (part of a character), or the vocabulary has no text for
+    /// it.
     Undecodable,
 }
 
@@ -49,8 +50,9 @@ const SUSPECT_DEVIATIONS: f64 = 4.0;
 /// Smallest number of suspects: a campaign gets as many even where nothing stands out.
 const LEAST_SUSPECTS: usize = 16;
 
-/// Returns the cosine distance of every token's unembedding row to the cluster of never-trained rows,
-/// `[vocab]`, in `[0, 2]`; for an untied model the mean of that and the same for its embedding row.
+/// Returns the cosine distance of every token's unembedding row to the cluster of never-trained
+/// rows, `[vocab]`, in `[0, 2]`; for an untied model the mean of that and the same for its
+/// embedding row.
 pub fn indicator(model: &Model) -> Vec<f32> {
     let vocab = model.config.vocab_size;
     let table = |row: &(dyn Fn(u32) -> Vec<f32> + Sync)| -> Vec<Vec<f32>> {
@@ -100,7 +102,8 @@ fn distances(rows: &[Vec<f32>]) -> Vec<f32> {
     rows.par_iter().map(|row| 1.0 - dot(row, &centre)).collect()
 }
 
-/// Returns the [`NEIGHBOURS`]-th largest cosine and the rows of the largest (the row itself included).
+/// Returns the [`NEIGHBOURS`]-th largest cosine and the rows of the largest (the row itself
+/// included).
 fn nearest(cosines: &[f32]) -> (f32, Vec<usize>) {
     let mut order: Vec<usize> = (0..cosines.len()).collect();
     let k = NEIGHBOURS.min(order.len() - 1);

@@ -34,70 +34,71 @@ pub struct Args {
     /// exist; one with `{suffix}` in it is always a text.
     #[arg(long, value_name = "TEXT|FILE")]
     prompt: String,
-    /// The text that the model is to say (or, with `--goal loss`, to find improbable).
+    /// Text that the model should say (or, with `--goal loss`, find improbable).
     #[arg(long, value_name = "TEXT", required_if_eq_any([("goal", "target"), ("goal", "loss")]))]
     target: Option<String>,
-    /// What the model is to do.
+    /// Behaviour to search for.
     #[arg(long, value_enum, default_value_t = GoalKind::Target)]
     goal: GoalKind,
-    /// How it is searched.
+    /// Search method.
     #[arg(long, value_enum, default_value_t = Algorithm::Gcg)]
     algorithm: Algorithm,
-    /// Steps; of a beam search as many as the suffix has tokens.
+    /// Number of steps; a beam search takes one per token of the suffix instead.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: u64,
-    /// Candidates a step.
+    /// Candidates per step.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     width: u64,
-    /// Candidates of the last step, towards which the width falls evenly [default: as many as in
-    /// the first].
+    /// Candidates of the last step; between the first and the last the number changes evenly
+    /// [default: as many as in the first].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     last_width: Option<u64>,
-    /// Tokens of the suffix.
+    /// Length of the suffix in tokens.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=512))]
     length: u64,
-    /// Tokens at each place, those that the gradient expects most of, from which candidates draw.
+    /// Draw candidates from the N tokens that the gradient ranks highest at each place.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     top_k: u64,
-    /// Tokens that a candidate replaces at once.
+    /// Replace N tokens at once in each candidate.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=512))]
     replace: u64,
-    /// Go on from the best so many suffixes; 0: from the newest, better or not.
+    /// Keep the N best suffixes and continue from the best; 0 always continues from the latest.
     #[arg(long, value_name = "N", default_value_t = 0)]
     buffer: usize,
-    /// Try at most so many of a step's best replacements together; 0: none.
+    /// Also try the best 2, 3, ... N candidates of a step together; 0: none.
     #[arg(long, value_name = "N", default_value_t = 8)]
     merge: usize,
-    /// No candidates that copy runs of the target's own tokens (by default one in sixteen does).
+    /// Do not copy runs of the target's own tokens into candidates (by default one in sixteen does).
     #[arg(long)]
     no_copies: bool,
-    /// Mellowmax with this sharpness in place of the mean over the target's tokens.
+    /// Combine the target's tokens by mellowmax with this sharpness instead of the mean.
     #[arg(long, value_name = "ALPHA")]
     mellowmax: Option<f64>,
-    /// Run every candidate through the whole model: no pruning on the way.
+    /// Run every candidate through the whole model: no successive halving.
     #[arg(long)]
     exact: bool,
-    /// Tokens beyond printable ASCII too.
+    /// Allow tokens beyond printable ASCII.
     #[arg(long)]
     any_text: bool,
     /// Also try suffixes that do not round-trip through the tokenizer: no text encodes to them.
     #[arg(long)]
     any_ids: bool,
-    /// Of several prompts the last so many are left out of the search, and tested at the end.
+    /// Hold out the last N prompts: the search does not see them, and the best suffix is tested on
+    /// them at the end.
     #[arg(long, value_name = "N", default_value_t = 0)]
     held_out: usize,
-    /// End when the goal is reached in all prompts.
+    /// Stop when the goal is reached in all prompts.
     #[arg(long)]
     stop_on_success: bool,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where suffix.json (the search, after every step), the cases and report.html go.
+    /// Folder for suffix.json (the search, after every step), the cases and report.html.
     #[arg(long, value_name = "DIR", default_value = "fuzz/suffix")]
     out: PathBuf,
-    /// Confirm and shorten what is found, and do not look for the components that carry it.
+    /// Confirm and minimize findings without localizing them to components.
     #[arg(long)]
     no_implication: bool,
-    /// Go on with the search in --out.
+    /// Continue the search in --out.
     #[arg(long)]
     resume: bool,
     /// Replace the search of an earlier run in that folder; without it, and without --resume, it

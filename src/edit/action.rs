@@ -1,4 +1,4 @@
-//! What a lesion does to a component.
+//! Actions: the ways in which a lesion changes a component.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::component::Component;
 use super::phrase::Phrase;
 use crate::text::number;
 
-/// What a lesion does to the output of a component (or to a single weight).
+/// A change of the output of a component, or of a single weight, by a lesion (ablation).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {

@@ -70,8 +70,8 @@ matrices! {
     ChannelReceptance = "channel_mix.receptance",
 }
 
-/// An addressable part of a model. The order is by kind, then layer, then place. Fields are indices,
-/// from 0, of what they are called.
+/// An addressable part of a model. The order is by kind, then layer, then place. Fields are
+/// indices, from 0, of what they are called.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Component {

@@ -1,8 +1,8 @@
 //! The vocabulary of mutations: what may be done to a trial, as plain data.
 //!
-//! An [`Edit`] is small, ordered, serialisable and independent of any model object. What is specific
-//! to a kind of edit short of a model stands in its file here; how a batch of edits becomes one
-//! table per site of the forward pass is the business of [`crate::evaluate`].
+//! An [`Edit`] is small, ordered, serialisable and independent of any model object. What is
+//! specific to a kind of edit short of a model stands in its file here; how a batch of edits
+//! becomes one table per site of the forward pass is the business of [`crate::evaluate`].
 
 mod action;
 mod check;

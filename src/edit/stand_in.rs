@@ -1,9 +1,9 @@
-//! What a matched control puts in the place of an edit's specifics.
+//! Ordinary counterparts that a matched control puts in the place of an edit's specifics.
 
 use super::component::Component;
 
-/// Draws the ordinary counterparts from which [`Edit::control`](super::Edit::control) builds an edit
-/// that differs from another only in *what* is put in.
+/// Draws the ordinary counterparts from which [`Edit::control`](super::Edit::control) builds an
+/// edit that differs from another only in *what* is put in.
 pub trait StandIns {
     /// Returns an ordinary token for a token.
     fn token(&mut self, id: u32) -> u32;

@@ -29,8 +29,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Returns the new position of the token at an original one; `None` if it is deleted or there is no
-    /// such position.
+    /// Returns the new position of the token at an original one; `None` if it is deleted or there
+    /// is no such position.
     pub fn at(&self, position: usize) -> Option<usize> {
         self.moved.get(position).copied().flatten()
     }
@@ -86,7 +86,8 @@ impl Trial {
                 _ => {}
             }
         }
-        inserts.sort_by_key(|&(position, _)| position); // stable: the list's order within a position
+        // A stable sort keeps the list's order within a position.
+        inserts.sort_by_key(|&(position, _)| position);
         let mut ids = Vec::with_capacity(total + inserts.len());
         let mut moved = Vec::with_capacity(total);
         let mut pending = inserts.into_iter().peekable();

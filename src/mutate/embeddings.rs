@@ -75,7 +75,8 @@ const MAX_STEP: f32 = 1.0;
 /// Ratio of the smallest strength to the largest.
 const STRENGTH_RANGE: f32 = 0.05;
 
-/// Draws a strength log-uniformly up to `largest`: small strengths are as interesting as large ones.
+/// Draws a strength log-uniformly up to `largest`: small strengths are as interesting as large
+/// ones.
 fn strength(largest: f32, rng: &mut Rng) -> f32 {
     largest * STRENGTH_RANGE.powf(rng.random::<f32>())
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::{Action, Component, Trial};
 
-/// Effects of pairs of lesions on one prompt beyond those of their members alone: second differences
-/// of the loss.
+/// Effects of pairs of lesions on one prompt beyond those of their members alone: second
+/// differences of the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interactions {

@@ -28,7 +28,7 @@ pub struct Context<'a> {
     pub echo: &'a [EchoPrompt],
     /// Proposed super weights.
     pub weights: &'a [Component],
-    /// How pairs of lesions interact, one table per prompt; empty unless sets are proposed.
+    /// Interactions of pairs of lesions, one table per prompt; empty unless sets are proposed.
     pub interactions: &'a [Interactions],
     /// Tokens that a gradient ranks highest after each prompt; empty unless suffixes are proposed.
     pub suffixes: &'a [Promising],

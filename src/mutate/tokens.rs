@@ -83,8 +83,8 @@ impl Mutator for Echo {
     }
 }
 
-/// Draws a suspect, the least suspicious most often: the larger of two draws, of a list with the most
-/// suspicious first.
+/// Draws a suspect, the least suspicious most often: the larger of two draws, of a list with the
+/// most suspicious first.
 fn suspect(vocabulary: &Vocabulary, rng: &mut Rng) -> Option<u32> {
     let suspects = &vocabulary.anomalous;
     let draw = |rng: &mut Rng| {

@@ -1,9 +1,9 @@
 //! The novelty map: the behaviours seen so far.
 //!
 //! A campaign that only climbs scores finds one glitch many times. The novelty map does for it what
-//! the coverage bitmap does for a fuzzer of binaries, but over behaviour (outputs), not over neurons:
-//! a trial is new when no earlier one had the same score, changed top tokens, entropy and residual
-//! stream, all quantised.
+//! the coverage bitmap does for a fuzzer of binaries, but over behaviour (outputs), not over
+//! neurons: a trial is new when no earlier one had the same score, changed top tokens, entropy and
+//! residual stream, all quantised.
 
 use std::collections::BTreeSet;
 
@@ -18,18 +18,20 @@ const SKETCH_BITS: u64 = 12;
 pub struct Behaviour {
     /// Logarithm of the score over its scale, in half octaves.
     score: i8,
-    /// One bit for each of the first 16 read positions: set where the top token is not the baseline's.
+    /// One bit for each of the first 16 read positions: set where the top token is not the
+    /// baseline's.
     changed: u16,
     /// Change of the mean entropy in half nats.
     entropy: i8,
     /// One bit for each random projection of the residual stream: set where its sign changed.
     sketch: u16,
-    /// Whether all logits are finite.
+    /// True if all logits are finite.
     finite: bool,
 }
 
 impl Behaviour {
-    /// Quantises an observation. `score` is the oracle's; `scale` is an ordinary one (its threshold).
+    /// Quantises an observation. `score` is the oracle's; `scale` is an ordinary one (its
+    /// threshold).
     pub fn new(trial: &Observation, baseline: &Observation, score: f64, scale: f64) -> Self {
         let top = |o: &Observation, i: usize| o.top.get(i).and_then(|t| t.first()).map(|t| t.0);
         let changed = (0..trial.top.len().min(16))

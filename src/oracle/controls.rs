@@ -17,8 +17,8 @@ use crate::vocabulary::Vocabulary;
 /// Number of times that an unusable draw is repeated before the original is kept.
 const DRAWS: usize = 16;
 
-/// Draws before the alternatives count as exhausted. It does not depend on `count`: a replay asks for
-/// as many controls as there were and must get the same ones.
+/// Draws before the alternatives count as exhausted. It does not depend on `count`: a replay asks
+/// for as many controls as there were and must get the same ones.
 const ATTEMPTS: usize = 256;
 
 /// Draws up to `count` different controls of `trial`, none of them the trial itself.
@@ -56,8 +56,8 @@ pub fn draw(
     controls
 }
 
-/// Returns true if the model has enough components of a kind for a lesion of one to be compared with
-/// lesions of the others.
+/// Returns true if the model has enough components of a kind for a lesion of one to be compared
+/// with lesions of the others.
 pub fn has_controls(component: Component, config: &Config) -> bool {
     component != Component::Embed && config.all_like(component).nth(LEAST_CONTROLS).is_some()
 }

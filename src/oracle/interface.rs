@@ -9,31 +9,32 @@ use crate::model::Config;
 /// Methods without a default must be answered by every oracle; the others say that the oracle is an
 /// ordinary one.
 pub trait Oracle: Sync {
-    /// Name in files and on the command line: `divergence`, `non_finite`.
+    /// Returns the name in files and on the command line: `divergence`, `non_finite`.
     fn name(&self) -> &'static str;
 
-    /// Name on screen and on the page.
+    /// Returns the name on screen and on the page.
     fn label(&self) -> &'static str;
 
-    /// Unit of the score: `bits`, `nats per token`; empty for a score without one.
+    /// Returns the unit of the score: `bits`, `nats per token`; empty for a score without one.
     fn unit(&self) -> &'static str;
 
-    /// One sentence on what the oracle looks for and what its score means.
+    /// Returns one sentence on what the oracle detects and what its score means.
     fn meaning(&self) -> &'static str;
 
-    /// One sentence on what happened in a case with this score. `cause` is its subject
+    /// Returns one sentence on what happened in a case with this score. `cause` is its subject
     /// ("Replacing ` king` by ` Guid`"), or the token ("the token ` Guid` (id 4091)") for an oracle
     /// that [`edits_one_token`](Oracle::edits_one_token).
     fn sentence(&self, cause: &str, score: f64) -> String;
 
-    /// The same in a few words, for the title of a case: "raises the loss by 2.10 nats a token".
-    /// `continuation` is the text after the prompt.
+    /// Returns the same in a few words, for the title of a case: "raises the loss by 2.10 nats a
+    /// token". `continuation` is the text after the prompt.
     fn effect(&self, score: f64, continuation: &str) -> String;
 
-    /// How badly the trial behaves, in the oracle's unit; finite, larger is worse.
+    /// Scores the trial's behaviour in the oracle's unit; finite, larger is worse.
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64;
 
-    /// Smallest score of interest: the threshold is never below it, however quiet the controls are.
+    /// Returns the smallest score of interest: the threshold is never below it, however quiet the
+    /// controls are.
     fn minimum(&self) -> f64;
 
     /// Returns true if the oracle can judge mutations that leave the continuation as it is: all
@@ -60,7 +61,7 @@ pub trait Oracle: Sync {
         false
     }
 
-    /// Number of tokens to generate greedily.
+    /// Returns the number of tokens to generate greedily.
     fn generate(&self) -> usize {
         0
     }

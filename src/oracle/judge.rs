@@ -13,30 +13,40 @@ use crate::evaluate::{Evaluator, Observation, Request};
 use crate::model::Config;
 use crate::vocabulary::Vocabulary;
 
-/// Gives verdicts. Behind it is an oracle with a model or, in tests, a function.
+/// Gives verdicts: an oracle on a model or, in tests, a function.
 pub trait Judge {
-    /// Verdicts of these trials in their order, each against its own baseline and matched controls.
+    /// Judges trials, each against its own baseline and matched controls; verdicts come in the
+    /// order of the trials.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
     fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>>;
 }
 
-/// Judges trials by one oracle. What the campaign, the minimizer and a replay ask.
+/// Judges trials by one oracle on a model, for campaigns, reductions and replays.
 pub struct ModelJudge<'a> {
+    /// Evaluator of the model.
     pub evaluator: &'a dyn Evaluator,
+    /// Shape of the model.
     pub config: &'a Config,
+    /// Tokens that controls draw from.
     pub vocabulary: &'a Vocabulary,
+    /// The oracle.
     pub oracle: OracleKind,
+    /// Largest number of controls of a trial.
     pub controls_per_trial: usize,
     /// Seed of the controls (`Case::control_seed`).
     pub seed: u64,
-    /// Of the oracle's score.
+    /// Noise floor of the oracle's score, in its unit.
     pub noise_floor: f64,
     calls: AtomicU64,
 }
 
-/// Controls a verdict is read against, unless told otherwise.
+/// Default number of controls that a verdict rests on.
 pub const CONTROLS_PER_TRIAL: usize = 16;
 
 impl<'a> ModelJudge<'a> {
+    /// Returns a judge with [`CONTROLS_PER_TRIAL`] controls per trial.
     pub fn new(
         evaluator: &'a dyn Evaluator,
         config: &'a Config,
@@ -58,18 +68,22 @@ impl<'a> ModelJudge<'a> {
         }
     }
 
+    /// Sets the number of controls per trial.
     pub fn with_controls(mut self, controls_per_trial: usize) -> Self {
         self.controls_per_trial = controls_per_trial;
         self
     }
 
-    /// Trials evaluated so far: baselines and controls too.
+    /// Returns the number of trials evaluated so far, baselines and controls included.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Judges one trial with everything (baseline, trial, each control) run by itself at the
-    /// canonical shape: what turns a provisional verdict into a finding.
+    /// Judges one trial with baseline, trial and each control run alone at the canonical shape: the
+    /// confirmation that turns a provisional verdict into a finding.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
     pub fn judge_alone(&self, trial: &Trial) -> Result<Verdict> {
         let alone = |request: &Request| {
             self.calls.fetch_add(1, Ordering::Relaxed);
@@ -83,7 +97,7 @@ impl<'a> ModelJudge<'a> {
         Ok(Verdict::new(self.oracle, score(trial)?, &controls, self.noise_floor))
     }
 
-    /// The controls this judge reads `trial` against.
+    /// Returns the controls that this judge compares `trial` with.
     pub fn controls(&self, trial: &Trial) -> Vec<Trial> {
         controls::draw(trial, self.controls_per_trial, self.seed, self.config, self.vocabulary)
     }

@@ -1,4 +1,4 @@
-//! What to measure on a trial and on its baseline, for one oracle or several at once.
+//! Requests for a trial and for its baseline that serve one oracle or several at once.
 
 use std::sync::Arc;
 

@@ -13,11 +13,11 @@ pub struct Verdict {
     pub oracle: OracleKind,
     /// The trial's score, in the oracle's unit; larger is worse.
     pub score: f64,
-    /// What a score must exceed: set by the controls, never below the oracle's own minimum.
+    /// The score to exceed: set by the controls, never below the oracle's own minimum.
     pub threshold: f64,
     /// `score - threshold`; the trial fails (is anomalous) when it is above `noise_floor`.
     pub margin: f64,
-    /// How far the score moves when nothing changes but the batch shape.
+    /// Largest change of the score when nothing but the batch shape changes.
     pub noise_floor: f64,
     /// Scores of the matched controls, ascending.
     pub controls: Vec<f64>,
@@ -26,8 +26,8 @@ pub struct Verdict {
     pub p_value: f64,
 }
 
-/// Smallest number of controls that a verdict can rest on: the worst of fewer is exceeded by chance too often
-/// (by one trial in nine with eight).
+/// Smallest number of controls that a verdict can rest on: the worst of fewer is exceeded by chance
+/// too often (by one trial in nine with eight).
 pub const LEAST_CONTROLS: usize = 8;
 
 /// Robust standard deviations above the controls' median that a score must exceed.

@@ -1,5 +1,5 @@
-//! Adversarial suffixes: gradients of the one-hot tokens, successive halving, and searches that end where they
-//! should.
+//! Adversarial suffixes: gradients of the one-hot tokens, successive halving, and searches that end
+//! where they should.
 
 use glitch::edit::{Edit, Trial};
 use glitch::evaluate::{

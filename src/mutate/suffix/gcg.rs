@@ -2,7 +2,8 @@
 //! Aligned Language Models", algorithm 2), with what has been found to help since: a buffer of
 //! candidates (Hayase et al. 2024), several replacements at a time, merging the best single
 //! replacements (Jia et al. 2024, "Improved Techniques for Optimization-Based Jailbreaking"),
-//! candidates that round-trip through the tokenizer, and successive halving in place of full runs of all.
+//! candidates that round-trip through the tokenizer, and successive halving in place of full runs
+//! of all.
 
 use std::collections::BTreeSet;
 

@@ -21,7 +21,7 @@ pub enum GoalKind {
     Loss,
 }
 
-/// How the losses of several tokens are combined into one.
+/// The combination of several tokens' losses into one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mean {
@@ -57,8 +57,8 @@ impl Goal {
         }
     }
 
-    /// Returns the loss of an observation, nats per token; for [`GoalKind::Away`] minus the divergence
-    /// in bits, 0 to -1.
+    /// Returns the loss of an observation, nats per token; for [`GoalKind::Away`] minus the
+    /// divergence in bits, 0 to -1.
     pub fn loss(&self, observation: &Observation) -> f64 {
         match self.kind {
             GoalKind::Away => {
@@ -72,7 +72,8 @@ impl Goal {
         }
     }
 
-    /// Returns true if an observation looks like success; the oracle judges it against controls later.
+    /// Returns true if an observation looks like success; the oracle judges it against controls
+    /// later.
     pub fn reached(&self, observation: &Observation, baseline: &Observation) -> bool {
         match self.oracle() {
             OracleKind::Target => observation.says_continuation(),
@@ -134,8 +135,8 @@ impl Mean {
 }
 
 /// Returns minus the Jensen-Shannon divergence (bits) of the first row from `reference` and its
-/// gradient. With `m` the mean of both, the derivative for a logit of `q` is `q * (l - E_q[l]) / 2`, where
-/// `l` is `ln(q / m)`.
+/// gradient. With `m` the mean of both, the derivative for a logit of `q` is `q * (l - E_q[l]) /
+/// 2`, where `l` is `ln(q / m)`.
 fn away(log_probs: &[f64], vocabulary: usize, reference: &[f32]) -> (f64, Vec<f32>) {
     let mut gradient = vec![0f32; log_probs.len()];
     let q = &log_probs[..vocabulary.min(log_probs.len())];

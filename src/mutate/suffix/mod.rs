@@ -2,10 +2,10 @@
 //! something it would not do otherwise.
 //!
 //! Unlike the other mutators a search queries the model, for gradients and for the effects of
-//! candidates; its findings are judged, minimized and explained like all others. A found suffix is a
-//! trial whose base has a neutral suffix of the same length, and whose edits replace its tokens. So
-//! the baseline is the prompt with a neutral suffix, the controls are suffixes of ordinary tokens,
-//! and both can be compared with the found one position by position.
+//! candidates; its findings are judged, minimized and explained like all others. A found suffix is
+//! a trial whose base has a neutral suffix of the same length, and whose edits replace its tokens.
+//! So the baseline is the prompt with a neutral suffix, the controls are suffixes of ordinary
+//! tokens, and both can be compared with the found one position by position.
 
 pub mod beast;
 pub mod gcg;

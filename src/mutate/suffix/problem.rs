@@ -37,7 +37,7 @@ impl Prompt {
 pub struct Scored {
     /// Mean loss over the prompts, in the unit of the goal.
     pub loss: f64,
-    /// Whether the goal is reached in every prompt.
+    /// True if the goal is reached in every prompt.
     pub reached: bool,
 }
 
@@ -144,8 +144,8 @@ impl<'a, 'm> Problem<'a, 'm> {
         })
     }
 
-    /// Returns a suffix in its prompt and with the continuation: all ids, the positions of the suffix,
-    /// and the positions that predict the continuation.
+    /// Returns a suffix in its prompt and with the continuation: all ids, the positions of the
+    /// suffix, and the positions that predict the continuation.
     fn sequence(&self, prompt: usize, suffix: &[u32]) -> (Vec<u32>, Range<usize>, Vec<usize>) {
         let prompt = &self.prompts[prompt];
         let (mut ids, positions) =
@@ -156,8 +156,8 @@ impl<'a, 'm> Problem<'a, 'm> {
         (ids, positions, reads)
     }
 
-    /// Returns the gradient of a prompt's loss with respect to the one-hot tokens of its suffix and to
-    /// the residual stream entering `layers`.
+    /// Returns the gradient of a prompt's loss with respect to the one-hot tokens of its suffix and
+    /// to the residual stream entering `layers`.
     ///
     /// # Errors
     /// Those of the evaluator.
@@ -174,8 +174,8 @@ impl<'a, 'm> Problem<'a, 'm> {
         })
     }
 
-    /// Returns the gradient of a prompt's loss with respect to embeddings `[length, d_model]` in the
-    /// place of the suffix, and whether the model says the continuation after them.
+    /// Returns the gradient of a prompt's loss with respect to embeddings `[length, d_model]` in
+    /// the place of the suffix, and whether the model says the continuation after them.
     ///
     /// # Errors
     /// Those of the evaluator.
@@ -200,8 +200,8 @@ impl<'a, 'm> Problem<'a, 'm> {
         Ok((gradient, says.get()))
     }
 
-    /// Observes candidates in a prompt, all in one batch: replacements in a suffix, as lists of (index
-    /// in the suffix, id).
+    /// Observes candidates in a prompt, all in one batch: replacements in a suffix, as lists of
+    /// (index in the suffix, id).
     ///
     /// # Errors
     /// Those of the evaluator.
@@ -264,7 +264,7 @@ impl<'a, 'm> Problem<'a, 'm> {
     /// marked in `exempt` are never pruned.
     ///
     /// # Errors
-    /// What the evaluator refuses.
+    /// Those of the evaluator.
     pub fn score_by_halving(
         &self,
         suffix: &[u32],

@@ -69,8 +69,8 @@ mod tests {
             prune(&mut candidates, &expected, share, run, 30);
             assert_eq!(candidates, left, "{share} after {run}");
         };
-        // By the whole estimate the candidates rank 0, 1, 2, 3; by its part at the read positions 1,
-        // 3, 2, 0.
+        // By the whole estimate the candidates rank 0, 1, 2, 3; by its part at the read positions
+        // 1, 3, 2, 0.
         check(0.5, 10, &[0, 1]);
         check(0.5, 9, &[1, 0]);
         check(1.0, 9, &[1, 0, 2, 3]);

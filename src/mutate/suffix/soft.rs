@@ -1,6 +1,6 @@
 //! A soft suffix: embeddings found by gradient descent, which need not be those of tokens, and the
-//! nearest tokens (Schwinn et al. 2024, "Soft Prompt Threats"). The difference of their losses shows
-//! how much of what embeddings allow tokens can reach.
+//! nearest tokens (Schwinn et al. 2024, "Soft Prompt Threats"). The difference of their losses
+//! shows how much of what embeddings allow tokens can reach.
 
 use super::problem::Problem;
 use super::state::{Descent, ScoredSuffix, SearchState, Step};

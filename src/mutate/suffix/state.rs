@@ -43,7 +43,7 @@ pub struct SuffixOptions {
     pub buffer: usize,
     /// Largest number of a step's best candidates that are also tried together; below 2: none.
     pub merge: usize,
-    /// Whether some candidates copy runs of the target's own tokens.
+    /// Lets some candidates copy runs of the target's own tokens.
     #[serde(default)]
     pub copies: bool,
     /// Only suffixes that round-trip through the tokenizer are candidates.
@@ -74,7 +74,7 @@ pub struct Reached {
     pub suffix: Vec<u32>,
     /// Mean loss over these prompts.
     pub loss: f64,
-    /// Whether it round-trips: its text, in every prompt, encodes to the same tokens again.
+    /// True if it round-trips: its text, in every prompt, encodes to the same tokens again.
     #[serde(rename = "survives")]
     pub round_trips: bool,
 }

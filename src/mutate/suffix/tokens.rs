@@ -9,7 +9,7 @@ use crate::vocabulary::{Category, categories};
 /// The tokens that a suffix may be made of.
 #[derive(Clone)]
 pub struct Tokens {
-    /// Whether each token is allowed, `[vocab]`.
+    /// True for each token that is allowed, `[vocab]`.
     allowed: Vec<bool>,
     /// The neutral token: a search begins with a suffix of these, ` x` where the vocabulary has it.
     pub neutral: u32,

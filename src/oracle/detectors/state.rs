@@ -66,8 +66,8 @@ impl Oracle for StateBlowup {
 }
 
 /// Scores how much more, or less, of the beginning of the prompt is left in the state at the end
-/// ([`Observation::memory`]): the absolute logarithm of the ratio to the baseline's. Forgetting what
-/// is remembered otherwise and never letting go of it both count.
+/// ([`Observation::memory`]): the absolute logarithm of the ratio to the baseline's. Forgetting
+/// what is remembered otherwise and never letting go of it both count.
 #[derive(Debug)]
 pub struct StateMemory;
 
