@@ -1,48 +1,49 @@
-//! A batch as the decoder takes it: rows packed end to end, no padding anywhere.
+//! The batch that the decoder takes: rows packed end to end, without padding.
 //!
-//! Padding is how batches are usually made rectangular, and masks are how its effects are (almost)
-//! undone. Packed rows need neither: a row's arithmetic is its own, whatever stands beside it.
+//! Padding makes a batch rectangular, and masks undo its effects, almost. Packed rows need neither:
+//! the arithmetic of a row does not depend on the rows beside it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a finished forward keeps, for rows that continue it: nothing is copied when a row refers to
-/// a part.
+/// The keys, values and recurrent states of a finished forward, for rows that continue it. A row
+/// refers to a stretch of it; nothing is copied.
 #[derive(Debug, Default)]
 pub struct KvStore {
+    /// One entry for each layer.
     pub layers: Vec<LayerCache>,
 }
 
-/// What one layer keeps.
+/// The keys, values and recurrent states of one layer.
 #[derive(Debug, Default)]
 pub struct LayerCache {
-    /// Of attention, `[tokens, kv_width]`, rotated; empty for other layers.
+    /// Rotated keys of an attention layer, `[tokens, kv_width]`; empty for other mixers.
     pub keys: Vec<f32>,
-    /// `[tokens, v_width]`.
+    /// Values of an attention layer, `[tokens, v_width]`; empty for other mixers.
     pub values: Vec<f32>,
-    /// Of recurrent layers: the state after some tokens (indices into the packed batch), those at
-    /// every [`STATE_STRIDE`]th position of a row and at its end.
-    pub states: BTreeMap<usize, State>,
+    /// Recurrent states by the packed token they follow: at every [`STATE_STRIDE`]th position of a
+    /// row and at its end. Empty for attention.
+    pub states: BTreeMap<usize, RecurrentState>,
 }
 
-/// Positions from one kept state to the next. A state is as large as hundreds of keys, so not each
-/// is kept.
+/// Positions between two kept states. A state is as large as hundreds of keys, so not every one is
+/// kept.
 pub const STATE_STRIDE: usize = 16;
 
-/// What a recurrent layer carries from one position to the next.
+/// Everything that a recurrent layer hands from one position to the next.
 #[derive(Debug, Clone, Default)]
-pub struct State {
+pub struct RecurrentState {
     /// The last inputs of a Mamba layer's convolution, `[conv_kernel - 1, conv_width]`, oldest
     /// first; of time mixing the last input, `[d_model]`.
     pub inputs: Vec<f32>,
-    /// The state of the recurrence ([`Recurrence`](super::arithmetic::scan::Recurrence) has the shapes).
+    /// The state of the recurrence, in the shape that `arithmetic/scan/` gives for each.
     pub scan: Vec<f32>,
     /// The last input of RWKV's channel mixing, `[d_model]`.
     pub channel_inputs: Vec<f32>,
 }
 
 impl KvStore {
-    /// What it takes, bytes.
+    /// Returns the size of all buffers, bytes.
     pub fn bytes(&self) -> usize {
         let states = self.layers.iter().flat_map(|l| l.states.values());
         let states: usize =
@@ -51,38 +52,40 @@ impl KvStore {
     }
 }
 
-/// A stretch of another forward's tokens that stands before a row's own.
+/// A stretch of tokens of another forward that a row continues.
 #[derive(Debug, Clone)]
 pub struct Segment {
+    /// The caches of that forward.
     pub store: Arc<KvStore>,
     /// First token of the stretch in the store.
     pub start: usize,
+    /// Number of tokens.
     pub len: usize,
 }
 
-/// The residual stream of a finished forward, `[tokens, d_model]` each.
+/// The residual stream of a finished forward, `[tokens, d_model]` at each place.
 #[derive(Debug, Default)]
 pub struct Residuals {
-    /// Entering every layer and, at the end, leaving the last.
+    /// Before each layer and, as the last element, after the last layer.
     pub pre: Vec<Vec<f32>>,
-    /// Between the two blocks of every layer; empty where they stand side by side.
+    /// Between the two blocks of each layer; empty where they run in parallel.
     pub mid: Vec<Vec<f32>>,
 }
 
 /// Where a row enters the stack. Entries are ordered from the bottom of the stack to its top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// Before a layer.
+    /// At the input of a layer.
     Layer(usize),
-    /// Between the two blocks of a layer.
+    /// Between the two blocks of a layer: behind the mixer, before the MLP.
     MidLayer(usize),
 }
 
 impl Entry {
-    /// Before the first layer.
+    /// The input of the first layer.
     pub const START: Self = Self::Layer(0);
 
-    /// The layer of the entry.
+    /// Returns the layer of the entry.
     pub fn layer(self) -> usize {
         match self {
             Self::Layer(layer) | Self::MidLayer(layer) => layer,
@@ -103,18 +106,20 @@ impl PartialOrd for Entry {
     }
 }
 
-/// Where a row enters the stack other than at the embedding.
+/// An entry into the stack other than the embedding, and the residual stream that enters there.
 #[derive(Debug, Clone)]
 pub struct Restart {
+    /// The place where the row enters.
     pub entry: Entry,
+    /// The residual stream of the forward that the row continues.
     pub residuals: Arc<Residuals>,
-    /// Which token of the run is the row's first computed one.
+    /// The token of that forward which is the row's first computed one.
     pub start: usize,
 }
 
 impl Restart {
-    /// The residual stream at an entry, `[tokens, d_model]`, from the row's first token on; `None`
-    /// if it was not kept there or is shorter.
+    /// Returns the residual stream at an entry, `[tokens, d_model]`, from the row's first token on;
+    /// `None` if it was not kept there or is shorter.
     pub fn residual(&self, entry: Entry, tokens: usize, d_model: usize) -> Option<&[f32]> {
         let residuals = match entry {
             Entry::Layer(layer) => self.residuals.pre.get(layer),
@@ -124,32 +129,37 @@ impl Restart {
     }
 }
 
-/// One sequence: cached stretches, then the tokens to compute.
+/// One sequence of a batch: cached stretches, then the tokens to compute.
 #[derive(Debug, Clone, Default)]
 pub struct Row {
+    /// Cached stretches before the row's own tokens, in order.
     pub prefix: Vec<Segment>,
     /// The tokens to compute, at positions `prefix_len()..`.
     pub ids: Vec<u32>,
+    /// Where the row enters the stack; `None`: at the embedding.
     pub restart: Option<Restart>,
 }
 
 impl Row {
+    /// Creates a row that is computed from the embedding, without a prefix.
     pub fn new(ids: impl Into<Vec<u32>>) -> Self {
         Self { ids: ids.into(), ..Self::default() }
     }
 
+    /// Returns the number of cached positions before the row's own tokens.
     pub fn prefix_len(&self) -> usize {
         self.prefix.iter().map(|s| s.len).sum()
     }
 
+    /// Returns the place where the row enters the stack.
     pub fn entry(&self) -> Entry {
         self.restart.as_ref().map_or(Entry::START, |r| r.entry)
     }
 }
 
-/// Strips a padded batch: `ids[r]` where `mask[r]` is true. Rows keep their order, so logits of
-/// token `i` of a stripped row belong to the `i`-th true place of its mask, left- or right-padded
-/// alike.
+/// Strips the padding of a batch: row `r` keeps `ids[r]` where `mask[r]` is true. The logits of
+/// token `i` of a stripped row belong to the `i`-th true position of its mask, whichever side the
+/// padding was on.
 pub fn from_padded(ids: &[Vec<u32>], mask: &[Vec<bool>]) -> Vec<Row> {
     ids.iter()
         .zip(mask)

@@ -16,7 +16,8 @@ use super::weights::Norm;
 use crate::error::{Error, Result};
 
 impl Model {
-    /// Learned positions of the rows that start at the embedding, `[tokens, d_model]`.
+    /// Returns the learned position embeddings of the rows that start at the embedding, `[tokens,
+    /// d_model]`.
     fn positions(&self, table: &[f32], rows: &[Row], spans: &[Span]) -> Result<Vec<f32>> {
         let d = self.config.hidden_size;
         let mut values = Vec::new();
@@ -71,7 +72,7 @@ impl Model {
             x = mode.add(x, &mode.array(positions, config.hidden_size)?)?;
         }
         let mut joined = rows.iter().filter(|r| r.restart.is_none()).count();
-        // What the first layer leaves for the others, in RWKV-7.
+        // The values of the first layer, which those of RWKV-7 above it mix with their own.
         let mut first = None;
         for (i, layer) in
             self.weights.layers.iter().enumerate().take(forward.layers.unwrap_or(usize::MAX))
@@ -128,8 +129,8 @@ impl Model {
                     post_normalised(mode, mixed, layer.attention_post_norm.as_ref())?,
                 )?);
             }
-            // Side by side, the MLP reads what the attention reads, and nothing can enter between
-            // them.
+            // In parallel, the MLP reads the same stream as the attention, and no row can enter
+            // between them.
             if config.residual != Residual::Parallel {
                 if let Some(out) = out.take() {
                     x = mode.add(x, &out)?;
@@ -185,7 +186,8 @@ impl Model {
         Ok(Output { residual: x, kv, captured: pass.captured() })
     }
 
-    /// What the first layer would have left for a row that starts above it.
+    /// Returns the values of the first layer for a row that enters above it (RWKV-7), from the
+    /// residual stream it had there; `None` where no later layer reads them.
     fn first_values<N: Numerics>(&self, mode: &N, row: &Row) -> Result<Option<N::Array>> {
         let first = &self.weights.layers[0];
         let MixerWeights::TimeMix(time_mix) = &first.mixer else { return Ok(None) };
@@ -195,11 +197,12 @@ impl Model {
         let span = [Span { tokens: 0..row.ids.len(), position: row.prefix_len() }];
         let packed = PackedRows { rows: std::slice::from_ref(row), spans: &span };
         let rows = RecurrentRows::new(packed, 0, &[])?;
-        time_mix.first_values(mode, &x, &rows.carry(|s| &s.inputs))
+        time_mix.first_values(mode, &x, &rows.starts(|s| &s.inputs))
     }
 }
 
-/// The tokens after which states are kept: every so-manieth position of a row, and its last.
+/// Returns the packed tokens after which states are kept: at every [`STATE_STRIDE`]th position of a
+/// row, and its last.
 fn kept_tokens(spans: &[Span]) -> Vec<usize> {
     let kept = |span: &Span| {
         let (start, position, last) = (span.tokens.start, span.position, span.tokens.end - 1);
@@ -210,7 +213,7 @@ fn kept_tokens(spans: &[Span]) -> Vec<usize> {
     spans.iter().flat_map(kept).collect()
 }
 
-/// What a block reads: the residual stream, normalised where the model does so before a block.
+/// Returns the input of a block: the residual stream, normalised where the model has a pre-norm.
 fn normalised<'a, N: Numerics>(
     mode: &N,
     x: &'a N::Array,
@@ -222,7 +225,8 @@ fn normalised<'a, N: Numerics>(
     })
 }
 
-/// What a block adds to the residual stream.
+/// Returns the contribution of a block to the residual stream: its output, normalised where the
+/// model has a post-norm.
 fn post_normalised<N: Numerics>(mode: &N, out: N::Array, norm: Option<&Norm>) -> Result<N::Array> {
     match norm {
         Some(norm) => mode.norm(&out, norm),
@@ -230,7 +234,7 @@ fn post_normalised<N: Numerics>(mode: &N, out: N::Array, norm: Option<&Norm>) ->
     }
 }
 
-/// Tables of cosines and sines for every layer; layers that rotate alike share one.
+/// Returns the rotary table of each layer; layers that rotate alike share one.
 fn ropes(config: &Config, positions: usize) -> Vec<Option<Rc<Rope>>> {
     let mut made: Vec<(&Rotary, Rc<Rope>)> = Vec::new();
     let mut table = |rotary| match made.iter().find(|(known, _)| *known == rotary) {
@@ -244,7 +248,7 @@ fn ropes(config: &Config, positions: usize) -> Vec<Option<Rc<Rope>>> {
     (0..config.num_hidden_layers).map(|layer| config.rope.get(layer).map(&mut table)).collect()
 }
 
-/// The residual stream at an entry, of a resumed row.
+/// Returns the residual stream with which a row enters the stack, `[tokens, d_model]`.
 fn resumed(row: &Row, entry: Entry, d: usize) -> Result<Vec<f32>> {
     let restart = row
         .restart

@@ -1,4 +1,5 @@
-//! Forward passes of a batch, in inference and in gradient mode: the one place that picks a mode.
+//! Forward passes of a batch, in inference and in gradient mode. The numeric mode is chosen here
+//! and nowhere else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,33 +15,36 @@ use super::batch::{KvStore, Row};
 use super::hooks::{Hooks, Site};
 use crate::error::Result;
 
-/// One forward pass: rows, what is done to them, what is kept.
+/// One forward pass: the rows, their edits, and what is to be kept.
 #[derive(Default)]
 pub struct Forward {
-    /// Ascending in [`Row::entry`]: a row joins the batch when the loop gets there, so the
-    /// packed index of every token is known from the start.
+    /// The rows, ascending in [`Row::entry`]: a row joins the batch when the loop reaches its
+    /// entry, so that the packed index of every token is known from the start.
     pub rows: Vec<Row>,
+    /// Edits and captures.
     pub hooks: Hooks,
-    /// Keep keys, values and states for rows that continue these.
+    /// Keeps keys, values and states, for rows that continue these.
     pub keep_kv: bool,
-    /// Keep the states at the ends of rows, without keys and values.
+    /// Keeps the recurrent states at the ends of rows, without keys and values.
     pub keep_ends: bool,
-    /// Only this many layers from below; `None`: all of them.
+    /// Runs only this many layers, from the bottom of the stack; `None`: all of them.
     pub layers: Option<usize>,
 }
 
-/// What a forward pass leaves.
+/// The results of a forward pass.
 pub struct Output<A> {
     /// The residual stream after the last layer, before the final normalisation, `[tokens,
     /// d_model]`.
     pub residual: A,
+    /// Keys, values and states, if the forward kept any.
     pub kv: Option<Arc<KvStore>>,
-    /// Captured sites, `[tokens, width]` of the rows that had joined by then.
+    /// Captured activations by layer and site, `[tokens, width]`, of the rows that had entered the
+    /// stack there.
     pub captured: BTreeMap<(usize, Site), Vec<f32>>,
 }
 
 impl Forward {
-    /// First packed token of every row, and the total at the end.
+    /// Returns the first packed token of each row and, as the last element, the number of tokens.
     pub fn offsets(&self) -> Vec<usize> {
         let mut offsets = vec![0];
         for row in &self.rows {
@@ -54,21 +58,29 @@ impl Model {
     /// Runs a batch in inference mode.
     ///
     /// # Errors
-    /// [`Error::Request`] for ids beyond the vocabulary or rows out of order.
+    /// [`Error::Request`](crate::Error::Request) for ids beyond the vocabulary or rows out of
+    /// order.
     pub fn forward(&self, forward: &Forward) -> Result<Output<Pooled>> {
         let embeddings = Fused.array(self.embed(forward)?, self.config.hidden_size)?;
         let output = self.run(&Fused, forward, embeddings)?;
         Ok(Output { residual: output.residual.data, kv: output.kv, captured: output.captured })
     }
 
-    /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]` (usually a variable);
-    /// returns logits `[tokens, vocab]` that can be differentiated.
+    /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]`, usually a variable;
+    /// returns differentiable logits `[tokens, vocab]`.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward), and for edits that have no gradient.
     pub fn forward_gradient(&self, forward: &Forward, embeddings: &Tensor) -> Result<Tensor> {
         self.forward_gradient_at(forward, embeddings, Probes::new(), None)
     }
 
-    /// The same with gradients of sites, of the variables of zeros that are added to them; logits
-    /// of these tokens (packed indices) alone, if not of all.
+    /// Runs a batch in gradient mode like [`forward_gradient`](Self::forward_gradient), with probes
+    /// by which the gradients of sites are taken; returns the logits of the packed tokens `tokens`
+    /// alone, if given.
+    ///
+    /// # Errors
+    /// As for [`forward_gradient`](Self::forward_gradient).
     pub fn forward_gradient_at(
         &self,
         forward: &Forward,
@@ -88,7 +100,10 @@ impl Model {
         mode.linear(&x, &self.weights.head)
     }
 
-    /// Token embeddings of the rows that start at the embedding, `[tokens, d_model]` row-major.
+    /// Returns the token embeddings of the rows that start at the embedding, `[tokens, d_model]`.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) for ids beyond the vocabulary.
     pub fn embed(&self, forward: &Forward) -> Result<Vec<f32>> {
         let d = self.config.hidden_size;
         let rows = forward.rows.iter().filter(|r| r.restart.is_none());
@@ -102,12 +117,16 @@ impl Model {
         Ok(x)
     }
 
-    /// [`embed`](Self::embed) as a tensor, for [`forward_gradient`](Self::forward_gradient).
+    /// Returns the result of [`embed`](Self::embed) as a tensor, for
+    /// [`forward_gradient`](Self::forward_gradient).
+    ///
+    /// # Errors
+    /// As for [`embed`](Self::embed).
     pub fn embed_tensor(&self, forward: &Forward) -> Result<Tensor> {
         Composed::default().array(self.embed(forward)?, self.config.hidden_size)
     }
 
-    /// Embeddings as the residual stream gets them.
+    /// Multiplies embeddings by the constant with which they enter the residual stream.
     pub(super) fn scale_embeddings(&self, x: &mut [f32]) {
         let scale = self.config.embedding_scale as f32;
         if scale != 1.0 {

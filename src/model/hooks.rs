@@ -1,9 +1,9 @@
-//! What is read and replaced on the way through the model: sites, the edit table, captures.
+//! Hooks: the sites of a forward pass, the edits that are made there, and the captures.
 //!
-//! Every intervention on activations is one of two forms on a block of (tokens x columns) of a
-//! site: affine (`scale * x + shift`) or noise in proportion to the activation's own norm. Zeroing,
-//! mean ablation, scaling, patching, steering are all affine. A batch's table holds the blocks of
-//! all its rows and is applied in one operation per site.
+//! Every intervention on activations changes a block of tokens by columns of one site, in one of
+//! two ways: affine (`scale * x + shift`), or noise in proportion to the norm of the activation.
+//! Zero ablation, mean ablation, scaling, patching and steering are all affine. A batch has one
+//! table with the blocks of all its rows, applied in one operation per site.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -11,91 +11,113 @@ use std::sync::Arc;
 
 use crate::edit::Matrix;
 
-/// A point of the forward pass, by TransformerLens's names (`embed` counts as layer 0; the ends of
-/// the stack too).
+/// A point of the forward pass, named as in TransformerLens where it has a name. `Embed` counts as
+/// layer 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Site {
     /// Token embeddings, `[tokens, d_model]`.
     Embed,
     /// Residual stream entering a layer, `[tokens, d_model]`.
     ResidPre,
-    /// What goes into the output projection: of attention per head, `[tokens, heads * head_dim]`;
-    /// of Mamba the gated channels, of RWKV the gated heads.
+    /// Input of the mixer's output projection (`hook_z`): the heads of attention, `[tokens, heads *
+    /// value_dim]`, the gated channels of Mamba, the gated heads of RWKV.
     Z,
-    /// What attention (or the state space, or time mixing) adds to the residual stream, `[tokens,
-    /// d_model]`.
+    /// Contribution of the mixer (attention, state space or time mixing) to the residual stream,
+    /// `[tokens, d_model]`; after the post-norm where there is one.
     AttnOut,
-    /// Residual stream between a layer's two blocks, `[tokens, d_model]`.
+    /// Residual stream between the two blocks of a layer, `[tokens, d_model]`.
     ResidMid,
     /// MLP hidden units after activation and gate (`mlp.hook_post`), `[tokens, d_mlp]`.
     Neurons,
-    /// What the MLP adds to the residual stream, `[tokens, d_model]`.
+    /// Contribution of the MLP, the mixture or the channel mixing to the residual stream, `[tokens,
+    /// d_model]`; after the post-norm where there is one.
     MlpOut,
     /// Residual stream leaving a layer, `[tokens, d_model]`.
     ResidPost,
-    /// Logits of a mixture's router, before the softmax, `[tokens, num_experts]`.
+    /// Router logits of a mixture of experts, before the softmax, `[tokens, num_experts]`.
     RouterLogits,
-    /// What a Mamba layer's convolution puts out, after its activation, `[tokens, conv_width]`.
+    /// Output of a Mamba layer's convolution, after its activation, `[tokens, conv_width]`.
     Conv,
-    /// Mamba's time step, `[tokens, dt_width]`.
+    /// Time step of Mamba, after the softplus, `[tokens, dt_width]`.
     Dt,
-    /// What a Mamba layer's gate multiplies with, after its activation, `[tokens, channels]`.
+    /// Gate of a Mamba or RWKV layer, after its activation, `[tokens, channels]`.
     Gate,
-    /// What token shift adds to a token before time mixing: its predecessor less itself, `[tokens,
-    /// d_model]`.
+    /// Token shift before time mixing: the input of the preceding token minus that of the token,
+    /// `[tokens, d_model]`.
     Shift,
-    /// The same before channel mixing.
+    /// Token shift before channel mixing, `[tokens, d_model]`.
     ChannelShift,
-    /// The recurrent state after each position, `[tokens, parts * values of each]`
+    /// Recurrent state after each position, `[tokens, parts * values per part]`
     /// ([`Config::state_parts`](super::Config::state_parts)).
     State,
-    /// What each expert adds to its mixture, `[tokens, num_experts * d_model]`: zero where a token
-    /// is not routed to it.
+    /// Contribution of each expert to its mixture, `[tokens, num_experts * d_model]`; zero for
+    /// tokens that are not routed to it.
     Experts,
 }
 
-/// The change of one block.
+/// A change of activations.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// `x <- scale * x + shift`. `shift` is one value per column, or per token and column.
-    Affine { scale: f32, shift: Option<Arc<[f32]>> },
-    /// `x <- x + strength * |x| * u`, with a unit vector per token, `[tokens, columns]`.
-    Noise { strength: f32, directions: Arc<[f32]> },
+    /// `x <- scale * x + shift`.
+    Affine {
+        /// Factor of all values; 0 replaces them, NaN included.
+        scale: f32,
+        /// `[columns]`, or `[tokens, columns]`; `None`: zero.
+        shift: Option<Arc<[f32]>>,
+    },
+    /// `x <- x + strength * |x| * u`, with a unit vector `u` for each token.
+    Noise {
+        /// Length of the noise relative to that of the activation.
+        strength: f32,
+        /// Unit vectors, `[tokens, columns]`.
+        directions: Arc<[f32]>,
+    },
 }
 
-/// A change of some tokens (indices into the packed batch) and columns of a site.
+/// A change of some tokens and columns of a site.
 #[derive(Debug, Clone)]
 pub struct Block {
+    /// Packed token indices.
     pub tokens: Range<usize>,
+    /// Columns of the site.
     pub columns: Range<usize>,
+    /// The change.
     pub change: Change,
 }
 
-/// A change of one scalar weight for some tokens: `y[t, out] += delta * x[t, input]`, the rank-one
-/// correction by which rows with different weights share one forward.
+/// A change of one scalar weight for some tokens: `y[t, out] += delta * x[t, input]`. By this
+/// rank-one correction of the product, rows with different weights share one forward.
 #[derive(Debug, Clone)]
 pub struct WeightEdit {
+    /// Packed token indices.
     pub tokens: Range<usize>,
+    /// Row of the matrix.
     pub out: usize,
+    /// Column of the matrix.
     pub input: usize,
+    /// Difference between the edited weight and that of the checkpoint.
     pub delta: f32,
 }
 
-/// Everything done to one batch on its way through.
+/// The edits and captures of one batch.
 #[derive(Debug, Clone, Default)]
 pub struct Hooks {
+    /// Edits of activations by layer and site; those of one site apply in order.
     pub blocks: BTreeMap<(usize, Site), Vec<Block>>,
+    /// Edits of weights by layer and matrix.
     pub weights: BTreeMap<(usize, Matrix), Vec<WeightEdit>>,
+    /// Layers and sites whose activations are kept, after their edits.
     pub capture: BTreeSet<(usize, Site)>,
 }
 
 impl Hooks {
+    /// Adds an edit of a site, behind those that are there.
     pub fn push(&mut self, layer: usize, site: Site, block: Block) {
         self.blocks.entry((layer, site)).or_default().push(block);
     }
 
-    /// Tokens that have all they would get from a layer's MLP put in anew: it need not be computed
-    /// for those.
+    /// Returns for which tokens the output of a layer's MLP is replaced in full, so that it need not
+    /// be computed; shorter than the batch where the remaining tokens are not idle.
     pub fn idle(&self, layer: usize, d_model: usize) -> Vec<bool> {
         let sites = [Site::MlpOut, Site::ResidPost].into_iter();
         let blocks = sites.filter_map(|site| self.blocks.get(&(layer, site))).flatten();
@@ -106,20 +128,21 @@ impl Hooks {
         idle
     }
 
+    /// Adds an edit of a weight.
     pub fn push_weight(&mut self, layer: usize, matrix: Matrix, edit: WeightEdit) {
         self.weights.entry((layer, matrix)).or_default().push(edit);
     }
 }
 
 impl Block {
-    /// Applies the change in place to `x` `[tokens, width]`.
+    /// Applies the change in place to a site `x`, `[tokens, width]`.
     pub fn apply(&self, x: &mut [f32], width: usize) {
         for token in self.tokens.clone() {
             self.apply_to(token, &mut x[token * width..][self.columns.clone()]);
         }
     }
 
-    /// Applies the change to one token's values of the block's columns.
+    /// Applies the change in place to the values `x` of one token, `[columns]`.
     pub fn apply_to(&self, token: usize, x: &mut [f32]) {
         let (columns, i) = (self.columns.len(), token - self.tokens.start);
         match &self.change {
@@ -143,9 +166,9 @@ impl Block {
         }
     }
 
-    /// Applies the change to those of one token's values that are among the block's columns; `x`
-    /// holds `columns` of the site. Noise is in proportion to what is there, so it takes a block
-    /// that lies within `columns`.
+    /// Applies the change in place to `x`, which holds `columns` of the site for one token; only
+    /// those that are among the block's columns change. Noise depends on the norm over all of the
+    /// block's columns, so it is applied only if these lie within `columns`.
     pub fn apply_within(&self, token: usize, columns: Range<usize>, x: &mut [f32]) {
         let (from, to) = (self.columns.start.max(columns.start), self.columns.end.min(columns.end));
         if from >= to {
@@ -168,12 +191,12 @@ impl Block {
         Self { tokens: token..token + 1, columns: from..to, change }.apply_to(token, x);
     }
 
-    /// Whether nothing is left of what was there.
+    /// Returns whether the change replaces the activation, whatever it was.
     pub fn replaces(&self) -> bool {
         matches!(self.change, Change::Affine { scale: 0.0, .. })
     }
 
-    /// Whether the change makes something of nothing.
+    /// Returns whether the change can turn zeros into something else.
     pub fn adds(&self) -> bool {
         matches!(self.change, Change::Affine { shift: Some(_), .. })
     }

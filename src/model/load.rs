@@ -7,7 +7,7 @@ use super::{Config, Model, Tokenizer, Weights};
 use crate::error::{Error, Result};
 use crate::text::hex;
 
-/// Hashes what is loaded while it is loaded.
+/// A source that hashes the tensors it hands out.
 struct Fingerprinting<'a> {
     source: &'a mut dyn Source,
     hash: Sha256,
@@ -37,7 +37,7 @@ impl Source for Fingerprinting<'_> {
 
 impl Model {
     /// Loads a model: a Hugging Face folder, a GGUF file, a `.pth` file of RWKV, `builtin:NAME`, or
-    /// `hf:org/name` out of the local Hugging Face cache.
+    /// `hf:org/name` from the local Hugging Face cache.
     ///
     /// # Errors
     /// [`Error::Model`] naming the file and field at fault.
@@ -86,6 +86,7 @@ impl Model {
         }
     }
 
+    /// Loads all tensors of a source by a configuration, and takes the fingerprints.
     pub(super) fn assemble(
         name: &str,
         mut config: Config,

@@ -39,20 +39,23 @@ use serde::{Deserialize, Serialize};
 use crate::edit::{Component, Matrix};
 use crate::error::{Error, Result};
 
-/// A loaded model.
+/// A loaded model: configuration, weights, tokenizer and fingerprints.
 pub struct Model {
-    /// How it was named on the command line.
+    /// The name or path it was loaded by.
     pub name: String,
+    /// Shape and constants.
     pub config: Config,
+    /// All tensors, packed for multiplication.
     pub weights: Weights,
+    /// The tokenizer, if there is one beside the weights.
     pub tokenizer: Option<Tokenizer>,
-    /// sha256 over configuration and tensors, hex.
+    /// sha256 over configuration and tensors, in hex.
     pub fingerprint: String,
-    /// sha256 over the tokenizer, hex.
+    /// sha256 over the tokenizer, in hex.
     pub tokenizer_fingerprint: Option<String>,
 }
 
-/// How a case or a summary names the model it was made on.
+/// The reference by which a case or a summary names its model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRef {
@@ -66,7 +69,7 @@ pub struct ModelRef {
 }
 
 impl Model {
-    /// How a case names this model.
+    /// Returns the reference by which a case names this model.
     pub fn reference(&self) -> ModelRef {
         ModelRef {
             name: formats::locate::canonical_name(&self.name),
@@ -75,8 +78,10 @@ impl Model {
         }
     }
 
-    /// Encodes text, BOS first where the model has one (once, where the text itself begins with
-    /// it).
+    /// Encodes text, with the model's BOS token in front unless the text begins with it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a model without a tokenizer and for text that it cannot encode.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
             Error::request(format!("{} has no tokenizer: give token ids", self.name))
@@ -89,7 +94,7 @@ impl Model {
         Ok(ids)
     }
 
-    /// Decodes ids, as `<id>` without a tokenizer.
+    /// Decodes ids; without a tokenizer each as `<id>`.
     pub fn decode(&self, ids: &[u32]) -> String {
         match &self.tokenizer {
             Some(tokenizer) => tokenizer.decode(ids),
@@ -97,11 +102,13 @@ impl Model {
         }
     }
 
-    /// The text of one token.
+    /// Returns the text of one token.
     pub fn token(&self, id: u32) -> String {
         self.tokenizer.as_ref().map_or_else(|| format!("<{id}>"), |t| t.token(id))
     }
 
+    /// Checks that all ids are in the vocabulary.
+    ///
     /// # Errors
     /// [`Error::Request`] for an id beyond the vocabulary.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
@@ -114,6 +121,8 @@ impl Model {
         }
     }
 
+    /// Checks that the model has a component.
+    ///
     /// # Errors
     /// [`Error::Request`] for a component this model does not have.
     pub fn check_component(&self, component: &Component) -> Result<()> {
@@ -124,13 +133,13 @@ impl Model {
         }
     }
 
-    /// One scalar weight; 0 where the layer has no such matrix.
+    /// Returns one scalar weight; 0 where the layer has no such matrix.
     pub fn weight(&self, layer: usize, matrix: Matrix, out: usize, input: usize) -> f32 {
         let located = self.weights.layers[layer].locate(matrix, &self.config);
         located.map_or(0.0, |(linear, first)| linear.matrix.get(first + out, input))
     }
 
-    /// One row of a weight matrix, `[in]`; empty where the layer has no such matrix.
+    /// Returns one row of a weight matrix, `[in]`; empty where the layer has no such matrix.
     pub fn weight_row(&self, layer: usize, matrix: Matrix, out: usize) -> Vec<f32> {
         let Some((linear, first)) = self.weights.layers[layer].locate(matrix, &self.config) else {
             return Vec::new();
@@ -140,7 +149,7 @@ impl Model {
         row
     }
 
-    /// The embedding of a token as the residual stream gets it, `[d_model]`.
+    /// Returns the embedding of a token as it enters the residual stream, `[d_model]`.
     pub fn embedding(&self, id: u32) -> Vec<f32> {
         let mut row = vec![0f32; self.config.hidden_size];
         self.weights.embed.row(id as usize, &mut row);
@@ -148,7 +157,8 @@ impl Model {
         row
     }
 
-    /// The dot products of directions `[n, d_model]` with every token's embedding, `[n, vocab]`.
+    /// Returns the dot products `[n, vocab]` of directions `[n, d_model]` with the embeddings of all
+    /// tokens.
     pub fn along_embeddings(&self, directions: &[f32]) -> Vec<f32> {
         let n = directions.len() / self.config.hidden_size;
         let mut along = vec![0f32; n * self.config.vocab_size];
@@ -157,14 +167,14 @@ impl Model {
         along
     }
 
-    /// The unembedding of a token, `[d_model]`: its row of the head.
+    /// Returns the unembedding of a token, `[d_model]`.
     pub fn unembedding(&self, id: u32) -> Vec<f32> {
         let mut row = vec![0f32; self.config.hidden_size];
         self.weights.head.matrix.row(id as usize, &mut row);
         row
     }
 
-    /// Number of parameters, tied embeddings counted once.
+    /// Returns the number of parameters; tied embeddings are counted once.
     pub fn parameters(&self) -> usize {
         self.weights.parameters(&self.config)
     }

@@ -1,6 +1,7 @@
-//! From the residual stream to what is measured: logits of the positions that are read, reduced to
-//! log-probabilities, entropies, divergences and top tokens without keeping `[positions,
-//! vocabulary]`.
+//! The readout: from the residual stream to the logits of the positions that are read, reduced to
+//! log-probability, entropy, divergence and top tokens.
+//!
+//! Logits exist for a few positions at a time; `[positions, vocabulary]` is kept only on request.
 
 use std::sync::Arc;
 
@@ -11,57 +12,64 @@ use super::Model;
 use super::arithmetic::kernels::{LANES, exp, lanes_sum, largest, ln, norm};
 use super::arithmetic::pool::Pooled;
 
-/// How many of the most probable tokens are kept per read position.
+/// Number of most probable tokens that are kept for each read position.
 pub const TOP_TOKENS: usize = 5;
 
 /// Natural log-probabilities at each read position, `[positions, vocabulary]`, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distributions {
+    /// Number of tokens of the vocabulary.
     pub vocabulary: usize,
+    /// Nats, `[positions, vocabulary]`.
     pub log_probs: Vec<f32>,
 }
 
 impl Distributions {
+    /// Returns the number of positions.
     pub fn positions(&self) -> usize {
         self.log_probs.len() / self.vocabulary.max(1)
     }
 
+    /// Returns the log-probabilities at one position, `[vocabulary]`, nats.
     pub fn row(&self, position: usize) -> &[f32] {
         &self.log_probs[position * self.vocabulary..][..self.vocabulary]
     }
 }
 
-/// One position to read.
+/// A position to read, and what to measure there.
 pub struct Read {
     /// Packed token index.
     pub token: usize,
-    /// Whose log-probability is wanted.
+    /// Token whose log-probability is measured.
     pub target: Option<u32>,
-    /// Distribution to measure the divergence from: which row of it.
+    /// Distributions and the row of them from which the divergence is measured.
     pub reference: Option<(Arc<Distributions>, usize)>,
-    /// Keep the whole distribution.
+    /// Keeps the whole distribution.
     pub keep: bool,
 }
 
-/// What was measured at one position.
+/// The measurements at one position.
 #[derive(Debug, Clone, Default)]
 pub struct Readout {
-    /// Nats; 0 without a target.
+    /// Log-probability of the target, nats; 0 without a target.
     pub log_prob: f32,
-    /// Nats.
+    /// Entropy of the distribution, nats.
     pub entropy: f32,
+    /// The [`TOP_TOKENS`] most probable tokens and their log-probabilities (nats), best first.
     pub top: Vec<(u32, f32)>,
-    /// Jensen-Shannon divergence, bits.
+    /// Jensen-Shannon divergence from the reference, bits, in `0.0..=1.0`; `None` without one.
     pub divergence_bits: Option<f32>,
+    /// False if a logit was NaN or infinite; nothing else is measured then.
     pub finite: bool,
+    /// Log-probabilities of all tokens, nats, if they were to be kept.
     pub distribution: Option<Vec<f32>>,
 }
 
-/// Logits that exist at one time, of whole positions: 25 MB.
+/// Logits that exist at one time, 25 MB: those of 128 positions at a vocabulary of 49,152.
 const CHUNK_VALUES: usize = 128 * 49_152;
 
 impl Model {
-    /// Logits of every token of `residual` `[tokens, d_model]`: `[tokens, vocab]`.
+    /// Returns the logits `[tokens, vocab]` of a residual stream `[tokens, d_model]`.
     pub fn logits(&self, residual: &[f32]) -> Pooled {
         let x = norm(residual, &self.weights.norm);
         let rows = x.len() / self.config.hidden_size;
@@ -70,7 +78,7 @@ impl Model {
         logits
     }
 
-    /// Reads positions of `residual` `[tokens, d_model]`.
+    /// Reads positions of a residual stream `[tokens, d_model]`; one readout for each, in order.
     pub fn read(&self, residual: &[f32], reads: &[Read]) -> Vec<Readout> {
         let (d, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
         let mut readouts = Vec::with_capacity(reads.len());
@@ -90,9 +98,9 @@ impl Model {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn reduce(logits: &mut [f32], read: &Read) -> Readout {
-    // A NaN or an infinity, and nothing else, stays when it is multiplied by zero.
+    // Only NaN and infinity do not become zero when multiplied by it.
     if lanes_sum(logits, |x| x * 0.0) != 0.0 {
-        // Nothing is comparable with a NaN: such a row is reported as not finite and nothing else.
+        // No comparison with a NaN holds: such a row is reported as not finite, without measurements.
         return Readout {
             log_prob: f32::NEG_INFINITY,
             divergence_bits: read.reference.as_ref().map(|_| 1.0),
@@ -117,8 +125,8 @@ fn reduce(logits: &mut [f32], read: &Read) -> Readout {
     }
 }
 
-/// Subtracts `max` from all values; the sum of their exponentials, and that of exponential times
-/// value.
+/// Subtracts `max` from all values; returns the sum of their exponentials and the sum of
+/// exponential times value.
 #[inline(always)]
 fn exponentials(x: &mut [f32], max: f32) -> (f32, f32) {
     let (mut sums, mut weighted) = ([0f32; LANES], [0f32; LANES]);
@@ -158,7 +166,7 @@ fn jensen_shannon_bits(p: &[f32], q: &[f32]) -> f32 {
     (0.5 * lanes.iter().sum::<f32>() / std::f32::consts::LN_2).clamp(0.0, 1.0)
 }
 
-/// What one token adds to twice the divergence, nats.
+/// Returns the contribution of one token to twice the divergence, nats.
 #[inline(always)]
 fn divergence_term(lp: f32, lq: f32) -> f32 {
     let (p, q) = (exp(lp), exp(lq));
@@ -169,7 +177,7 @@ fn divergence_term(lp: f32, lq: f32) -> f32 {
     a + b
 }
 
-/// The most probable ids, best first; ties by id.
+/// Returns the most probable ids and their log-probabilities, best first; ties by id.
 #[inline(always)]
 fn top(log_probs: &[f32]) -> Vec<(u32, f32)> {
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(TOP_TOKENS + 1);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::kernels::elementwise::Convolution;
 use super::kernels::{AttentionRow, AttentionShape, Rope};
-use super::scan::{Carry, Recurrence};
+use super::scan::{Recurrence, RowStart};
 use crate::error::Result;
 use crate::model::config::{Activation, Config, Experts};
 use crate::model::hooks::{Block, Site, WeightEdit};
@@ -80,14 +80,14 @@ pub trait Numerics {
     fn interpolate(&self, x: Self::Array, y: &Self::Array, t: &Self::Array) -> Result<Self::Array>;
     fn clamp(&self, x: Self::Array, low: f32, high: f32) -> Result<Self::Array>;
     /// What each token's predecessor in its row has more: `x[t - 1] - x[t]`.
-    fn shift(&self, x: &Self::Array, rows: &[Carry]) -> Result<Self::Array>;
+    fn shift(&self, x: &Self::Array, rows: &[RowStart]) -> Result<Self::Array>;
     /// A causal convolution of each column; `initial` of a row is the `kernel - 1` inputs before
     /// it.
     fn convolve(
         &self,
         x: &Self::Array,
         convolution: &Convolution,
-        rows: &[Carry],
+        rows: &[RowStart],
     ) -> Result<Self::Array>;
     /// Each head over its Euclidean norm, or over 1e-12 where that is more.
     fn unit_heads(&self, x: Self::Array, head_dim: usize) -> Result<Self::Array>;
@@ -105,7 +105,7 @@ pub trait Numerics {
     fn scan(
         &self,
         scan: &Recurrence<&Self::Array>,
-        rows: &[Carry],
+        rows: &[RowStart],
         blocks: &[Block],
         keep: &[usize],
     ) -> Result<(Self::Array, Vec<f32>)>;

@@ -1,4 +1,4 @@
-//! The files that models come in: where named tensors, configurations and tokenizers are read from.
+//! The file formats of models, from which named tensors, configurations and tokenizers are read.
 
 pub mod builtin;
 pub mod gguf;
@@ -11,19 +11,25 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Where tensors come from, by Hugging Face names. Each is asked for once, so a source may free it.
+/// A source of tensors by their Hugging Face names. Each is loaded once, so a source may free it.
 pub trait Source {
-    /// How errors name the file.
+    /// Returns the name of the file for errors.
     fn path(&self) -> &str;
 
-    /// Shape of a tensor, `None` if there is no such tensor.
+    /// Returns the shape of a tensor; `None` if there is no such tensor.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
-    /// The values, widened to f32, row-major.
+    /// Returns the values of a tensor, row-major, widened to f32.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a tensor that is missing or cannot be read.
     fn load(&mut self, name: &str) -> Result<Vec<f32>>;
 }
 
 /// Reads a text file of at most `limit` bytes.
+///
+/// # Errors
+/// [`Error::Model`] for a file that is larger, cannot be read or is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     let unreadable = |e: std::io::Error| Error::model(path.display().to_string(), "file", e);
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
@@ -37,7 +43,8 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
-/// An error of candle without its backtrace. It may quote a name of any length out of the file.
+/// Returns the first line of an error of candle, without its backtrace. Errors may quote a name of
+/// any length from the file, so the line is cut at 400 columns.
 pub fn first_line(error: &candle_core::Error) -> String {
     crate::text::fit(error.to_string().lines().next().unwrap_or("unreadable"), 400)
 }

@@ -1,5 +1,5 @@
-//! A PyTorch file (`.pth`) of RWKV, as its author publishes them: tensors alone, whose names and
-//! shapes say the rest. Read by candle, which does not run what a pickle asks for.
+//! PyTorch files (`.pth`) of RWKV, as its author publishes them: tensors alone, whose names and
+//! shapes give the configuration. They are read by candle, which does not execute pickled code.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,18 +16,23 @@ use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::families;
 
-/// An opened file.
+/// An opened `.pth` file.
 pub struct Pth {
     path: String,
     archive: ZipArchive<BufReader<File>>,
     tensors: BTreeMap<String, TensorInfo>,
+    /// The configuration that the tensors imply.
     pub config: Config,
 }
 
-/// Largest pickle that is read: names and shapes of tens of thousands of tensors.
+/// Size limit of the pickle, bytes: room for the names and shapes of tens of thousands of tensors.
 const PICKLE_BYTES: u64 = 64 << 20;
 
 impl Pth {
+    /// Opens a file and reads the names and shapes of its tensors.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a file that is malformed or of a family that is not read from `.pth`.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let bad = |field: &str, message: String| {
@@ -70,7 +75,7 @@ impl Pth {
     }
 }
 
-/// The tensors that a pickle names; the entries of the archive that hold them are in `folder`.
+/// Returns the tensors that a pickle names; the archive holds their values in `folder`.
 fn tensors(
     pickle: impl std::io::Read,
     folder: &Path,
@@ -89,8 +94,8 @@ fn tensors(
     Ok(tensors)
 }
 
-/// Runs candle's reader, which takes some malformed files for impossible. What it says of them then
-/// is not for the terminal; models are loaded before any other thread has work.
+/// Runs candle's reader, which panics on some malformed files, and returns `None` if it does. The
+/// message of the panic is not printed; no other thread has work while a model is loaded.
 fn quietly<T>(read: impl FnOnce() -> T) -> Option<T> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -99,7 +104,7 @@ fn quietly<T>(read: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// The configuration that the tensors imply.
+/// Returns the configuration that the tensors imply.
 fn config(path: &str, tensors: &BTreeMap<String, TensorInfo>) -> Result<Config> {
     let has = |name: &str| tensors.contains_key(name);
     let Some((family, _)) = families::with_pth().find(|(_, tensor)| has(tensor)) else {

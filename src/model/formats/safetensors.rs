@@ -1,4 +1,4 @@
-//! A Hugging Face folder: config.json, one or sharded safetensors, tokenizer.json.
+//! The tensors of a Hugging Face folder: one safetensors file, or shards with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component as PathPart, Path, PathBuf};
@@ -17,6 +17,10 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Opens the safetensors files of a folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for files that are missing or malformed.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.display().to_string();
         let files = weight_files(dir)?;
@@ -34,6 +38,7 @@ impl Folder {
     }
 }
 
+/// Returns `model.safetensors`, or the shards that the index lists.
 fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
@@ -99,13 +104,17 @@ impl Source for Folder {
     }
 }
 
-/// Tensors of one safetensors buffer (a built-in model).
+/// The tensors of one safetensors buffer (a built-in model).
 pub struct Buffer {
     path: String,
     tensors: std::collections::HashMap<String, candle_core::Tensor>,
 }
 
 impl Buffer {
+    /// Parses a buffer; `path` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a buffer that is malformed.
     pub fn open(path: &str, bytes: &[u8]) -> Result<Self> {
         let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
             .map_err(|e| Error::model(path, "safetensors", first_line(&e)))?;

@@ -15,28 +15,33 @@ use crate::model::families::Qkv;
 use crate::model::hooks::Site;
 use crate::model::weights::{Linear, Loader, Norm};
 
-/// An attention block.
+/// The weights of an attention block.
 pub struct Attention {
+    /// Projection to queries, keys and values.
     pub qkv: Projection,
-    /// `[head_dim]`, or the width of all heads.
+    /// Norm of the queries, over `[head_dim]` or over all heads.
     pub q_norm: Option<Norm>,
+    /// Norm of the keys, over `[head_dim]` or over all heads.
     pub k_norm: Option<Norm>,
+    /// Output projection, `[d_model, heads * value_dim]`.
     pub o: Linear,
 }
 
-/// How queries, keys and values are made.
+/// The projection to queries, keys and values.
 pub enum Projection {
-    /// By one matrix (rows in this order): fewer, wider products.
+    /// One matrix with the rows of q, k and v in this order: fewer, wider products.
     Stacked(Linear),
+    /// By way of a latent vector.
     Latent(Box<LatentProjection>),
 }
 
-/// What a block gives, and what rows that continue these need of it.
+/// The output of an attention block, with the keys and values that later rows may continue.
 pub struct Attended<A> {
-    /// Before its normalisation, `[tokens, d_model]`.
+    /// Output before the post-norm, `[tokens, d_model]`.
     pub out: A,
-    /// `[tokens, kv_width]`, rotated.
+    /// Rotated keys, `[tokens, kv_width]`.
     pub keys: A,
+    /// Values, `[tokens, v_width]`.
     pub values: A,
 }
 
@@ -71,7 +76,7 @@ impl Attention {
         qkv + self.o.parameters() + norms
     }
 
-    /// Attends over `x` `[tokens, d_model]`.
+    /// Applies the block to its normalised input `x`, `[tokens, d_model]`.
     pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
@@ -99,6 +104,7 @@ impl Attention {
     }
 }
 
+/// Loads the query, key and value projections as one matrix, however the family stores them.
 fn qkv(loader: &mut Loader, prefix: &str) -> Result<Linear> {
     let (config, d) = (loader.config, loader.config.hidden_size);
     let (q, kv, dim) = (config.q_width(), config.kv_width(), config.head_dim);
@@ -128,6 +134,7 @@ fn qkv(loader: &mut Loader, prefix: &str) -> Result<Linear> {
     }
 }
 
+/// Returns the shape of the attention of a layer.
 fn shape(config: &Config, layer: usize) -> AttentionShape {
     AttentionShape {
         heads: config.num_attention_heads,
@@ -139,6 +146,7 @@ fn shape(config: &Config, layer: usize) -> AttentionShape {
     }
 }
 
+/// Returns a row with the cached keys and values of its prefix.
 fn attention_row<'a>(row: &'a Row, span: &Span, layer: usize, config: &Config) -> AttentionRow<'a> {
     let part =
         |x: &'a [f32], s: &Segment, width: usize| &x[s.start * width..(s.start + s.len) * width];

@@ -1,10 +1,11 @@
-//! Multi-head latent attention (DeepSeek-V2, section 2.1): keys and values of all heads come from
-//! one short vector a token, and the rotated part of the keys is shared by the heads.
+//! Multi-head latent attention (DeepSeek-V2, section 2.1): the keys and values of all heads are
+//! projected from one short vector per token, and the rotated part of the keys is shared by the
+//! heads.
 //!
-//! Weights are rearranged when they are read, so that what follows is the attention of every other
-//! family: the rotated dimensions of a head come first, those that rotate as pairs `(2i, 2i + 1)`
-//! apart from each other by half the rotation, as elsewhere; products of queries and keys are the
-//! same in any order of dimensions that both have.
+//! Weights are rearranged while they are loaded, so that the attention itself is that of all other
+//! families: the rotated dimensions of a head come first, and those that rotate as a pair
+//! `(2i, 2i + 1)` are moved half the rotation apart. Queries and keys share that order, so their
+//! products stay the same.
 
 use std::sync::Arc;
 
@@ -16,22 +17,24 @@ use crate::model::weights::{Linear, Loader, Norm};
 
 /// The projections of a layer.
 pub struct LatentProjection {
-    /// Down to the latent vector of the queries, and its normalisation; not in DeepSeek-V2-Lite.
+    /// Projection to the latent vector of the queries and its norm; not in DeepSeek-V2-Lite.
     query_down: Option<(Linear, Norm)>,
-    /// To the queries, `[rotated | rest]` by head.
+    /// Projection to the queries, `[rotated | rest]` in each head.
     query: Linear,
-    /// To `[latent | rotated key]`.
+    /// Projection to `[latent | rotated key]`.
     down: Linear,
+    /// Norm of the latent vector of keys and values.
     norm: Norm,
-    /// From the latent vector to the keys, zero in the rotated dimensions.
+    /// Projection from the latent vector to the keys, zero in the rotated dimensions.
     key: Linear,
-    /// From the rotated key to those dimensions of every head.
+    /// Copies the rotated key into the rotated dimensions of every head.
     spread: Linear,
+    /// Projection from the latent vector to the values.
     value: Linear,
 }
 
-/// The order of a head's dimensions here, as places in the checkpoint's: rotated pairs apart, then
-/// the rest.
+/// Returns, for each dimension of a head as it is ordered here, its place in the checkpoint: the
+/// rotated pairs taken apart, then the rest.
 fn order(latent: &Latent) -> Vec<usize> {
     let (nope, rope) = (latent.qk_nope_head_dim, latent.qk_rope_head_dim);
     let rotated = (0..rope).step_by(2).chain((1..rope).step_by(2)).map(|i| nope + i);
@@ -43,6 +46,7 @@ fn packed(rows: &[f32], out: usize, input: usize) -> Linear {
 }
 
 impl LatentProjection {
+    /// Loads the projections of the layer at `prefix` and rearranges them.
     pub(super) fn load(loader: &mut Loader, prefix: &str, latent: &Latent) -> Result<Self> {
         let (d, heads) = (loader.config.hidden_size, loader.config.num_attention_heads);
         let (nope, rope, v) = (latent.qk_nope_head_dim, latent.qk_rope_head_dim, latent.v_head_dim);
@@ -91,6 +95,7 @@ impl LatentProjection {
         })
     }
 
+    /// Returns the number of parameters of the checkpoint, without what is added here.
     pub(super) fn parameters(&self, config: &Config) -> usize {
         let queries = self
             .query_down
@@ -106,7 +111,7 @@ impl LatentProjection {
             + self.value.parameters()
     }
 
-    /// `[q | k | v]` of `x` `[tokens, d_model]`, unrotated.
+    /// Returns the unrotated `[q | k | v]` of an input `x`, `[tokens, d_model]`.
     pub(super) fn qkv<N: Numerics>(&self, mode: &N, x: &N::Array) -> Result<N::Array> {
         let q = match &self.query_down {
             None => mode.linear(x, &self.query)?,

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::arithmetic::Numerics;
 use crate::model::arithmetic::kernels::elementwise::Convolution;
 use crate::model::arithmetic::scan::Recurrence;
-use crate::model::batch::State;
+use crate::model::batch::RecurrentState;
 use crate::model::config::{Activation, NormKind, Ssm, SsmNorms};
 use crate::model::hooks::Site;
 use crate::model::weights::{Linear, Loader, Norm};
@@ -119,7 +119,7 @@ impl Mamba {
         ssm: &Ssm,
         x: &N::Array,
         rows: &RecurrentRows,
-    ) -> Result<(N::Array, Vec<State>)> {
+    ) -> Result<(N::Array, Vec<RecurrentState>)> {
         let mode = pass.mode;
         let (inner, n) = (ssm.intermediate_size, ssm.state_size);
         let projected = pass.product(layer, x, &self.in_proj, &[Matrix::SsmIn])?;
@@ -141,7 +141,7 @@ impl Mamba {
         } else {
             (next()?, next()?, Some(next()?))
         };
-        let inputs = rows.carry(|s| &s.inputs);
+        let inputs = rows.starts(|s| &s.inputs);
         let history = match rows.keep {
             [] => Vec::new(),
             _ => rows.last_inputs(
@@ -216,7 +216,7 @@ impl Mamba {
         Ok((
             out,
             states
-                .map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() })
+                .map(|(inputs, scan)| RecurrentState { inputs, scan, channel_inputs: Vec::new() })
                 .collect(),
         ))
     }

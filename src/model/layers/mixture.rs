@@ -1,4 +1,4 @@
-//! The mixture of experts of a layer: which expert gets which token.
+//! The mixture of experts of a layer (Shazeer et al. 2017), and the routing of tokens to experts.
 
 use super::mlp::Dense;
 use super::pass::Pass;
@@ -9,22 +9,26 @@ use crate::model::config::Experts;
 use crate::model::hooks::Site;
 use crate::model::weights::{Linear, Loader};
 
-/// A mixture of experts.
+/// The weights of a mixture of experts.
 pub struct Sparse {
     /// `[num_experts, d_model]`.
     pub router: Linear,
+    /// The experts among which the router chooses.
     pub experts: Vec<Dense>,
+    /// The expert that all tokens pass through.
     pub shared: Option<Shared>,
 }
 
-/// An expert that every token goes through, times the sigmoid of its gate where it has one.
+/// An expert that all tokens pass through.
 pub struct Shared {
+    /// The expert.
     pub mlp: Dense,
-    /// `[1, d_model]`.
+    /// Projection to a gate, `[1, d_model]`, whose sigmoid the output is multiplied by.
     pub gate: Option<Linear>,
 }
 
 impl Sparse {
+    /// Loads the mixture of the layer at `prefix`.
     pub(super) fn load(loader: &mut Loader, prefix: &str, experts: &Experts) -> Result<Self> {
         let d = loader.config.hidden_size;
         let router =
@@ -52,6 +56,7 @@ impl Sparse {
         Ok(Self { router, experts: all, shared })
     }
 
+    /// Returns the number of parameters.
     pub(super) fn parameters(&self) -> usize {
         let shared = self
             .shared
@@ -62,7 +67,8 @@ impl Sparse {
             + shared
     }
 
-    /// Of `x` `[tokens, d_model]`; the same shape.
+    /// Applies the mixture to its normalised input `x`, `[tokens, d_model]`; returns its output
+    /// before the post-norm, in the same shape.
     pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
@@ -87,19 +93,20 @@ impl Sparse {
     }
 }
 
-/// The tokens that go to every expert with these router logits `[tokens, num_experts]`, ascending.
+/// Returns the tokens that are routed to each expert by router logits `[tokens, num_experts]`, each
+/// list ascending.
 pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
     let tokens = |routed: Vec<(usize, f32)>| routed.into_iter().map(|(token, _)| token).collect();
     Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
 }
 
-/// The experts that tokens with these router logits go to, `[tokens, num_experts_per_tok]`, the
-/// most weighted first.
+/// Returns the experts that tokens are routed to by router logits `[tokens, num_experts]`, `[tokens,
+/// num_experts_per_tok]`, the one with the largest weight first.
 pub fn chosen_experts(logits: &[f32], experts: &Experts) -> Vec<u32> {
     Routing::new(logits, experts).chosen.into_iter().map(|(expert, _)| expert as u32).collect()
 }
 
-/// Which experts each token goes to, and with what weight.
+/// The experts that each token is routed to, and their weights.
 pub struct Routing {
     experts: usize,
     /// `[tokens, num_experts_per_tok]`, the most probable first.
@@ -108,9 +115,10 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// By the router's logits, `[tokens, num_experts]`: the softmax over all experts, of which the
-    /// largest count (of those groups whose best are largest, where there are groups), as they are
-    /// or divided by their sum. Equals go by their number.
+    /// Routes tokens by router logits `[tokens, num_experts]`. A token's experts are those of the
+    /// largest probabilities, by a softmax over all experts; where there are groups, only the groups
+    /// with the largest maxima take part. Their weights are the probabilities, divided by their sum
+    /// if `norm_topk_prob` is set. Ties go to the lower number.
     pub fn new(logits: &[f32], experts: &Experts) -> Self {
         let per_token = experts.num_experts_per_tok;
         let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);
@@ -139,7 +147,7 @@ impl Routing {
         Self { experts: experts.num_experts, chosen, per_token }
     }
 
-    /// The tokens of every expert with their weights, ascending.
+    /// Returns the tokens of each expert with their weights, ascending by token.
     pub fn by_expert(&self) -> Vec<Vec<(usize, f32)>> {
         let mut tokens = vec![Vec::new(); self.experts];
         for (token, chosen) in self.chosen.chunks_exact(self.per_token).enumerate() {

@@ -7,13 +7,16 @@ use crate::model::arithmetic::Numerics;
 use crate::model::hooks::Site;
 use crate::model::weights::{Linear, Loader};
 
-/// An MLP. Where it is gated, gate and up share a matrix, gate first.
+/// The weights of an MLP.
 pub struct Dense {
+    /// `[d_mlp, d_model]`; `[2 * d_mlp, d_model]` where the MLP is gated, the gate first.
     pub up: Linear,
+    /// `[d_model, d_mlp]`.
     pub down: Linear,
 }
 
 impl Dense {
+    /// Loads the MLP of the layer at `prefix`.
     pub(super) fn load(loader: &mut Loader, prefix: &str) -> Result<Self> {
         let (config, names) = (loader.config, loader.names.up);
         let width = config.intermediate_size;
@@ -24,7 +27,7 @@ impl Dense {
         Self::from_parts(loader, &up, down, width)
     }
 
-    /// A gated MLP of Llama's names under `prefix`.
+    /// Loads a gated MLP of `width` neurons by the names of its three matrices under `prefix`.
     pub(super) fn expert(
         loader: &mut Loader,
         prefix: &str,
@@ -45,11 +48,13 @@ impl Dense {
         Ok(Self { up: loader.stacked(up, d)?, down: loader.linear(down, d, width)? })
     }
 
+    /// Returns the number of parameters.
     pub(super) fn parameters(&self) -> usize {
         self.up.parameters() + self.down.parameters()
     }
 
-    /// Of `x` `[tokens, d_model]`, before what normalises it; the same shape.
+    /// Applies the MLP to its normalised input `x`, `[tokens, d_model]`; returns its output before
+    /// the post-norm, in the same shape.
     pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,

@@ -22,32 +22,42 @@ use crate::model::config::{Config, Mixer};
 use crate::model::families::Names;
 use crate::model::weights::{Linear, Loader, Norm};
 
-/// One layer.
+/// One layer: a mixer, and in most families an MLP.
 pub struct Layer {
-    /// Before the mixer.
+    /// Norm before the mixer.
     pub attention_norm: Option<Norm>,
+    /// The block that mixes positions.
     pub mixer: MixerWeights,
+    /// Norm of the mixer's output.
     pub attention_post_norm: Option<Norm>,
+    /// Norm before the MLP.
     pub mlp_norm: Option<Norm>,
-    /// Mamba has none.
+    /// The MLP or what stands in its place; Mamba has none.
     pub mlp: Option<Mlp>,
+    /// Norm of the MLP's output.
     pub mlp_post_norm: Option<Norm>,
 }
 
-/// What mixes the positions in a layer.
+/// The block of a layer that mixes positions.
 pub enum MixerWeights {
+    /// Attention.
     Attention(Attention),
+    /// A selective state space.
     Ssm(Box<Mamba>),
+    /// RWKV's time mixing.
     TimeMix(Box<TimeMix>),
 }
-/// What a layer has besides its mixer.
+/// The block of a layer that works on each position by itself.
 pub enum Mlp {
+    /// An MLP.
     Dense(Dense),
+    /// A mixture of experts.
     Sparse(Sparse),
+    /// RWKV's channel mixing.
     ChannelMix(ChannelMix),
 }
 impl Layer {
-    /// The packed matrix that holds `matrix`, and the first of its rows there; `None` where the
+    /// Returns the packed matrix that holds `matrix`, and the first of its rows there; `None` if the
     /// layer has no such matrix.
     pub fn locate(&self, matrix: Matrix, config: &Config) -> Option<(&Linear, usize)> {
         let (q, kv) = (config.q_width(), config.kv_width());
@@ -93,6 +103,7 @@ impl Layer {
         }
     }
 
+    /// Returns the number of parameters.
     pub(in crate::model) fn parameters(&self, config: &Config) -> usize {
         let norms =
             [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];

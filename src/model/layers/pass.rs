@@ -1,4 +1,4 @@
-//! What every block of a forward pass needs at hand: the mode, the hooks, what is captured.
+//! The context of a forward pass that every block needs: the numeric mode, the hooks, the captures.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,26 +6,31 @@ use std::collections::BTreeMap;
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::arithmetic::scan::{Carry, Recurrence};
+use crate::model::arithmetic::scan::{Recurrence, RowStart};
 use crate::model::arithmetic::{Numerics, Span};
-use crate::model::batch::{Row, State};
+use crate::model::batch::{RecurrentState, Row};
 use crate::model::hooks::{Block, Hooks, Site};
 use crate::model::weights::Linear;
 
-/// One forward pass under way.
+/// A forward pass in progress.
 pub struct Pass<'a, N> {
+    /// The numeric mode.
     pub mode: &'a N,
+    /// The model.
     pub model: &'a Model,
+    /// Edits and captures.
     pub hooks: &'a Hooks,
     captured: RefCell<BTreeMap<(usize, Site), Vec<f32>>>,
 }
 
 impl<'a, N: Numerics> Pass<'a, N> {
+    /// Begins a pass.
     pub fn new(mode: &'a N, model: &'a Model, hooks: &'a Hooks) -> Self {
         Self { mode, model, hooks, captured: RefCell::default() }
     }
 
-    /// A site: what is to be done there is done, what is to be kept is kept.
+    /// Passes `x` through a site: applies the edits and the probe there, and captures the result if
+    /// it is to be kept.
     pub fn at(&self, layer: usize, site: Site, x: N::Array) -> Result<N::Array> {
         let x = match self.blocks(layer, site) {
             [] => x,
@@ -38,23 +43,27 @@ impl<'a, N: Numerics> Pass<'a, N> {
         Ok(x)
     }
 
+    /// Returns the edits of a site.
     pub fn blocks(&self, layer: usize, site: Site) -> &'a [Block] {
         self.hooks.blocks.get(&(layer, site)).map_or(&[], Vec::as_slice)
     }
 
+    /// Returns whether a site is to be captured.
     pub fn captures(&self, layer: usize, site: Site) -> bool {
         self.hooks.capture.contains(&(layer, site))
     }
 
+    /// Captures the values of a site, `[tokens, width]`.
     pub fn keep(&self, layer: usize, site: Site, values: Vec<f32>) {
         self.captured.borrow_mut().insert((layer, site), values);
     }
 
+    /// Ends the pass and returns the captures.
     pub fn captured(self) -> BTreeMap<(usize, Site), Vec<f32>> {
         self.captured.into_inner()
     }
 
-    /// A matrix product with the single-weight edits of the matrices stacked in it.
+    /// Applies a linear layer with the single-weight edits of the matrices stacked in it.
     pub fn product(
         &self,
         layer: usize,
@@ -79,21 +88,26 @@ impl<'a, N: Numerics> Pass<'a, N> {
 /// The rows that have entered the stack so far, and where their tokens are in the batch.
 #[derive(Clone, Copy)]
 pub struct PackedRows<'a> {
+    /// The rows.
     pub rows: &'a [Row],
     /// One for each row.
     pub spans: &'a [Span],
 }
 
-/// The rows of a batch as a recurrent layer sees them.
+/// The rows of a batch for a recurrent layer, each with the state it starts from.
 pub struct RecurrentRows<'a> {
+    /// The tokens of each row.
     pub spans: &'a [Span],
-    /// What each row starts from.
-    pub initial: Vec<Option<&'a State>>,
+    /// The state each row starts from; `None`: the start of a sequence.
+    pub initial: Vec<Option<&'a RecurrentState>>,
     /// Packed tokens, ascending, after which the state is kept for rows that continue these.
     pub keep: &'a [usize],
 }
 
 impl<'a> RecurrentRows<'a> {
+    /// Looks up the states that the rows start from. Of the packed tokens `keep`, those after which
+    /// states are kept, only those of the given rows count.
+    ///
     /// # Errors
     /// [`Error::Request`] for a row whose prefix ends where no state was kept.
     pub fn new(packed: PackedRows<'a>, layer: usize, keep: &'a [usize]) -> Result<Self> {
@@ -113,19 +127,25 @@ impl<'a> RecurrentRows<'a> {
         })
     }
 
-    /// One part of what the rows start from.
-    pub fn carry(&self, part: fn(&State) -> &[f32]) -> Vec<Carry<'a>> {
+    /// Returns the rows with one part of the states they start from.
+    pub fn starts(&self, part: fn(&RecurrentState) -> &[f32]) -> Vec<RowStart<'a>> {
         let rows = self.spans.iter().zip(&self.initial);
-        rows.map(|(span, state)| Carry {
+        rows.map(|(span, state)| RowStart {
             tokens: span.tokens.clone(),
             initial: state.map_or(&[], part),
         })
         .collect()
     }
 
-    /// The last `n` inputs up to each kept token, oldest first, of `x` `[tokens, width]`; what came
-    /// before the row's own is taken from `rows`.
-    pub fn last_inputs(&self, x: &[f32], width: usize, n: usize, rows: &[Carry]) -> Vec<Vec<f32>> {
+    /// Returns the last `n` inputs up to each kept token, `[n, width]` each, oldest first, from the
+    /// inputs `x`, `[tokens, width]`, and those before the rows' own tokens in `rows`.
+    pub fn last_inputs(
+        &self,
+        x: &[f32],
+        width: usize,
+        n: usize,
+        rows: &[RowStart],
+    ) -> Vec<Vec<f32>> {
         let inputs_up_to = |token: &usize| {
             let row = rows.iter().find(|r| r.tokens.contains(token));
             let mut inputs = vec![0f32; n * width];
@@ -142,25 +162,25 @@ impl<'a> RecurrentRows<'a> {
     }
 }
 
-/// Runs a recurrence with the edits of the state, capturing it where that is asked for; the states
-/// after the tokens that `rows` keeps.
+/// Runs a recurrence with the edits of the state, and captures the state if it is to be kept.
+/// Returns the output, `[tokens, width]`, and the states after the tokens that `rows` keeps.
 pub(super) fn scanned<N: Numerics>(
     pass: &Pass<N>,
     layer: usize,
     scan: &Recurrence<&N::Array>,
     rows: &RecurrentRows,
 ) -> Result<(N::Array, Vec<Vec<f32>>)> {
-    let carry = rows.carry(|s| &s.scan);
+    let starts = rows.starts(|s| &s.scan);
     let blocks = pass.blocks(layer, Site::State);
     if !pass.captures(layer, Site::State) {
-        let (y, states) = pass.mode.scan(scan, &carry, blocks, rows.keep)?;
+        let (y, states) = pass.mode.scan(scan, &starts, blocks, rows.keep)?;
         return Ok((y, split_states(&states, rows.keep.len())));
     }
     let all: Vec<usize> = rows.spans.iter().flat_map(|s| s.tokens.clone()).collect();
-    let (y, states) = pass.mode.scan(scan, &carry, blocks, &all)?;
+    let (y, states) = pass.mode.scan(scan, &starts, blocks, &all)?;
     let width = states.len() / all.len().max(1);
     let (parts, size) = pass.model.config.state_parts(layer);
-    // What lies behind the parts (RWKV-4's exponents) is no output of a component.
+    // The exponents of RWKV-4, behind the parts, belong to no component.
     let visible =
         states.chunks_exact(width).flat_map(|s| s[..parts * size].iter().copied()).collect();
     let kept = rows.keep.iter().map(|t| states[t * width..][..width].to_vec()).collect();

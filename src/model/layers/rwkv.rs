@@ -8,8 +8,8 @@ use super::pass::{Pass, RecurrentRows, scanned};
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
 use crate::model::arithmetic::Numerics;
-use crate::model::arithmetic::scan::{Carry, Recurrence};
-use crate::model::batch::State;
+use crate::model::arithmetic::scan::{Recurrence, RowStart};
+use crate::model::batch::RecurrentState;
 use crate::model::config::{Activation, NormKind, Rwkv};
 use crate::model::hooks::Site;
 use crate::model::weights::{Linear, Loader, Norm};
@@ -241,7 +241,7 @@ impl TimeMix {
         x: &N::Array,
         rows: &RecurrentRows,
         first: &mut Option<N::Array>,
-    ) -> Result<(N::Array, Vec<State>)> {
+    ) -> Result<(N::Array, Vec<RecurrentState>)> {
         let mode = pass.mode;
         let (s, history) = shifted(pass, layer, Site::Shift, x, rows, |s| &s.inputs)?;
         let projected = |x: &N::Array, linear: &Linear, matrix: Matrix| {
@@ -302,7 +302,7 @@ impl TimeMix {
         Ok((
             out,
             states
-                .map(|(inputs, scan)| State { inputs, scan, channel_inputs: Vec::new() })
+                .map(|(inputs, scan)| RecurrentState { inputs, scan, channel_inputs: Vec::new() })
                 .collect(),
         ))
     }
@@ -356,7 +356,7 @@ impl TimeMix {
         &self,
         mode: &N,
         x: &N::Array,
-        rows: &[Carry],
+        rows: &[RowStart],
     ) -> Result<Option<N::Array>> {
         let Version::V7(v7) = &self.version else { return Ok(None) };
         let s = mode.shift(x, rows)?;
@@ -438,7 +438,7 @@ impl ChannelMix {
             + self.mix_receptance.len()
     }
 
-    /// As [`TimeMix::forward`]; of the states only [`State::channel_inputs`], one for each kept
+    /// As [`TimeMix::forward`]; of the states only [`RecurrentState::channel_inputs`], one for each kept
     /// token.
     pub(in crate::model) fn forward<N: Numerics>(
         &self,
@@ -477,12 +477,12 @@ fn shifted<N: Numerics>(
     site: Site,
     x: &N::Array,
     rows: &RecurrentRows,
-    part: fn(&State) -> &[f32],
+    part: fn(&RecurrentState) -> &[f32],
 ) -> Result<(N::Array, Vec<Vec<f32>>)> {
-    let carry = rows.carry(part);
+    let starts = rows.starts(part);
     let history = match rows.keep {
         [] => Vec::new(),
-        _ => rows.last_inputs(&pass.mode.values(x)?, pass.model.config.hidden_size, 1, &carry),
+        _ => rows.last_inputs(&pass.mode.values(x)?, pass.model.config.hidden_size, 1, &starts),
     };
-    Ok((pass.at(layer, site, pass.mode.shift(x, &carry)?)?, history))
+    Ok((pass.at(layer, site, pass.mode.shift(x, &starts)?)?, history))
 }

@@ -1,4 +1,4 @@
-//! Taking tensors from a source by the names of a family, with their shapes checked.
+//! The loader: takes tensors from a source by the names of a family, and checks their shapes.
 
 use std::sync::Arc;
 
@@ -9,16 +9,20 @@ use crate::model::config::{Config, NormKind};
 use crate::model::families::Names;
 use crate::model::formats::Source;
 
-/// Takes tensors from a source by the names of a family.
+/// Takes tensors from a source by the names of a family. Every method fails with [`Error::Model`]
+/// naming the tensor, if it is missing, has another shape than the configuration says, or holds a
+/// value that is not finite.
 pub struct Loader<'a> {
     pub(super) source: &'a mut dyn Source,
+    /// The configuration that gives the shapes.
     pub config: &'a Config,
+    /// The names of the family.
     pub names: &'a Names,
 }
 
 impl Loader<'_> {
-    /// The name a tensor has in this source: checkpoints of a bare decoder leave out the name of
-    /// the model around it, those of a model with more than one tower add one.
+    /// Returns the name of a tensor in this source: checkpoints of a bare decoder leave out the name
+    /// of the model around it, those of a model with several towers add one.
     fn resolve(&self, name: &str) -> Option<String> {
         let bare = name.split_once('.').map(|(_, rest)| rest.to_owned());
         let inside = format!("language_model.{name}");
@@ -28,6 +32,7 @@ impl Loader<'_> {
             .find(|name| self.source.shape(name).is_some())
     }
 
+    /// Loads a tensor of a shape.
     pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = self
             .resolve(name)
@@ -58,11 +63,12 @@ impl Loader<'_> {
         Ok(values)
     }
 
+    /// Loads a tensor of a shape; `None` if there is no such tensor.
     pub fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
         self.resolve(name).is_some().then(|| self.tensor(name, shape)).transpose()
     }
 
-    /// A weight as `[out, in]`, whichever way the family keeps it.
+    /// Loads `NAME.weight` as `[out, in]`, whichever way the family stores it.
     pub fn weight(&mut self, name: &str, out: usize, input: usize) -> Result<Vec<f32>> {
         let name = format!("{name}.weight");
         if !self.names.transposed {
@@ -71,7 +77,7 @@ impl Loader<'_> {
         Ok(transposed(&self.tensor(&name, &[input, out])?, out))
     }
 
-    /// A vector, which some checkpoints keep as `[1, 1, width]`.
+    /// Loads a vector `[width]`, which some checkpoints store as `[1, 1, width]`.
     pub fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
         let kept = self.resolve(name).and_then(|name| self.source.shape(&name));
         let shape: &[usize] =
@@ -79,7 +85,7 @@ impl Loader<'_> {
         self.tensor(name, shape)
     }
 
-    /// How many columns a matrix has.
+    /// Returns the number of columns of a matrix, which is at least one.
     pub fn columns(&mut self, name: &str) -> Result<usize> {
         match self.resolve(name).and_then(|name| self.source.shape(&name)).as_deref() {
             Some(&[_, columns]) if columns > 0 => Ok(columns),
@@ -92,7 +98,7 @@ impl Loader<'_> {
         }
     }
 
-    /// A matrix that is kept as `[in, out]`.
+    /// Loads a matrix that is stored as `[in, out]`.
     pub fn in_out(
         &mut self,
         name: &str,
@@ -103,7 +109,8 @@ impl Loader<'_> {
         Ok(Linear::from_in_out(&self.tensor(name, &[input, out])?, out, input, bias))
     }
 
-    /// Stacks `NAME.weight` `[out, input]` of every part, and their biases if the first has one.
+    /// Stacks the matrices `NAME.weight` `[rows, input]` of all parts `(NAME, rows)` into one, and
+    /// their biases, which either all or none of them have.
     pub fn stacked(&mut self, parts: &[(String, usize)], input: usize) -> Result<Linear> {
         let out: usize = parts.iter().map(|p| p.1).sum();
         let mut weight = Vec::with_capacity(out * input);
@@ -126,11 +133,12 @@ impl Loader<'_> {
         })
     }
 
+    /// Loads `NAME.weight`, `[out, input]`, and `NAME.bias` if there is one.
     pub fn linear(&mut self, name: String, out: usize, input: usize) -> Result<Linear> {
         self.stacked(&[(name, out)], input)
     }
 
-    /// A normalisation of the family's kind.
+    /// Loads a normalisation of the family's kind.
     pub fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
         let weight = self.tensor(&format!("{name}.weight"), &[width])?;
         let bias = match self.config.norm {
@@ -141,6 +149,7 @@ impl Loader<'_> {
         Ok(Norm { kind: self.config.norm, weight, bias, eps: self.config.norm_eps })
     }
 
+    /// Loads the normalisation `PREFIX.NAME` if `wanted`.
     pub fn norm_if(
         &mut self,
         wanted: bool,
@@ -151,9 +160,9 @@ impl Loader<'_> {
         wanted.then(|| self.norm(&format!("{prefix}.{name}"), width)).transpose()
     }
 
-    /// RWKV-4 halves the residual stream after every so-manieth layer, and divides what is added to
-    /// it from then on: the same as larger epsilons of the normalisations that read it, by the
-    /// square.
+    /// Returns the factor of the epsilon of the norms of a layer. RWKV-4 halves the residual stream
+    /// after every `rescale_every` layers, and what is added to it from there on; the norms that
+    /// read it give the same with the epsilon multiplied by the square of the factor.
     pub fn rescaling(&self, layer: usize) -> f64 {
         let every = self.config.rwkv.as_ref().map_or(0, |r| r.rescale_every);
         4f64.powi(layer.checked_div(every).unwrap_or(0) as i32)

@@ -1,4 +1,4 @@
-//! The weights of a decoder, packed for multiplication, assembled from any source of named tensors.
+//! The weights of a decoder, read from any source of named tensors and packed for multiplication.
 
 mod loader;
 
@@ -13,50 +13,61 @@ use super::formats::Source;
 use super::layers::Layer;
 use crate::error::{Error, Result};
 
-/// `y = x W^T + b`.
+/// A linear layer, `y = x W^T + b`.
 #[derive(Clone)]
 pub struct Linear {
+    /// `W`, `[out, in]`.
     pub matrix: Arc<PackedMatrix>,
+    /// `b`, `[out]`.
     pub bias: Option<Vec<f32>>,
 }
 
-/// A normalisation over a width.
+/// A normalisation of vectors.
 #[derive(Debug, Clone)]
 pub struct Norm {
+    /// The function.
     pub kind: NormKind,
+    /// `[width]`.
     pub weight: Vec<f32>,
-    /// Of [`NormKind::Layer`]; empty otherwise.
+    /// `[width]` for [`NormKind::Layer`]; empty otherwise.
     pub bias: Vec<f32>,
+    /// Constant that is added to the mean square.
     pub eps: f64,
 }
+/// All tensors of a decoder.
 pub struct Weights {
-    /// `[vocab, d_model]`; also the head when tied.
+    /// Embeddings, `[vocab, d_model]`; also the unembedding if they are tied.
     pub embed: Arc<PackedMatrix>,
-    /// `[max_position_embeddings, d_model]`, where positions are learned.
+    /// Learned position embeddings, `[max_position_embeddings, d_model]`.
     pub positions: Option<Vec<f32>>,
-    /// Of the embeddings: RWKV's `ln0`.
+    /// Normalisation of the embeddings: `ln0` of RWKV.
     pub embed_norm: Option<Norm>,
+    /// The layers, from the bottom of the stack.
     pub layers: Vec<Layer>,
+    /// Normalisation before the unembedding.
     pub norm: Norm,
+    /// Unembedding, `[vocab, d_model]`.
     pub head: Linear,
 }
 impl Linear {
-    /// Of a matrix `[in, out]`.
+    /// Packs a matrix that is stored as `[in, out]`.
     pub fn from_in_out(values: &[f32], out: usize, input: usize, bias: Option<Vec<f32>>) -> Self {
         Self { matrix: Arc::new(PackedMatrix::new(&transposed(values, out), out, input)), bias }
     }
 
+    /// Returns the number of parameters.
     pub fn parameters(&self) -> usize {
         self.matrix.out() * self.matrix.in_() + self.bias.as_ref().map_or(0, Vec::len)
     }
 }
 
 impl Norm {
+    /// Returns the number of parameters.
     pub fn parameters(&self) -> usize {
         self.weight.len() + self.bias.len()
     }
 }
-/// Columns as rows: `[n, out]` to `[out, n]`.
+/// Transposes `[n, out]` to `[out, n]`.
 fn transposed(values: &[f32], out: usize) -> Vec<f32> {
     let n = values.len() / out.max(1);
     let mut rows = vec![0f32; values.len()];
@@ -108,7 +119,7 @@ impl Weights {
         Ok(Self { embed, positions, embed_norm, layers, norm, head })
     }
 
-    /// Number of parameters, tied embeddings counted once.
+    /// Returns the number of parameters; tied embeddings are counted once.
     pub fn parameters(&self, config: &Config) -> usize {
         let head = if config.tie_word_embeddings { 0 } else { self.head.parameters() };
         let positions = self.positions.as_ref().map_or(0, Vec::len);

@@ -15,7 +15,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor
 use super::kernels::elementwise::Convolution;
 use super::kernels::{AttentionRow, AttentionShape, Rope};
 use super::linear::PackedMatrix;
-use super::scan::{Carry, Recurrence};
+use super::scan::{Recurrence, RowStart};
 use super::{HeadNorms, Mixture, Numerics, Span};
 use crate::error::{Error, Result};
 use crate::model::config::{Activation, Config, NormKind};
@@ -115,7 +115,7 @@ fn normalise(x: &Tensor, norm: &Norm) -> Result<Tensor> {
 impl Composed {
     /// Of every token the one `n` before it in its row; rows begin with what they carry, or with
     /// zeros.
-    fn before(&self, x: &Tensor, rows: &[Carry], n: usize) -> Result<Tensor> {
+    fn before(&self, x: &Tensor, rows: &[RowStart], n: usize) -> Result<Tensor> {
         let width = x.dim(1)?;
         let mut parts = Vec::new();
         for row in rows {
@@ -365,11 +365,11 @@ impl Numerics for Composed {
         Ok(x.clamp(low, high)?)
     }
 
-    fn shift(&self, x: &Tensor, rows: &[Carry]) -> Result<Tensor> {
+    fn shift(&self, x: &Tensor, rows: &[RowStart]) -> Result<Tensor> {
         Ok((self.before(x, rows, 1)? - x)?)
     }
 
-    fn convolve(&self, x: &Tensor, convolution: &Convolution, rows: &[Carry]) -> Result<Tensor> {
+    fn convolve(&self, x: &Tensor, convolution: &Convolution, rows: &[RowStart]) -> Result<Tensor> {
         let kernel = convolution.kernel();
         let taps = convolution.weight.chunks_exact(convolution.bias.len()).enumerate();
         let bias = vector(&convolution.bias)?.broadcast_as(x.shape())?;
@@ -404,7 +404,7 @@ impl Numerics for Composed {
     fn scan(
         &self,
         scan: &Recurrence<&Tensor>,
-        rows: &[Carry],
+        rows: &[RowStart],
         blocks: &[Block],
         keep: &[usize],
     ) -> Result<(Tensor, Vec<f32>)> {

@@ -4,13 +4,13 @@ use candle_core::{D, Device, Tensor};
 
 use super::{constant, dense_tables, vector};
 use crate::error::{Error, Result};
-use crate::model::arithmetic::scan::{Carry, EMPTY_EXPONENT, Recurrence};
+use crate::model::arithmetic::scan::{EMPTY_EXPONENT, Recurrence, RowStart};
 use crate::model::hooks::Block;
 
 /// [`Numerics::scan`](crate::model::arithmetic::Numerics::scan).
 pub fn run(
     scan: &Recurrence<&Tensor>,
-    rows: &[Carry],
+    rows: &[RowStart],
     blocks: &[Block],
     keep: &[usize],
 ) -> Result<(Tensor, Vec<f32>)> {
@@ -43,7 +43,7 @@ pub fn run(
 }
 
 /// The state a row starts from, in the shape the steps work on.
-fn initial(scan: &Recurrence<&Tensor>, row: &Carry) -> Result<Tensor> {
+fn initial(scan: &Recurrence<&Tensor>, row: &RowStart) -> Result<Tensor> {
     let shape = match scan {
         Recurrence::Mamba { x, b, .. } => vec![x.dim(1)?, b.dim(1)?],
         Recurrence::Mamba2 { x, a, state_size, .. } => {

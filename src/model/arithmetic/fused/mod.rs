@@ -8,7 +8,7 @@ use super::kernels::elementwise::{self, Convolution};
 use super::kernels::{self, AttentionRow, AttentionShape, Rope};
 use super::linear::GATED_MULTIPLE;
 use super::pool::Pooled;
-use super::scan::{Carry, Recurrence, View};
+use super::scan::{Recurrence, RowStart, View};
 use super::{HeadNorms, Mixture, Numerics, Span};
 use crate::error::Result;
 use crate::model::config::{Activation, Config};
@@ -189,11 +189,11 @@ impl Numerics for Fused {
         Ok(x)
     }
 
-    fn shift(&self, x: &Buffer, rows: &[Carry]) -> Result<Buffer> {
+    fn shift(&self, x: &Buffer, rows: &[RowStart]) -> Result<Buffer> {
         Ok(Buffer { data: elementwise::shift(&x.data, x.width, rows), width: x.width })
     }
 
-    fn convolve(&self, x: &Buffer, convolution: &Convolution, rows: &[Carry]) -> Result<Buffer> {
+    fn convolve(&self, x: &Buffer, convolution: &Convolution, rows: &[RowStart]) -> Result<Buffer> {
         Ok(Buffer { data: convolution.apply(&x.data, rows), width: x.width })
     }
 
@@ -219,7 +219,7 @@ impl Numerics for Fused {
     fn scan(
         &self,
         scan: &Recurrence<&Buffer>,
-        rows: &[Carry],
+        rows: &[RowStart],
         blocks: &[Block],
         keep: &[usize],
     ) -> Result<(Buffer, Vec<f32>)> {

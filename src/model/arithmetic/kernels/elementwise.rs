@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::reduce::lanes_sum;
 use crate::model::arithmetic::pool::Pooled;
-use crate::model::arithmetic::scan::Carry;
+use crate::model::arithmetic::scan::RowStart;
 
 /// Values of one piece of work.
 const CHUNK: usize = 1 << 13;
@@ -98,7 +98,7 @@ pub fn join(parts: &[(&[f32], usize)]) -> Pooled {
 }
 
 /// What each token's predecessor has more: `x[t - 1] - x[t]`, with nothing before the first.
-pub fn shift(x: &[f32], width: usize, rows: &[Carry]) -> Pooled {
+pub fn shift(x: &[f32], width: usize, rows: &[RowStart]) -> Pooled {
     let mut y = Pooled::take(x.len());
     let zero = vec![0f32; width];
     for row in rows {
@@ -130,7 +130,7 @@ impl Convolution {
 
     /// Of `x` `[tokens, width]`; a row's `initial` is the `kernel - 1` inputs before it, oldest
     /// first.
-    pub fn apply(&self, x: &[f32], rows: &[Carry]) -> Pooled {
+    pub fn apply(&self, x: &[f32], rows: &[RowStart]) -> Pooled {
         let (width, kernel) = (self.bias.len(), self.kernel());
         let mut y = Pooled::take(x.len());
         let mut parts = Vec::with_capacity(rows.len());

@@ -20,7 +20,7 @@ use crate::model::hooks::Block;
 
 /// A row as a recurrence sees it.
 #[derive(Clone)]
-pub struct Carry<'a> {
+pub struct RowStart<'a> {
     /// Packed token indices.
     pub tokens: Range<usize>,
     /// What was kept after the position before the first of them; empty at the start of a sequence.
@@ -275,16 +275,16 @@ impl Recurrence<'_, View<'_>> {
 
     /// Runs all rows. `blocks` change the state after a position, before anything reads it again;
     /// the states after the tokens of `keep` (ascending) are returned, `[keep, state width]`.
-    pub fn scan(&self, rows: &[Carry], blocks: &[Block], keep: &[usize]) -> (Pooled, Vec<f32>) {
+    pub fn scan(&self, rows: &[RowStart], blocks: &[Block], keep: &[usize]) -> (Pooled, Vec<f32>) {
         let (width, state_width, pieces, zero) =
             (self.width(), self.state_width(), self.pieces(), self.zero());
         let first = rows.first().map_or(0, |r| r.tokens.start);
         let total: usize = rows.iter().map(|r| r.tokens.len()).sum();
-        let kept_range = |row: &Carry| {
+        let kept_range = |row: &RowStart| {
             keep.partition_point(|t| *t < row.tokens.start)
                 ..keep.partition_point(|t| *t < row.tokens.end)
         };
-        let jobs: Vec<(&Carry, &Piece)> =
+        let jobs: Vec<(&RowStart, &Piece)> =
             rows.iter().flat_map(|row| pieces.iter().map(move |piece| (row, piece))).collect();
         let done: Vec<(Vec<f32>, Vec<f32>)> = jobs
             .par_iter()

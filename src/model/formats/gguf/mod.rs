@@ -1,4 +1,5 @@
-//! A GGUF file: configuration and tokenizer from its metadata, any ggml type dequantised to f32.
+//! GGUF files: configuration and tokenizer from the metadata, tensors of any ggml type dequantised
+//! to f32.
 
 mod tokenizer;
 
@@ -22,10 +23,15 @@ pub struct Gguf {
     content: Content,
     family: &'static Family,
     layout: &'static GgufLayout,
+    /// The configuration that the metadata gives.
     pub config: Config,
 }
 
 impl Gguf {
+    /// Opens a file and reads its header.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a file that is malformed or of an architecture that is not known here.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
@@ -65,6 +71,7 @@ impl Gguf {
         Ok(gguf)
     }
 
+    /// Reads and dequantises one tensor.
     fn read(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
         let (reader, start) = (&mut self.reader, self.content.tensor_data_offset);
         let tensor = info
@@ -73,8 +80,9 @@ impl Gguf {
         tensor.map_err(|e| Error::model(&self.path, name, first_line(&e)))
     }
 
-    /// What holds a tensor of Hugging Face's name: its name here, and of one that is stacked with
-    /// others (an expert's), its own part. In older files each expert has a tensor of its own.
+    /// Finds a tensor by its Hugging Face name: returns its name in this file and where it lies. The
+    /// experts of a layer are stacked in one tensor, of which an expert is a part; in older files
+    /// each has a tensor of its own.
     fn find(&self, name: &str) -> Option<(String, TensorInfo)> {
         let (stacked, expert) = ggml_name(name, self.layout)?;
         let copy = |info: &TensorInfo, dims: &[usize], offset| {
@@ -110,13 +118,16 @@ impl Gguf {
         Some((single, copy(info, info.shape.dims(), info.offset)?))
     }
 
-    /// The tokenizer in the metadata; `None` where the file has none.
+    /// Returns the tokenizer in the metadata; `None` if the file has none.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a tokenizer that is malformed.
     pub fn tokenizer(&self) -> Result<Option<HfTokenizer>> {
         tokenizer::read(&self.path, &self.content)
     }
 }
 
-/// candle divides by `general.alignment`; a file that says 0 would end the program.
+/// Refuses a `general.alignment` of 0: candle divides by it and would panic.
 fn refuse_zero_alignment(path: &str, reader: &mut BufReader<File>) -> Result<()> {
     let mut head = Vec::new();
     reader.by_ref().take(64 << 20).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
@@ -137,7 +148,8 @@ fn refuse_zero_alignment(path: &str, reader: &mut BufReader<File>) -> Result<()>
     Ok(())
 }
 
-/// The family of a file, by its architecture; of two that share one, by whether there are experts.
+/// Returns the family of a file by its architecture; families that share one differ in having
+/// experts.
 fn family(path: &str, content: &Content) -> Result<(&'static Family, &'static GgufLayout)> {
     let architecture = content.metadata.get("general.architecture");
     let architecture = architecture.and_then(|v| v.to_string().ok()).map_or("", String::as_str);
@@ -155,7 +167,8 @@ fn family(path: &str, content: &Content) -> Result<(&'static Family, &'static Gg
     })
 }
 
-/// Metadata of one architecture as the `config.json` it was converted from; checked there.
+/// Translates the metadata back into the `config.json` it was converted from, which is then read
+/// and checked like any other.
 fn config(path: &str, content: &Content, family: &Family, layout: &GgufLayout) -> Result<Config> {
     let get = |key: &str| content.metadata.get(key);
     let architecture = layout.architecture;
@@ -214,6 +227,7 @@ fn config(path: &str, content: &Content, family: &Family, layout: &GgufLayout) -
     Config::from_json(path, &serde_json::Value::Object(map).to_string())
 }
 
+/// Converts a value of the metadata; arrays are left out.
 fn json(value: &Value) -> Option<serde_json::Value> {
     Some(match *value {
         Value::U8(v) => v.into(),
@@ -233,9 +247,9 @@ fn json(value: &Value) -> Option<serde_json::Value> {
     })
 }
 
-/// The tensor of a name of Hugging Face's: `model.layers.3.self_attn.q_proj.weight` is
-/// `blk.3.attn_q.weight`. Of experts also which of those stacked in it:
-/// `model.layers.3.mlp.experts.5.up_proj.weight` is the fifth of `blk.3.ffn_up_exps.weight`.
+/// Translates a Hugging Face name: `model.layers.3.self_attn.q_proj.weight` is
+/// `blk.3.attn_q.weight`. An expert is a part of a stacked tensor and has an index besides:
+/// `model.layers.3.mlp.experts.5.up_proj.weight` is expert 5 of `blk.3.ffn_up_exps.weight`.
 fn ggml_name(name: &str, layout: &GgufLayout) -> Option<(String, Option<usize>)> {
     match name {
         "model.embed_tokens.weight" => return Some(("token_embd.weight".into(), None)),
@@ -280,11 +294,11 @@ fn ggml_name(name: &str, layout: &GgufLayout) -> Option<(String, Option<usize>)>
     Some((format!("blk.{layer}.{part}.{kind}"), None))
 }
 
-/// A matrix of one row, which llama.cpp writes as a vector.
+/// The gate of a shared expert: a matrix of one row, which llama.cpp writes as a vector.
 const SHARED_GATE: &str = "ffn_gate_inp_shexp";
 
-/// Undoes llama.cpp's row order of rotated projections in the llama architecture (pairs side by
-/// side) into Hugging Face's (halves): `[heads, d/2, 2, in] -> [heads, 2, d/2, in]`.
+/// Restores Hugging Face's row order of a rotated projection (halves) from that of llama.cpp in the
+/// llama architecture (pairs side by side): `[heads, d/2, 2, in] -> [heads, 2, d/2, in]`.
 fn unpermute(rows: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
     let width = rows.len() / (heads * head_dim); // columns of a weight, 1 for a bias
     let half = head_dim / 2;

@@ -16,7 +16,10 @@ use tokenizers::{AddedToken, Tokenizer as HfTokenizer, decoders};
 use crate::error::{Error, Result};
 use crate::model::formats::first_line;
 
-/// Reads it; `None` where the file has none.
+/// Reads the tokenizer; `None` if the file has none.
+///
+/// # Errors
+/// [`Error::Model`] naming the key of the metadata at fault.
 pub(super) fn read(path: &str, content: &Content) -> Result<Option<HfTokenizer>> {
     if !content.metadata.contains_key("tokenizer.ggml.tokens") {
         return Ok(None);
@@ -53,8 +56,8 @@ pub(super) fn read(path: &str, content: &Content) -> Result<Option<HfTokenizer>>
     Ok(Some(tokenizer))
 }
 
-/// Llama 3's split and whole-word merges, under the name llama.cpp gives them; candle knows them as
-/// `llama3` only.
+/// Gives a tokenizer Llama 3's split and whole-word merges, which llama.cpp calls `llama-bpe` and
+/// candle knows as `llama3` only.
 fn llama_bpe(json: &str) -> Result<HfTokenizer, String> {
     const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let mut value: serde_json::Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
@@ -66,21 +69,22 @@ fn llama_bpe(json: &str) -> Result<HfTokenizer, String> {
     serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
+/// Returns a text of the metadata.
 fn text<'a>(content: &'a Content, key: &str) -> Option<&'a str> {
     content.metadata.get(key).and_then(|v| v.to_string().ok()).map(String::as_str)
 }
 
-/// Longest piece, in bytes, that merges are worked out for: no real vocabulary has longer ones.
+/// Longest piece, bytes, for which merges are derived: no vocabulary in use has longer ones.
 const LONGEST_PIECE: usize = 256;
 
-/// What a token is, as SentencePiece and GGUF number it.
+/// Token types as numbered by SentencePiece and GGUF.
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// SentencePiece's byte-pair encoding, which merges the neighbours whose union scores highest, as a
-/// list of merges in that order: the way transformers converts such models. Errors are a key of the
-/// metadata and what is wrong with it.
+/// Converts a byte-pair encoding of SentencePiece (Kudo and Richardson 2018), which merges the
+/// neighbours whose union scores highest, into a list of merges in that order, as transformers
+/// does. An error is a key of the metadata and a message.
 fn sentencepiece(content: &Content) -> Result<HfTokenizer, (&'static str, String)> {
     const TOKENS: &str = "tokenizer.ggml.tokens";
     const SCORES: &str = "tokenizer.ggml.scores";
@@ -174,6 +178,7 @@ fn sentencepiece(content: &Content) -> Result<HfTokenizer, (&'static str, String
     Ok(tokenizer)
 }
 
+/// Converts an integer of any width; `None` for other types.
 fn whole(value: &Value) -> Option<i64> {
     match *value {
         Value::I32(v) => Some(v.into()),
