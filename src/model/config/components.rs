@@ -1,11 +1,12 @@
-//! Which components a model has.
+//! The components of a model: which there are, how many, and how wide.
 
 use super::{Config, Mixer, Ssm};
 use crate::edit::Component;
 use crate::model::Rwkv;
 
 impl Config {
-    /// Heads of a layer's mixer: of attention, Mamba-2, and RWKV from version 6 on.
+    /// Returns the number of heads of a layer's mixer: attention, Mamba-2, and RWKV from version 6
+    /// on have heads.
     pub fn heads(&self, layer: usize) -> usize {
         match self.mixers[layer] {
             Mixer::Attention => self.num_attention_heads,
@@ -14,7 +15,7 @@ impl Config {
         }
     }
 
-    /// Width of what goes into the output projection of a layer's mixer.
+    /// Returns the width of the input of the output projection of a layer's mixer.
     pub fn z_width(&self, layer: usize) -> usize {
         match self.mixers[layer] {
             Mixer::Attention => self.num_attention_heads * self.v_head_dim(),
@@ -23,8 +24,8 @@ impl Config {
         }
     }
 
-    /// Channels of a layer's inner state: of a state space, and of RWKV-4's time mixing, which has
-    /// no heads.
+    /// Returns the number of channels of a layer's mixer: a state space has channels, and RWKV-4's
+    /// time mixing, which has no heads.
     pub fn channels(&self, layer: usize) -> usize {
         match self.mixers[layer] {
             Mixer::TimeMix if self.heads(layer) > 0 => 0,
@@ -33,30 +34,30 @@ impl Config {
         }
     }
 
-    /// MLP neurons of a layer (of RWKV, of its channel mixing): none where there is a mixture of
-    /// experts.
+    /// Returns the number of MLP neurons of a layer, in RWKV those of the channel mixing; 0 if it
+    /// has a mixture of experts.
     pub fn neurons(&self, layer: usize) -> usize {
         if self.is_sparse(layer) { 0 } else { self.intermediate_size }
     }
 
-    /// Experts of a layer: none where it has an MLP.
+    /// Returns the number of experts of a layer; 0 if it has an MLP.
     pub fn num_experts(&self, layer: usize) -> usize {
         self.experts.as_ref().filter(|e| e.sparse[layer]).map_or(0, |e| e.num_experts)
     }
 
-    /// The parts of a layer's recurrent state and the values of each: a head, or a channel where
-    /// there are no heads. `(0, 0)` for attention.
+    /// Returns the number of parts of a layer's recurrent state and the number of values of each. A
+    /// part belongs to a head, or to a channel where there are no heads. `(0, 0)` for attention.
     pub fn state_parts(&self, layer: usize) -> (usize, usize) {
         let ssm = self.ssm_of(layer).map(Ssm::state_parts);
         ssm.or_else(|| self.rwkv_of(layer).map(Rwkv::state_parts)).unwrap_or((0, 0))
     }
 
-    /// The layers that have components of this kind, ascending.
+    /// Returns the layers that have components of the kind of `component`, ascending.
     pub fn layers_with(&self, component: Component) -> Vec<usize> {
         (0..self.num_hidden_layers).filter(|layer| self.count_in(*layer, component) > 0).collect()
     }
 
-    /// What a layer's mixer adds to the residual stream, as a component.
+    /// Returns the mixer of a layer as a component.
     pub fn mixer(&self, layer: usize) -> Component {
         match self.mixers[layer] {
             Mixer::Attention => Component::Attention { layer },
@@ -65,8 +66,7 @@ impl Config {
         }
     }
 
-    /// What a layer's MLP, mixture or channel mixing adds, as a component; `None` where there is
-    /// none.
+    /// Returns the MLP, mixture or channel mixing of a layer as a component; `None` if there is none.
     pub fn mlp(&self, layer: usize) -> Option<Component> {
         let mlp = if self.rwkv.is_some() {
             Component::ChannelMix { layer }
@@ -76,7 +76,7 @@ impl Config {
         self.has_mlp().then_some(mlp)
     }
 
-    /// How many components of the kind of `like` a layer has.
+    /// Returns the number of components of the kind of `like` in a layer.
     pub fn count_in(&self, layer: usize, like: Component) -> usize {
         usize::from(match like {
             Component::Embed => layer == 0,
@@ -107,7 +107,7 @@ impl Config {
         })
     }
 
-    /// The `index`th component of the kind of `like` in a layer.
+    /// Returns the component number `index` of the kind of `like` in a layer.
     pub fn nth_in(&self, layer: usize, like: Component, index: usize) -> Component {
         match like {
             Component::Embed => Component::Embed,
@@ -134,7 +134,7 @@ impl Config {
         }
     }
 
-    /// All components of the kind of `like`, in model order.
+    /// Returns all components of the kind of `like`, in model order.
     pub fn all_like(&self, like: Component) -> impl Iterator<Item = Component> {
         let layers = 0..self.num_hidden_layers;
         layers.flat_map(move |layer| {
@@ -142,7 +142,7 @@ impl Config {
         })
     }
 
-    /// Whether the model has a component.
+    /// Returns whether the model has a component.
     pub fn has(&self, component: &Component) -> bool {
         let layer = component.layer();
         if layer >= self.num_hidden_layers {

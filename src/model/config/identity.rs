@@ -1,4 +1,4 @@
-//! The text that a model's fingerprint is taken over.
+//! The text of a configuration that is part of a model's fingerprint.
 
 use super::{Config as Current, RopeScaling};
 
@@ -6,8 +6,9 @@ use super::{Config as Current, RopeScaling};
 const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 impl Current {
-    /// What a model's fingerprint is taken over, besides its tensors. Stored cases depend on it, so
-    /// the text that version 0.1 made for its families is made for them still.
+    /// Returns the text that a model's fingerprint is taken over, besides its tensors. Stored cases
+    /// name their model by it, so it must not change: the families of version 0.1 keep the text of
+    /// that version, all others have that of [`Debug`].
     pub fn identity(&self) -> String {
         #[derive(Debug)]
         #[allow(dead_code)] // read by `Debug` alone

@@ -1,4 +1,4 @@
-//! What a model's files say of its shape.
+//! The configuration of a model: its shape and its constants.
 
 mod components;
 mod identity;
@@ -15,53 +15,70 @@ use crate::error::{Error, Result};
 pub use recurrent::{Rwkv, Ssm, SsmNorms};
 pub use rotary::{RopeScaling, Rotary};
 
-/// Shape and constants of a decoder; the names are Hugging Face's where it has one for all
-/// families.
+/// Shape and constants of a decoder, under Hugging Face's names where all families share one. The
+/// `Debug` text of a family is part of its models' fingerprints ([`identity`](Self::identity)).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Family, by its `model_type` in `config.json`.
     pub model_type: String,
+    /// Number of tokens.
     pub vocab_size: usize,
+    /// Width of the residual stream, `d_model`.
     pub hidden_size: usize,
-    /// Width of the MLPs (of those that are no mixture of experts).
+    /// Width of an MLP, `d_mlp`; 0 if layers have none.
     pub intermediate_size: usize,
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Of the layers with attention; 0 where there is none.
+    /// Query heads of an attention layer; 0 if there is none.
     pub num_attention_heads: usize,
+    /// Key and value heads of an attention layer.
     pub num_key_value_heads: usize,
+    /// Width of a query or key head.
     pub head_dim: usize,
+    /// Longest context, tokens.
     pub max_position_embeddings: usize,
-    /// Of attention whose keys and values come from a latent vector (DeepSeek-V2).
+    /// Widths of latent attention (DeepSeek-V2).
     pub latent: Option<Latent>,
-    /// What mixes positions, per layer.
+    /// Mixer of each layer.
     pub mixers: Vec<Mixer>,
-    /// Of the layers that are [`Mixer::Ssm`].
+    /// Sizes of the layers that are [`Mixer::Ssm`].
     pub ssm: Option<Ssm>,
-    /// Of the layers that are [`Mixer::TimeMix`].
+    /// Sizes of the layers that are [`Mixer::TimeMix`].
     pub rwkv: Option<Rwkv>,
+    /// Normalisation of the residual stream.
     pub norm: NormKind,
+    /// Epsilon of the norms.
     pub norm_eps: f64,
+    /// Arrangement of blocks and norms.
     pub residual: Residual,
+    /// Normalisation of queries and keys.
     pub qk_norm: QkNorm,
+    /// Activation of the MLPs.
     pub activation: Activation,
-    /// Whether an MLP multiplies its activation with a second projection (SwiGLU and its like).
+    /// Whether an MLP multiplies its activation by a second projection (SwiGLU and the like).
     pub gated_mlp: bool,
-    /// What the dot product of query and key is multiplied with.
+    /// Factor of the dot product of query and key.
     pub attention_scale: f64,
-    /// Rotary embedding of each layer; empty where positions are learned.
+    /// Rotary embedding of each layer; empty if positions are learned.
     pub rope: Vec<Rotary>,
-    /// Per layer: how many positions a query sees, itself included (`None`: all before it).
+    /// Sliding window of each layer: positions a query attends to, itself included; `None`: all.
     pub sliding_window: Vec<Option<usize>>,
-    /// What token embeddings are multiplied with (Gemma: the square root of `hidden_size`).
+    /// Factor of the token embeddings (Gemma: the square root of `hidden_size`).
     pub embedding_scale: f64,
+    /// The mixture of experts of the sparse layers.
     pub experts: Option<Experts>,
+    /// Whether the unembedding is the embedding.
     pub tie_word_embeddings: bool,
+    /// Token that begins a text.
     pub bos_token_id: Option<u32>,
+    /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
 }
 
-/// What mixes the positions of a sequence in a layer.
+/// The block of a layer that mixes positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mixer {
+    /// Multi-head attention (Vaswani et al. 2017), with grouped or latent keys.
     Attention,
     /// A selective state space: Mamba (Gu and Dao 2023), Mamba-2 (Dao and Gu 2024).
     Ssm,
@@ -69,7 +86,7 @@ pub enum Mixer {
     TimeMix,
 }
 
-/// How a vector is normalised.
+/// A normalisation of vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
     /// Root mean square (Zhang and Sennrich 2019).
@@ -78,7 +95,8 @@ pub enum NormKind {
     Layer,
 }
 
-/// Where a block normalises, and whether its MLP waits for its attention.
+/// The arrangement of a layer: where its blocks have norms, and whether the MLP `f` reads the output
+/// of the attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residual {
     /// `x + f(norm(x))`, one after the other: Llama, GPT-2.
@@ -92,18 +110,21 @@ pub enum Residual {
 }
 
 impl Residual {
+    /// Returns whether blocks have a norm before them.
     pub fn before(self) -> bool {
         self != Self::PostNorm
     }
 
+    /// Returns whether blocks have a norm behind them.
     pub fn after(self) -> bool {
         matches!(self, Self::PostNorm | Self::Sandwich)
     }
 }
 
-/// What of queries and keys is normalised before they are rotated.
+/// The normalisation of queries and keys, before they are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
+    /// None.
     Off,
     /// Each head by itself: Qwen 3, Gemma 3.
     Head,
@@ -111,17 +132,20 @@ pub enum QkNorm {
     Full,
 }
 
-/// A function of each value.
+/// A function that is applied to each value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
+    /// `x * sigmoid(x)`.
     Silu,
-    /// With the error function.
+    /// `x * Phi(x)`, by the error function (Hendrycks and Gimpel 2016).
     Gelu,
-    /// With the hyperbolic tangent (`gelu_new`, `gelu_pytorch_tanh`).
+    /// `x * Phi(x)`, approximated by the hyperbolic tangent (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
     /// `max(x, 0)^2`: RWKV's channel mixing.
     ReluSquared,
+    /// `1 / (1 + e^-x)`.
     Sigmoid,
+    /// Hyperbolic tangent.
     Tanh,
     /// `ln(1 + e^x)`: Mamba's time step.
     Softplus,
@@ -131,34 +155,43 @@ pub enum Activation {
     Decay7,
 }
 
-/// Multi-head latent attention (DeepSeek-V2); `head_dim` is `qk_nope_head_dim + qk_rope_head_dim`.
+/// Widths of multi-head latent attention (DeepSeek-V2); `head_dim` is `qk_nope_head_dim +
+/// qk_rope_head_dim`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Latent {
+    /// Width of the latent vector of the queries; `None`: these are projected in one step.
     pub q_lora_rank: Option<usize>,
+    /// Width of the latent vector of keys and values.
     pub kv_lora_rank: usize,
+    /// Dimensions of a head that are not rotated.
     pub qk_nope_head_dim: usize,
+    /// Dimensions of a head that are rotated.
     pub qk_rope_head_dim: usize,
+    /// Width of a head's values.
     pub v_head_dim: usize,
 }
 
 /// The mixture of experts of a model's sparse layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Experts {
+    /// Number of experts of a layer.
     pub num_experts: usize,
+    /// Number of experts that a token is routed to.
     pub num_experts_per_tok: usize,
+    /// Width of an expert.
     pub moe_intermediate_size: usize,
-    /// Whether the weights of the chosen experts are divided by their sum.
+    /// Whether the routing weights of a token are divided by their sum.
     pub norm_topk_prob: bool,
-    /// What the weights of the chosen experts are multiplied with.
+    /// Factor of the routing weights.
     pub routed_scaling_factor: f64,
-    /// Groups of experts, and how many of them (those of the most probable experts) a token chooses
-    /// from.
+    /// Number of groups of experts, and how many of them a token chooses from: those with the most
+    /// probable experts.
     pub groups: Option<(usize, usize)>,
-    /// Width of an expert that every token goes through; 0: there is none.
+    /// Width of the shared expert, which all tokens pass through; 0: there is none.
     pub shared_intermediate_size: usize,
-    /// Whether that expert has a gate of its own.
+    /// Whether the shared expert has a gate.
     pub shared_gate: bool,
-    /// Which layers are sparse; the others have an MLP of `intermediate_size`.
+    /// For each layer, whether it is sparse; the others have an MLP of `intermediate_size`.
     pub sparse: Vec<bool>,
 }
 
@@ -179,17 +212,17 @@ impl Config {
         families::read(&Fields { path, root })
     }
 
-    /// Fills in what the tensors of a checkpoint say and its configuration need not: of RWKV-6 and
-    /// 7, the heads and the width of the channel mixing.
+    /// Completes the configuration from the shapes of a checkpoint's tensors: in RWKV-6 and 7, the
+    /// heads and the width of the channel mixing.
     ///
     /// # Errors
-    /// [`Error::Model`] for a tensor that is missing or of another shape.
+    /// [`Error::Model`] for a tensor that is missing or has another shape.
     pub fn complete(&mut self, source: &dyn Source) -> Result<()> {
         families::complete(self, source)
     }
 
-    /// Adds the end tokens that a `generation_config.json` names; what is malformed in it is left
-    /// out, since nothing else is read from it.
+    /// Adds the end tokens of a `generation_config.json`, of which nothing else is read; a malformed
+    /// file is ignored.
     pub fn add_generation_ids(&mut self, text: &str) {
         let Ok(Value::Object(root)) = serde_json::from_str(text) else { return };
         for id in (Fields { path: "", root: &root }).ids("eos_token_id").unwrap_or_default() {
@@ -199,47 +232,47 @@ impl Config {
         }
     }
 
-    /// Query heads that share one key/value head.
+    /// Returns the number of query heads that share a key/value head.
     pub fn group(&self) -> usize {
         self.num_attention_heads / self.num_key_value_heads
     }
 
-    /// Width of all query heads together, `num_attention_heads * head_dim`.
+    /// Returns the width of all query heads, `num_attention_heads * head_dim`.
     pub fn q_width(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
-    /// Width of all key heads together.
+    /// Returns the width of all key heads, `num_key_value_heads * head_dim`.
     pub fn kv_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Width of one head's values.
+    /// Returns the width of one head's values.
     pub fn v_head_dim(&self) -> usize {
         self.latent.as_ref().map_or(self.head_dim, |l| l.v_head_dim)
     }
 
-    /// Width of all value heads together.
+    /// Returns the width of all value heads, `num_key_value_heads * v_head_dim`.
     pub fn v_width(&self) -> usize {
         self.num_key_value_heads * self.v_head_dim()
     }
 
-    /// Whether some layer carries a state from position to position.
+    /// Returns whether any layer is recurrent.
     pub fn is_recurrent(&self) -> bool {
         self.mixers.iter().any(|m| *m != Mixer::Attention)
     }
 
-    /// Whether layers have an MLP, a channel mixing or a mixture of experts after their mixer.
+    /// Returns whether layers have an MLP, a mixture of experts or a channel mixing.
     pub fn has_mlp(&self) -> bool {
         self.intermediate_size > 0
     }
 
-    /// Whether a layer's MLP is a mixture of experts.
+    /// Returns whether a layer has a mixture of experts.
     pub fn is_sparse(&self, layer: usize) -> bool {
         self.experts.as_ref().is_some_and(|e| e.sparse[layer])
     }
 
-    /// `(out, in)` of a weight matrix of a layer; `None` where it has none of this name.
+    /// Returns the shape `(out, in)` of a weight matrix; `None` if the layer has no such matrix.
     pub fn matrix_shape(&self, layer: usize, matrix: Matrix) -> Option<(usize, usize)> {
         let (d, q, kv, z) =
             (self.hidden_size, self.q_width(), self.kv_width(), self.z_width(layer));
@@ -248,7 +281,7 @@ impl Config {
         let ff = self.neurons(layer);
         let dense = if rwkv.is_some() { 0 } else { ff };
         match matrix {
-            // Of latent attention these are products of two.
+            // In latent attention these are products of two matrices.
             Matrix::Q | Matrix::K | Matrix::V if self.latent.is_some() => None,
             Matrix::Q => attention.then_some((q, d)),
             Matrix::K | Matrix::V => attention.then_some((kv, d)),
@@ -271,18 +304,18 @@ impl Config {
         }
     }
 
-    /// The state space of a layer.
+    /// Returns the sizes of a layer's state space, if it is one.
     pub fn ssm_of(&self, layer: usize) -> Option<&Ssm> {
         self.ssm.as_ref().filter(|_| self.mixers[layer] == Mixer::Ssm)
     }
 
-    /// The time mixing of a layer.
+    /// Returns the sizes of a layer's time mixing, if it has one.
     pub fn rwkv_of(&self, layer: usize) -> Option<&Rwkv> {
         self.rwkv.as_ref().filter(|_| self.mixers[layer] == Mixer::TimeMix)
     }
 }
 
-/// JSON with `null` for the bare word `Infinity`, strings left alone.
+/// Replaces the bare word `Infinity` in JSON by `null`; strings are left alone.
 fn without_infinity(text: &str) -> String {
     let parts = text.split('"').enumerate();
     // Every other part is inside of quotes; an escaped quote only moves the seams within a string,

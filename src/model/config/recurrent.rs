@@ -1,51 +1,54 @@
 //! Sizes of recurrent layers: state spaces (Mamba) and RWKV's time mixing.
 
-/// A selective state space.
+/// Sizes of a selective state space.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ssm {
-    /// 1 or 2.
+    /// Mamba 1 or 2.
     pub version: u8,
-    /// Channels, `intermediate_size` of the configuration.
+    /// Number of channels.
     pub intermediate_size: usize,
+    /// Values of the state for each channel.
     pub state_size: usize,
+    /// Inputs that the convolution spans.
     pub conv_kernel: usize,
-    /// Width that the time step is projected through (version 1).
+    /// Rank of the projection of the time step (version 1).
     pub time_step_rank: usize,
-    /// Heads, which share a decay and a time step (version 2; 0 in version 1).
+    /// Number of heads, whose channels share a decay and a time step (version 2; 0 in version 1).
     pub num_heads: usize,
-    /// Groups of heads that share `B` and `C` (version 2).
+    /// Number of groups of heads that share `B` and `C` (version 2).
     pub n_groups: usize,
-    /// Bounds of the time step after its softplus (version 2).
+    /// Bounds of the time step after the softplus (version 2).
     pub time_step_limit: (f32, f32),
-    /// What of the time step, `B` and `C` is normalised before use.
+    /// Normalisation of the time step, `B` and `C`.
     pub norms: SsmNorms,
 }
 
-/// Normalisation of a state space's inputs.
+/// The normalisation of a state space's time step, `B` and `C`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SsmNorms {
+    /// None.
     Off,
-    /// Without weights, with this epsilon: Falcon-Mamba.
+    /// RMS norms without weights, with this epsilon: Falcon-Mamba.
     Plain(f64),
-    /// With weights of their own: Jamba.
+    /// RMS norms with weights: Jamba.
     Weighted,
 }
 
-/// RWKV's time and channel mixing.
+/// Sizes of RWKV's time mixing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rwkv {
-    /// 4, 6 or 7.
+    /// RWKV 4, 6 or 7.
     pub version: u8,
     /// Width of receptance, key and value.
     pub attention_size: usize,
-    /// 0 in version 4.
+    /// Number of heads; 0 in version 4.
     pub num_heads: usize,
-    /// Version 4: layers after which the residual stream is halved; 0: none.
+    /// Number of layers after which the residual stream is halved (version 4); 0: never.
     pub rescale_every: usize,
 }
 
 impl Ssm {
-    /// Width of the convolution: the channels, and in version 2 also `B` and `C`.
+    /// Returns the width of the convolution: the channels, and in version 2 also `B` and `C`.
     pub fn conv_width(&self) -> usize {
         match self.version {
             1 => self.intermediate_size,
@@ -53,7 +56,7 @@ impl Ssm {
         }
     }
 
-    /// Rows of the projection that a layer begins with.
+    /// Returns the number of outputs of the input projection.
     pub fn in_width(&self) -> usize {
         match self.version {
             1 => 2 * self.intermediate_size,
@@ -61,12 +64,13 @@ impl Ssm {
         }
     }
 
-    /// Values of the time step: one a channel, or one a head.
+    /// Returns the number of time steps: one for each channel, in version 2 one for each head.
     pub fn dt_width(&self) -> usize {
         if self.version == 1 { self.intermediate_size } else { self.num_heads }
     }
 
-    /// See [`Config::state_parts`].
+    /// Returns the number of parts of the state and of values of each
+    /// ([`Config::state_parts`](super::Config::state_parts)).
     pub fn state_parts(&self) -> (usize, usize) {
         match self.version {
             1 => (self.intermediate_size, self.state_size),
@@ -76,12 +80,14 @@ impl Ssm {
 }
 
 impl Rwkv {
+    /// Returns the width of a head; of all channels in version 4, which has no heads.
     pub fn head_dim(&self) -> usize {
         self.attention_size / self.num_heads.max(1)
     }
 
-    /// See [`Config::state_parts`]. Of a channel of version 4: the numerator and the denominator of
-    /// its average.
+    /// Returns the number of parts of the state and of values of each
+    /// ([`Config::state_parts`](super::Config::state_parts)). A channel of version 4 has the
+    /// numerator and the denominator of its average.
     pub fn state_parts(&self) -> (usize, usize) {
         match self.version {
             4 => (self.attention_size, 2),

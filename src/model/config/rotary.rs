@@ -3,44 +3,64 @@
 /// The rotary embedding of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
+    /// Base of the frequencies.
     pub theta: f64,
-    /// How many of a head's leading dimensions are rotated.
+    /// Number of leading dimensions of a head that are rotated.
     pub dim: usize,
+    /// Change of the frequencies for longer contexts.
     pub scaling: Option<RopeScaling>,
 }
 
-/// Changes of the rotary frequencies for longer contexts.
+/// Changes of the rotary frequencies for longer contexts. Fields are named as in `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, interpolated between.
+    /// Llama 3.1: low frequencies are divided by `factor`, high ones kept, those between
+    /// interpolated.
     Llama3 {
+        /// Divisor of the low frequencies.
         factor: f64,
+        /// Turns within the original context below which a frequency is low.
         low_freq_factor: f64,
+        /// Turns within the original context above which a frequency is high.
         high_freq_factor: f64,
+        /// Length of the original context, tokens.
         original_max_position_embeddings: f64,
     },
-    /// YaRN (Peng et al. 2023): frequencies that turn often within the original context kept, those
-    /// that turn seldom divided by `factor`, those between interpolated; cosines and sines times
-    /// `attention_factor`.
+    /// YaRN (Peng et al. 2023): frequencies of more than `beta_fast` turns within the original
+    /// context are kept, those of fewer than `beta_slow` divided by `factor`, those between
+    /// interpolated; cosines and sines are multiplied by `attention_factor`.
     Yarn {
+        /// Divisor of the low frequencies.
         factor: f64,
+        /// Turns within the original context above which a frequency is kept.
         beta_fast: f64,
+        /// Turns within the original context below which a frequency is divided.
         beta_slow: f64,
+        /// Length of the original context, tokens.
         original_max_position_embeddings: f64,
+        /// Factor of cosines and sines.
         attention_factor: f64,
     },
-    /// Every position divided by `factor`.
-    Linear { factor: f64 },
-    /// A divisor per frequency, as GGUF files carry it (`rope_freqs.weight`), `[dim / 2]`; Phi-3's
-    /// `short_factor` is the same, with cosines and sines multiplied by `attention_factor` besides.
-    Divisors { divisors: Vec<f32>, attention_factor: f64 },
+    /// Position interpolation (Chen et al. 2023).
+    Linear {
+        /// Divisor of every position.
+        factor: f64,
+    },
+    /// One divisor for each frequency: `rope_freqs.weight` of GGUF files, `short_factor` of Phi-3.
+    Divisors {
+        /// `[dim / 2]`.
+        divisors: Vec<f32>,
+        /// Factor of cosines and sines.
+        attention_factor: f64,
+    },
 }
 
 impl Rotary {
-    /// Frequencies, radians per position, `[dim / 2]`, scaling applied.
+    /// Returns the frequencies, radians per position, `[dim / 2]`, with the scaling applied.
     ///
-    /// `llama3` after Llama 3.1's reference code: wavelengths beyond `original / low` are divided
-    /// by the factor, those below `original / high` kept, those between interpolated.
+    /// `llama3` follows the reference code of Llama 3.1: frequencies of wavelengths beyond
+    /// `original / low_freq_factor` are divided by `factor`, those of wavelengths below
+    /// `original / high_freq_factor` kept, those between interpolated.
     pub fn frequencies(&self) -> Vec<f32> {
         let plain = |i: usize| self.theta.powf(-(2.0 * i as f64) / self.dim as f64);
         (0..self.dim / 2)
@@ -56,7 +76,7 @@ impl Rotary {
                         original_max_position_embeddings,
                         ..
                     }) => {
-                        // The dimension that turns so often within the original context.
+                        // The dimension that turns this often within the original context.
                         let dimension = |turns: f64| {
                             let positions =
                                 original_max_position_embeddings / (turns * std::f64::consts::TAU);
@@ -88,7 +108,7 @@ impl Rotary {
             .collect()
     }
 
-    /// What cosines and sines are multiplied with.
+    /// Returns the factor of cosines and sines.
     pub fn attention_factor(&self) -> f64 {
         match self.scaling {
             Some(

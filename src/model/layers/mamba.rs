@@ -1,4 +1,5 @@
-//! Mamba (Gu and Dao 2023), Mamba-2 (Dao and Gu 2024), and their kin in Falcon-Mamba and Jamba.
+//! Mamba layers: Mamba (Gu and Dao 2023), Mamba-2 (Dao and Gu 2024), and those of Falcon-Mamba and
+//! Jamba. Names are those of the papers' code.
 
 use super::pass::{Pass, RecurrentRows, scanned};
 use crate::edit::Matrix;
@@ -13,27 +14,30 @@ use crate::model::weights::{Linear, Loader, Norm};
 
 /// The weights of one layer.
 pub struct Mamba {
-    /// Version 1: `[x | gate]`. Version 2: `[gate | x B C | dt]`.
+    /// Input projection: to `[x | gate]` in version 1, to `[gate | x B C | dt]` in version 2.
     pub in_proj: Linear,
+    /// Causal convolution of `x`, in version 2 of `x`, `B` and `C`.
     pub conv: Convolution,
-    /// `[dt | B | C]`; version 1.
+    /// Projection to `[dt | B | C]` (version 1).
     pub x_proj: Option<Linear>,
-    /// Version 1.
+    /// Projection of the time step to the channels (version 1).
     pub dt_proj: Option<Linear>,
-    /// Version 2, `[heads]`.
+    /// Bias of the time step, `[heads]` (version 2).
     dt_bias: Vec<f32>,
-    /// Of the time step, `B` and `C`, where they are normalised.
+    /// Norms of the time step, `B` and `C`, in the families that have them.
     norms: Option<[Norm; 3]>,
-    /// Negative; `[channels, state_size]`, version 2 `[heads]`.
+    /// `A`, negative: `[channels, state_size]`, in version 2 `[heads]`.
     a: Vec<f32>,
-    /// `[channels]`, version 2 `[heads]`.
+    /// `D`: `[channels]`, in version 2 `[heads]`.
     d: Vec<f32>,
-    /// Before the output projection, version 2.
+    /// Norm before the output projection (version 2).
     norm: Option<Norm>,
+    /// Output projection, `[d_model, channels]`.
     pub out_proj: Linear,
 }
 
 impl Mamba {
+    /// Loads the layer whose tensors are under `prefix`.
     pub(super) fn load(loader: &mut Loader, prefix: &str, ssm: &Ssm) -> Result<Self> {
         let d = loader.config.hidden_size;
         let (inner, n, version) = (ssm.intermediate_size, ssm.state_size, ssm.version);
@@ -92,6 +96,7 @@ impl Mamba {
         })
     }
 
+    /// Returns the number of parameters.
     pub(super) fn parameters(&self) -> usize {
         let linears = [
             Some(&self.in_proj),
@@ -110,8 +115,9 @@ impl Mamba {
             + norms
     }
 
-    /// What the layer adds to the residual stream, given its normalised input `x` `[tokens,
-    /// d_model]`; and the states after the tokens that `rows` keeps.
+    /// Applies the layer to its normalised input `x`, `[tokens, d_model]`. Returns its contribution
+    /// to the residual stream, `[tokens, d_model]`, and the states after the tokens that `rows`
+    /// keeps.
     pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,

@@ -1,8 +1,8 @@
-//! RWKV, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025), by the names of their author's code.
+//! RWKV layers, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025), by the names of their author's
+//! code.
 //!
-//! Token shift is kept as what a token's predecessor has more, `s = x[t-1] - x[t]`: every input of
-//! a block is then `x + s mix`, and a lesion of the shift sets `s` to zero, which leaves a token
-//! with itself.
+//! Token shift is represented as the difference `s = x[t-1] - x[t]`. Every input of a block is then
+//! `x + mix * s`, and a lesion of the shift sets `s` to zero, so that a token reads itself alone.
 
 use super::pass::{Pass, RecurrentRows, scanned};
 use crate::edit::Matrix;
@@ -16,21 +16,26 @@ use crate::model::weights::{Linear, Loader, Norm};
 
 /// The weights of one layer's time mixing.
 pub struct TimeMix {
+    /// Projection to the receptance.
     pub receptance: Linear,
+    /// Projection to the keys.
     pub key: Linear,
+    /// Projection to the values.
     pub value: Linear,
-    /// Version 6.
+    /// Projection to the gate (version 6).
     pub gate: Option<Linear>,
+    /// Output projection, `[d_model, attention_size]`.
     pub output: Linear,
     version: Version,
 }
 
 enum Version {
     V4 {
-        /// How much of the shift key, value and receptance take, `[d_model]` each.
+        /// Share of the token shift in the inputs of key, value and receptance, `[d_model]` each.
         mix: [Vec<f32>; 3],
-        /// `-exp(time_decay)`.
+        /// `-exp(time_decay)`, `[attention_size]`.
         decay: Vec<f32>,
+        /// Bonus of the current token, `[attention_size]`.
         first: Vec<f32>,
     },
     V6(Box<V6>),
@@ -38,28 +43,41 @@ enum Version {
 }
 
 struct V6 {
+    /// Share of the token shift in the input of `mix_down`, `[d_model]`.
     mix: Vec<f32>,
+    /// Projection to five short vectors, from which the shares of the shift are computed.
     mix_down: Linear,
-    /// For decay, key, value, receptance and gate: from a stretch of what `mix_down` gives,
-    /// `time_maa_*` being the bias.
+    /// Projections of those vectors to the shares of decay, key, value, receptance and gate, with
+    /// `time_maa_*` as biases.
     mix_up: [Linear; 5],
+    /// Projection to the decay.
     decay: LowRank,
+    /// Bonus of the current token, `[heads, head_dim]`.
     first: Vec<f32>,
+    /// Norm of the output.
     norm: GroupNorm,
 }
 
 struct V7 {
-    /// For receptance, decay, key, value, learning rate and gate.
+    /// Share of the token shift in the inputs of receptance, decay, key, value, learning rate and
+    /// gate, `[d_model]` each.
     mix: [Vec<f32>; 6],
+    /// Projection to the decay.
     decay: LowRank,
+    /// Projection to the in-context learning rate.
     rate: LowRank,
-    /// Of every layer but the first.
+    /// Projection to the share of the first layer's values, in every layer but the first.
     value: Option<LowRank>,
+    /// Projection to the gate.
     gate: LowRank,
+    /// Factor from key to removal key, `[attention_size]`.
     removal: Vec<f32>,
-    /// How much of the key waits for the learning rate, and the rest.
+    /// Share of the key that is multiplied by the learning rate, and the rest, `[attention_size]`
+    /// each.
     replacement: [Vec<f32>; 2],
+    /// Weights of the current token's bonus, `[heads, head_dim]`.
     bonus: Vec<f32>,
+    /// Norm of the output.
     norm: GroupNorm,
 }
 
@@ -70,13 +88,13 @@ struct Shifted<'a, A> {
     rows: &'a RecurrentRows<'a>,
 }
 
-/// Two matrices in place of a large one.
+/// A linear layer of low rank.
 struct LowRank {
     down: Linear,
     up: Linear,
 }
 
-/// A layer normalisation of each head by itself.
+/// A group normalisation (Wu and He 2018): each head is normalised by itself.
 struct GroupNorm {
     head: Norm,
     weight: Vec<f32>,
@@ -85,15 +103,20 @@ struct GroupNorm {
 
 /// The weights of one layer's channel mixing.
 pub struct ChannelMix {
+    /// `[d_mlp, d_model]`.
     pub key: Linear,
+    /// `[d_model, d_mlp]`.
     pub value: Linear,
-    /// Not in version 7.
+    /// Projection to the gate of the output, `[d_model, d_model]`; not in version 7.
     pub receptance: Option<Linear>,
+    /// Share of the token shift in the input of the key, `[d_model]`.
     mix_key: Vec<f32>,
+    /// Share of the token shift in the input of the receptance, `[d_model]`.
     mix_receptance: Vec<f32>,
 }
 
 impl TimeMix {
+    /// Loads the block of layer `layer`, whose tensors are under `prefix`.
     pub(super) fn load(
         loader: &mut Loader,
         prefix: &str,
@@ -193,6 +216,7 @@ impl TimeMix {
         Ok(Self { receptance, key, value, gate, output, version })
     }
 
+    /// Returns the number of parameters.
     pub(super) fn parameters(&self) -> usize {
         let square = [
             Some(&self.receptance),
@@ -231,9 +255,10 @@ impl TimeMix {
             }
     }
 
-    /// What the layer adds to the residual stream, given its normalised input `x` `[tokens,
-    /// d_model]`; and the states after the tokens that `rows` keeps. `first` holds the values of
-    /// the first layer, which version 7 mixes into those of the others.
+    /// Applies the block to its normalised input `x`, `[tokens, d_model]`. Returns its contribution
+    /// to the residual stream, `[tokens, d_model]`, and the states after the tokens that `rows`
+    /// keeps. `first` holds the values of the first layer, which version 7 mixes into those of the
+    /// others.
     pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
@@ -307,6 +332,8 @@ impl TimeMix {
         ))
     }
 
+    /// The recurrence of version 7: returns the gated output, `[tokens, attention_size]`, and the kept
+    /// states.
     fn version7<N: Numerics>(
         &self,
         v7: &V7,
@@ -350,8 +377,9 @@ impl TimeMix {
         Ok((mode.mul(y, &gate)?, states))
     }
 
-    /// The values of the first layer for rows that enter the stack above it, from the normalised
-    /// input `[tokens, d_model]` they had there; `None` where no later layer reads them.
+    /// Returns the values of the first layer, `[tokens, attention_size]`, for rows that enter the
+    /// stack above it, from the normalised input `x`, `[tokens, d_model]`, they had there; `None` if
+    /// no later layer reads them.
     pub(in crate::model) fn first_values<N: Numerics>(
         &self,
         mode: &N,
@@ -365,6 +393,7 @@ impl TimeMix {
 }
 
 impl LowRank {
+    /// Applies the layer, with an activation between its matrices if there is one.
     fn apply<N: Numerics>(
         &self,
         mode: &N,
@@ -377,6 +406,7 @@ impl LowRank {
         }
     }
 
+    /// Applies the layer with an activation between its matrices.
     fn down_then<N: Numerics>(
         &self,
         mode: &N,
@@ -394,6 +424,7 @@ impl GroupNorm {
 }
 
 impl ChannelMix {
+    /// Loads the block of `width` neurons whose tensors are under `prefix`.
     pub(super) fn load(
         loader: &mut Loader,
         prefix: &str,
@@ -429,6 +460,7 @@ impl ChannelMix {
         })
     }
 
+    /// Returns the number of parameters.
     pub(super) fn parameters(&self) -> usize {
         let receptance = self.receptance.as_ref().map_or(0, Linear::parameters);
         self.key.parameters()
@@ -438,8 +470,9 @@ impl ChannelMix {
             + self.mix_receptance.len()
     }
 
-    /// As [`TimeMix::forward`]; of the states only [`RecurrentState::channel_inputs`], one for each kept
-    /// token.
+    /// Applies the block to its normalised input `x`, `[tokens, d_model]`. Returns its contribution
+    /// to the residual stream, `[tokens, d_model]`, and the
+    /// [`RecurrentState::channel_inputs`] after the tokens that `rows` keeps.
     pub(in crate::model) fn forward<N: Numerics>(
         &self,
         pass: &Pass<N>,
@@ -470,7 +503,8 @@ impl ChannelMix {
     }
 }
 
-/// The shift of `x` `[tokens, d_model]`, and what the kept tokens leave for it.
+/// Returns the token shift of `x`, `[tokens, d_model]`, and the inputs at the kept tokens, from which
+/// the shift of rows that continue there begins.
 fn shifted<N: Numerics>(
     pass: &Pass<N>,
     layer: usize,
