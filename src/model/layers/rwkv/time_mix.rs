@@ -1,10 +1,6 @@
-//! RWKV layers, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025), by the names of their author's
-//! code.
-//!
-//! Token shift is represented as the difference `s = x[t-1] - x[t]`. Every input of a block is then
-//! `x + mix * s`, and a lesion of the shift sets `s` to zero, so that a token reads itself alone.
+//! Time mixing: the block of an RWKV layer that mixes positions.
 
-use super::pass::{Pass, RecurrentRows, scanned};
+use super::shifted;
 use crate::edit::Matrix;
 use crate::error::{Error, Result};
 use crate::model::arithmetic::Numerics;
@@ -12,6 +8,7 @@ use crate::model::arithmetic::scan::{Recurrence, RowStart};
 use crate::model::batch::RecurrentState;
 use crate::model::config::{Activation, NormKind, Rwkv};
 use crate::model::hooks::Site;
+use crate::model::layers::pass::{Pass, RecurrentRows, scanned};
 use crate::model::weights::{Linear, Loader, Norm};
 
 /// The weights of one layer's time mixing.
@@ -101,23 +98,9 @@ struct GroupNorm {
     bias: Vec<f32>,
 }
 
-/// The weights of one layer's channel mixing.
-pub struct ChannelMix {
-    /// `[d_mlp, d_model]`.
-    pub key: Linear,
-    /// `[d_model, d_mlp]`.
-    pub value: Linear,
-    /// Projection to the gate of the output, `[d_model, d_model]`; not in version 7.
-    pub receptance: Option<Linear>,
-    /// Share of the token shift in the input of the key, `[d_model]`.
-    mix_key: Vec<f32>,
-    /// Share of the token shift in the input of the receptance, `[d_model]`.
-    mix_receptance: Vec<f32>,
-}
-
 impl TimeMix {
     /// Loads the block of layer `layer`, whose tensors are under `prefix`.
-    pub(super) fn load(
+    pub(in crate::model) fn load(
         loader: &mut Loader,
         prefix: &str,
         layer: usize,
@@ -217,7 +200,7 @@ impl TimeMix {
     }
 
     /// Returns the number of parameters.
-    pub(super) fn parameters(&self) -> usize {
+    pub(in crate::model) fn parameters(&self) -> usize {
         let square = [
             Some(&self.receptance),
             Some(&self.key),
@@ -421,102 +404,4 @@ impl GroupNorm {
     fn apply<N: Numerics>(&self, mode: &N, x: &N::Array) -> Result<N::Array> {
         mode.affine(mode.norm(x, &self.head)?, &self.weight, Some(&self.bias))
     }
-}
-
-impl ChannelMix {
-    /// Loads the block of `width` neurons whose tensors are under `prefix`.
-    pub(super) fn load(
-        loader: &mut Loader,
-        prefix: &str,
-        width: usize,
-        rwkv: &Rwkv,
-    ) -> Result<Self> {
-        let d = loader.config.hidden_size;
-        let part = if rwkv.version == 4 { "feed_forward" } else { "ffn" };
-        let name = |tensor: &str| format!("{prefix}.{part}.{tensor}");
-        let (mix_key, mix_receptance) = match rwkv.version {
-            4 => ("time_mix_key", "time_mix_receptance"),
-            6 => ("time_maa_k", "time_maa_r"),
-            _ => ("x_k", ""),
-        };
-        let has_receptance = !mix_receptance.is_empty();
-        let own = |mix: Vec<f32>| {
-            if rwkv.version == 4 { mix.into_iter().map(|m| 1.0 - m).collect() } else { mix }
-        };
-        Ok(Self {
-            key: loader.linear(name("key"), width, d)?,
-            value: loader.linear(name("value"), d, width)?,
-            receptance: if has_receptance {
-                Some(loader.linear(name("receptance"), d, d)?)
-            } else {
-                None
-            },
-            mix_key: own(loader.vector(&name(mix_key), d)?),
-            mix_receptance: if has_receptance {
-                own(loader.vector(&name(mix_receptance), d)?)
-            } else {
-                Vec::new()
-            },
-        })
-    }
-
-    /// Returns the number of parameters.
-    pub(super) fn parameters(&self) -> usize {
-        let receptance = self.receptance.as_ref().map_or(0, Linear::parameters);
-        self.key.parameters()
-            + self.value.parameters()
-            + receptance
-            + self.mix_key.len()
-            + self.mix_receptance.len()
-    }
-
-    /// Applies the block to its normalised input `x`, `[tokens, d_model]`. Returns its contribution
-    /// to the residual stream, `[tokens, d_model]`, and the
-    /// [`RecurrentState::channel_inputs`] after the tokens that `rows` keeps.
-    pub(in crate::model) fn forward<N: Numerics>(
-        &self,
-        pass: &Pass<N>,
-        layer: usize,
-        x: &N::Array,
-        rows: &RecurrentRows,
-    ) -> Result<(N::Array, Vec<Vec<f32>>)> {
-        let mode = pass.mode;
-        let (s, history) =
-            shifted(pass, layer, Site::ChannelShift, x, rows, |s| &s.channel_inputs)?;
-        let hidden = pass.product(
-            layer,
-            &mode.blend(x, &s, &self.mix_key)?,
-            &self.key,
-            &[Matrix::ChannelKey],
-        )?;
-        let hidden =
-            pass.at(layer, Site::Neurons, mode.activate(hidden, Activation::ReluSquared)?)?;
-        let out = pass.product(layer, &hidden, &self.value, &[Matrix::ChannelValue])?;
-        let Some(receptance) = &self.receptance else { return Ok((out, history)) };
-        let r = pass.product(
-            layer,
-            &mode.blend(x, &s, &self.mix_receptance)?,
-            receptance,
-            &[Matrix::ChannelReceptance],
-        )?;
-        Ok((mode.mul(out, &mode.activate(r, Activation::Sigmoid)?)?, history))
-    }
-}
-
-/// Returns the token shift of `x`, `[tokens, d_model]`, and the inputs at the kept tokens, from which
-/// the shift of rows that continue there begins.
-fn shifted<N: Numerics>(
-    pass: &Pass<N>,
-    layer: usize,
-    site: Site,
-    x: &N::Array,
-    rows: &RecurrentRows,
-    part: fn(&RecurrentState) -> &[f32],
-) -> Result<(N::Array, Vec<Vec<f32>>)> {
-    let starts = rows.starts(part);
-    let history = match rows.keep {
-        [] => Vec::new(),
-        _ => rows.last_inputs(&pass.mode.values(x)?, pass.model.config.hidden_size, 1, &starts),
-    };
-    Ok((pass.at(layer, site, pass.mode.shift(x, &starts)?)?, history))
 }
