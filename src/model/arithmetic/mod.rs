@@ -1,5 +1,4 @@
-//! The arithmetic of a forward pass: the trait [`Numerics`], its two numeric modes, and what these
-//! compute with.
+//! The arithmetic of a forward pass: the trait [`Numerics`], its two modes, and their kernels.
 //!
 //! [`fused`] is inference: packed weights ([`linear`]) and fused kernels ([`kernels`], [`scan`])
 //! over plain buffers from a pool ([`pool`]). [`composed`] is the gradient mode: candle operations

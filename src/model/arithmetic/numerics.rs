@@ -1,4 +1,4 @@
-//! The operations a forward pass is made of, as a trait that each numeric mode implements.
+//! The operations of a forward pass, as a trait that each numeric mode implements.
 
 use std::ops::Range;
 
@@ -11,30 +11,34 @@ use crate::model::hooks::{Block, Site, WeightEdit};
 use crate::model::layers::{Dense, Sparse};
 use crate::model::weights::{Linear, Norm};
 
-/// Where a row's tokens are in the packed batch and in the row.
+/// The place of a row's tokens in the packed batch and in their sequence.
 #[derive(Debug, Clone)]
 pub struct Span {
     /// Packed token indices.
     pub tokens: Range<usize>,
-    /// Position in the row of the first of them: the length of the cached prefix.
+    /// Position of the first of them in the sequence: the length of the cached prefix.
     pub position: usize,
 }
 
-/// One numeric mode. `Array` is `[tokens, width]`.
+/// A numeric mode: the operations of a forward pass on arrays `[tokens, width]`. An operation fails
+/// if the mode does not have it.
 pub trait Numerics {
+    /// An array `[tokens, width]`.
     type Array: Clone;
 
-    /// From row-major values.
+    /// Creates an array from row-major values.
     fn array(&self, values: Vec<f32>, width: usize) -> Result<Self::Array>;
-    /// Row-major values (detached).
+    /// Returns the values of an array, row-major, without their gradient.
     fn values(&self, x: &Self::Array) -> Result<Vec<f32>>;
-    /// More tokens at the end.
+    /// Appends the tokens of `more`.
     fn append(&self, x: Self::Array, more: Self::Array) -> Result<Self::Array>;
+    /// Returns `x + y`.
     fn add(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
-    /// Normalises each stretch of the norm's width by itself: a token, or one of its heads.
+    /// Normalises each vector of the norm's width by itself: a token, or one of its heads.
     fn norm(&self, x: &Self::Array, norm: &Norm) -> Result<Self::Array>;
+    /// Returns `x W^T + b`.
     fn linear(&self, x: &Self::Array, linear: &Linear) -> Result<Self::Array>;
-    /// `y[t, first + out] += delta * x[t, input]` for every edit.
+    /// Applies `y[t, first + out] += delta * x[t, input]` for every edit.
     fn edit_weights(
         &self,
         y: Self::Array,
@@ -42,13 +46,14 @@ pub trait Numerics {
         edits: &[WeightEdit],
         first: usize,
     ) -> Result<Self::Array>;
+    /// Applies edits of a site, in order.
     fn edit(&self, x: Self::Array, blocks: &[Block]) -> Result<Self::Array>;
-    /// Where a gradient is taken of a site; inference takes none.
+    /// Adds the variable by which the gradient of a site is taken, if there is one; inference has
+    /// none.
     fn probe(&self, _layer: usize, _site: Site, x: Self::Array) -> Result<Self::Array> {
         Ok(x)
     }
-    /// Splits `[q | k | v]`, normalises heads where the model does, rotates `q` and `k` where it
-    /// does.
+    /// Splits `[q | k | v]` into its parts, and normalises and rotates `q` and `k` if the model does.
     #[allow(clippy::type_complexity)] // three arrays of one type, named by the line above
     fn heads(
         &self,
@@ -58,6 +63,9 @@ pub trait Numerics {
         rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Self::Array, Self::Array, Self::Array)>;
+    /// Causal attention of each row over its prefix and itself: `q` is `[tokens, heads * head_dim]`,
+    /// `k` `[tokens, kv_heads * head_dim]`, `v` `[tokens, kv_heads * value_dim]`; returns `z`,
+    /// `[tokens, heads * value_dim]`.
     fn attention(
         &self,
         q: &Self::Array,
@@ -66,32 +74,35 @@ pub trait Numerics {
         rows: &[AttentionRow],
         shape: AttentionShape,
     ) -> Result<Self::Array>;
+    /// Applies an activation to each value.
     fn activate(&self, x: Self::Array, activation: Activation) -> Result<Self::Array>;
-    /// Columns `widths[0]`, then `widths[1]`, ... of `x`.
+    /// Splits the columns of `x` into arrays of these widths.
     fn split(&self, x: &Self::Array, widths: &[usize]) -> Result<Vec<Self::Array>>;
-    /// The columns of all, one after the other.
+    /// Joins the columns of all parts.
     fn join(&self, parts: &[&Self::Array]) -> Result<Self::Array>;
+    /// Returns `x * y`.
     fn mul(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
-    /// `scale x + shift`, both by column.
+    /// Returns `scale * x + shift`, with one `scale` and `shift` for each column.
     fn affine(&self, x: Self::Array, scale: &[f32], shift: Option<&[f32]>) -> Result<Self::Array>;
-    /// `x + mix by`, `mix` by column.
+    /// Returns `x + mix * by`, with one `mix` for each column.
     fn blend(&self, x: &Self::Array, by: &Self::Array, mix: &[f32]) -> Result<Self::Array>;
-    /// `x + (y - x) t`.
+    /// Returns `x + (y - x) * t`.
     fn interpolate(&self, x: Self::Array, y: &Self::Array, t: &Self::Array) -> Result<Self::Array>;
+    /// Clamps each value to `low..=high`.
     fn clamp(&self, x: Self::Array, low: f32, high: f32) -> Result<Self::Array>;
-    /// What each token's predecessor in its row has more: `x[t - 1] - x[t]`.
+    /// Returns the token shift `x[t - 1] - x[t]` within each row.
     fn shift(&self, x: &Self::Array, rows: &[RowStart]) -> Result<Self::Array>;
-    /// A causal convolution of each column; `initial` of a row is the `kernel - 1` inputs before
-    /// it.
+    /// Applies a causal convolution to each column; `initial` of a row holds the `kernel - 1` inputs
+    /// before it.
     fn convolve(
         &self,
         x: &Self::Array,
         convolution: &Convolution,
         rows: &[RowStart],
     ) -> Result<Self::Array>;
-    /// Each head over its Euclidean norm, or over 1e-12 where that is more.
+    /// Divides each head by its Euclidean norm, or by 1e-12 if that is larger.
     fn unit_heads(&self, x: Self::Array, head_dim: usize) -> Result<Self::Array>;
-    /// `v` times the sum of `r k weight` over its head.
+    /// Returns `v` times the sum of `r * k * weight` over its head.
     fn bonus(
         &self,
         r: &Self::Array,
@@ -100,8 +111,9 @@ pub trait Numerics {
         weight: &[f32],
         head_dim: usize,
     ) -> Result<Self::Array>;
-    /// A recurrence over every row. `blocks` change the state after a token; the states after the
-    /// tokens of `keep` (ascending) are returned, one after the other.
+    /// Runs a recurrence over every row. `blocks` edit the state after a token. Returns the output,
+    /// `[tokens, width]`, and the states after the packed tokens `keep` (ascending), one after the
+    /// other.
     fn scan(
         &self,
         scan: &Recurrence<&Self::Array>,
@@ -109,9 +121,10 @@ pub trait Numerics {
         blocks: &[Block],
         keep: &[usize],
     ) -> Result<(Self::Array, Vec<f32>)>;
-    /// `activation(gate) * up` of `[gate | up]`.
+    /// Returns `activation(gate) * up` of `[gate | up]`.
     fn gate(&self, gate_up: &Self::Array, activation: Activation) -> Result<Self::Array>;
-    /// [`gate`](Self::gate) of [`linear`](Self::linear), with the same result.
+    /// Returns the [`gate`](Self::gate) of a [`linear`](Self::linear) layer, in one operation with
+    /// the same result.
     fn gated(
         &self,
         x: &Self::Array,
@@ -120,7 +133,7 @@ pub trait Numerics {
     ) -> Result<Self::Array> {
         self.gate(&self.linear(x, gate_up)?, activation)
     }
-    /// A gated MLP without hooks: an expert.
+    /// Applies an expert: a gated MLP without hooks.
     fn expert(
         &self,
         x: &Self::Array,
@@ -129,9 +142,8 @@ pub trait Numerics {
     ) -> Result<Self::Array> {
         self.linear(&self.gated(x, &expert.up, activation)?, &expert.down)
     }
-    /// The mixture of experts that the router's logits `[tokens, num_experts]` choose, and the
-    /// shared one. `blocks` are those of [`Site::Experts`](crate::model::hooks::Site::Experts), whose
-    /// values go to `captured`.
+    /// Applies the experts that the router's logits `[tokens, num_experts]` choose, and the shared
+    /// one. `blocks` are the edits of [`Site::Experts`], whose values go to `captured`.
     fn mixture(
         &self,
         x: &Self::Array,
@@ -145,16 +157,21 @@ pub trait Numerics {
 /// A mixture of experts and its constants.
 #[derive(Clone, Copy)]
 pub struct Mixture<'a> {
+    /// Its weights.
     pub sparse: &'a Sparse,
+    /// Its sizes.
     pub experts: &'a Experts,
+    /// The activation of the experts.
     pub activation: Activation,
-    /// Tokens whose output is not read; shorter where the rest are not idle.
+    /// For each token, whether its output is not read; shorter if the remaining tokens are.
     pub idle: &'a [bool],
 }
 
-/// Normalisation of queries and keys, over `[head_dim]` or over all heads.
+/// The norms of queries and keys, over `[head_dim]` or over all heads.
 #[derive(Clone, Copy)]
 pub struct HeadNorms<'a> {
+    /// The norm of the queries.
     pub q: Option<&'a Norm>,
+    /// The norm of the keys.
     pub k: Option<&'a Norm>,
 }

@@ -1,32 +1,33 @@
-//! Buffers of a forward pass, used again.
+//! A pool of buffers for each thread.
 //!
-//! A layer of a large batch makes and drops tens of megabytes. Allocators give such blocks back to
-//! the kernel, which clears every page before it hands them out again: a tenth of a forward's time.
-//! A thread keeps its last few instead.
+//! A layer of a large batch allocates and frees tens of megabytes. Allocators return such blocks to
+//! the kernel, which clears every page before it hands them out again; that took a tenth of the time
+//! of a forward. So a thread keeps its last few buffers.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Buffers kept, and the most values they may hold together (256 MB).
+/// Number of buffers that a thread keeps.
 const BUFFERS: usize = 12;
+/// Number of values that these may hold together (256 MB).
 const VALUES: usize = 64 << 20;
-/// Smaller ones are the allocator's business.
+/// Number of values below which a buffer is left to the allocator.
 const SMALLEST: usize = 1 << 14;
 
 thread_local! {
     static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer that goes back to its thread's when it is dropped.
+/// A buffer that returns to the pool of the dropping thread.
 #[derive(Debug, Default)]
 pub struct Pooled {
-    /// Often longer than `len`: what lies beyond is for the next user.
+    /// Often longer than `len`.
     values: Vec<f32>,
     len: usize,
 }
 
 impl Pooled {
-    /// A buffer of `len` values, each of which the caller must write: they are whatever was there.
+    /// Returns a buffer of `len` arbitrary values, all of which the caller must write.
     pub fn take(len: usize) -> Self {
         let kept = KEPT.with_borrow_mut(|kept| {
             let fits = |b: &Vec<f32>| b.len() >= len && b.len() / 8 <= len;
@@ -44,7 +45,7 @@ impl Pooled {
         Self { values: kept.unwrap_or_else(|| vec![0f32; room]), len }
     }
 
-    /// More values at the end.
+    /// Appends values.
     pub fn extend(&mut self, more: &[f32]) {
         let (before, len) = (self.len, self.len + more.len());
         if len > self.values.len() {

@@ -20,6 +20,7 @@ pub(super) const DEEPSEEK_V2: Family = Family {
     pth: None,
 };
 
+/// Reads the widths of latent attention.
 fn latent(fields: &Fields) -> Result<Latent> {
     Ok(Latent {
         q_lora_rank: fields.count("q_lora_rank", 1 << 17)?,
@@ -30,6 +31,7 @@ fn latent(fields: &Fields) -> Result<Latent> {
     })
 }
 
+/// Reads the mixture of experts, some of which are shared.
 fn mixture(fields: &Fields, layers: usize) -> Result<Option<Experts>> {
     let Some(routed) = experts(fields, layers)? else { return Ok(None) };
     let shared = fields.count("n_shared_experts", 1 << 8)?.unwrap_or(0);

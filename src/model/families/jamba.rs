@@ -52,6 +52,7 @@ fn read(fields: &Fields) -> Result<Config> {
     Ok(config)
 }
 
+/// Reads the mixture of experts; a model with one expert has an MLP instead.
 fn mixture(fields: &Fields, layers: usize) -> Result<Option<Experts>> {
     if fields.count("num_experts", 1 << 12)? == Some(1) {
         return Ok(None);

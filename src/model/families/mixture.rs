@@ -6,8 +6,8 @@ use super::fields::{Fields, short};
 use crate::error::Result;
 use crate::model::config::Experts;
 
-/// Reads the fields that the families with experts have in common, without a shared expert; a
-/// family changes what it has otherwise.
+/// Reads the fields that the families with experts have in common, without a shared expert. The
+/// reader of a family changes what it does otherwise.
 pub(super) fn experts(fields: &Fields, layers: usize) -> Result<Option<Experts>> {
     let num_experts = fields.required(
         fields.spelled(&["num_experts", "num_local_experts", "n_routed_experts"]),

@@ -39,22 +39,22 @@ pub struct Family {
     pub model_type: &'static str,
     /// Reads a configuration; [`read`] adds `model_type`.
     config: fn(&Fields) -> Result<Config>,
-    /// What its checkpoints call their tensors.
+    /// The names of the tensors in its checkpoints.
     pub names: Names,
-    /// How its GGUF files differ from its Hugging Face checkpoints; `None` if they are not read.
+    /// The layout of its GGUF files; `None` if these are not read.
     pub gguf: Option<GgufLayout>,
-    /// A tensor that no other family has, by which its `.pth` files are known; `None` if these are
-    /// not read.
+    /// A tensor by which its `.pth` files are recognised, since no other family has it; `None` if
+    /// these are not read.
     pub pth: Option<&'static str>,
 }
 
-/// How the GGUF files of a family differ from its Hugging Face checkpoints.
+/// The differences between the GGUF files of a family and its Hugging Face checkpoints.
 pub struct GgufLayout {
     /// The `general.architecture` of its files.
     pub architecture: &'static str,
     /// Whether its files have experts: Mixtral is a Llama with experts, to llama.cpp.
     pub has_experts: bool,
-    /// Hugging Face and GGUF name of the parts of a layer that other families name otherwise.
+    /// Hugging Face and GGUF name of those parts of a layer that do not follow the common table.
     pub parts: &'static [(&'static str, &'static str)],
     /// Whether the rows of the query and key projections are in the order of llama.cpp's own
     /// rotation, whose pairs are side by side.
@@ -63,8 +63,7 @@ pub struct GgufLayout {
     pub norm_topk_prob: bool,
 }
 
-/// A GGUF file that differs from its checkpoint in nothing but the names that all families have in
-/// common.
+/// A layout without peculiarities: tensors are renamed by the common table, and nothing else.
 const PLAIN_GGUF: GgufLayout = GgufLayout {
     architecture: "",
     has_experts: false,
@@ -98,7 +97,7 @@ const REGISTRY: [&Family; 21] = [
     &rwkv::RWKV7,
 ];
 
-/// Families with a decoder here, by `model_type`.
+/// The `model_type` of every family that has a decoder here.
 pub const FAMILIES: [&str; REGISTRY.len()] = {
     let mut names = [""; REGISTRY.len()];
     let mut i = 0;

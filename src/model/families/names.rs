@@ -1,43 +1,59 @@
-//! What each family calls its tensors.
+//! The names of the tensors of a family.
 
-/// The tensors of a family; those of a layer are under `layers.N.`.
+/// The names of the tensors of a family, without `.weight`. Those of layer N are under
+/// `LAYERS.N.`.
 pub struct Names {
+    /// Token embeddings.
     pub embed: &'static str,
-    /// Learned positions, `[max_position_embeddings, d_model]`.
+    /// Learned position embeddings, `[max_position_embeddings, d_model]`.
     pub positions: Option<&'static str>,
-    /// Of the embeddings, among the layers.
+    /// Norm of the embeddings, under `layers`; empty if there is none.
     pub embed_norm: &'static str,
+    /// Norm before the unembedding.
     pub norm: &'static str,
+    /// Unembedding.
     pub head: &'static str,
+    /// Prefix of all layers.
     pub layers: &'static str,
+    /// Norm before the mixer.
     pub attention_norm: &'static str,
+    /// Norm behind the mixer.
     pub attention_post_norm: &'static str,
+    /// Query, key and value projections.
     pub qkv: Qkv,
+    /// Output projection of attention.
     pub o: &'static str,
-    /// A state space.
+    /// Prefix of a state space.
     pub ssm: &'static str,
+    /// Norm before the MLP.
     pub mlp_norm: &'static str,
+    /// Norm behind the MLP.
     pub mlp_post_norm: &'static str,
-    /// Gate (where the MLP is gated) and up, one after the other, or in one tensor.
+    /// First matrices of an MLP: gate, if it is gated, and up, or both in one tensor.
     pub up: &'static [&'static str],
+    /// Last matrix of an MLP.
     pub down: &'static str,
+    /// Router of a mixture of experts.
     pub router: &'static str,
+    /// Prefix of the experts.
     pub experts: &'static str,
+    /// Prefix of the shared expert.
     pub shared: &'static str,
-    /// Gate, up and down of an expert.
+    /// Gate, up and down projection of an expert.
     pub expert: [&'static str; 3],
-    /// GPT-2's `Conv1D` keeps its weights as `[in, out]`.
+    /// Whether matrices are stored as `[in, out]`: GPT-2's `Conv1D`.
     pub transposed: bool,
-    /// Added to the weights of RMS normalisation: Gemma keeps the difference from 1.
+    /// Constant that is added to the weights of norms: Gemma stores the difference from 1.
     pub norm_offset: f32,
 }
 
-/// How query, key and value projections are kept.
+/// The storage of the query, key and value projections.
 pub enum Qkv {
+    /// Three tensors.
     Separate([&'static str; 3]),
-    /// In one tensor: all of q, then k, then v.
+    /// One tensor: all of q, then k, then v.
     Stacked(&'static str),
-    /// In one tensor: q, k and v of one head after the other.
+    /// One tensor: q, k and v of one head after the other.
     ByHead(&'static str),
 }
 

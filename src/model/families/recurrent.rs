@@ -1,4 +1,4 @@
-//! What configurations of models without attention have in common.
+//! The common part of the configurations of models without attention.
 
 use super::fields::Fields;
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::model::config::{Activation, Config, NormKind, QkNorm, Residual};
 /// Positions of a model whose state has no end: the length that texts are cut at.
 pub(super) const ENDLESS: usize = 1 << 20;
 
-/// A decoder with neither attention nor MLP, `mixers` left empty.
+/// Reads the fields of a decoder that has neither attention nor MLP, and no mixers yet.
 pub(super) fn bare(
     fields: &Fields,
     hidden_size: usize,

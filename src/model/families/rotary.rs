@@ -7,8 +7,8 @@ use super::transformer::Transformer;
 use crate::error::Result;
 use crate::model::config::{RopeScaling, Rotary};
 
-/// Which layers of a family attend within a sliding window, if the configuration has a
-/// `sliding_window`. An explicit `layer_types` list wins over all but [`Window::Never`].
+/// The layers of a family that attend within the `sliding_window` of their configuration. A
+/// `layer_types` list wins over all but [`Window::Never`].
 pub(super) enum Window {
     /// In no layer, whatever the configuration says.
     Never,
@@ -73,6 +73,8 @@ pub(super) fn local_theta(fields: &Fields) -> Result<f64> {
     Ok(sliding.map_or(Ok(None), |s| s.positive("rope_theta"))?.unwrap_or(10_000.0))
 }
 
+/// Reads the scaling of rotary frequencies from `rope`, and the context that it is good for where
+/// that is not `max_position_embeddings`. `dim` dimensions of a head are rotated.
 fn rope_scaling(
     fields: &Fields,
     rope: &Fields,

@@ -1,7 +1,7 @@
 //! RWKV, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025).
 //!
-//! Version 4 has a configuration of Hugging Face's. Those of 6 and 7 have what their tensors do not
-//! tell; [`complete`] reads the rest off these.
+//! Version 4 has a configuration of Hugging Face's. Those of 6 and 7 leave out sizes that the shapes
+//! of their tensors give; [`complete`] fills these in.
 
 use super::Family;
 use super::fields::{Fields, short};
@@ -56,6 +56,7 @@ const NAMES: Names = Names {
     ..names::LLAMA
 };
 
+/// Reads the configuration of one version.
 fn read(fields: &Fields, version: u8) -> Result<Config> {
     let hidden_size = fields.required("hidden_size", 1 << 17)?;
     let num_hidden_layers = fields.required("num_hidden_layers", 1 << 10)?;

@@ -10,29 +10,36 @@ use crate::model::config::{
     Activation, Config, Experts, Latent, Mixer, NormKind, QkNorm, Residual,
 };
 
-/// What a family of transformers fixes, where its configuration need not say.
+/// The constants of a family of transformers, and its defaults for fields that a configuration may
+/// leave out.
 pub(super) struct Transformer {
+    /// Normalisation of the residual stream.
     pub norm: NormKind,
+    /// Default epsilon of the norms.
     pub norm_eps: f64,
+    /// Arrangement of blocks and norms.
     pub residual: Residual,
+    /// Normalisation of queries and keys.
     pub qk_norm: QkNorm,
-    /// The `hidden_act` of a configuration that has none.
+    /// Default of `hidden_act`.
     pub activation: &'static str,
+    /// Whether an MLP has a gate.
     pub gated_mlp: bool,
-    /// Part of a head that is rotated, in `0.0..=1.0`; `None` where positions are learned.
+    /// Default share of a head that is rotated, in `0.0..=1.0`; `None` if positions are learned.
     pub rotated: Option<f64>,
-    /// The `rope_theta` of a configuration that has none.
+    /// Default of `rope_theta`.
     pub theta: f64,
-    /// Whether the unembedding is the embedding, if the configuration does not say.
+    /// Default of `tie_word_embeddings`.
     pub tied: bool,
-    /// Width of a head, if it is not `hidden_size` over the number of heads.
+    /// Default width of a head; `None`: `hidden_size` over the number of heads.
     pub head_dim: Option<usize>,
-    /// `intermediate_size` over `hidden_size`, for a configuration without the former.
+    /// Default of `intermediate_size` over `hidden_size`; `None` if the field is required.
     pub mlp_ratio: Option<usize>,
+    /// The layers with a sliding window.
     pub window: Window,
-    /// Reads the mixture of experts, given the number of layers.
+    /// Reader of the mixture of experts.
     pub experts: Option<ReadExperts>,
-    /// Reads the widths of latent attention.
+    /// Reader of the widths of latent attention.
     pub latent: Option<fn(&Fields) -> Result<Latent>>,
 }
 
@@ -153,6 +160,7 @@ fn refuse(fields: &Fields) -> Result<()> {
     Ok(())
 }
 
+/// Reads the activation of the MLPs.
 fn activation(fields: &Fields, default: &str) -> Result<Activation> {
     let field = fields.spelled(&["hidden_activation", "hidden_act", "activation_function"]);
     let name = fields.get(field).map_or(Some(default), Value::as_str);

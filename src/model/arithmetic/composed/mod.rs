@@ -1,8 +1,7 @@
-//! The gradient mode: candle operations, each of which has a backward, on padded-free packed
-//! arrays.
+//! The gradient mode: candle operations that all have a backward, on packed arrays.
 //!
 //! candle's fused softmax, normalisation and rotation drop gradients silently, so none of them is
-//! used here; tests check every hooked variable for a gradient and its values against finite
+//! used here. Tests check that every hooked variable has a gradient, and compare it with finite
 //! differences.
 
 mod scan;
@@ -23,17 +22,18 @@ use crate::model::hooks::{Block, Change, Site, WeightEdit};
 use crate::model::layers::Routing;
 use crate::model::weights::{Linear, Norm};
 
-/// What is added to sites so that they have a gradient: variables of zeros, `[tokens, width]` each.
+/// Variables of zeros, `[tokens, width]`, that are added to sites so that these have a gradient.
 pub type Probes = BTreeMap<(usize, Site), Tensor>;
 
-/// Gradient mode on CPU. `Array` is a tensor `[tokens, width]`.
+/// The gradient mode. Arrays are tensors `[tokens, width]`.
 #[derive(Default)]
 pub struct Composed {
+    /// Variables added to sites.
     pub probes: Probes,
 }
 
-/// `x W^T` with a backward for `x` alone: candle's own matmul would also compute the gradient of
-/// the frozen weight.
+/// The product `x W^T` with a backward for `x` alone: candle's own matmul would also compute the
+/// gradient of the frozen weight.
 struct Product(Arc<PackedMatrix>);
 
 impl CustomOp1 for Product {
@@ -63,7 +63,7 @@ impl CustomOp1 for Product {
     }
 }
 
-/// `d W`.
+/// The product `d W`: the gradient of [`Product`] to its input.
 struct Transposed(Arc<PackedMatrix>);
 
 impl CustomOp1 for Transposed {
@@ -84,6 +84,7 @@ impl CustomOp1 for Transposed {
     }
 }
 
+/// Returns the values of a contiguous operand.
 fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     let (from, to) = layout
         .contiguous_offsets()
@@ -91,15 +92,17 @@ fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Resu
     Ok(&storage.as_slice::<f32>()?[from..to])
 }
 
+/// Creates a tensor `[rows, width]` without a gradient.
 fn constant(values: &[f32], rows: usize) -> Result<Tensor> {
     Ok(Tensor::from_slice(values, (rows, values.len() / rows.max(1)), &Device::Cpu)?)
 }
 
+/// Creates a tensor `[width]` without a gradient.
 fn vector(values: &[f32]) -> Result<Tensor> {
     Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
 }
 
-/// Over the last dimension.
+/// Normalises over the last dimension.
 fn normalise(x: &Tensor, norm: &Norm) -> Result<Tensor> {
     let centred = match norm.kind {
         NormKind::Rms => x.clone(),
@@ -113,26 +116,26 @@ fn normalise(x: &Tensor, norm: &Norm) -> Result<Tensor> {
 }
 
 impl Composed {
-    /// Of every token the one `n` before it in its row; rows begin with what they carry, or with
-    /// zeros.
+    /// Returns, for every token, the input `n` positions before it. Before the row these are the
+    /// inputs it starts from, or zeros.
     fn before(&self, x: &Tensor, rows: &[RowStart], n: usize) -> Result<Tensor> {
         let width = x.dim(1)?;
         let mut parts = Vec::new();
         for row in rows {
             let len = row.tokens.len();
-            let from_carry = n.min(len);
-            if from_carry > 0 {
-                // The last `n` of what is carried, of which a short row takes the first.
+            let before_row = n.min(len);
+            if before_row > 0 {
+                // The last `n` inputs before the row; a short row takes the first of these.
                 let zeros = vec![0f32; n * width];
-                let carried = if row.initial.is_empty() {
+                let inputs = if row.initial.is_empty() {
                     &zeros
                 } else {
                     &row.initial[row.initial.len() - n * width..]
                 };
-                parts.push(constant(&carried[..from_carry * width], from_carry)?);
+                parts.push(constant(&inputs[..before_row * width], before_row)?);
             }
-            if len > from_carry {
-                parts.push(x.narrow(0, row.tokens.start, len - from_carry)?);
+            if len > before_row {
+                parts.push(x.narrow(0, row.tokens.start, len - before_row)?);
             }
         }
         Ok(Tensor::cat(&parts, 0)?)
@@ -259,7 +262,7 @@ impl Numerics for Composed {
         ))
     }
 
-    /// One dense block-diagonal mask over all tokens of the batch: batches with gradients are
+    /// Uses one dense block-diagonal mask over all tokens of the batch: batches with gradients are
     /// small.
     fn attention(
         &self,
@@ -382,7 +385,7 @@ impl Numerics for Composed {
     fn unit_heads(&self, x: Tensor, head_dim: usize) -> Result<Tensor> {
         let (tokens, width) = x.dims2()?;
         let heads = x.reshape((tokens, width / head_dim, head_dim))?;
-        // Not the largest of norm and 1e-12: the root has no derivative at zero.
+        // Not the maximum of norm and 1e-12: the root has no derivative at zero.
         let norm = (heads.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
         Ok(heads.broadcast_div(&norm)?.reshape((tokens, width))?)
     }
@@ -417,7 +420,7 @@ impl Numerics for Composed {
             * gate_up.narrow(1, width, width)?)?)
     }
 
-    /// Which experts are chosen has no gradient; how much each counts has.
+    /// The choice of experts has no gradient; the weights of the chosen ones have.
     fn mixture(
         &self,
         x: &Tensor,
@@ -477,8 +480,8 @@ impl Numerics for Composed {
     }
 }
 
-/// Blocks as dense `scale` and `shift` tables `[tokens, width]` plus what cannot be dense: for the
-/// modes that apply them as tensor operations. Later blocks compose onto earlier ones.
+/// Composes the affine blocks into dense tables `scale` and `shift`, `[tokens, width]`, in their
+/// order; returns these and the blocks of noise, which have no such form.
 fn dense_tables(
     blocks: &[Block],
     tokens: usize,

@@ -1,4 +1,4 @@
-//! The recurrences in candle operations, a step at a time: slow, plain, and differentiable.
+//! The recurrences in candle operations, one position after the other: slow, plain, differentiable.
 
 use candle_core::{D, Device, Tensor};
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::arithmetic::scan::{EMPTY_EXPONENT, Recurrence, RowStart};
 use crate::model::hooks::Block;
 
-/// [`Numerics::scan`](crate::model::arithmetic::Numerics::scan).
+/// Implements [`Numerics::scan`](crate::model::arithmetic::Numerics::scan).
 pub fn run(
     scan: &Recurrence<&Tensor>,
     rows: &[RowStart],
@@ -18,7 +18,7 @@ pub fn run(
     for row in rows {
         let mut state = initial(scan, row)?;
         for token in row.tokens.clone() {
-            // What reads the old state and what reads the new one is each recurrence's own affair.
+            // RWKV-4 and 6 read the state before it changes, the others after.
             let step = Step { scan, token };
             let before = step.before(&state)?;
             state = step.advance(&state)?;
@@ -42,7 +42,7 @@ pub fn run(
     Ok((Tensor::cat(&outputs, 0)?, kept))
 }
 
-/// The state a row starts from, in the shape the steps work on.
+/// Returns the state a row starts from, in the shape that the steps work on.
 fn initial(scan: &Recurrence<&Tensor>, row: &RowStart) -> Result<Tensor> {
     let shape = match scan {
         Recurrence::Mamba { x, b, .. } => vec![x.dim(1)?, b.dim(1)?],
@@ -64,6 +64,7 @@ fn initial(scan: &Recurrence<&Tensor>, row: &RowStart) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
+/// Restricts a block to one of its tokens, as token 0.
 fn one_token(block: &Block, token: usize) -> Block {
     let mut one = Block { tokens: 0..1, ..block.clone() };
     let columns = block.columns.len();
@@ -75,6 +76,7 @@ fn one_token(block: &Block, token: usize) -> Block {
     one
 }
 
+/// Applies edits to a state.
 fn edited(state: &Tensor, blocks: &[Block]) -> Result<Tensor> {
     let (scale, shift, noise) = dense_tables(blocks, 1, state.elem_count());
     if !noise.is_empty() {
@@ -84,27 +86,29 @@ fn edited(state: &Tensor, blocks: &[Block]) -> Result<Tensor> {
     Ok(((flat * constant(&scale, 1)?)? + constant(&shift, 1)?)?.reshape(state.shape())?)
 }
 
+/// One step of a recurrence.
 struct Step<'a> {
     scan: &'a Recurrence<'a, &'a Tensor>,
     token: usize,
 }
 
 impl Step<'_> {
-    /// One token's values, `[width]`.
+    /// Returns the values of the token, `[width]`.
     fn at(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.get(self.token)?)
     }
 
-    /// By head, `[heads, dim, 1]` or `[heads, 1, dim]`.
+    /// Returns the values of the token by head, `[heads, dim, 1]`.
     fn column(&self, x: &Tensor, dim: usize) -> Result<Tensor> {
         Ok(self.at(x)?.reshape(((), dim, 1))?)
     }
 
+    /// Returns the values of the token by head, `[heads, 1, dim]`.
     fn row(&self, x: &Tensor, dim: usize) -> Result<Tensor> {
         Ok(self.at(x)?.reshape(((), 1, dim))?)
     }
 
-    /// The output, where it is read off the state before this token, `[1, width]`.
+    /// Returns the output, `[1, width]`, of a recurrence that reads the state before this token.
     fn before(&self, state: &Tensor) -> Result<Option<Tensor>> {
         let y = match self.scan {
             Recurrence::Wkv4 { k, v, first, .. } => {
@@ -126,6 +130,7 @@ impl Step<'_> {
         Ok(Some(y.unsqueeze(0)?))
     }
 
+    /// Returns the state after this token.
     fn advance(&self, state: &Tensor) -> Result<Tensor> {
         Ok(match self.scan {
             Recurrence::Mamba { x, dt, b, a, .. } => {
@@ -173,7 +178,7 @@ impl Step<'_> {
         })
     }
 
-    /// The output, where it is read off the new state, `[1, width]`.
+    /// Returns the output, `[1, width]`, of a recurrence that reads the state after this token.
     fn after(&self, state: &Tensor) -> Result<Tensor> {
         let y = match self.scan {
             Recurrence::Mamba { x, c, d, .. } => {
@@ -199,7 +204,7 @@ impl Step<'_> {
     }
 }
 
-/// Numerators, denominators and exponents of RWKV-4's state, `[width]` each.
+/// Returns the numerators, denominators and exponents of RWKV-4's state, `[width]` each.
 fn sums(state: &Tensor, width: usize) -> Result<[Tensor; 3]> {
     let pairs = state.narrow(0, 0, 2 * width)?.reshape((width, 2))?;
     Ok([
@@ -209,7 +214,7 @@ fn sums(state: &Tensor, width: usize) -> Result<[Tensor; 3]> {
     ])
 }
 
-/// `B` or `C` as each head reads it, `[heads, state_size, 1]`.
+/// Repeats `B` or `C` of the groups for their heads, `[heads, state_size, 1]`.
 fn by_group(x: &Tensor, groups: usize, heads: usize, state_size: usize) -> Result<Tensor> {
     let spread =
         x.reshape((groups, 1, state_size))?.broadcast_as((groups, heads / groups, state_size))?;

@@ -1,4 +1,4 @@
-//! What the experts of a mixture add in inference, computed expert by expert.
+//! A mixture of experts in inference, computed expert by expert over the tokens routed there.
 
 use std::collections::BTreeSet;
 
@@ -13,18 +13,18 @@ use crate::model::layers::{Dense, Routing};
 
 /// The tokens of one expert.
 struct Share<'a> {
-    /// Those that are routed to it, ascending, and behind them those where an edit puts something
-    /// in, which does not ask whether the router would have.
+    /// The tokens that are routed to the expert, ascending, and then those that are not but have an
+    /// edit that adds to its contribution.
     tokens: Vec<usize>,
-    /// The routing weights of the first of these.
+    /// The routing weights of the former.
     weights: Vec<f32>,
-    /// What is done to what the expert adds.
+    /// The edits of the expert's contribution.
     blocks: Vec<&'a Block>,
 }
 
 impl<'a> Share<'a> {
     fn new(mut routed: Vec<(usize, f32)>, idle: &[bool], blocks: Vec<&'a Block>) -> Self {
-        // What is not read, or is replaced, need not be computed.
+        // Contributions that are not read, or are replaced, need not be computed.
         let replaced =
             |token: usize| blocks.iter().any(|b| b.replaces() && b.tokens.contains(&token));
         routed.retain(|(token, _)| idle.get(*token) != Some(&true) && !replaced(*token));
@@ -37,7 +37,7 @@ impl<'a> Share<'a> {
         Self { tokens, weights, blocks }
     }
 
-    /// What the expert adds to its tokens, `[tokens, d_model]`.
+    /// Computes the contribution of the expert to its tokens into `added`, `[tokens, d_model]`.
     fn added(
         &self,
         x: &Buffer,
@@ -68,7 +68,7 @@ impl<'a> Share<'a> {
         Ok(())
     }
 }
-/// [`Numerics::mixture`](crate::model::arithmetic::Numerics::mixture) in inference.
+/// Implements [`Numerics::mixture`](crate::model::arithmetic::Numerics::mixture).
 pub fn mixture(
     x: &Buffer,
     router_logits: &Buffer,
@@ -105,15 +105,15 @@ pub fn mixture(
             Share::new(routed, idle, blocks.iter().filter(|b| b.columns.start == e * d).collect())
         })
         .collect();
-    // One buffer for all, which goes back to the pool of this thread: those of the experts' threads
-    // would never.
+    // One buffer for all, which returns to the pool of this thread; buffers taken by the threads of
+    // the experts would pile up here.
     let mut added = Buffer::taken(shares.iter().map(|share| share.tokens.len()).sum(), d);
     let mut rest = &mut added.data[..];
     let parts: Vec<&mut [f32]> = shares
         .iter()
         .map(|share| rest.split_off_mut(..share.tokens.len() * d).unwrap_or_default())
         .collect();
-    // Experts side by side, for most of them get too few tokens to keep all threads in one product.
+    // Experts in parallel: most of them have too few tokens to keep all threads busy.
     let work = parts.into_par_iter().zip(&shares).zip(&sparse.experts);
     work.try_for_each(|((part, share), expert)| share.added(x, expert, activation, part))?;
     let mut rows_by_token = vec![Vec::with_capacity(experts.num_experts_per_tok); tokens];
@@ -122,8 +122,7 @@ pub fn mixture(
         .enumerate()
         .flat_map(|(e, share)| share.tokens.iter().map(move |token| (e, *token)));
     owned.enumerate().for_each(|(row, (e, token))| rows_by_token[token].push((e, row)));
-    // Expert after expert for each token, so that its sum has one order whatever else is in the
-    // batch.
+    // The experts of a token are added in ascending order, whatever else is in the batch.
     out.data.par_chunks_exact_mut(d).zip(&rows_by_token).with_min_len(16).for_each(
         |(out, rows)| {
             for (_, row) in rows {

@@ -15,24 +15,26 @@ use crate::model::config::{Activation, Config};
 use crate::model::hooks::{Block, WeightEdit};
 use crate::model::weights::{Linear, Norm};
 
-/// A buffer and its width.
+/// An array `[tokens, width]`.
 #[derive(Clone)]
 pub struct Buffer {
+    /// The values, row-major.
     pub data: Pooled,
+    /// Number of columns.
     pub width: usize,
 }
 
 impl Buffer {
-    /// Of any values, every one of which the caller must write.
+    /// Creates a buffer of arbitrary values, all of which the caller must write.
     pub(super) fn taken(rows: usize, width: usize) -> Self {
         Self { data: Pooled::take(rows * width), width }
     }
 }
 
-/// Tokens whose heads are split and rotated by one thread at a time.
+/// Number of tokens whose heads one thread splits and rotates at a time.
 const HEAD_TOKENS: usize = 16;
 
-/// Inference on CPU.
+/// The inference mode.
 pub struct Fused;
 
 impl Numerics for Fused {
@@ -259,7 +261,7 @@ impl Numerics for Fused {
 }
 
 impl Fused {
-    /// [`linear`](Numerics::linear) into `y`, as long as its result.
+    /// Computes [`linear`](Numerics::linear) into `y`, `[tokens, out]`.
     pub(super) fn linear_into(&self, x: &Buffer, linear: &Linear, y: &mut [f32]) {
         linear.matrix.matmul(&x.data, x.data.len() / x.width, y);
         if let Some(bias) = &linear.bias {

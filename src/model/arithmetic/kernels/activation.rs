@@ -9,7 +9,7 @@ use super::functions::{
 use crate::model::arithmetic::pool::Pooled;
 use crate::model::config::Activation;
 
-/// `activation(gate) * up` of `x` `[n, 2 * width]`, gate first; `[n, width]`.
+/// Returns `activation(gate) * up`, `[n, width]`, of `x`, `[n, 2 * width]`, the gate first.
 pub fn gate(x: &[f32], width: usize, activation: Activation) -> Pooled {
     let mut y = Pooled::take(x.len() / 2);
     let rows = y.par_chunks_mut(width).zip(x.par_chunks(2 * width));
@@ -17,7 +17,7 @@ pub fn gate(x: &[f32], width: usize, activation: Activation) -> Pooled {
     y
 }
 
-/// `activation(gate) * up`.
+/// Computes `y = activation(gate) * up`.
 pub fn gate_row(y: &mut [f32], gate: &[f32], up: &[f32], activation: Activation) {
     match activation {
         Activation::Silu => silu_gate(y, gate, up),
@@ -32,7 +32,7 @@ pub fn gate_row(y: &mut [f32], gate: &[f32], up: &[f32], activation: Activation)
     }
 }
 
-/// `x = activation(x)`.
+/// Applies an activation in place.
 pub fn activate(x: &mut [f32], activation: Activation) {
     x.par_chunks_mut(1 << 12).for_each(|x| match activation {
         Activation::Silu => silu_all(x),
@@ -47,7 +47,7 @@ pub fn activate(x: &mut [f32], activation: Activation) {
     });
 }
 
-/// An activation over slices: with a gate, and in place.
+/// Defines the two forms of an activation over slices: as a gate, and in place.
 macro_rules! activations {
     ($($function:ident, $gated:ident, $all:ident;)*) => {$(
         #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]

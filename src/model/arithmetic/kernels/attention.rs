@@ -8,33 +8,39 @@ use super::reduce::{lanes_sum, largest};
 use crate::model::arithmetic::linear::PackedMatrix;
 use crate::model::arithmetic::pool::Pooled;
 
-/// One row of the attention: its tokens in the packed batch and the cached keys and values before
-/// them.
+/// One row of the attention: its tokens and the cached keys and values before them.
 pub struct AttentionRow<'a> {
+    /// Packed token indices.
     pub tokens: std::ops::Range<usize>,
-    /// `(keys, values)` stretches `[len, kv_width]`, oldest first.
+    /// Stretches of keys, `[len, kv_heads * head_dim]`, and values, `[len, kv_heads * value_dim]`,
+    /// oldest first.
     pub prefix: Vec<(&'a [f32], &'a [f32])>,
 }
 
-/// Shape of an attention block.
+/// The shape and the constants of an attention block.
 #[derive(Clone, Copy)]
 pub struct AttentionShape {
+    /// Number of query heads.
     pub heads: usize,
+    /// Number of key and value heads, which divides that of the query heads.
     pub kv_heads: usize,
-    /// Of queries and keys.
+    /// Width of a query or key head.
     pub head_dim: usize,
+    /// Width of a value head.
     pub value_dim: usize,
+    /// Positions that a query attends to, itself included; `None`: all before it.
     pub window: Option<usize>,
-    /// What the product of query and key is multiplied with.
+    /// Factor of the dot product of query and key.
     pub scale: f32,
 }
 
-/// Query rows (tokens times heads of a group) whose scores exist at one time: the keys beyond the
-/// last of them are left out.
+/// Query rows (tokens times heads of a group) whose scores exist at one time. Keys beyond the last
+/// of them are not multiplied.
 const QUERIES: usize = 65;
 
-/// Causal attention of every row over its prefix and itself. `q` `[tokens, heads * head_dim]`, `k`
-/// and `v` `[tokens, kv_heads * value_dim]`; returns `z` `[tokens, heads * value_dim]`.
+/// Causal attention (Vaswani et al. 2017) of every row over its prefix and itself. `q` is `[tokens,
+/// heads * head_dim]`, `k` `[tokens, kv_heads * head_dim]`, `v` `[tokens, kv_heads * value_dim]`;
+/// returns `z`, `[tokens, heads * value_dim]`.
 pub fn attention(
     q: &[f32],
     k: &[f32],
@@ -77,12 +83,12 @@ pub fn attention(
     z
 }
 
-/// The query heads of one key/value head over one row: `[len, group * value_dim]`.
+/// Computes the query heads of one key/value head over one row: `[len, group * value_dim]`.
 ///
-/// Two products with the packed matrix of the linear layers, whose outputs do not depend on how
-/// many rows go through together; a masked position adds `0 * v` to a sum, which leaves it as it
-/// was. Unless `v` is no number: then every query has a product of its own, that ends where it may
-/// look.
+/// Scores and outputs are products with the packed matrix of the linear layers, whose results do not
+/// depend on the number of rows. A masked position adds `0 * v` to a sum, which leaves it unchanged.
+/// If `v` holds NaN or infinity, each query is multiplied separately up to its causal limit, because
+/// `0 * NaN` would leak.
 fn head_group(
     q: &[f32],
     k: &[f32],
@@ -229,8 +235,7 @@ mod tests {
                 "a cached prefix changes nothing, not even a bit"
             );
 
-            // Nothing looks ahead, not even at what is no number; and a window looks back only so
-            // far.
+            // A NaN does not leak to queries before it, and reaches those behind it.
             let mut broken = v.clone();
             broken[cut * kw] = f32::NAN;
             let seen = attention(

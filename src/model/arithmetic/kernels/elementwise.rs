@@ -1,5 +1,5 @@
-//! What happens to each value, column or head by itself, for inference: the small operations around
-//! the matrix products of recurrent layers.
+//! Operations on each value, column or head by itself, for inference: most of them stand around the
+//! matrix products of recurrent layers.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -8,29 +8,29 @@ use super::reduce::lanes_sum;
 use crate::model::arithmetic::pool::Pooled;
 use crate::model::arithmetic::scan::RowStart;
 
-/// Values of one piece of work.
+/// Number of values that one thread works on at a time.
 const CHUNK: usize = 1 << 13;
 
-/// Whole rows of about [`CHUNK`] values.
+/// Returns the number of values in the whole rows that make up about [`CHUNK`] values.
 fn whole_rows(width: usize) -> usize {
     (CHUNK / width.max(1)).max(1) * width
 }
 
-/// `x += y`.
+/// Computes `x += y`.
 pub fn add(x: &mut [f32], y: &[f32]) {
     x.par_chunks_mut(1 << 14)
         .zip(y.par_chunks(1 << 14))
         .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
 }
 
-/// `x *= y`.
+/// Computes `x *= y`.
 pub fn mul(x: &mut [f32], y: &[f32]) {
     x.par_chunks_mut(CHUNK)
         .zip(y.par_chunks(CHUNK))
         .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y));
 }
 
-/// `x = scale x + shift` by column.
+/// Computes `x = scale * x + shift`, with one `scale` and `shift` for each column.
 pub fn affine(x: &mut [f32], scale: &[f32], shift: Option<&[f32]>) {
     let width = scale.len();
     x.par_chunks_mut(whole_rows(width)).for_each(|x| {
@@ -43,7 +43,7 @@ pub fn affine(x: &mut [f32], scale: &[f32], shift: Option<&[f32]>) {
     });
 }
 
-/// `x + mix by`, `mix` by column.
+/// Returns `x + mix * by`, with one `mix` for each column.
 pub fn blend(x: &[f32], by: &[f32], mix: &[f32]) -> Pooled {
     let width = mix.len();
     let mut y = Pooled::take(x.len());
@@ -61,7 +61,7 @@ pub fn blend(x: &[f32], by: &[f32], mix: &[f32]) -> Pooled {
     y
 }
 
-/// `x += (y - x) t`.
+/// Computes `x += (y - x) * t`.
 pub fn interpolate(x: &mut [f32], y: &[f32], t: &[f32]) {
     let from = y.par_chunks(CHUNK).zip(t.par_chunks(CHUNK));
     x.par_chunks_mut(CHUNK).zip(from).for_each(|(x, (y, t))| {
@@ -71,7 +71,7 @@ pub fn interpolate(x: &mut [f32], y: &[f32], t: &[f32]) {
     });
 }
 
-/// Columns of `x` `[n, width]`, as an array of their own.
+/// Copies some columns of `x`, `[n, width]`.
 pub fn columns(x: &[f32], width: usize, columns: std::ops::Range<usize>) -> Pooled {
     let mut y = Pooled::take(x.len() / width * columns.len());
     let step = whole_rows(columns.len()) / columns.len();
@@ -83,7 +83,7 @@ pub fn columns(x: &[f32], width: usize, columns: std::ops::Range<usize>) -> Pool
     y
 }
 
-/// Columns of several arrays side by side.
+/// Joins the columns of several arrays, each given with its width.
 pub fn join(parts: &[(&[f32], usize)]) -> Pooled {
     let width: usize = parts.iter().map(|part| part.1).sum();
     let mut y = Pooled::take(parts.iter().map(|part| part.0.len()).sum());
@@ -97,7 +97,8 @@ pub fn join(parts: &[(&[f32], usize)]) -> Pooled {
     y
 }
 
-/// What each token's predecessor has more: `x[t - 1] - x[t]`, with nothing before the first.
+/// Returns the token shift `x[t - 1] - x[t]` within each row; the input before the first token of a
+/// sequence is zero.
 pub fn shift(x: &[f32], width: usize, rows: &[RowStart]) -> Pooled {
     let mut y = Pooled::take(x.len());
     let zero = vec![0f32; width];
@@ -117,19 +118,20 @@ pub fn shift(x: &[f32], width: usize, rows: &[RowStart]) -> Pooled {
 
 /// A causal convolution of each column by itself.
 pub struct Convolution {
-    /// `[kernel, width]`: the last row meets the token itself.
+    /// `[kernel, width]`; the last row applies to the token itself.
     pub weight: Vec<f32>,
     /// `[width]`.
     pub bias: Vec<f32>,
 }
 
 impl Convolution {
+    /// Returns the number of inputs that the convolution spans.
     pub fn kernel(&self) -> usize {
         self.weight.len() / self.bias.len()
     }
 
-    /// Of `x` `[tokens, width]`; a row's `initial` is the `kernel - 1` inputs before it, oldest
-    /// first.
+    /// Applies the convolution to `x`, `[tokens, width]`; `initial` of a row holds the `kernel - 1`
+    /// inputs before it, oldest first.
     pub fn apply(&self, x: &[f32], rows: &[RowStart]) -> Pooled {
         let (width, kernel) = (self.bias.len(), self.kernel());
         let mut y = Pooled::take(x.len());
@@ -145,7 +147,7 @@ impl Convolution {
             for (t, y) in y.chunks_exact_mut(width).enumerate() {
                 y.copy_from_slice(&self.bias);
                 for (k, weight) in self.weight.chunks_exact(width).enumerate() {
-                    // Input `t + k - (kernel - 1)`, of the row or of what came before it.
+                    // Input `t + k - (kernel - 1)`: of the row, or of those before it.
                     let x = match (t + k).checked_sub(kernel - 1) {
                         Some(t) => &own[t * width..][..width],
                         None if row.initial.is_empty() => continue,
@@ -159,7 +161,7 @@ impl Convolution {
     }
 }
 
-/// `y += a b`.
+/// Computes `y += a * b`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn multiply_add(y: &mut [f32], a: &[f32], b: &[f32]) {
     for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
@@ -167,7 +169,7 @@ fn multiply_add(y: &mut [f32], a: &[f32], b: &[f32]) {
     }
 }
 
-/// Each head of `x` `[n, dim]` over its Euclidean norm, or over 1e-12 where that is more.
+/// Divides each head of `x`, `[n, dim]`, by its Euclidean norm, or by 1e-12 if that is larger.
 pub fn unit_heads(x: &mut [f32], dim: usize) {
     x.par_chunks_mut(whole_rows(dim)).for_each(|x| {
         for head in x.chunks_exact_mut(dim) {
@@ -177,7 +179,8 @@ pub fn unit_heads(x: &mut [f32], dim: usize) {
     });
 }
 
-/// `v` times the sum of `r k weight` over its head; all `[n, width]`, heads of `dim`.
+/// Returns `v` times the sum of `r * k * weight` over its head of `dim`; `r`, `k` and `v` are `[n,
+/// width]`, `weight` `[width]`.
 pub fn bonus(r: &[f32], k: &[f32], v: &[f32], weight: &[f32], dim: usize) -> Pooled {
     let mut y = Pooled::take(v.len());
     let heads = weight.len() / dim;

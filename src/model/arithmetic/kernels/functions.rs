@@ -1,9 +1,8 @@
 //! The scalar functions of the kernels, in forms that the compiler turns into vectors.
 
-/// `e^x` to 2 ulp for finite `x`; below -87.3 it is 0, above 88.3 infinite. A polynomial after
-/// Cephes, in a form that vectorises (libm's does not; nor, without a dozen instructions for the
-/// numbers that do not fit, does Rust's cast to an integer, so the integer is read off the bits of
-/// a rounded sum).
+/// Returns `e^x` to 2 ulp for finite `x`; 0 below -87.3, infinity above 88.3. The polynomial of
+/// Cephes, in a form that vectorises: libm's does not, and Rust's cast to an integer takes a dozen
+/// instructions to saturate, so the integer is read from the bits of a rounded sum.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.3;
@@ -26,7 +25,8 @@ pub fn exp(x: f32) -> f32 {
     if x.is_nan() { x } else { y }
 }
 
-/// `ln(x)` to a few ulp for positive normal `x`; 0 and denormals give about -87.
+/// Returns `ln(x)` to a few ulp for positive normal `x`, by the polynomial of Cephes; about -87 for 0
+/// and denormals.
 #[inline(always)]
 pub fn ln(x: f32) -> f32 {
     let bits = x.max(f32::MIN_POSITIVE).to_bits();
@@ -52,20 +52,22 @@ pub fn ln(x: f32) -> f32 {
     e.mul_add(0.693_359_4, m + y)
 }
 
+/// Returns `max(x, 0)^2`.
 #[inline(always)]
 pub fn relu_squared(x: f32) -> f32 {
-    // Not `max`, which would make 0 of a NaN.
+    // Not `max`, which turns a NaN into 0.
     if x < 0.0 { 0.0 } else { x * x }
 }
 
+/// Returns the hyperbolic tangent.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
     let t = exp(-2.0 * x.abs());
     ((1.0 - t) / (1.0 + t)).copysign(x)
 }
 
-/// `ln(1 + e^x)` without overflow on one side or cancellation on the other: the logarithm of `1 +
-/// t` times what of `t` the sum has lost (Kahan).
+/// Returns `ln(1 + e^x)` without overflow on one side or cancellation on the other: `ln(1 + t)` with
+/// Kahan's correction for the bits of `t` that the sum loses.
 #[inline(always)]
 pub fn softplus(x: f32) -> f32 {
     let t = exp(-x.abs());
@@ -74,27 +76,31 @@ pub fn softplus(x: f32) -> f32 {
     (if x < 0.0 { 0.0 } else { x }) + log
 }
 
+/// Returns `exp(-exp(x))`.
 #[inline(always)]
 pub fn decay6(x: f32) -> f32 {
     exp(-exp(x))
 }
 
+/// Returns `exp(-exp(-1/2) sigmoid(x))`.
 #[inline(always)]
 pub fn decay7(x: f32) -> f32 {
     exp(-0.606_531 * sigmoid(x))
 }
 
+/// Returns `1 / (1 + e^-x)`.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// Returns `x * sigmoid(x)`.
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// `x * P(Z < x)`, the error function after Abramowitz and Stegun 7.1.26 (absolute error below
+/// Returns `x * Phi(x)`, by the error function of Abramowitz and Stegun 7.1.26 (absolute error below
 /// 1.5e-7).
 #[inline(always)]
 pub fn gelu(x: f32) -> f32 {
@@ -104,12 +110,13 @@ pub fn gelu(x: f32) -> f32 {
     for c in [-1.453_152_1, 1.421_413_7, -0.284_496_72, 0.254_829_6] {
         p = p.mul_add(t, c);
     }
-    // The tail, which is `1 - erf`: nothing cancels on the side where little is left.
+    // The tail `1 - erf`, so that nothing cancels for large negative `x`.
     let tail = 0.5 * p * t * exp(-z * z);
     x * if x < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// `x / 2 * (1 + tanh(u))`, `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is `x * sigmoid(2 u)`.
+/// Returns `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, as `x * sigmoid(2
+/// u)`.
 #[inline(always)]
 pub fn gelu_tanh(x: f32) -> f32 {
     let u = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
@@ -138,7 +145,7 @@ mod tests {
 
     #[test]
     fn activations_agree_with_their_definitions() {
-        // The distribution function by Simpson's rule, from far out.
+        // The normal distribution function by Simpson's rule, from -9.
         let normal = |x: f64| {
             let density = |t: f64| (-0.5 * t * t).exp() / std::f64::consts::TAU.sqrt();
             let (n, from) = (4000, -9.0);

@@ -8,7 +8,7 @@ use crate::model::arithmetic::pool::Pooled;
 use crate::model::config::NormKind;
 use crate::model::weights::Norm;
 
-/// Normalises each row of `x` `[n, width]`.
+/// Normalises each row of `x`, `[n, width]`.
 pub fn norm(x: &[f32], norm: &Norm) -> Pooled {
     let step = norm.weight.len() * 16;
     let mut y = Pooled::take(x.len());
@@ -16,7 +16,7 @@ pub fn norm(x: &[f32], norm: &Norm) -> Pooled {
     y
 }
 
-/// [`norm`] on this thread, `y` and `x` `[n, width]`.
+/// Normalises each row of `x` into `y`, both `[n, width]`, on this thread.
 pub fn norm_rows(y: &mut [f32], x: &[f32], norm: &Norm) {
     match norm.kind {
         NormKind::Rms => rms_norm_rows(y, x, &norm.weight, norm.eps as f32),
@@ -36,8 +36,8 @@ fn rms_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     }
 }
 
-/// Layer normalisation (Ba et al. 2016): the variance is the mean square of what is left of the
-/// mean.
+/// Layer normalisation (Ba et al. 2016), the variance being the mean square of the differences from
+/// the mean.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn layer_norm_rows(y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
     let width = weight.len();

@@ -1,10 +1,10 @@
 //! Sums and maxima whose order of operations depends on the length of the slice alone.
 
-/// Lanes of a sum: as many as one or two vectors hold, folded in a fixed order at the end. Loops
-/// over `[f32; LANES]` are of constant length, which is what makes them vectors.
+/// Number of partial sums: as many as one or two vectors hold, added in a fixed order at the end.
+/// Loops over `[f32; LANES]` have a constant length, so that the compiler makes vectors of them.
 pub const LANES: usize = 16;
 
-/// Sum of `f(x)`, lane by lane.
+/// Returns the sum of `f(x)`, added lane by lane.
 #[inline(always)]
 pub fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
@@ -20,7 +20,7 @@ pub fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
-/// The largest value; `-inf` of none.
+/// Returns the largest value; `-inf` for an empty slice.
 #[inline(always)]
 pub fn largest(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];

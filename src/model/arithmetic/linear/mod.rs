@@ -4,13 +4,13 @@
 //! into panels of [`NR`] columns, and a panel holds its `in * NR` values with the columns of one
 //! input feature next to each other. A kernel then computes a tile of a few rows of `x` by a few
 //! vectors of one panel in registers, reading the panel as one forward stream and the rows of `x`
-//! where they lie (nothing but the weight is ever copied).
+//! in place: nothing but the weight is ever copied.
 //!
-//! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for `k` ascending, begun
-//! anew and added to what there is every [`STRETCH`](tile::STRETCH) inputs, whichever tile, block
-//! or thread computes it. So a row's result does not depend, to the bit, on the other rows of the
-//! batch, on their number, or on the number of threads. It does depend on whether the CPU has fused
-//! multiply-add (`vector.rs`).
+//! Every output is the same chain of operations, `acc = x[k] * w[k] + acc` for ascending `k`, begun
+//! anew and added to the sum so far every [`STRETCH`](tile::STRETCH) inputs, whichever tile, block
+//! or thread computes it. So the result for a row does not depend, to the bit, on the other rows of
+//! the batch or on the number of threads. It does depend on whether the CPU has fused multiply-add
+//! (`vector.rs`).
 
 use std::ops::Range;
 
@@ -26,30 +26,34 @@ mod tile;
 mod transposed;
 mod vector;
 
-/// Columns of a panel.
+/// Number of columns of a panel.
 const NR: usize = 32;
-/// Most input features of one pass over a tile. A tile's rows of `x` are read forward, so they may
-/// exceed the first-level cache; a panel's part must leave room for others in the second.
+/// Largest number of inputs in one pass over a tile. The rows of a tile are read forward, so they may
+/// exceed the first-level cache; the part of a panel must leave room for others in the second.
 const KC: usize = 8 * tile::STRETCH;
-/// Bytes of weights of one pass (panels times features): these stay in the second-level cache, the
-/// smallest of which in use is 512 kB.
+/// Bytes of weights in one pass (panels times inputs): these stay in the second-level cache, which
+/// has at least 512 kB in current CPUs.
 const PASS_BYTES: usize = 320 << 10;
-/// Bytes of `x` of one block: read again for each of its panels, these too should come from the
-/// second-level cache.
+/// Bytes of `x` in one block: these are read again for each of its panels, also from the second-level
+/// cache.
 const ROW_BYTES: usize = 256 << 10;
-/// What the outputs of a matrix must be a multiple of for [`PackedMatrix::matmul_gated`].
+/// Divisor of the number of outputs that [`PackedMatrix::matmul_gated`] requires.
 pub const GATED_MULTIPLE: usize = 2 * NR;
-/// Multiply-adds below which a product is not worth sharing between threads.
+/// Number of multiply-adds below which a product is computed by one thread.
 const SERIAL_WORK: usize = 1 << 16;
 
 /// A constant weight matrix `[out, in]`, packed for multiplication from the left.
 #[derive(Clone)]
 pub struct PackedMatrix {
+    /// Number of outputs.
     out: usize,
+    /// Number of inputs.
     in_: usize,
+    /// The instruction set of its products.
     isa: Isa,
+    /// The panels one after the other, `[out / NR, in, NR]`, filled up with zeros.
     panels: Vec<f32>,
-    /// Where in `panels` the first panel begins: at the start of a cache line.
+    /// Index in `panels` of the first value: the start of a cache line.
     start: usize,
 }
 
@@ -62,7 +66,10 @@ impl PackedMatrix {
         Self::with_isa(weight, out, in_, Isa::detect())
     }
 
-    /// [`new`](Self::new) on this thread alone.
+    /// Packs like [`new`](Self::new), on this thread alone.
+    ///
+    /// # Panics
+    /// If `weight` does not hold `out * in_` values.
     pub fn new_serial(weight: &[f32], out: usize, in_: usize) -> Self {
         assert_eq!(weight.len(), out * in_, "weight is not [{out}, {in_}]");
         let mut matrix = Self::zeros(out, in_, Isa::detect());
@@ -91,7 +98,10 @@ impl PackedMatrix {
         matrix
     }
 
-    /// Packs the transpose of a row-major `[in, out]` array: a matrix whose columns lie in memory.
+    /// Packs the transpose of a row-major `[in, out]` array, on this thread alone.
+    ///
+    /// # Panics
+    /// If `values` does not hold `in_ * out` values.
     pub fn from_columns(values: &[f32], in_: usize, out: usize) -> Self {
         assert_eq!(values.len(), in_ * out, "values are not [{in_}, {out}]");
         let mut matrix = Self::zeros(out, in_, Isa::detect());
@@ -106,7 +116,8 @@ impl PackedMatrix {
         matrix
     }
 
-    /// Panels of zeros, not touched yet: each page belongs to the thread that fills it.
+    /// Returns panels of zeros. Their pages are not touched yet, so that each is allocated by the
+    /// thread that fills it.
     fn zeros(out: usize, in_: usize, isa: Isa) -> Self {
         let panels = vec![0f32; out.div_ceil(NR) * NR * in_ + 15];
         let start = panels.as_ptr().align_offset(64).min(15);
@@ -118,9 +129,12 @@ impl PackedMatrix {
         &mut self.panels[self.start..][..len]
     }
 
-    /// [`matmul`](Self::matmul) on this thread alone, for many small products side by side; of at
-    /// least the first `outputs`, and of the first `inputs` only. What `y` has beyond may or may
-    /// not be written.
+    /// Computes a [`matmul`](Self::matmul) on this thread alone, for many small products in
+    /// parallel: at least the first `outputs` columns of `y`, over the first `inputs` inputs. Other
+    /// columns of `y` may or may not be written.
+    ///
+    /// # Panics
+    /// If a size does not match.
     pub fn matmul_serial(&self, x: &[f32], m: usize, y: &mut [f32], outputs: usize, inputs: usize) {
         assert!(
             outputs <= self.out && inputs <= self.in_,
@@ -135,31 +149,37 @@ impl PackedMatrix {
         unsafe { self.block(&Product { x, m, tiles, y }, 0..tiles, 0..panels, inputs) }
     }
 
-    /// Where a product of `x[m, in]` goes, `y[m, width]`: the sizes are checked here, for the
-    /// kernels do not. `None` when there is nothing to compute.
+    /// Checks the sizes of a product of `x[m, in]` into `y[m, width]`, which the kernels do not.
+    /// Returns the destination, or `None` if there is nothing to compute.
     fn output(&self, x: &[f32], m: usize, y: &mut [f32], width: usize) -> Option<Out> {
         assert_eq!(x.len(), m * self.in_, "x is not [{m}, {}]", self.in_);
         assert_eq!(y.len(), m * width, "y is not [{m}, {width}]");
         (!y.is_empty()).then_some(Out { ptr: y.as_mut_ptr(), stride: width })
     }
 
-    /// Number of outputs (rows of the weight).
+    /// Returns the number of outputs (rows of the weight).
     pub fn out(&self) -> usize {
         self.out
     }
 
-    /// Number of inputs (columns of the weight).
+    /// Returns the number of inputs (columns of the weight).
     pub fn in_(&self) -> usize {
         self.in_
     }
 
-    /// The weight from input `in_` to output `out`.
+    /// Returns the weight from input `in_` to output `out`.
+    ///
+    /// # Panics
+    /// If there is no such weight.
     pub fn get(&self, out: usize, in_: usize) -> f32 {
         assert!(out < self.out && in_ < self.in_, "no weight at [{out}, {in_}]");
         self.panel(out / NR)[in_ * NR + out % NR]
     }
 
-    /// Copies row `out` of the weight, all the weights of that output, to `dst`.
+    /// Copies row `out` of the weight to `dst`, `[in]`.
+    ///
+    /// # Panics
+    /// If there is no such row, or `dst` has another length.
     pub fn row(&self, out: usize, dst: &mut [f32]) {
         assert!(out < self.out, "no row {out}");
         assert_eq!(dst.len(), self.in_);
@@ -168,7 +188,10 @@ impl PackedMatrix {
         }
     }
 
-    /// `y = x * W^T` for `x[m, in]` and `y[m, out]`.
+    /// Computes `y = x * W^T` for `x[m, in]` and `y[m, out]`.
+    ///
+    /// # Panics
+    /// If a size does not match.
     pub fn matmul(&self, x: &[f32], m: usize, y: &mut [f32]) {
         let Some(y) = self.output(x, m, y, self.out) else { return };
         self.in_blocks(m, self.out.div_ceil(NR), NR, |tiles, rows, panels| {
@@ -178,10 +201,10 @@ impl PackedMatrix {
         });
     }
 
-    /// `y[m, out / 2] = gate(x * A^T, x * B^T)` where `A` and `B` are the upper and the lower half
-    /// of the weight: the product of a gated MLP, whose halves meet while they are in the
-    /// first-level cache. `gate` is given equally many values of `y`, of the first and of the
-    /// second product. The sums are those of [`matmul`](Self::matmul) to the bit.
+    /// Computes `y[m, out / 2] = gate(x * A^T, x * B^T)`, where `A` and `B` are the upper and the
+    /// lower half of the weight: the product of a gated MLP, whose halves are combined while they
+    /// are in the first-level cache. `gate` gets slices of equal length of `y`, of the first and of
+    /// the second product. The sums equal those of [`matmul`](Self::matmul) to the bit.
     ///
     /// # Panics
     /// If `out` is not a multiple of [`GATED_MULTIPLE`].
@@ -217,10 +240,10 @@ impl PackedMatrix {
         });
     }
 
-    /// Calls `block(tiles, rows, panels)` for blocks that no two threads share: few panels, so that
-    /// they stay in cache while the tiles go by, and few tiles, so that there are blocks enough to
-    /// keep the threads busy. `rows` are tiles out of `tiles`; `width` is the number of columns
-    /// behind a panel.
+    /// Calls `block(tiles, rows, panels)` for disjoint blocks, in parallel. A block has few panels,
+    /// so that they stay in cache for all its tiles, and few tiles, so that there are enough blocks
+    /// for all threads. `rows` are tiles out of `tiles`; `width` is the number of columns of the
+    /// weight for each panel.
     fn in_blocks(
         &self,
         m: usize,
@@ -251,7 +274,10 @@ impl PackedMatrix {
         }
     }
 
-    /// The gradient of [`matmul`](Self::matmul) to its input: `g[m, in] = d[m, out] * W`.
+    /// Computes the gradient of [`matmul`](Self::matmul) to its input: `g[m, in] = d[m, out] * W`.
+    ///
+    /// # Panics
+    /// If a size does not match.
     pub fn matmul_transposed(&self, d: &[f32], m: usize, g: &mut [f32]) {
         assert_eq!(d.len(), m * self.out, "d is not [{m}, {}]", self.out);
         assert_eq!(g.len(), m * self.in_, "g is not [{m}, {}]", self.in_);
@@ -287,7 +313,7 @@ impl PackedMatrix {
         });
     }
 
-    /// Panel `i`: the weights of outputs `i * NR ..`, input by input.
+    /// Returns panel `i`: the weights of outputs `i * NR ..`, `[in, NR]`.
     fn panel(&self, i: usize) -> &[f32] {
         let len = NR * self.in_;
         &self.panels[self.start..][i * len..][..len]
@@ -351,7 +377,7 @@ impl PackedMatrix {
         }
     }
 
-    /// Computes the given columns of `g`, at most [`DOT_INPUTS`].
+    /// Computes some columns of `g`, at most [`DOT_INPUTS`].
     ///
     /// # Safety
     /// `d` is `[m, wide]` and `g` points to `[m, in]` values, of which no one else uses these.
@@ -409,12 +435,12 @@ fn pack(panel: &mut [f32], rows: &[f32], in_: usize) {
     }
 }
 
-/// Part `i` of `0..n` cut into `parts` parts as even as can be.
+/// Returns part `i` of `0..n`, cut into `parts` parts whose lengths differ by at most one.
 fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
     n * i / parts..n * (i + 1) / parts
 }
 
-/// A product under way: `x[m, in]`, whose rows are cut into `tiles` tiles, and where it goes.
+/// A product in progress: `x[m, in]`, whose rows are cut into `tiles` tiles, and its destination.
 struct Product<'a> {
     x: &'a [f32],
     m: usize,
@@ -429,7 +455,7 @@ struct Part {
     inputs: Range<usize>,
 }
 
-/// A result that several threads fill, each its own part.
+/// The destination of a product, of which each thread fills its own part.
 #[derive(Clone, Copy)]
 struct Out {
     ptr: *mut f32,
@@ -437,7 +463,7 @@ struct Out {
 }
 
 impl Out {
-    /// The place of a value.
+    /// Returns the address of a value.
     ///
     /// # Safety
     /// There is such a row and column.

@@ -181,7 +181,7 @@ fn gives_the_weights_back() {
     }
 }
 
-/// Of positive terms, where nothing cancels: one chain of 16,384 is off by 4.7e-6.
+/// Sums positive terms, where nothing cancels: one chain of 16,384 is off by 4.7e-6.
 #[test]
 fn long_sums_stay_exact() {
     let mut noise = Noise(0x0123_4567_89ab_cdef);

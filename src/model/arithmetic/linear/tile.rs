@@ -16,7 +16,7 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Computes the first `width` columns of a tile, by way of a buffer as wide as the panel.
+    /// Computes the first `width` columns of a tile, in a buffer as wide as the panel.
     ///
     /// # Safety
     /// As for [`Kernel::run`], `y` having room for `width` columns only.
@@ -39,7 +39,7 @@ impl Tile {
         }
     }
 
-    /// The product itself: `R` rows by two vectors at a time, all sums in registers.
+    /// Multiplies `R` rows by two vectors at a time, with all sums in registers.
     #[allow(clippy::needless_range_loop)] // constant bounds, to be unrolled into registers
     #[inline(always)]
     unsafe fn kernel<V: Vector, const R: usize>(&self) {
@@ -132,13 +132,12 @@ impl Kernel for Tile {
     }
 }
 
-/// Inputs that are summed by themselves before they are added to the sum of those before: a
-/// rounding error grows with the number of terms of a sum, and this keeps both sums short. `KC` is
-/// a multiple of it.
+/// Number of inputs that are summed before they are added to the sum so far. Rounding errors grow
+/// with the number of terms of a sum, and this keeps both sums short. `KC` is a multiple of it.
 pub(super) const STRETCH: usize = 256;
-/// How many values ahead in the panel to prefetch.
+/// Distance of the prefetched values in the panel.
 const PREFETCH: usize = 32 * NR;
-/// The most rows in a tile of any instruction set.
+/// Largest number of rows in a tile of any instruction set.
 pub(super) const MAX_ROWS: usize = 13;
-/// Inputs at a time: so that counting and addresses cost little beside the arithmetic.
+/// Number of inputs in one iteration: so that counting and addresses cost little.
 const UNROLLED: usize = 4;

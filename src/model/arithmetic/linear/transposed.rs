@@ -3,8 +3,9 @@
 use super::NR;
 use super::vector::{Kernel, Vector};
 
-/// Rows and inputs at a time in the transposed product.
+/// Number of rows in one tile of the transposed product.
 pub(super) const DOT_ROWS: usize = 4;
+/// Number of inputs in one tile of the transposed product.
 pub(super) const DOT_INPUTS: usize = 4;
 
 /// A tile of the transposed product: `rows` rows of `d` by `inputs` inputs, over all panels.

@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64 as x86;
 
-/// Instruction sets with a kernel of their own.
+/// An instruction set with a kernel of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
     #[cfg(target_arch = "x86_64")]
@@ -14,7 +14,7 @@ pub(super) enum Isa {
 }
 
 impl Isa {
-    /// The best one that this CPU has.
+    /// Returns the best one that this CPU has.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -30,7 +30,7 @@ impl Isa {
         Self::Portable
     }
 
-    /// The most rows in a tile: as many as the registers hold sums for.
+    /// Returns the largest number of rows in a tile: as many as the registers hold sums for.
     pub fn tile_rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -59,12 +59,13 @@ impl Isa {
     }
 }
 
-/// Something to compute with vectors, whichever these are.
+/// A computation that is generic over the vectors of an instruction set.
 pub(super) trait Kernel {
-    /// To be inlined into a function that enables the instruction set of `V`.
+    /// Computes with vectors `V`. Must be inlined into a function that enables their instruction
+    /// set.
     ///
     /// # Safety
-    /// This CPU has the instruction set of `V`; what else must hold, the kernel says.
+    /// This CPU has the instruction set of `V`, and the kernel's own conditions hold.
     unsafe fn run<V: Vector>(&self);
 }
 
@@ -82,25 +83,24 @@ unsafe fn fma(kernel: &impl Kernel) {
     unsafe { kernel.run::<Fma>() }
 }
 
-/// A vector of floats, as the kernels use it. The methods are to be inlined into functions that
-/// enable the instruction set.
+/// A vector of floats. The methods must be inlined into functions that enable its instruction set.
 ///
 /// # Safety
 /// The methods may be called only on a CPU that has the instruction set; `load` and `store` read
 /// and write `LANES` values, at any alignment.
 pub(super) unsafe trait Vector: Copy {
-    /// Values in a vector; [`NR`](super::NR) is a multiple of twice this.
+    /// Number of values in a vector; [`NR`](super::NR) is a multiple of twice this.
     const LANES: usize;
-    /// The most rows for which the sums of a tile stay in registers, from 4 to
+    /// Largest number of rows for which the sums of a tile stay in registers, from 4 to
     /// [`MAX_ROWS`](super::tile::MAX_ROWS).
     const ROWS: usize;
     fn zero() -> Self;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// `self * by + add`.
+    /// Returns `self * by + add`.
     unsafe fn mul_add(self, by: Self, add: Self) -> Self;
-    /// Fetches the cache line at an address, which need not be a good one.
+    /// Prefetches the cache line at an address, which need not be valid.
     unsafe fn prefetch(from: *const f32);
 }
 
@@ -160,7 +160,7 @@ x86_vector!(Avx512: __m512, 16 lanes, 13 rows,
 x86_vector!(Fma: __m256, 8 lanes, 6 rows,
     _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
 
-/// [`Vector`] in plain Rust, which the compiler turns into what vectors every CPU has.
+/// A [`Vector`] in plain Rust, which the compiler maps to the vectors that every CPU has.
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; 4]);
 

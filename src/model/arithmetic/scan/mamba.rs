@@ -7,10 +7,10 @@ use multiversion::multiversion;
 use super::super::kernels::exp;
 use super::{Job, View};
 
-/// Channels that go together: one vector.
+/// Number of channels that are computed together: one vector.
 pub const CHANNELS: usize = 16;
 
-/// Inputs of [`scan`], as [`Recurrence::Mamba`](super::Recurrence::Mamba) has them.
+/// The inputs of [`scan`], as in [`Recurrence::Mamba`](super::Recurrence::Mamba).
 pub struct Inputs<'a> {
     pub x: View<'a>,
     pub dt: View<'a>,
@@ -20,14 +20,14 @@ pub struct Inputs<'a> {
     pub d: &'a [f32],
 }
 
-/// Up to [`CHANNELS`] channels of one row: `h = exp(A dt) h + dt x B`, `y = h C + D x`. `state` is
-/// `[channels, state_size]`, `y` `[tokens, channels]`.
+/// Runs up to [`CHANNELS`] channels of one row: `h = exp(A dt) h + dt x B`, `y = h C + D x`. The
+/// state is `[channels, state_size]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan(inputs: &Inputs, job: Job) {
     let Job { columns, tokens, state, y, watch } = job;
     let (n, n_channels) = (inputs.b.width, columns.len());
-    // A lane a channel: the sum over the state is then a sum over vectors. Lanes without a channel
-    // idle.
+    // One lane for each channel: the sum over the state is then a sum of vectors. Lanes without a
+    // channel are idle.
     let by_lane = |from: &[f32]| -> Vec<[f32; CHANNELS]> {
         let lane = |i: usize, channel: usize| {
             if channel < n_channels { from[channel * n + i] } else { 0.0 }
@@ -71,8 +71,7 @@ pub fn scan(inputs: &Inputs, job: Job) {
     }
 }
 
-/// Inputs of [`scan_head`]: those of [`Recurrence::Mamba2`](super::Recurrence::Mamba2), of one
-/// head.
+/// The inputs of [`scan_head`], as in [`Recurrence::Mamba2`](super::Recurrence::Mamba2).
 pub struct Head<'a> {
     pub x: View<'a>,
     pub dt: View<'a>,
@@ -85,8 +84,8 @@ pub struct Head<'a> {
     pub group: Range<usize>,
 }
 
-/// One head of one row: `S = exp(A dt) S + dt B x`, `y = C S + D x`. `state` is `[state_size,
-/// head_dim]`, `y` `[tokens, head_dim]`.
+/// Runs one head of one row: `S = exp(A dt) S + dt B x`, `y = C S + D x`. The state is `[state_size,
+/// head_dim]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan_head(head: &Head, job: Job) {
     let Job { columns, tokens, state, y, watch } = job;

@@ -1,8 +1,8 @@
-//! Recurrences: what state-space and RWKV layers do from one position to the next, for inference.
+//! The recurrences of state-space and RWKV layers, for inference.
 //!
 //! A recurrence is computed position by position, row by row; heads (or groups of channels) are
 //! independent of each other and go to different threads. A row that starts from a kept state does
-//! the same operations in the same order as the row in one piece, so the two are equal to the bit.
+//! the same operations in the same order as the row in one piece, so that both are equal to the bit.
 //! The gradient mode has the same steps in candle operations (`composed/scan.rs`), and tests hold
 //! one against the other.
 
@@ -18,12 +18,12 @@ use rayon::prelude::*;
 use super::pool::Pooled;
 use crate::model::hooks::Block;
 
-/// A row as a recurrence sees it.
+/// The tokens of a row, and the inputs or the state it starts from.
 #[derive(Clone)]
 pub struct RowStart<'a> {
     /// Packed token indices.
     pub tokens: Range<usize>,
-    /// What was kept after the position before the first of them; empty at the start of a sequence.
+    /// The part of the kept state that continues here; empty at the start of a sequence.
     pub initial: &'a [f32],
 }
 
@@ -58,59 +58,75 @@ pub enum Recurrence<'a, A> {
         a: &'a [f32],
         /// `D`, `[heads]`.
         d: &'a [f32],
+        /// Groups of heads that share `b` and `c`.
         groups: usize,
+        /// Values of the state for each channel.
         state_size: usize,
     },
     /// RWKV-4 (Peng et al. 2023, appendix D). State: numerator and denominator of each channel,
     /// `[channels, 2]`, then the exponent they are scaled by, `[channels]`.
     Wkv4 {
+        /// Keys, `[tokens, channels]`.
         k: A,
+        /// Values, `[tokens, channels]`.
         v: A,
         /// `-exp(time_decay)`, `[channels]`.
         decay: &'a [f32],
-        /// `[channels]`.
+        /// Bonus of the current token, `[channels]`.
         first: &'a [f32],
     },
     /// RWKV-6 (Peng et al. 2024). State `[heads, key, value]`.
     Wkv6 {
+        /// Receptance, `[tokens, heads * head_dim]`, as are the other inputs.
         r: A,
+        /// Decay.
         w: A,
+        /// Keys.
         k: A,
+        /// Values.
         v: A,
-        /// `u`, `[heads * head_dim]`.
+        /// Bonus `u` of the current token, `[heads * head_dim]`.
         first: &'a [f32],
+        /// Width of a head.
         head_dim: usize,
     },
     /// RWKV-7 (Peng et al. 2025): a generalised delta rule. State `[heads, key, value]`.
     Wkv7 {
+        /// Receptance, `[tokens, heads * head_dim]`, as are the other inputs.
         r: A,
+        /// Decay.
         w: A,
+        /// Keys.
         k: A,
+        /// Values.
         v: A,
-        /// The normalised removal key.
+        /// Normalised removal key.
         kk: A,
         /// `kk` times the in-context learning rate.
         b: A,
+        /// Width of a head.
         head_dim: usize,
     },
 }
 
-/// A `[tokens, width]` array as a slice.
+/// A borrowed array `[tokens, width]`.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
+    /// The values, row-major.
     pub data: &'a [f32],
+    /// Number of columns.
     pub width: usize,
 }
 
 impl View<'_> {
-    /// The values of one token from column `from` on.
+    /// Returns some columns of one token.
     #[inline(always)]
     fn at(&self, token: usize, columns: Range<usize>) -> &[f32] {
         &self.data[token * self.width..][columns]
     }
 }
 
-/// The columns of one independent piece: of the output, and of the state.
+/// One independent piece of a recurrence: its columns of the output and of the state.
 struct Piece {
     output: Range<usize>,
     state: Range<usize>,
@@ -128,9 +144,10 @@ struct Job<'a, 'w> {
     watch: &'a mut Watch<'w>,
 }
 
-/// What is to happen to a piece's state after each position: changes first, then keeping it.
+/// The edits of a piece's state after each position, and then its captures.
 struct Watch<'a> {
     blocks: Vec<&'a Block>,
+    /// Packed tokens, ascending, after which the state is kept.
     keep: &'a [usize],
     /// Columns of the piece in the whole state.
     columns: Range<usize>,
@@ -139,11 +156,12 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Whether [`Watch::look`] has anything to do after a token.
+    /// Returns whether there is an edit or a capture after a token.
     fn wants(&self, token: usize) -> bool {
         self.keep.first() == Some(&token) || self.blocks.iter().any(|b| b.tokens.contains(&token))
     }
 
+    /// Edits and captures the state after a token.
     fn look(&mut self, token: usize, state: &mut [f32]) {
         for block in self.blocks.iter().filter(|b| b.tokens.contains(&token)) {
             block.apply_within(token, self.columns.clone(), state);
@@ -156,7 +174,7 @@ impl Watch<'_> {
 }
 
 impl<'a, A> Recurrence<'a, A> {
-    /// The same recurrence over another form of its inputs.
+    /// Converts the inputs to another type.
     pub fn map<B>(&self, f: impl Fn(&A) -> B) -> Recurrence<'a, B> {
         match *self {
             Self::Mamba { ref x, ref dt, ref b, ref c, a, d } => {
@@ -196,7 +214,7 @@ impl<'a, A> Recurrence<'a, A> {
 }
 
 impl Recurrence<'_, View<'_>> {
-    /// Columns of the output.
+    /// Returns the number of columns of the output.
     pub fn width(&self) -> usize {
         match self {
             Self::Mamba { x, .. } | Self::Mamba2 { x, .. } => x.width,
@@ -204,7 +222,7 @@ impl Recurrence<'_, View<'_>> {
         }
     }
 
-    /// Values of the state.
+    /// Returns the number of values of the state.
     fn state_width(&self) -> usize {
         match self {
             Self::Mamba { x, b, .. } => x.width * b.width,
@@ -214,7 +232,7 @@ impl Recurrence<'_, View<'_>> {
         }
     }
 
-    /// The state of a sequence that has not begun.
+    /// Returns the state before the first token of a sequence.
     fn zero(&self) -> Vec<f32> {
         let mut state = vec![0f32; self.state_width()];
         if let Self::Wkv4 { v, .. } = self {
@@ -223,6 +241,7 @@ impl Recurrence<'_, View<'_>> {
         state
     }
 
+    /// Cuts the recurrence into independent pieces.
     fn pieces(&self) -> Vec<Piece> {
         let width = self.width();
         let (columns, per_column) = match self {
@@ -273,8 +292,9 @@ impl Recurrence<'_, View<'_>> {
         }
     }
 
-    /// Runs all rows. `blocks` change the state after a position, before anything reads it again;
-    /// the states after the tokens of `keep` (ascending) are returned, `[keep, state width]`.
+    /// Runs the recurrence over all rows. `blocks` edit the state after a position, before it is
+    /// read again. Returns the output, `[tokens, width]`, and the states after the packed tokens
+    /// `keep` (ascending), `[keep, state width]`.
     pub fn scan(&self, rows: &[RowStart], blocks: &[Block], keep: &[usize]) -> (Pooled, Vec<f32>) {
         let (width, state_width, pieces, zero) =
             (self.width(), self.state_width(), self.pieces(), self.zero());
@@ -322,6 +342,7 @@ impl Recurrence<'_, View<'_>> {
     }
 }
 
+/// Returns whether two ranges have an element in common.
 fn overlaps(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }

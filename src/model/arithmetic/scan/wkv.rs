@@ -5,12 +5,12 @@ use multiversion::multiversion;
 use super::super::kernels::exp;
 use super::{Job, View};
 
-/// The exponent of a sum of nothing.
+/// Exponent of the sums before the first token of a sequence.
 pub const EMPTY_EXPONENT: f32 = -1e38;
 
-/// RWKV-4: an average of values by `exp(k)` that decay with distance, numerator and denominator
-/// both scaled by `exp(-m)`, `m` the largest exponent so far. `state` is `[channels, 2]` and then
-/// `m`, `[channels]`; `y` `[tokens, channels]`.
+/// Runs all channels of one row of RWKV-4: an average of values by weights `exp(k)` that decay with
+/// distance. Numerator and denominator are scaled by `exp(-m)`, `m` being the largest exponent so
+/// far. The state is `[channels, 2]` and then `m`, `[channels]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan4(k: View, v: View, decay: &[f32], first: &[f32], job: Job) {
     let Job { tokens, state, y, watch, .. } = job;
@@ -36,7 +36,7 @@ pub fn scan4(k: View, v: View, decay: &[f32], first: &[f32], job: Job) {
     }
 }
 
-/// What versions 6 and 7 share.
+/// The inputs that versions 6 and 7 have in common.
 pub struct Inputs<'a> {
     pub r: View<'a>,
     pub w: View<'a>,
@@ -44,8 +44,8 @@ pub struct Inputs<'a> {
     pub v: View<'a>,
 }
 
-/// One head of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel. `state` is `[key,
-/// value]`, `y` `[tokens, value]`.
+/// Runs one head of one row of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel. The
+/// state is `[key, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan6(inputs: &Inputs, first: &[f32], job: Job) {
     let Job { columns: head, tokens, state, y, watch } = job;
@@ -67,8 +67,8 @@ pub fn scan6(inputs: &Inputs, first: &[f32], job: Job) {
     }
 }
 
-/// One head of RWKV-7: `S = S diag(w) - (S kk) b + v k`, `o = S r`; here `[key, value]`, so that
-/// every sum runs over rows. `y` is `[tokens, value]`.
+/// Runs one head of one row of RWKV-7: `S = S diag(w) - (S kk) b + v k`, `o = S r`. The state is kept
+/// as `[key, value]`, so that every sum runs over rows.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan7(inputs: &Inputs, kk: View, b: View, job: Job) {
     let Job { columns: head, tokens, state, y, watch } = job;
