@@ -72,7 +72,8 @@ pub struct Residuals {
     pub mid: Vec<Vec<f32>>,
 }
 
-/// Where a row enters the stack. Entries are ordered from the bottom of the stack to its top.
+/// The place where a row enters the stack. Entries are ordered from the bottom of the stack to its
+/// top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
     /// At the input of a layer.
@@ -136,7 +137,7 @@ pub struct Row {
     pub prefix: Vec<Segment>,
     /// The tokens to compute, at positions `prefix_len()..`.
     pub ids: Vec<u32>,
-    /// Where the row enters the stack; `None`: at the embedding.
+    /// The place where the row enters the stack; `None`: at the embedding.
     pub restart: Option<Restart>,
 }
 

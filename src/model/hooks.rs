@@ -116,8 +116,8 @@ impl Hooks {
         self.blocks.entry((layer, site)).or_default().push(block);
     }
 
-    /// Returns for which tokens the output of a layer's MLP is replaced in full, so that it need not
-    /// be computed; shorter than the batch where the remaining tokens are not idle.
+    /// Returns, for each token, whether the output of a layer's MLP is replaced in full, so that it
+    /// need not be computed; shorter than the batch where the remaining tokens are not idle.
     pub fn idle(&self, layer: usize, d_model: usize) -> Vec<bool> {
         let sites = [Site::MlpOut, Site::ResidPost].into_iter();
         let blocks = sites.filter_map(|site| self.blocks.get(&(layer, site))).flatten();

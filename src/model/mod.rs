@@ -157,8 +157,8 @@ impl Model {
         row
     }
 
-    /// Returns the dot products `[n, vocab]` of directions `[n, d_model]` with the embeddings of all
-    /// tokens.
+    /// Returns the dot products `[n, vocab]` of directions `[n, d_model]` with the embeddings of
+    /// all tokens.
     pub fn along_embeddings(&self, directions: &[f32]) -> Vec<f32> {
         let n = directions.len() / self.config.hidden_size;
         let mut along = vec![0f32; n * self.config.vocab_size];

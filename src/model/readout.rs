@@ -100,7 +100,8 @@ impl Model {
 fn reduce(logits: &mut [f32], read: &Read) -> Readout {
     // Only NaN and infinity do not become zero when multiplied by it.
     if lanes_sum(logits, |x| x * 0.0) != 0.0 {
-        // No comparison with a NaN holds: such a row is reported as not finite, without measurements.
+        // No comparison with a NaN holds: such a row is reported as not finite, without
+        // measurements.
         return Readout {
             log_prob: f32::NEG_INFINITY,
             divergence_bits: read.reference.as_ref().map(|_| 1.0),

@@ -53,7 +53,8 @@ pub trait Numerics {
     fn probe(&self, _layer: usize, _site: Site, x: Self::Array) -> Result<Self::Array> {
         Ok(x)
     }
-    /// Splits `[q | k | v]` into its parts, and normalises and rotates `q` and `k` if the model does.
+    /// Splits `[q | k | v]` into its parts, and normalises and rotates `q` and `k` if the model
+    /// does.
     #[allow(clippy::type_complexity)] // three arrays of one type, named by the line above
     fn heads(
         &self,
@@ -63,9 +64,9 @@ pub trait Numerics {
         rope: Option<&Rope>,
         spans: &[Span],
     ) -> Result<(Self::Array, Self::Array, Self::Array)>;
-    /// Causal attention of each row over its prefix and itself: `q` is `[tokens, heads * head_dim]`,
-    /// `k` `[tokens, kv_heads * head_dim]`, `v` `[tokens, kv_heads * value_dim]`; returns `z`,
-    /// `[tokens, heads * value_dim]`.
+    /// Causal attention of each row over its prefix and itself: `q` is `[tokens, heads *
+    /// head_dim]`, `k` `[tokens, kv_heads * head_dim]`, `v` `[tokens, kv_heads * value_dim]`;
+    /// returns `z`, `[tokens, heads * value_dim]`.
     fn attention(
         &self,
         q: &Self::Array,
@@ -92,8 +93,8 @@ pub trait Numerics {
     fn clamp(&self, x: Self::Array, low: f32, high: f32) -> Result<Self::Array>;
     /// Returns the token shift `x[t - 1] - x[t]` within each row.
     fn shift(&self, x: &Self::Array, rows: &[RowStart]) -> Result<Self::Array>;
-    /// Applies a causal convolution to each column; `initial` of a row holds the `kernel - 1` inputs
-    /// before it.
+    /// Applies a causal convolution to each column; `initial` of a row holds the `kernel - 1`
+    /// inputs before it.
     fn convolve(
         &self,
         x: &Self::Array,
@@ -163,7 +164,7 @@ pub struct Mixture<'a> {
     pub experts: &'a Experts,
     /// The activation of the experts.
     pub activation: Activation,
-    /// For each token, whether its output is not read; shorter if the remaining tokens are.
+    /// For each token, true if its output is not read; shorter if the remaining tokens are.
     pub idle: &'a [bool],
 }
 

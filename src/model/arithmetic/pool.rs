@@ -1,8 +1,8 @@
 //! A pool of buffers for each thread.
 //!
 //! A layer of a large batch allocates and frees tens of megabytes. Allocators return such blocks to
-//! the kernel, which clears every page before it hands them out again; that took a tenth of the time
-//! of a forward. So a thread keeps its last few buffers.
+//! the kernel, which clears every page before it hands them out again; that took a tenth of the
+//! time of a forward. So a thread keeps its last few buffers.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};

@@ -66,7 +66,8 @@ impl Config {
         }
     }
 
-    /// Returns the MLP, mixture or channel mixing of a layer as a component; `None` if there is none.
+    /// Returns the MLP, mixture or channel mixing of a layer as a component; `None` if there is
+    /// none.
     pub fn mlp(&self, layer: usize) -> Option<Component> {
         let mlp = if self.rwkv.is_some() {
             Component::ChannelMix { layer }

@@ -55,7 +55,7 @@ pub struct Config {
     pub qk_norm: QkNorm,
     /// Activation of the MLPs.
     pub activation: Activation,
-    /// Whether an MLP multiplies its activation by a second projection (SwiGLU and the like).
+    /// True if an MLP multiplies its activation by a second projection (SwiGLU and the like).
     pub gated_mlp: bool,
     /// Factor of the dot product of query and key.
     pub attention_scale: f64,
@@ -67,7 +67,7 @@ pub struct Config {
     pub embedding_scale: f64,
     /// The mixture of experts of the sparse layers.
     pub experts: Option<Experts>,
-    /// Whether the unembedding is the embedding.
+    /// True if the unembedding is the embedding.
     pub tie_word_embeddings: bool,
     /// Token that begins a text.
     pub bos_token_id: Option<u32>,
@@ -95,8 +95,8 @@ pub enum NormKind {
     Layer,
 }
 
-/// The arrangement of a layer: where its blocks have norms, and whether the MLP `f` reads the output
-/// of the attention.
+/// The arrangement of a layer: where its blocks have norms, and whether the MLP `f` reads the
+/// output of the attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residual {
     /// `x + f(norm(x))`, one after the other: Llama, GPT-2.
@@ -180,7 +180,7 @@ pub struct Experts {
     pub num_experts_per_tok: usize,
     /// Width of an expert.
     pub moe_intermediate_size: usize,
-    /// Whether the routing weights of a token are divided by their sum.
+    /// True if the routing weights of a token are divided by their sum.
     pub norm_topk_prob: bool,
     /// Factor of the routing weights.
     pub routed_scaling_factor: f64,
@@ -189,9 +189,9 @@ pub struct Experts {
     pub groups: Option<(usize, usize)>,
     /// Width of the shared expert, which all tokens pass through; 0: there is none.
     pub shared_intermediate_size: usize,
-    /// Whether the shared expert has a gate.
+    /// True if the shared expert has a gate.
     pub shared_gate: bool,
-    /// For each layer, whether it is sparse; the others have an MLP of `intermediate_size`.
+    /// For each layer, true if it is sparse; the others have an MLP of `intermediate_size`.
     pub sparse: Vec<bool>,
 }
 
@@ -221,8 +221,8 @@ impl Config {
         families::complete(self, source)
     }
 
-    /// Adds the end tokens of a `generation_config.json`, of which nothing else is read; a malformed
-    /// file is ignored.
+    /// Adds the end tokens of a `generation_config.json`, of which nothing else is read; a
+    /// malformed file is ignored.
     pub fn add_generation_ids(&mut self, text: &str) {
         let Ok(Value::Object(root)) = serde_json::from_str(text) else { return };
         for id in (Fields { path: "", root: &root }).ids("eos_token_id").unwrap_or_default() {

@@ -23,8 +23,8 @@ impl Fields<'_> {
         self.root.get(field).filter(|v| !v.is_null())
     }
 
-    /// Returns a count in `1..=limit`. The limits are far beyond real models, and keep a hostile file
-    /// from asking for more memory than there is.
+    /// Returns a count in `1..=limit`. The limits are far beyond real models, and keep a hostile
+    /// file from asking for more memory than there is.
     pub fn count(&self, field: &str, limit: usize) -> Result<Option<usize>> {
         let Some(value) = self.get(field) else { return Ok(None) };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {

@@ -46,14 +46,14 @@ const NAMES: Names = Names {
     ..names::LLAMA
 };
 
-/// The constants of a family with state spaces, and its defaults for fields that a configuration may
-/// leave out.
+/// The constants of a family with state spaces, and its defaults for fields that a configuration
+/// may leave out.
 pub(super) struct StateSpace {
     /// Mamba 1 or 2.
     pub version: u8,
     /// Spelling of the fields.
     pub spelling: Spelling,
-    /// Whether the configuration may have an `intermediate_size`; otherwise it is `expand` times
+    /// True if the configuration may have an `intermediate_size`; otherwise it is `expand` times
     /// `hidden_size`.
     pub has_width: bool,
     /// Normalisation of the time step, `B` and `C`.
@@ -151,8 +151,8 @@ pub(super) fn ssm(fields: &Fields, family: &StateSpace, hidden_size: usize) -> R
     Ok(ssm)
 }
 
-/// Reads `time_step_limit` of Mamba-2: two numbers, the second of which may be infinite. JSON has no
-/// word for that; it is read as null, see [`Config::from_json`].
+/// Reads `time_step_limit` of Mamba-2: two numbers, the second of which may be infinite. JSON has
+/// no word for that; it is read as null, see [`Config::from_json`].
 fn limits(fields: &Fields) -> Result<(f32, f32)> {
     let Some(value) = fields.get("time_step_limit") else { return Ok((0.0, f32::INFINITY)) };
     let bound = |v: &Value| match v {

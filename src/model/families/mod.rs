@@ -52,11 +52,11 @@ pub struct Family {
 pub struct GgufLayout {
     /// The `general.architecture` of its files.
     pub architecture: &'static str,
-    /// Whether its files have experts: Mixtral is a Llama with experts, to llama.cpp.
+    /// True if its files have experts: Mixtral is a Llama with experts, to llama.cpp.
     pub has_experts: bool,
     /// Hugging Face and GGUF name of those parts of a layer that do not follow the common table.
     pub parts: &'static [(&'static str, &'static str)],
-    /// Whether the rows of the query and key projections are in the order of llama.cpp's own
+    /// True if the rows of the query and key projections are in the order of llama.cpp's own
     /// rotation, whose pairs are side by side.
     pub interleaved: bool,
     /// `norm_topk_prob` of every released model, which the metadata does not have.
@@ -73,7 +73,7 @@ const PLAIN_GGUF: GgufLayout = GgufLayout {
 };
 
 /// Every family, in the order in which errors list them.
-const REGISTRY: [&Family; 21] = [
+const REGISTRY: &[&Family] = &[
     &llama::LLAMA,
     &llama::MISTRAL,
     &qwen::QWEN2,
@@ -110,17 +110,17 @@ pub const FAMILIES: [&str; REGISTRY.len()] = {
 
 /// Returns the family of a `model_type`; `None` if there is no decoder for it here.
 pub fn find(model_type: &str) -> Option<&'static Family> {
-    REGISTRY.into_iter().find(|family| family.model_type == model_type)
+    REGISTRY.iter().copied().find(|family| family.model_type == model_type)
 }
 
 /// Returns the families whose GGUF files are read, each with the layout of these.
 pub fn with_gguf() -> impl Iterator<Item = (&'static Family, &'static GgufLayout)> + Clone {
-    REGISTRY.into_iter().filter_map(|family| Some((family, family.gguf.as_ref()?)))
+    REGISTRY.iter().copied().filter_map(|family| Some((family, family.gguf.as_ref()?)))
 }
 
 /// Returns the families whose `.pth` files are read, each with the tensor it is known by.
 pub fn with_pth() -> impl Iterator<Item = (&'static Family, &'static str)> {
-    REGISTRY.into_iter().filter_map(|family| Some((family, family.pth?)))
+    REGISTRY.iter().copied().filter_map(|family| Some((family, family.pth?)))
 }
 
 /// Reads a configuration of any family.

@@ -41,7 +41,7 @@ pub struct Names {
     pub shared: &'static str,
     /// Gate, up and down projection of an expert.
     pub expert: [&'static str; 3],
-    /// Whether matrices are stored as `[in, out]`: GPT-2's `Conv1D`.
+    /// True if matrices are stored as `[in, out]`: GPT-2's `Conv1D`.
     pub transposed: bool,
     /// Constant that is added to the weights of norms: Gemma stores the difference from 1.
     pub norm_offset: f32,

@@ -10,13 +10,13 @@ use crate::model::config::{RopeScaling, Rotary};
 /// The layers of a family that attend within the `sliding_window` of their configuration. A
 /// `layer_types` list wins over all but [`Window::Never`].
 pub(super) enum Window {
-    /// In no layer, whatever the configuration says.
+    /// No layer, whatever the configuration says.
     Never,
-    /// In every layer.
+    /// Every layer.
     Always,
-    /// Where `use_sliding_window` is true, from layer `max_window_layers` on: Qwen.
+    /// If `use_sliding_window` is true, those from layer `max_window_layers` on: Qwen.
     Optional,
-    /// In all but every `sliding_window_pattern`th layer, this many if the field is missing:
+    /// All but every `sliding_window_pattern`th layer, this many if the field is missing:
     /// Gemma 3.
     Pattern(usize),
 }

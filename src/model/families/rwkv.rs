@@ -1,7 +1,7 @@
 //! RWKV, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025).
 //!
-//! Version 4 has a configuration of Hugging Face's. Those of 6 and 7 leave out sizes that the shapes
-//! of their tensors give; [`complete`] fills these in.
+//! Version 4 has a configuration of Hugging Face's. Those of 6 and 7 leave out sizes that the
+//! shapes of their tensors give; [`complete`] fills these in.
 
 use super::Family;
 use super::fields::{Fields, short};

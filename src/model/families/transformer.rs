@@ -23,7 +23,7 @@ pub(super) struct Transformer {
     pub qk_norm: QkNorm,
     /// Default of `hidden_act`.
     pub activation: &'static str,
-    /// Whether an MLP has a gate.
+    /// True if an MLP has a gate.
     pub gated_mlp: bool,
     /// Default share of a head that is rotated, in `0.0..=1.0`; `None` if positions are learned.
     pub rotated: Option<f64>,

@@ -119,7 +119,10 @@ fn config(path: &str, tensors: &BTreeMap<String, TensorInfo>) -> Result<Config> 
     };
     let layers = (0..).take_while(|i| has(&format!("blocks.{i}.ln1.weight"))).count();
     let text = serde_json::json!({
-        "model_type": family.model_type, "hidden_size": hidden_size, "num_hidden_layers": layers, "vocab_size": vocab_size,
+        "model_type": family.model_type,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": layers,
+        "vocab_size": vocab_size,
     });
     Config::from_json(path, &text.to_string())
 }

@@ -59,8 +59,8 @@ impl Tokenizer {
         if self.inner.id_to_token(id).is_none() { format!("<{id}>") } else { self.decode(&[id]) }
     }
 
-    /// Returns the spelling of a token in the vocabulary, where byte-level tokens have stand-ins for
-    /// some bytes; `None` for an id that is no token.
+    /// Returns the spelling of a token in the vocabulary, where byte-level tokens have stand-ins
+    /// for some bytes; `None` for an id that is no token.
     pub fn piece(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }

@@ -100,8 +100,8 @@ pub fn tokens_of_experts(logits: &[f32], experts: &Experts) -> Vec<Vec<usize>> {
     Routing::new(logits, experts).by_expert().into_iter().map(tokens).collect()
 }
 
-/// Returns the experts that tokens are routed to by router logits `[tokens, num_experts]`, `[tokens,
-/// num_experts_per_tok]`, the one with the largest weight first.
+/// Returns the experts that tokens are routed to by router logits `[tokens, num_experts]`,
+/// `[tokens, num_experts_per_tok]`, the one with the largest weight first.
 pub fn chosen_experts(logits: &[f32], experts: &Experts) -> Vec<u32> {
     Routing::new(logits, experts).chosen.into_iter().map(|(expert, _)| expert as u32).collect()
 }
@@ -116,9 +116,9 @@ pub struct Routing {
 
 impl Routing {
     /// Routes tokens by router logits `[tokens, num_experts]`. A token's experts are those of the
-    /// largest probabilities, by a softmax over all experts; where there are groups, only the groups
-    /// with the largest maxima take part. Their weights are the probabilities, divided by their sum
-    /// if `norm_topk_prob` is set. Ties go to the lower number.
+    /// largest probabilities, by a softmax over all experts; where there are groups, only the
+    /// groups with the largest maxima take part. Their weights are the probabilities, divided by
+    /// their sum if `norm_topk_prob` is set. Ties go to the lower number.
     pub fn new(logits: &[f32], experts: &Experts) -> Self {
         let per_token = experts.num_experts_per_tok;
         let mut chosen = Vec::with_capacity(logits.len() / experts.num_experts * per_token);

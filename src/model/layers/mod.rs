@@ -57,8 +57,8 @@ pub enum Mlp {
     ChannelMix(ChannelMix),
 }
 impl Layer {
-    /// Returns the packed matrix that holds `matrix`, and the first of its rows there; `None` if the
-    /// layer has no such matrix.
+    /// Returns the packed matrix that holds `matrix`, and the first of its rows there; `None` if
+    /// the layer has no such matrix.
     pub fn locate(&self, matrix: Matrix, config: &Config) -> Option<(&Linear, usize)> {
         let (q, kv) = (config.q_width(), config.kv_width());
         if let (

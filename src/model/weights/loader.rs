@@ -21,8 +21,8 @@ pub struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Returns the name of a tensor in this source: checkpoints of a bare decoder leave out the name
-    /// of the model around it, those of a model with several towers add one.
+    /// Returns the name of a tensor in this source: checkpoints of a bare decoder leave out the
+    /// name of the model around it, those of a model with several towers add one.
     fn resolve(&self, name: &str) -> Option<String> {
         let bare = name.split_once('.').map(|(_, rest)| rest.to_owned());
         let inside = format!("language_model.{name}");

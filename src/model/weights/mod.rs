@@ -107,7 +107,8 @@ impl Weights {
             .collect::<Result<_>>()?;
         let mut norm = loader.norm(loader.names.norm, d)?;
         if config.rwkv.as_ref().is_some_and(|rwkv| rwkv.version == 4) {
-            norm.eps = 1e-5 * loader.rescaling(config.num_hidden_layers); // whatever layer_norm_epsilon says
+            // Not the `layer_norm_epsilon` of the configuration.
+            norm.eps = 1e-5 * loader.rescaling(config.num_hidden_layers);
         }
         let head = if config.tie_word_embeddings {
             Linear { matrix: embed.clone(), bias: None }

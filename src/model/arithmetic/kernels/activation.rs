@@ -50,14 +50,20 @@ pub fn activate(x: &mut [f32], activation: Activation) {
 /// Defines the two forms of an activation over slices: as a gate, and in place.
 macro_rules! activations {
     ($($function:ident, $gated:ident, $all:ident;)*) => {$(
-        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+        #[multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+            "x86_64+avx2+fma",
+        ))]
         fn $gated(y: &mut [f32], gate: &[f32], up: &[f32]) {
             for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
                 *y = $function(*g) * u;
             }
         }
 
-        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+        #[multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+            "x86_64+avx2+fma",
+        ))]
         fn $all(x: &mut [f32]) {
             x.iter_mut().for_each(|x| *x = $function(*x));
         }

@@ -85,10 +85,10 @@ pub fn attention(
 
 /// Computes the query heads of one key/value head over one row: `[len, group * value_dim]`.
 ///
-/// Scores and outputs are products with the packed matrix of the linear layers, whose results do not
-/// depend on the number of rows. A masked position adds `0 * v` to a sum, which leaves it unchanged.
-/// If `v` holds NaN or infinity, each query is multiplied separately up to its causal limit, because
-/// `0 * NaN` would leak.
+/// Scores and outputs are products with the packed matrix of the linear layers, whose results do
+/// not depend on the number of rows. A masked position adds `0 * v` to a sum, which leaves it
+/// unchanged. If `v` holds NaN or infinity, each query is multiplied separately up to its causal
+/// limit, because `0 * NaN` would leak.
 fn head_group(
     q: &[f32],
     k: &[f32],
@@ -119,7 +119,8 @@ fn head_group(
     let mut gathered = Vec::with_capacity(QUERIES * dim);
     let mut scores = Pooled::take(QUERIES.min(len * group) * total);
     for (block, out) in out.chunks_mut(QUERIES * v_dim).enumerate() {
-        let (first, n) = (block * QUERIES, out.len() / v_dim); // query i is token i / group, head i % group
+        // Query `i` is that of token `i / group` and head `i % group`.
+        let (first, n) = (block * QUERIES, out.len() / v_dim);
         gathered.clear();
         for i in first..first + n {
             let at = (row.tokens.start + i / group) * width + (kv_head * group + i % group) * dim;
@@ -161,7 +162,7 @@ fn softmax(scores: &mut [f32], first: usize, end: usize, scale: f32) {
 mod tests {
     use super::*;
 
-    /// The same attention written for reading.
+    /// The attention by its definition, in double precision.
     fn naive(
         q: &[f32],
         k: &[f32],

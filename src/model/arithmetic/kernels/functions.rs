@@ -25,8 +25,8 @@ pub fn exp(x: f32) -> f32 {
     if x.is_nan() { x } else { y }
 }
 
-/// Returns `ln(x)` to a few ulp for positive normal `x`, by the polynomial of Cephes; about -87 for 0
-/// and denormals.
+/// Returns `ln(x)` to a few ulp for positive normal `x`, by the polynomial of Cephes; about -87 for
+/// 0 and denormals.
 #[inline(always)]
 pub fn ln(x: f32) -> f32 {
     let bits = x.max(f32::MIN_POSITIVE).to_bits();
@@ -66,8 +66,8 @@ pub fn tanh(x: f32) -> f32 {
     ((1.0 - t) / (1.0 + t)).copysign(x)
 }
 
-/// Returns `ln(1 + e^x)` without overflow on one side or cancellation on the other: `ln(1 + t)` with
-/// Kahan's correction for the bits of `t` that the sum loses.
+/// Returns `ln(1 + e^x)` without overflow on one side or cancellation on the other: `ln(1 + t)`
+/// with Kahan's correction for the bits of `t` that the sum loses.
 #[inline(always)]
 pub fn softplus(x: f32) -> f32 {
     let t = exp(-x.abs());
@@ -100,8 +100,8 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// Returns `x * Phi(x)`, by the error function of Abramowitz and Stegun 7.1.26 (absolute error below
-/// 1.5e-7).
+/// Returns `x * Phi(x)`, by the error function of Abramowitz and Stegun 7.1.26 (absolute error
+/// below 1.5e-7).
 #[inline(always)]
 pub fn gelu(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;

@@ -39,8 +39,8 @@ pub fn rotate_heads(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]
     heads.chunks_exact_mut(head_dim).for_each(|head| rotate(&mut head[..2 * cos.len()], cos, sin));
 }
 
-/// Rotates the dimensions `[2 * half]` of one head in place, by cosines and sines `[half]`. Dimension
-/// `i` rotates with `i + half`, which is Hugging Face's convention.
+/// Rotates the dimensions `[2 * half]` of one head in place, by cosines and sines `[half]`.
+/// Dimension `i` rotates with `i + half`, which is Hugging Face's convention.
 #[inline(always)]
 fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (a, b) = head.split_at_mut(cos.len());

@@ -28,14 +28,14 @@ mod vector;
 
 /// Number of columns of a panel.
 const NR: usize = 32;
-/// Largest number of inputs in one pass over a tile. The rows of a tile are read forward, so they may
-/// exceed the first-level cache; the part of a panel must leave room for others in the second.
+/// Largest number of inputs in one pass over a tile. The rows of a tile are read forward, so they
+/// may exceed the first-level cache; the part of a panel must leave room for others in the second.
 const KC: usize = 8 * tile::STRETCH;
 /// Bytes of weights in one pass (panels times inputs): these stay in the second-level cache, which
 /// has at least 512 kB in current CPUs.
 const PASS_BYTES: usize = 320 << 10;
-/// Bytes of `x` in one block: these are read again for each of its panels, also from the second-level
-/// cache.
+/// Bytes of `x` in one block: these are read again for each of its panels, also from the
+/// second-level cache.
 const ROW_BYTES: usize = 256 << 10;
 /// Divisor of the number of outputs that [`PackedMatrix::matmul_gated`] requires.
 pub const GATED_MULTIPLE: usize = 2 * NR;

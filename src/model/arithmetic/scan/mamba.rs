@@ -84,8 +84,8 @@ pub struct Head<'a> {
     pub group: Range<usize>,
 }
 
-/// Runs one head of one row: `S = exp(A dt) S + dt B x`, `y = C S + D x`. The state is `[state_size,
-/// head_dim]`.
+/// Runs one head of one row: `S = exp(A dt) S + dt B x`, `y = C S + D x`. The state is
+/// `[state_size, head_dim]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan_head(head: &Head, job: Job) {
     let Job { columns, tokens, state, y, watch } = job;

@@ -2,9 +2,9 @@
 //!
 //! A recurrence is computed position by position, row by row; heads (or groups of channels) are
 //! independent of each other and go to different threads. A row that starts from a kept state does
-//! the same operations in the same order as the row in one piece, so that both are equal to the bit.
-//! The gradient mode has the same steps in candle operations (`composed/scan.rs`), and tests hold
-//! one against the other.
+//! the same operations in the same order as the row in one piece, so that both are equal to the
+//! bit. The gradient mode has the same steps in candle operations (`composed/scan.rs`), and tests
+//! hold one against the other.
 
 mod mamba;
 mod wkv;

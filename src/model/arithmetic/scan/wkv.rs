@@ -44,8 +44,8 @@ pub struct Inputs<'a> {
     pub v: View<'a>,
 }
 
-/// Runs one head of one row of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel. The
-/// state is `[key, value]`.
+/// Runs one head of one row of RWKV-6: `o = r (u k v + S)`, then `S = w S + k v`, by key channel.
+/// The state is `[key, value]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan6(inputs: &Inputs, first: &[f32], job: Job) {
     let Job { columns: head, tokens, state, y, watch } = job;
@@ -67,8 +67,8 @@ pub fn scan6(inputs: &Inputs, first: &[f32], job: Job) {
     }
 }
 
-/// Runs one head of one row of RWKV-7: `S = S diag(w) - (S kk) b + v k`, `o = S r`. The state is kept
-/// as `[key, value]`, so that every sum runs over rows.
+/// Runs one head of one row of RWKV-7: `S = S diag(w) - (S kk) b + v k`, `o = S r`. The state is
+/// kept as `[key, value]`, so that every sum runs over rows.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn scan7(inputs: &Inputs, kk: View, b: View, job: Job) {
     let Job { columns: head, tokens, state, y, watch } = job;

@@ -80,9 +80,9 @@ impl Gguf {
         tensor.map_err(|e| Error::model(&self.path, name, first_line(&e)))
     }
 
-    /// Finds a tensor by its Hugging Face name: returns its name in this file and where it lies. The
-    /// experts of a layer are stacked in one tensor, of which an expert is a part; in older files
-    /// each has a tensor of its own.
+    /// Finds a tensor by its Hugging Face name: returns its name in this file and where it lies.
+    /// The experts of a layer are stacked in one tensor, of which an expert is a part; in older
+    /// files each has a tensor of its own.
     fn find(&self, name: &str) -> Option<(String, TensorInfo)> {
         let (stacked, expert) = ggml_name(name, self.layout)?;
         let copy = |info: &TensorInfo, dims: &[usize], offset| {

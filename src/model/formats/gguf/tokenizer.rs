@@ -59,11 +59,24 @@ pub(super) fn read(path: &str, content: &Content) -> Result<Option<HfTokenizer>>
 /// Gives a tokenizer Llama 3's split and whole-word merges, which llama.cpp calls `llama-bpe` and
 /// candle knows as `llama3` only.
 fn llama_bpe(json: &str) -> Result<HfTokenizer, String> {
-    const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const SPLIT: &str = concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    );
     let mut value: serde_json::Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
     value["pre_tokenizer"] = serde_json::json!({ "type": "Sequence", "pretokenizers": [
-        { "type": "Split", "pattern": { "Regex": SPLIT }, "behavior": "Isolated", "invert": false },
-        { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+        {
+            "type": "Split",
+            "pattern": { "Regex": SPLIT },
+            "behavior": "Isolated",
+            "invert": false,
+        },
+        {
+            "type": "ByteLevel",
+            "add_prefix_space": false,
+            "trim_offsets": true,
+            "use_regex": false,
+        },
     ] });
     value["model"]["ignore_merges"] = true.into();
     serde_json::from_value(value).map_err(|e| e.to_string())

@@ -1,5 +1,5 @@
-//! RWKV layers, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025), by the names of their author's
-//! code.
+//! RWKV layers, versions 4 (Peng et al. 2023), 6 (2024) and 7 (2025), by the names of their
+//! author's code.
 //!
 //! Token shift is represented as the difference `s = x[t-1] - x[t]`. Every input of a block is then
 //! `x + mix * s`, and a lesion of the shift sets `s` to zero, so that a token reads itself alone.
@@ -16,8 +16,8 @@ use crate::model::arithmetic::Numerics;
 use crate::model::batch::RecurrentState;
 use crate::model::hooks::Site;
 
-/// Returns the token shift of `x`, `[tokens, d_model]`, and the inputs at the kept tokens, from which
-/// the shift of rows that continue there begins.
+/// Returns the token shift of `x`, `[tokens, d_model]`, and the inputs at the kept tokens, from
+/// which the shift of rows that continue there begins.
 fn shifted<N: Numerics>(
     pass: &Pass<N>,
     layer: usize,

@@ -315,8 +315,8 @@ impl TimeMix {
         ))
     }
 
-    /// The recurrence of version 7: returns the gated output, `[tokens, attention_size]`, and the kept
-    /// states.
+    /// The recurrence of version 7: returns the gated output, `[tokens, attention_size]`, and the
+    /// kept states.
     fn version7<N: Numerics>(
         &self,
         v7: &V7,
@@ -361,8 +361,8 @@ impl TimeMix {
     }
 
     /// Returns the values of the first layer, `[tokens, attention_size]`, for rows that enter the
-    /// stack above it, from the normalised input `x`, `[tokens, d_model]`, they had there; `None` if
-    /// no later layer reads them.
+    /// stack above it, from the normalised input `x`, `[tokens, d_model]`, they had there; `None`
+    /// if no later layer reads them.
     pub(in crate::model) fn first_values<N: Numerics>(
         &self,
         mode: &N,
