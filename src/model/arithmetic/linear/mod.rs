@@ -207,7 +207,7 @@ impl PackedMatrix {
     /// the second product. The sums equal those of [`matmul`](Self::matmul) to the bit.
     ///
     /// # Panics
-    /// If `out` is not a multiple of [`GATED_MULTIPLE`].
+    /// If `out` is not a multiple of 64.
     pub fn matmul_gated(
         &self,
         x: &[f32],
