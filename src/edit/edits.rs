@@ -84,6 +84,20 @@ impl Edit {
         }
     }
 
+    /// Returns true if the edit changes the embedding of the token at its position, and with it
+    /// everything that is computed from there on.
+    pub fn changes_embedding(&self) -> bool {
+        match self {
+            Self::Embedding { .. } => true,
+            Self::Replace { .. }
+            | Self::Insert { .. }
+            | Self::Delete { .. }
+            | Self::Lesion { .. }
+            | Self::CarryState { .. }
+            | Self::FreezeRouting => false,
+        }
+    }
+
     /// Returns the position it acts at, for edits that act at one.
     pub fn position(&self) -> Option<usize> {
         match *self {
@@ -185,7 +199,7 @@ impl Edit {
     /// of the same token, or of the same component at the same position.
     pub fn supersedes(&self, older: &Self) -> bool {
         let changes_token = |edit: &Self| {
-            matches!(edit, Self::Replace { .. } | Self::Delete { .. } | Self::Embedding { .. })
+            edit.changes_embedding() || matches!(edit, Self::Replace { .. } | Self::Delete { .. })
         };
         let same_kind = std::mem::discriminant(self) == std::mem::discriminant(older);
         let same_component = self.component().is_some() && self.component() == older.component();

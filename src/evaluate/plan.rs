@@ -47,7 +47,7 @@ impl Plan {
         let source: Vec<u32> =
             trial.base.iter().chain(trial.continuation.iter()).copied().collect();
         let common = source.iter().zip(&layout.ids).take_while(|(a, b)| a == b).count();
-        let embedded = trial.edits.iter().filter(|e| matches!(e, Edit::Embedding { .. }));
+        let embedded = trial.edits.iter().filter(|e| e.changes_embedding());
         let first = embedded.filter_map(|e| layout.at(e.position()?)).min();
         let shared =
             common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));

@@ -69,11 +69,8 @@ impl Reach {
         if touched.is_empty() {
             return reach;
         }
-        let embedded = trial
-            .edits
-            .iter()
-            .filter(|e| matches!(e, Edit::Embedding { .. }))
-            .filter_map(|e| e.position());
+        let embedded =
+            trial.edits.iter().filter(|e| e.changes_embedding()).filter_map(|e| e.position());
         touched.extend(
             embedded.filter_map(|position| Some((Entry::START, Some(layout.at(position)?)))),
         );

@@ -171,8 +171,8 @@ mod tests {
     }
 
     fn check(oracle: OracleKind, trial: &Trial, fails: bool) {
-        let (twin, config, vocabulary) = (FakeEvaluator, fake::config(), fake::vocabulary());
-        let judge = ModelJudge::new(&twin, &config, &vocabulary, oracle, 5, 1e-4);
+        let (evaluator, config, vocabulary) = (FakeEvaluator, fake::config(), fake::vocabulary());
+        let judge = ModelJudge::new(&evaluator, &config, &vocabulary, oracle, 5, 1e-4);
         let verdict = judge.judge(std::slice::from_ref(trial)).unwrap().remove(0);
         assert_eq!(verdict.fails(), fails, "{:?}: {verdict:?}", trial.edits);
         assert_eq!(verdict, judge.judge_alone(trial).unwrap());
@@ -202,8 +202,9 @@ mod tests {
 
     #[test]
     fn a_verdict_does_not_depend_on_what_shares_its_batch() {
-        let (twin, config, vocabulary) = (FakeEvaluator, fake::config(), fake::vocabulary());
-        let judge = ModelJudge::new(&twin, &config, &vocabulary, OracleKind::Divergence, 5, 1e-4);
+        let (evaluator, config, vocabulary) = (FakeEvaluator, fake::config(), fake::vocabulary());
+        let judge =
+            ModelJudge::new(&evaluator, &config, &vocabulary, OracleKind::Divergence, 5, 1e-4);
         let mut trials: Vec<Trial> =
             (30..60).map(|id| trial(vec![Edit::Replace { position: 3, id }])).collect();
         trials.push(Trial::new([9, 8, 7], [6]).with_edits(vec![Edit::Delete { position: 1 }]));

@@ -17,11 +17,18 @@
 
 use crate::evaluate::Expected;
 
+/// Fewest layers that are worth pruning in: in shallower models a candidate costs too little.
+const MIN_LAYERS: usize = 12;
+
+/// Rungs in the first 1/3 of the layers rank by the estimate at the read positions too: there the
+/// whole estimate says nothing (see above).
+const EARLY_FRACTION: usize = 3;
+
 /// Returns the rungs for a model of `layers` layers, as (layers, share of the candidates kept
 /// after them); none where there is little to save. On SmolLM2 (30 layers, 256 candidates), 128,
 /// 64, 45 and 27 candidates are left after 3, 6, 12 and 15 layers.
 pub fn rungs(layers: usize, recurrent: bool) -> Vec<(usize, f64)> {
-    if recurrent || layers < 12 {
+    if recurrent || layers < MIN_LAYERS {
         return Vec::new();
     }
     vec![(layers / 10, 0.5), (layers / 5, 0.5), (2 * layers / 5, 0.7), (layers / 2, 0.6)]
@@ -48,7 +55,7 @@ pub fn prune(
         ranks
     };
     let mut ranking = ranks(|e| e.total);
-    if 3 * run < layers {
+    if EARLY_FRACTION * run < layers {
         ranking.iter_mut().zip(ranks(|e| e.at_reads)).for_each(|(sum, rank)| *sum += rank);
     }
     candidates.sort_by_key(|candidate| (ranking[*candidate], *candidate));
@@ -80,7 +87,7 @@ mod tests {
 
     #[test]
     fn rungs_are_inside_the_model() {
-        for layers in 12..100 {
+        for layers in MIN_LAYERS..100 {
             let rungs = rungs(layers, false);
             assert!(
                 rungs[0].0 > 0
@@ -88,6 +95,6 @@ mod tests {
                     && rungs[rungs.len() - 1].0 < layers
             );
         }
-        assert!(rungs(11, false).is_empty() && rungs(30, true).is_empty());
+        assert!(rungs(MIN_LAYERS - 1, false).is_empty() && rungs(30, true).is_empty());
     }
 }

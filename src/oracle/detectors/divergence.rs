@@ -54,3 +54,21 @@ impl Oracle for Divergence {
         0.1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_over_positions_counts_and_nan_is_the_worst() {
+        let check = |divergence_bits: &[f32], expect: f64| {
+            let trial =
+                Observation { divergence_bits: divergence_bits.to_vec(), ..Default::default() };
+            let got = Divergence.score(&trial, &Observation::default());
+            assert!((got - expect).abs() < 1e-6, "{divergence_bits:?}: {got}");
+        };
+        check(&[0.25, 0.75], 0.5);
+        check(&[0.0, 0.0], 0.0);
+        check(&[0.5, f32::NAN], 1.0);
+    }
+}

@@ -65,3 +65,25 @@ impl Oracle for Echo {
         4.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_bits_above_the_baseline() {
+        let said = |log2: f32| Observation {
+            log_probs: vec![log2 * std::f32::consts::LN_2],
+            ..Default::default()
+        };
+        let check = |trial: f32, baseline: f32, expect: f64| {
+            let got = Echo.score(&said(trial), &said(baseline));
+            assert!((got - expect).abs() < 1e-5, "{trial} {baseline}: {got}");
+        };
+        check(-16.0, -2.0, 14.0);
+        check(-2.0, -2.0, 0.0);
+        check(-1.0, -2.0, -1.0);
+        check(f32::NEG_INFINITY, 0.0, 1e3);
+        check(f32::NAN, 0.0, 1e3);
+    }
+}

@@ -47,3 +47,21 @@ impl Oracle for LossBlowup {
         0.5
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_nats_per_token_above_the_baseline() {
+        let read =
+            |log_probs: &[f32]| Observation { log_probs: log_probs.to_vec(), ..Default::default() };
+        let check = |trial: &[f32], expect: f64| {
+            let got = LossBlowup.score(&read(trial), &read(&[-1.0, -2.0]));
+            assert!((got - expect).abs() < 1e-6, "{trial:?}: {got}");
+        };
+        check(&[-3.0, -4.0], 2.0);
+        check(&[-1.0, -2.0], 0.0);
+        check(&[-3.0, f32::NAN], 1e3 - 1.5);
+    }
+}

@@ -49,3 +49,19 @@ impl Oracle for NonFinite {
         0.5
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_baseline_that_overflows_too_is_no_finding() {
+        let check = |trial: bool, baseline: bool, expect: f64| {
+            let observe = |finite| Observation { finite, ..Default::default() };
+            assert_eq!(NonFinite.score(&observe(trial), &observe(baseline)), expect);
+        };
+        check(false, true, 1.0);
+        check(true, true, 0.0);
+        check(false, false, 0.0);
+    }
+}
