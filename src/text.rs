@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthChar;
 
-/// How many combining marks may sit on one character; more is a tower that runs into other lines.
+/// Most combining marks on one character; more is a tower that runs into other lines.
 const MAX_MARKS: usize = 3;
 
 /// `text` with every character that a terminal would obey or not show written as an escape.
@@ -158,11 +158,28 @@ fn class(c: char) -> Class {
 /// Characters that take no ink although the tables call them letters or marks: Unicode's
 /// Default_Ignorable_Code_Point, the blank braille pattern and the interlinear annotations.
 fn is_ignorable(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
-        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
-        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+    /// First and last of each range.
+    const RANGES: [(char, char); 18] = [
+        ('\u{ad}', '\u{ad}'),
+        ('\u{34f}', '\u{34f}'),
+        ('\u{61c}', '\u{61c}'),
+        ('\u{115f}', '\u{1160}'),
+        ('\u{17b4}', '\u{17b5}'),
+        ('\u{180b}', '\u{180f}'),
+        ('\u{200b}', '\u{200f}'),
+        ('\u{2028}', '\u{202e}'),
+        ('\u{2060}', '\u{206f}'),
+        ('\u{2800}', '\u{2800}'),
+        ('\u{3164}', '\u{3164}'),
+        ('\u{fe00}', '\u{fe0f}'),
+        ('\u{feff}', '\u{feff}'),
+        ('\u{ffa0}', '\u{ffa0}'),
+        ('\u{fff0}', '\u{fffb}'),
+        ('\u{1bca0}', '\u{1bca3}'),
+        ('\u{1d173}', '\u{1d17a}'),
+        ('\u{e0000}', '\u{e0fff}'),
+    ];
+    RANGES.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
 fn push_escape(out: &mut String, c: char) {
@@ -251,7 +268,9 @@ mod tests {
         same("back\\slash");
         check("\x1b[31mred\x07", "\\x1b[31mred\\x07", "\\x1b[31mred\\x07");
         check("a\nb\tc\r\0\x7f", "a\\nb\\tc\\r\\x00\\x7f", "a\\nb\\tc\\r\\x00\\x7f");
-        for c in "\u{9b}\u{202e}\u{2066}\u{200b}\u{200d}\u{feff}\u{2028}\u{2029}\u{e000}\u{f8ff}\u{ad}\u{3164}\u{fe0f}\u{e0041}\u{10ffff}\u{378}\u{a0}\u{3000}\u{2800}".chars() {
+        let invisible = "\u{9b}\u{202e}\u{2066}\u{200b}\u{200d}\u{feff}\u{2028}\u{2029}\u{e000}\
+            \u{f8ff}\u{ad}\u{3164}\u{fe0f}\u{e0041}\u{10ffff}\u{378}\u{a0}\u{3000}\u{2800}";
+        for c in invisible.chars() {
             let shown = format!("x\\u{{{:x}}}y", u32::from(c));
             check(&format!("x{c}y"), &shown, &shown);
         }
@@ -318,7 +337,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_gets_through(text in "\\PC{0,20}|[\\x00-\\x{2100}\\x{e000}-\\x{e010}]{0,40}", columns in 0usize..30) {
+        fn nothing_gets_through(
+            text in "\\PC{0,20}|[\\x00-\\x{2100}\\x{e000}-\\x{e010}]{0,40}",
+            columns in 0usize..30,
+        ) {
             let escaped = escape(&text);
             for out in [&escaped, &html(&text), &fit(&text, columns)] {
                 prop_assert!(!out.chars().any(|c| c.is_control() || is_ignorable(c)), "{out:?}");

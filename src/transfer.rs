@@ -1,4 +1,4 @@
-//! Cases on other models than theirs: does what one model does, another do too?
+//! Transfer: judges a case on a model other than the one it was made on.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::oracle::{self, ModelJudge, baseline_request};
 use crate::vocabulary::Vocabulary;
 
-/// How a case came to the other model.
+/// The form in which a case is put to another model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
@@ -30,7 +30,7 @@ pub struct Outcome {
     pub by: By,
     pub score: f64,
     pub threshold: f64,
-    /// Whether the other model does it too.
+    /// True if the case fails on the other model too.
     pub reached: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct Destination<'m> {
 
 impl<'m> Destination<'m> {
     /// # Errors
-    /// What measuring the noise floor refuses.
+    /// Those of measuring the noise floor.
     pub fn new(model: &'m Model) -> Result<Self> {
         let evaluator = ModelEvaluator::new(model);
         let noise_floor = evaluator.noise_floor()?.max(1e-6);

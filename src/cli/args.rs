@@ -49,7 +49,7 @@ impl RowsArg {
     /// Opens the file, if one is asked for: before the work, so that a mistake is told at once.
     ///
     /// # Errors
-    /// What [`OutputFile::open`] refuses.
+    /// Those of [`OutputFile::open`].
     pub fn open(&self) -> Result<Rows> {
         let open = |path: &PathBuf| OutputFile::open(path, self.force);
         self.out.as_ref().map(open).transpose().map(Rows)

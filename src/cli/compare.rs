@@ -12,14 +12,27 @@ use crate::storage::{self, OutputDir};
 /// Run the same campaign on several models and put what they show side by side.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The models: folders, GGUF files, builtin:NAME, hf:org/name; separated by commas.
-    #[arg(long, value_delimiter = ',', required = true)]
+    /// The models: folders, GGUF files, builtin:NAME, hf:org/name.
+    #[arg(value_name = "MODEL", required_unless_present = "models")]
+    arguments: Vec<String>,
+    /// The same, separated by commas.
+    #[arg(long, alias = "model", value_delimiter = ',', conflicts_with = "arguments")]
     models: Vec<String>,
     /// Trials of each campaign.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
     max_evals: u64,
     /// Seeds: each model is fuzzed once with every one of 1 to N, for the intervals.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=13))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=13),
+    )]
     seeds: u64,
     /// Where comparison.json and comparison.html go.
     #[arg(long, value_name = "DIR", default_value = "fuzz/compare")]
@@ -44,7 +57,7 @@ pub fn run(args: Args) -> Result<u8> {
     let seeds: Vec<u64> = (1..=args.seeds).collect();
     let bar = output::Progress::bar(0, "steps");
     let mut models = Vec::new();
-    for spec in &args.models {
+    for spec in args.arguments.iter().chain(&args.models) {
         let progress = |what: &str| bar.set_message(what.to_owned());
         models.push(measure(spec, &config, &seeds, interrupted, &progress)?);
     }

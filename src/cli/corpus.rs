@@ -31,7 +31,7 @@ enum Command {
         #[arg(required = true, value_name = "CASE|DIR")]
         cases: Vec<PathBuf>,
     },
-    /// One line for each case.
+    /// List the cases, one line each.
     List {
         /// Print JSON.
         #[arg(long)]
@@ -39,11 +39,11 @@ enum Command {
     },
     /// Check that every file is a case under its own name; exit 100 when one is not.
     Verify {
-        /// Move the others to quarantine/ in the corpus.
+        /// Move files that fail the check to quarantine/ in the corpus.
         #[arg(long)]
         quarantine: bool,
     },
-    /// What a case holds.
+    /// Show one case in full.
     Show {
         /// A file, or the id of a case in the corpus.
         #[arg(value_name = "CASE")]
@@ -106,7 +106,8 @@ fn list(dir: &Path, as_json: bool) -> Result<u8> {
         if as_json {
             rows.push(json!({
                 "path": entry.path.display().to_string(), "id": case.id, "model": case.model.name,
-                "fingerprint": case.model.fingerprint, "oracle": v.oracle, "score": v.score, "threshold": v.threshold,
+                "fingerprint": case.model.fingerprint, "oracle": v.oracle, "score": v.score,
+                "threshold": v.threshold,
                 "margin": v.margin, "expectation": case.expectation, "title": case.comment.title,
             }));
         } else {
@@ -205,7 +206,7 @@ fn show(named: &Path, dir: &Path) -> Result<u8> {
         ));
     }
     if let Some(localization) = &case.localization {
-        rows.push(("carried by", super::implicate::in_words(localization)));
+        rows.push(("localized", super::implicate::in_words(localization)));
     }
     let l = &case.lineage;
     rows.push((

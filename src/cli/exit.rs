@@ -37,3 +37,19 @@ pub fn of(error: &Error) -> u8 {
         Error::Interrupted => INTERRUPTED,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_invariant_is_not_the_users_fault() {
+        let error = Error::internal("distributions were not kept");
+        assert_eq!(of(&error), INTERNAL);
+        assert_eq!(
+            error.to_string(),
+            "internal error: distributions were not kept; this is a bug in glitch, please report it"
+        );
+        assert_eq!(of(&Error::request("no such head")), USAGE);
+    }
+}

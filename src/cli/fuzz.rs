@@ -12,7 +12,7 @@ use crate::campaign::{
 };
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
-use crate::model::Model;
+use crate::model::{Model, is_named};
 use crate::storage::{self, OutputDir};
 use crate::text::fit;
 use crate::vocabulary::Vocabulary;
@@ -22,7 +22,8 @@ use clap::Args;
 /// confirm, minimize and explain what stands out.
 #[derive(Debug, Args)]
 pub struct FuzzArgs {
-    /// Campaign definition (TOML); without one, a minute on the built-in model.
+    /// Campaign definition (TOML), or a model; without one, a minute on the built-in model.
+    #[arg(value_name = "FILE|MODEL")]
     pub file: Option<PathBuf>,
     /// The model: a folder, a GGUF file, `builtin:NAME` or `hf:org/name`.
     #[arg(long)]
@@ -146,13 +147,20 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
 impl FuzzArgs {
     /// The definition with what the command line changes.
     pub fn config(&self) -> Result<CampaignConfig> {
-        let mut config = match &self.file {
+        let (file, model) = match self.file.as_deref() {
+            Some(path) if is_model(path) => (None, Some(path.display().to_string())),
+            file => (file, None),
+        };
+        if model.is_some() && self.model.is_some() {
+            return Err(Error::request("the model is given twice: as an argument and as --model"));
+        }
+        let mut config = match file {
             Some(path) => {
                 CampaignConfig::parse(&storage::read_text(path, storage::MAX_TEXT)?, path)?
             }
             None => CampaignConfig::quick()?,
         };
-        if let Some(model) = &self.model {
+        if let Some(model) = self.model.as_ref().or(model.as_ref()) {
             config.model.clone_from(model);
         }
         config.seed = self.seed.unwrap_or(config.seed);
@@ -174,6 +182,12 @@ impl FuzzArgs {
         })?;
         Ok(config)
     }
+}
+
+/// Returns whether an argument names a model and not a campaign file.
+fn is_model(path: &Path) -> bool {
+    let ending = path.extension().and_then(|extension| extension.to_str());
+    path.to_str().is_some_and(is_named) || matches!(ending, Some("gguf" | "pth")) || path.is_dir()
 }
 
 /// Runs a campaign that is ready to run, with a progress line; `store` gets every event before it
@@ -315,6 +329,10 @@ mod tests {
             config(&["--max-evals", "500", "--mutate", "tokens,lesions", "--seed", "7"]).unwrap();
         assert_eq!((counted.max_evals, counted.max_time, counted.seed), (Some(500), None, 7));
         assert_eq!(counted.mutate, ["tokens", "lesions"]);
+        let model = |args: &[&str]| config(args).unwrap().model;
+        assert_eq!(model(&["builtin:moe"]), "builtin:moe");
+        assert_eq!(model(&["x.gguf"]), "x.gguf");
+        assert!(config(&["builtin:moe", "--model", "builtin:dense"]).is_err());
         let error = config(&["--mutate", "tokns"]).unwrap_err().to_string();
         assert!(error.starts_with("--mutate: no mutator `tokns`"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! `glitch implicate CASE`: which components carry a case.
+//! `glitch implicate CASE`: localizes a case to the components that mediate it.
 
 use std::path::PathBuf;
 
@@ -14,12 +14,15 @@ use crate::localize::{
 use crate::storage::OutputDir;
 use crate::text::escape;
 
-/// Find the components that carry a case, by patching activations in both directions.
+/// Localize a case: find the components that mediate it, by activation patching in both directions.
 #[derive(clap::Args)]
 pub struct Args {
     /// A case file.
     case: PathBuf,
-    #[arg(long, help = format!("Patch this model, whichever one the case was made on. {MODEL_HELP}"))]
+    #[arg(
+        long,
+        help = format!("Patch this model, whichever one the case was made on. {MODEL_HELP}"),
+    )]
     model: Option<String>,
     /// Print JSON.
     #[arg(long)]
@@ -71,7 +74,7 @@ pub fn run(args: Args) -> Result<u8> {
     Ok(exit::OK)
 }
 
-/// The named set and what it does, in one line.
+/// Returns the set of components and its figures in one line.
 pub fn in_words(found: &Localization) -> String {
     if found.set.is_empty() {
         return "nothing: the edits do not change the distributions".into();
@@ -88,12 +91,12 @@ pub fn in_words(found: &Localization) -> String {
     )
 }
 
-/// Readers that have a column, which leaves a table of 78 columns.
+/// Attending heads with a column of their own, which makes a table of 78 columns.
 const ATTENDING: usize = 3;
 
-/// How the replaced tokens are read, as a table: these, ordinary ones (means), and ones that fail;
-/// of the set and of all readers together, then of the strongest readers alone, how much of what
-/// the tokens do is gone without them.
+/// Returns the attribution of the replaced tokens as a table. Its rows are these tokens, ordinary
+/// tokens (means), and tokens that fail; its columns the share of the effect that is removed by
+/// patching the set, all heads that attend to the tokens, and the strongest of them alone.
 pub fn attribution_table(attribution: &TokenAttribution) -> Vec<String> {
     let row = |name: &str, all: &[&Mediation]| {
         let mean = |of: &dyn Fn(&Mediation) -> f64| {
@@ -134,7 +137,7 @@ pub fn attribution_table(attribution: &TokenAttribution) -> Vec<String> {
 
 fn print(case: &Case, found: &Localization, top: usize) {
     output::line(format!("case          {}  {}", escape(&case.id), escape(&case.comment.title)));
-    output::line(format!("carried by    {}", in_words(found)));
+    output::line(format!("localized to  {}", in_words(found)));
     if let (Some(low), Some(high)) = (found.controls.first(), found.controls.last()) {
         output::line(format!(
             "random sets   necessity {low:.2} to {high:.2} ({} sets of the same kinds)",
@@ -166,8 +169,8 @@ fn print(case: &Case, found: &Localization, top: usize) {
     }
     if let Some(attribution) = &found.attribution {
         output::line(
-            "how the replaced tokens are read: in which layers, and how much goes without the set, \
-            without readers",
+            "attribution of the replaced tokens: layers that read them, and the share of the effect \
+            that is removed by patching the set, or the heads that attend to them",
         );
         attribution_table(attribution)
             .into_iter()

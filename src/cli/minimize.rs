@@ -20,7 +20,10 @@ use crate::text::{escape, fit};
 pub struct Args {
     /// A case file.
     case: PathBuf,
-    #[arg(long, help = format!("Minimize on this model, whichever one the case was made on. {MODEL_HELP}"))]
+    #[arg(
+        long,
+        help = format!("Minimize on this model, whichever one the case was made on. {MODEL_HELP}"),
+    )]
     model: Option<String>,
     /// Where to write the new case [default: beside the old one].
     #[arg(long, value_name = "DIR")]

@@ -111,12 +111,17 @@ fn show(model: &Model, json: bool) -> Result<()> {
     let noise = ModelEvaluator::new(model).noise_floor()?;
     if json {
         let value = serde_json::json!({
-            "name": model.name, "model_type": c.model_type, "parameters": model.parameters(), "vocab_size": c.vocab_size,
-            "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size, "num_hidden_layers": c.num_hidden_layers,
-            "num_attention_heads": c.num_attention_heads, "num_key_value_heads": c.num_key_value_heads, "head_dim": c.head_dim,
+            "name": model.name, "model_type": c.model_type, "parameters": model.parameters(),
+            "vocab_size": c.vocab_size,
+            "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size,
+            "num_hidden_layers": c.num_hidden_layers,
+            "num_attention_heads": c.num_attention_heads,
+            "num_key_value_heads": c.num_key_value_heads, "head_dim": c.head_dim,
             "mixers": c.mixers.iter().map(|m| format!("{m:?}").to_lowercase()).collect::<Vec<_>>(),
-            "tie_word_embeddings": c.tie_word_embeddings, "bos_token_id": c.bos_token_id, "eos_token_ids": c.eos_token_ids,
-            "fingerprint": model.fingerprint, "tokenizer_fingerprint": model.tokenizer_fingerprint, "noise_floor": noise,
+            "tie_word_embeddings": c.tie_word_embeddings, "bos_token_id": c.bos_token_id,
+            "eos_token_ids": c.eos_token_ids,
+            "fingerprint": model.fingerprint, "tokenizer_fingerprint": model.tokenizer_fingerprint,
+            "noise_floor": noise,
         });
         output::json(&value)?;
         return Ok(());
@@ -169,7 +174,7 @@ fn show(model: &Model, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the layers consist of.
+/// Describes the blocks of the layers.
 fn blocks(c: &Config) -> Vec<String> {
     let mut blocks = Vec::new();
     if c.mixers.contains(&Mixer::Attention) {
@@ -289,7 +294,10 @@ fn bench(model: &Model, batch: usize, length: usize, json: bool) -> Result<()> {
     let median = seconds[seconds.len() / 2];
     let rate = (batch * length) as f64 / median;
     if json {
-        let value = serde_json::json!({ "work": "forward", "batch": batch, "length": length, "median_s": median, "tokens_per_s": rate });
+        let value = serde_json::json!({
+            "work": "forward", "batch": batch, "length": length, "median_s": median,
+            "tokens_per_s": rate,
+        });
         output::json(&value)?;
     } else {
         output::line(format!(

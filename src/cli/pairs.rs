@@ -106,10 +106,13 @@ pub fn run(args: &Args) -> Result<u8> {
     let flagged = sweep.flagged().count();
     if args.json {
         output::json(&serde_json::json!({
-            "work": "pairs", "tokens": sweep.tokens, "components": sweep.singles.len(), "pairs": sweep.pairs,
-            "measured": sweep.rows.len(), "seconds": seconds, "baseline_loss": sweep.baseline_loss, "flagged": flagged,
+            "work": "pairs", "tokens": sweep.tokens, "components": sweep.singles.len(),
+            "pairs": sweep.pairs,
+            "measured": sweep.rows.len(), "seconds": seconds, "baseline_loss": sweep.baseline_loss,
+            "flagged": flagged,
             "null_pairs": sweep.null_pairs, "null_flagged": sweep.null_flagged,
-            "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "noise_floor": sweep.noise_floor,
+            "controls": sweep.controls, "controls_flagged": sweep.controls_flagged,
+            "noise_floor": sweep.noise_floor,
             "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
         }))?;
         rows.write(&sweep.rows)?;

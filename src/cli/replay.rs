@@ -16,16 +16,21 @@ use crate::text::{escape, fit};
 /// Run cases again, on the model they were made on, and compare.
 ///
 /// Says `reproduced`, `gone` or `changed` for each. A model that is not where it was when the case
-/// was made is looked for near the case and near the current folder, by its fingerprint. Exit 0 when every case is as it expects itself
-/// to be; 100 when one is not or cannot be read; 3 when a case's model cannot be loaded; 103 when
-/// it is not the model the case was made on and --model did not say so. Where several apply, the
-/// first of these counts. Exit 4 when there is no case at all.
+/// was made is looked for near the case and near the current folder, by its fingerprint.
+///
+/// Exit 0 when every case is as it expects itself to be; 100 when one is not or cannot be read; 3
+/// when a case's model cannot be loaded; 103 when it is not the model the case was made on and
+/// --model did not say so. Where several apply, the first of these counts. Exit 4 when there is no
+/// case at all.
 #[derive(clap::Args)]
 pub struct Args {
     /// Case files, or folders that hold them at any depth, as those that `glitch fuzz` writes.
     #[arg(required = true, value_name = "CASE|DIR")]
     paths: Vec<PathBuf>,
-    #[arg(long, help = format!("Replay on this model, whichever one the cases were made on. {MODEL_HELP}"))]
+    #[arg(
+        long,
+        help = format!("Replay on this model, whichever one the cases were made on. {MODEL_HELP}"),
+    )]
     model: Option<String>,
     /// Print JSON.
     #[arg(long)]
@@ -136,7 +141,8 @@ impl Tally {
             self.rows.push(json!({
                 "path": path.display().to_string(), "id": case.id, "status": outcome.status.name(),
                 "as_expected": as_expected, "expectation": case.expectation, "oracle": now.oracle,
-                "score_then": then.score, "score": now.score, "threshold_then": then.threshold, "threshold": now.threshold,
+                "score_then": then.score, "score": now.score, "threshold_then": then.threshold,
+                "threshold": now.threshold,
                 "margin_then": then.margin, "margin": now.margin, "noise_floor": now.noise_floor,
                 "title": case.comment.title,
             }));
@@ -192,8 +198,10 @@ impl Tally {
         let replayed = self.reproduced + self.gone + self.changed;
         if self.json {
             let totals = json!({
-                "replayed": replayed, "reproduced": self.reproduced, "gone": self.gone, "changed": self.changed,
-                "not_as_expected": self.unexpected, "bad": self.bad, "no_model": self.unloaded, "other_model": self.other_model,
+                "replayed": replayed, "reproduced": self.reproduced, "gone": self.gone,
+                "changed": self.changed,
+                "not_as_expected": self.unexpected, "bad": self.bad, "no_model": self.unloaded,
+                "other_model": self.other_model,
             });
             return output::json(&json!({ "cases": self.rows, "totals": totals }));
         }

@@ -54,7 +54,7 @@ impl Subject {
         Err(Error::Fingerprint { path: path.display().to_string(), expected, got })
     }
 
-    /// Whether this model has what the case speaks of.
+    /// Checks that this model has the tokens and components that the case names.
     ///
     /// # Errors
     /// [`Error::File`] naming the field.

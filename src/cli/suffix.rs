@@ -1,4 +1,4 @@
-//! `glitch suffix`: searches for a suffix that makes a model do what it would not.
+//! `glitch suffix`: searches for a suffix that makes a model do what it otherwise would not.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,23 +44,48 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Algorithm::Gcg)]
     algorithm: Algorithm,
     /// Number of steps; a beam search takes one per token of the suffix instead.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..=100_000),
+    )]
     steps: u64,
     /// Candidates per step.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u64).range(1..=65_536),
+    )]
     width: u64,
     /// Candidates of the last step; between the first and the last the number changes evenly
     /// [default: as many as in the first].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     last_width: Option<u64>,
     /// Length of the suffix in tokens.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=512))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u64).range(1..=512),
+    )]
     length: u64,
     /// Draw candidates from the N tokens that the gradient ranks highest at each place.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
     top_k: u64,
     /// Replace N tokens at once in each candidate.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=512))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=512),
+    )]
     replace: u64,
     /// Keep the N best suffixes and continue from the best; 0 always continues from the latest.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -141,7 +166,7 @@ pub fn run(args: Args) -> Result<u8> {
     let fresh = Search::new(&problem, options(&args, &model))?;
     let asked = args.out.join(SEARCH);
     if args.resume && !asked.exists() {
-        return Err(Error::file(&asked, "--resume", "there is no search to go on with"));
+        return Err(Error::file(&asked, "--resume", "there is no search to continue"));
     }
     // Whatever can fail has been tried: only now is the folder touched.
     let (dir, mut search) = if args.resume {
@@ -169,7 +194,10 @@ pub fn run(args: Args) -> Result<u8> {
     if args.json {
         let value = serde_json::json!({
             "search": search, "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
-            "timing": { "seconds": seconds, "steps": steps, "seconds_per_step": seconds / steps.max(1) as f64 },
+            "timing": {
+                "seconds": seconds, "steps": steps,
+                "seconds_per_step": seconds / steps.max(1) as f64,
+            },
         });
         output::json(&value)?;
     } else {
@@ -231,7 +259,7 @@ fn prompt(model: &Model, line: &str, place: &str) -> Result<Prompt> {
     Ok(Prompt { before: model.encode(before)?, after: continued(model, after)? })
 }
 
-/// Ids of text that something stands before: no BOS.
+/// Encodes text that continues another one: without BOS.
 fn continued(model: &Model, text: &str) -> Result<Vec<u32>> {
     match &model.tokenizer {
         Some(tokenizer) => tokenizer.encode(text),
@@ -239,7 +267,7 @@ fn continued(model: &Model, text: &str) -> Result<Vec<u32>> {
     }
 }
 
-/// Tokens that a model caught in a loop repeats.
+/// Tokens that count as a loop.
 const LOOP: usize = 8;
 
 fn goal(
@@ -260,7 +288,7 @@ fn goal(
                 Error::request(format!("{} has no token that ends a text", model.name))
             })?]
         }
-        // Of the token that the model would say first anyway.
+        // A loop of the token that the model would say first anyway.
         GoalKind::Loop => {
             let trial =
                 crate::edit::Trial::new(prompt.with(&vec![neutral; args.length as usize]), []);
@@ -282,7 +310,7 @@ fn goal(
     Ok(Goal { kind: args.goal, continuation, mean })
 }
 
-/// Goes on to the end of the search, writing it after every step; false where it was interrupted.
+/// Runs the search to its end and writes it after every step; returns false if it was interrupted.
 fn descend(
     search: &mut Search,
     problem: &Problem,
@@ -393,7 +421,7 @@ fn cases(
     Ok(found)
 }
 
-/// Of the prompts left out, how many the best suffix does it to.
+/// Counts the held-out prompts on which the best suffix reaches the goal.
 fn held_out_success(
     problem: &Problem,
     search: &Search,
@@ -467,8 +495,8 @@ fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
     }
     if cases.is_empty() && !state.reached.is_empty() {
         output::line(
-            "case      none: suffixes of ordinary tokens do as much, or it was interrupted before \
-            they were asked",
+            "case      none: random suffixes score as high, or the run ended before controls were \
+            evaluated",
         );
     }
     for case in cases {

@@ -113,10 +113,13 @@ fn vocabulary(options: &Options) -> Result<u8> {
         let counts: serde_json::Map<_, _> =
             verdicts.iter().map(|v| (name(v), count(*v).into())).collect();
         output::json(&serde_json::json!({
-            "work": "vocabulary", "tokens": sweep.rows.len(), "tokens_tested": sweep.tested, "seconds": seconds,
+            "work": "vocabulary", "tokens": sweep.rows.len(), "tokens_tested": sweep.tested,
+            "seconds": seconds,
             "tested_per_s": sweep.tested as f64 / seconds,
-            "prompt": sweep.prompt.name, "prompt_length": sweep.prompt.base.len(), "median_ordinary": sweep.median_ordinary,
-            "controls": sweep.controls, "controls_flagged": sweep.controls_flagged, "verdicts": counts,
+            "prompt": sweep.prompt.name, "prompt_length": sweep.prompt.base.len(),
+            "median_ordinary": sweep.median_ordinary,
+            "controls": sweep.controls, "controls_flagged": sweep.controls_flagged,
+            "verdicts": counts,
         }))?;
         rows.write(&sweep.rows)?;
         return Ok(exit::OK);
@@ -190,8 +193,10 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
     let flagged = sweep.rows.iter().filter(|r| r.q_value <= crate::sweep::FALSE_DISCOVERY).count();
     if options.json {
         output::json(&serde_json::json!({
-            "work": format!("{target:?}").to_lowercase(), "tokens": sweep.tokens, "lesions": sweep.rows.len(), "seconds": seconds,
-            "baseline_loss": sweep.baseline_loss, "flagged": flagged, "controls": sweep.controls, "controls_flagged": sweep.controls_flagged,
+            "work": format!("{target:?}").to_lowercase(), "tokens": sweep.tokens,
+            "lesions": sweep.rows.len(), "seconds": seconds,
+            "baseline_loss": sweep.baseline_loss, "flagged": flagged, "controls": sweep.controls,
+            "controls_flagged": sweep.controls_flagged,
             "routing_correlation": sweep.routing_correlation,
             "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
         }))?;

@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(required = true, value_name = "CASE|DIR")]
     cases: Vec<PathBuf>,
     /// The models: folders, GGUF files, builtin:NAME, hf:org/name; separated by commas.
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, alias = "model", value_delimiter = ',', required = true)]
     models: Vec<String>,
     #[command(flatten)]
     rows: RowsArg,
@@ -38,7 +38,7 @@ struct Row<'a> {
     outcome: Option<Outcome>,
 }
 
-/// How many of how many hold, and how they came there.
+/// Counts of cases that hold on a model.
 #[derive(Default)]
 struct Cell {
     reached: u64,
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<u8> {
     }
     let models: Vec<Model> =
         args.models.iter().map(|spec| Model::load(spec)).collect::<Result<_>>()?;
-    // Where text has to carry a case, somebody must be able to read its ids.
+    // A case that is transferred as text needs a model with its tokenizer to decode the ids.
     let mut others: BTreeMap<&str, Option<Model>> = BTreeMap::new();
     for (case, path) in &cases {
         if !models.iter().any(|model| reads(model, case))
@@ -146,9 +146,14 @@ fn matrix(
             let cell = cells.get(&(*from, to));
             let (reached, of, by_text) = cell.map_or((0, 0, 0), |c| (c.reached, c.of, c.by_text));
             let (low, high) = stats::wilson(reached, of.max(1), 1.96);
-            serde_json::json!({ "to": model.name, "reached": reached, "of": of, "by_text": by_text, "low": low, "high": high })
+            serde_json::json!({
+                "to": model.name, "reached": reached, "of": of, "by_text": by_text, "low": low,
+                "high": high,
+            })
         };
-        serde_json::json!({ "from": from, "on": models.iter().enumerate().map(cell).collect::<Vec<_>>() })
+        serde_json::json!({
+            "from": from, "on": models.iter().enumerate().map(cell).collect::<Vec<_>>(),
+        })
     };
     serde_json::Value::Array(from.iter().map(row).collect())
 }

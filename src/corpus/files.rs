@@ -94,7 +94,7 @@ fn like_a_case(path: &Path) -> bool {
 /// its error and does not keep the others from being read.
 ///
 /// # Errors
-/// What [`files`] refuses.
+/// Those of [`files`].
 pub fn entries(path: &Path) -> Result<impl Iterator<Item = Entry>> {
     Ok(files(path)?.into_iter().map(|path| Entry { case: Case::read(&path), path }))
 }

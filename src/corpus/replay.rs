@@ -1,4 +1,4 @@
-//! Whether a case still is what it was.
+//! Replays a case: judges it again and compares the verdict with the stored one.
 
 use crate::case::{Case, Expectation};
 use crate::error::{Error, Result};

@@ -29,13 +29,13 @@ pub struct Journal {
     records: u64,
 }
 
-/// What was in a journal when it was opened.
+/// A journal that was opened, with its records.
 #[derive(Debug)]
 pub struct Opened<T> {
     pub journal: Journal,
     /// The valid records, oldest first.
     pub records: Vec<T>,
-    /// What had to be cut, if anything: to be told to the user.
+    /// The tail that had to be cut, if any: to be told to the user.
     pub torn: Option<Torn>,
 }
 
@@ -149,7 +149,7 @@ struct Scan<T> {
     records: Vec<T>,
     /// Bytes up to the end of the last valid record.
     valid: u64,
-    /// What is wrong with the first bad record.
+    /// The fault of the first bad record.
     bad: Option<&'static str>,
 }
 
@@ -202,7 +202,7 @@ fn scan<T: DeserializeOwned>(path: &Path, file: &File) -> Result<Scan<T>> {
     Ok(found)
 }
 
-/// The JSON of a record line, or what is wrong with it.
+/// Returns the JSON of a record line, or its fault.
 fn record(line: &[u8]) -> Result<&[u8], &'static str> {
     let line = line.strip_suffix(b"\n").ok_or("torn")?;
     let mut parts = line.splitn(3, |&byte| byte == b' ');

@@ -325,7 +325,7 @@ fn a_case_is_minimized_implicated_and_kept() {
     let case = made::case().write(&dir.path().join("campaign/cases")).unwrap();
     let (case, campaign) = (case.to_str().unwrap(), dir.path().join("campaign"));
     check(&["replay", campaign.to_str().unwrap()], 0, "reproduced", "");
-    check(&["implicate", case], 0, "carried by", "");
+    check(&["implicate", case], 0, "localized to", "");
     let ran = glitch(&["implicate", case, "--json"]);
     assert!(serde_json::from_str::<Value>(&ran.stdout).unwrap()["set"].is_array());
 
