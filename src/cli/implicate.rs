@@ -169,8 +169,8 @@ fn print(case: &Case, found: &Localization, top: usize) {
     }
     if let Some(attribution) = &found.attribution {
         output::line(
-            "attribution of the replaced tokens: layers that read them, and the share of the effect \
-            that is removed by patching the set, or the heads that attend to them",
+            "attribution of the replaced tokens: layers that read them, and the share of the \
+            effect that is removed by patching the set, or the heads that attend to them",
         );
         attribution_table(attribution)
             .into_iter()
