@@ -7,6 +7,7 @@ need_glitch; need_model; need_python
 text=$benches/lesion_text.txt
 peer() { "$PYTHON" "$benches/hf_all_lesions.py" "$MODEL" "$text"; }
 ours() {
+  rm -f "$scratch/rows.jsonl"
   "$GLITCH" sweep heads --model "$MODEL" --text "$text" --controls 0 \
     --out "$scratch/rows.jsonl" --json
 }

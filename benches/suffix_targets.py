@@ -7,7 +7,7 @@ after how many steps and seconds, and how many of its tokens are needed after mi
 line of JSON per run on standard error.
 """
 
-import json, subprocess, sys, tempfile, time
+import json, shutil, subprocess, sys, tempfile, time
 
 from intervals import wilson
 
@@ -63,6 +63,7 @@ def run(glitch, model, algorithm, target, seed):
             "--out",
             out,
         ]
+        shutil.rmtree(out, ignore_errors=True)
         start = time.time()
         result = json.loads(
             subprocess.run(command + ALGORITHMS[algorithm], check=True, capture_output=True).stdout

@@ -7,6 +7,7 @@
 need_glitch; need_peers hf_echo.py
 peer() { "$PYTHON" "$PEERS/hf_echo.py" "$MODEL" "${SAMPLE:-256}"; }
 ours() {
+  rm -f "$scratch/rows.jsonl"
   "$GLITCH" sweep vocabulary --model "$MODEL" ${LIMIT:+--limit "$LIMIT"} \
     --out "$scratch/rows.jsonl" --json
 }
