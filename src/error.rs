@@ -42,9 +42,8 @@ pub enum Error {
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
 
-    /// The run was interrupted (Ctrl-C, SIGTERM or SIGHUP) after everything found so far was
-    /// written.
-    #[error("interrupted; everything found so far is saved")]
+    /// The run was interrupted (Ctrl-C, SIGTERM or SIGHUP) and has nothing to show for it.
+    #[error("interrupted")]
     Interrupted,
 }
 

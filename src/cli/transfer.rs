@@ -107,9 +107,9 @@ pub fn run(args: Args) -> Result<u8> {
     let to: Vec<String> = models.iter().map(|model| model.reference().name).collect();
     let all: Vec<&str> = from.iter().copied().chain(to.iter().map(String::as_str)).collect();
     let names: Vec<String> = short_names(&all).iter().map(|name| fit(name, 30)).collect();
-    for (row, from) in from.iter().copied().enumerate() {
-        for to in 0..models.len() {
-            let (from_name, to_name) = (&names[row], &names[from.len() + to]);
+    let (from_names, to_names) = names.split_at(from.len());
+    for (from, from_name) in from.into_iter().zip(from_names) {
+        for (to, to_name) in to_names.iter().enumerate() {
             let figure = cells.get(&(from, to)).map_or("mean nothing there".to_owned(), |cell| {
                 let (low, high) = stats::wilson(cell.reached, cell.of, 1.96);
                 let how = match cell.by_text {

@@ -12,6 +12,9 @@ use crate::model::{Model, ModelRef, is_named};
 /// Models that are loaded at most to compare their fingerprints.
 const MAX_LOADED: usize = 8;
 
+/// Parts at the end of a name that are looked for.
+const MAX_PARTS: usize = 8;
+
 /// Loads the model that a case was made on: the one of that name, or one that lies near the case
 /// (in a folder above it) or near the current folder under the end of that name. `near` are the
 /// files of cases that name it. Where no model found has the fingerprint, the first that can be
@@ -57,6 +60,8 @@ fn candidates(name: &str, near: &[&Path]) -> Vec<PathBuf> {
             _ => None,
         })
         .collect();
+    // The name is from a file: it may have any number of parts.
+    let parts = &parts[parts.len().saturating_sub(MAX_PARTS)..];
     let here = std::env::current_dir().unwrap_or_default();
     let mut places: Vec<PathBuf> = Vec::new();
     for start in near.iter().map(|path| here.join(path)).chain([here.join("x")]) {

@@ -45,6 +45,9 @@ pub fn canonical_name(spec: &str) -> String {
     name.display().to_string()
 }
 
+/// Parts of a path that a short name has at most.
+const MAX_PARTS: usize = 8;
+
 /// Returns short names for tables: of a path the last part, and as many before it as it takes to
 /// tell it from the other names.
 pub fn short_names(names: &[&str]) -> Vec<String> {
@@ -56,7 +59,7 @@ pub fn short_names(names: &[&str]) -> Vec<String> {
         all[all.len().saturating_sub(parts)..].join("/")
     };
     let short = |name: &&str| {
-        let most = name.split('/').count();
+        let most = name.split('/').take(MAX_PARTS).count();
         let told_apart = |parts: &usize| {
             names.iter().all(|other| other == name || end(other, *parts) != end(name, *parts))
         };
