@@ -93,7 +93,7 @@ pub struct Args {
     /// Also try the best 2, 3, ... N candidates of a step together; 0: none.
     #[arg(long, value_name = "N", default_value_t = 8)]
     merge: usize,
-    /// Do not copy runs of the target's own tokens into candidates (by default one in sixteen does).
+    /// Do not copy runs of the target's tokens into candidates (by default one in sixteen does).
     #[arg(long)]
     no_copies: bool,
     /// Combine the target's tokens by mellowmax with this sharpness instead of the mean.

@@ -1,4 +1,4 @@
-//! Files that others wrote, read within bounds: texts of the user's (prompts, seeds, campaign files),
+//! Files that others wrote, read within bounds: texts of the user (prompts, seeds, campaign files),
 //! and anything that may be hostile.
 //!
 //! Editors leave a byte-order mark and Windows line ends in them, which a model would read as

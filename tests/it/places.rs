@@ -83,7 +83,7 @@ fn case_of(folder: &Path, name: &str) -> Case {
     (case.base, case.continuation) = (vec![1, 2, 3, 4], vec![5, 6]);
     case.edits = vec![Edit::Replace { position: 1, id: 7 }];
     case.verdict.oracle = OracleKind::Divergence;
-    (case.implication, case.minimization) = (None, None);
+    (case.localization, case.minimization) = (None, None);
     case.id = case.compute_id();
     case
 }
