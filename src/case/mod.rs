@@ -59,15 +59,15 @@ pub struct Case {
     pub verdict: Verdict,
     /// Seed from which the verdict's controls were drawn.
     pub control_seed: u64,
-    /// What a replay should find.
+    /// The outcome that a replay should find.
     pub expectation: Expectation,
-    /// How it was minimized, if it was.
+    /// The record of its minimization, if it was minimized.
     #[serde(rename = "minimisation")]
     pub minimization: Option<Minimization>,
     /// The components that mediate it, if they were looked for.
     #[serde(rename = "implication")]
     pub localization: Option<Localization>,
-    /// How it was found.
+    /// Its origin.
     pub lineage: Lineage,
     /// Top next tokens at the last prompt position, without the edits.
     pub top_before: Vec<TokenProbability>,
@@ -77,7 +77,7 @@ pub struct Case {
     pub comment: Comment,
 }
 
-/// What a replay should find.
+/// The outcome that a replay should find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expectation {
@@ -87,7 +87,7 @@ pub enum Expectation {
     Gone,
 }
 
-/// How a finding was made.
+/// The origin of a finding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lineage {
@@ -141,9 +141,9 @@ impl Case {
         }
     }
 
-    /// Computes the id of the content: the first 16 hex digits of the sha256 over the compact JSON of
-    /// model fingerprint, base, continuation, edits and oracle, in this order. Scores, lineage and
-    /// comments do not enter, so that the same glitch found twice is one case.
+    /// Computes the id of the content: the first 16 hex digits of the sha256 over the compact JSON
+    /// of model fingerprint, base, continuation, edits and oracle, in this order. Scores, lineage
+    /// and comments do not enter, so that the same glitch found twice is one case.
     pub fn compute_id(&self) -> String {
         #[derive(Serialize)]
         struct Content<'a> {

@@ -290,13 +290,23 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
 }
 
 prop_compose! {
-    fn cases()(base in prop::collection::vec(any::<u32>(), 1..20), continuation in prop::collection::vec(any::<u32>(), 0..20))
-        (edits in edits(base.len() + continuation.len()), base in Just(base), continuation in Just(continuation),
-         score in any::<f64>(), p_value in 0.0..=1.0, seed in any::<u64>(), text in ".*",
-         controls in prop::collection::vec(any::<f64>(), 0..10)) -> Case {
+    fn cases()(
+        base in prop::collection::vec(any::<u32>(), 1..20),
+        continuation in prop::collection::vec(any::<u32>(), 0..20),
+    )(
+        edits in edits(base.len() + continuation.len()),
+        base in Just(base),
+        continuation in Just(continuation),
+        score in any::<f64>(),
+        p_value in 0.0..=1.0,
+        seed in any::<u64>(),
+        text in ".*",
+        controls in prop::collection::vec(any::<f64>(), 0..10),
+    ) -> Case {
         let mut case = example();
-        (case.base, case.continuation, case.edits, case.control_seed) = (base, continuation, edits, seed);
-        (case.verdict.score, case.verdict.p_value, case.verdict.controls) = (score, p_value, controls);
+        (case.base, case.continuation, case.edits) = (base, continuation, edits);
+        (case.control_seed, case.verdict.controls) = (seed, controls);
+        (case.verdict.score, case.verdict.p_value) = (score, p_value);
         (case.comment.title, case.lineage.parent) = (text.clone(), text);
         case.id = case.compute_id();
         case
@@ -304,7 +314,11 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn what_is_written_is_read_again(case in cases()) {

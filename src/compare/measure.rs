@@ -52,7 +52,7 @@ impl Sink for Cases {
 /// Measures a model: a campaign with `config` for each seed, then the sweeps.
 ///
 /// # Errors
-/// What loading and evaluating refuse; [`Error::Interrupted`] if the user interrupts, because an
+/// Errors of loading and evaluating; [`Error::Interrupted`] if the user interrupts, because an
 /// unfinished campaign cannot be compared.
 pub fn measure(
     spec: &str,

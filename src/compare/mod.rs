@@ -68,8 +68,8 @@ pub struct ModelFigures {
     pub interaction: Spread,
     /// The share of those pairs that do more harm together than the sum.
     pub redundant: Share,
-    /// The share of single lesions that raise the loss on the reference text by at least [`HARMFUL`]
-    /// nats per token, by kind.
+    /// The share of single lesions that raise the loss on the reference text by at least
+    /// [`HARMFUL`] nats per token, by kind.
     pub harmful: BTreeMap<String, Share>,
     /// The parts of the comparison that have no meaning for this model.
     pub not_applicable: Vec<String>,

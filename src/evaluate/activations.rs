@@ -57,10 +57,10 @@ pub fn place(component: &Component, config: &Config) -> Option<(usize, Site, Ran
 /// finding can be looked up with other tools: `L3.head1` is a slice of `blocks.3.attn.hook_z`.
 ///
 /// A component that is a whole block holds exactly what the block adds to the residual stream, on
-/// every model. On models that normalize a block's output before adding it (Gemma 3, OLMo 2) that is
-/// the value after the norm. `hook_attn_out` and `hook_mlp_out` of TransformerLens are after it too
-/// on Gemma 3 (`use_normalization_before_and_after`), but before it on OLMo 2, where no hook point
-/// has the value.
+/// every model. On models that normalize a block's output before adding it (Gemma 3, OLMo 2) that
+/// is the value after the norm. `hook_attn_out` and `hook_mlp_out` of TransformerLens are after it
+/// too on Gemma 3 (`use_normalization_before_and_after`), but before it on OLMo 2, where no hook
+/// point has the value.
 ///
 /// `None` where TransformerLens has no hook point with the values: whole blocks of OLMo 2, single
 /// weights and experts, routers, and recurrent layers. `None` also for a component that the model

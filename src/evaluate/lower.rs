@@ -1,8 +1,8 @@
 //! Lowering: from edits as plain data to the hooks of a forward pass.
 //!
 //! Every edit of a row becomes blocks (tokens by columns of a site) or rank-one weight corrections
-//! that name the row's own tokens, so that rows with different edits share a forward. Noise is drawn
-//! per position of the sequence, not of the row, so that a cached prefix changes nothing.
+//! that name the row's own tokens, so that rows with different edits share a forward. Noise is
+//! drawn per position of the sequence, not of the row, so that a cached prefix changes nothing.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::model::Model;
 use crate::model::hooks::{Block, Change, Hooks, Site, WeightEdit};
 use crate::rng;
 
-/// Where a row's computed tokens are: in the packed batch, in the sequence and in the stack.
+/// The place of a row's computed tokens in the packed batch, in the sequence and in the stack.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// Indices into the packed batch.
@@ -64,13 +64,13 @@ pub trait Baselines {
 
 /// The lowering of one row.
 pub struct Lowering<'a> {
-    /// Where edits take values from.
+    /// The source of the values that edits take from runs without edits.
     pub baselines: &'a dyn Baselines,
     /// The trial whose edits are lowered.
     pub trial: &'a Trial,
-    /// Where the trial's tokens are after its token edits.
+    /// The trial's tokens after its token edits.
     pub layout: &'a Layout,
-    /// Where the row's tokens are.
+    /// The place of the row's tokens.
     pub place: Place,
     /// The hooks that blocks and weight edits are added to.
     pub hooks: &'a mut Hooks,

@@ -74,8 +74,8 @@ impl ModelEvaluator<'_> {
         Ok(memory)
     }
 
-    /// Returns the layout of a request, and the same with the first half of the prompt reversed. The
-    /// reversal ends before the first edited position, so that it moves no edit.
+    /// Returns the layout of a request, and the same with the first half of the prompt reversed.
+    /// The reversal ends before the first edited position, so that it moves no edit.
     fn reversed_too(&self, request: &Request) -> [Layout; 2] {
         let layout = request.trial.layout();
         let bos = usize::from(

@@ -121,9 +121,9 @@ pub struct Observation {
     /// The recurrent layers that were computed, with the natural logarithm of the norm of their
     /// state at the end.
     pub state_norms: Vec<(usize, f32)>,
-    /// How much of the beginning is left in the final state, if asked for: the distance between the
-    /// states with the first half of the prompt as it is and reversed, over the norm, mean over the
-    /// recurrent layers.
+    /// The effect of the prompt's beginning on the final state, if asked for: the distance between
+    /// the states with the first half of the prompt as it is and reversed, over the norm, mean over
+    /// the recurrent layers.
     pub memory: Option<f32>,
     /// The full distributions at the read positions, if asked for.
     pub distributions: Option<Arc<Distributions>>,

@@ -200,7 +200,7 @@ impl Evaluator for ModelEvaluator<'_> {
         // a forward are about equally long.
         let jobs = requests.iter().zip(&plans).zip(starts).map(|((request, plan), start)| {
             let row = plan.row(start.as_deref(), &self.model.config);
-            Job { request, plan, run: start, row }
+            Job { request, plan, start, row }
         });
         let mut jobs: Vec<(usize, Job)> = jobs.enumerate().collect();
         jobs.sort_by_key(|(i, job)| (job.row.entry(), job.row.ids.len(), *i));
@@ -243,7 +243,7 @@ impl Evaluator for ModelEvaluator<'_> {
         check(self.model, request, &plan.layout)?;
         let row = plan.row(None, &self.model.config);
         let mut observations =
-            self.observe_rows(vec![Job { request, plan: &plan, run: None, row }])?;
+            self.observe_rows(vec![Job { request, plan: &plan, start: None, row }])?;
         let mut observation =
             observations.pop().ok_or_else(|| Error::internal("a row was not observed"))?;
         observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();

@@ -34,7 +34,7 @@ pub struct OneHotGradient {
     pub residuals: BTreeMap<usize, Vec<f32>>,
 }
 
-/// What a gradient is taken of, and where.
+/// A sequence, a loss, and the places at which its gradient is taken.
 struct GradientRequest<'a> {
     ids: &'a [u32],
     positions: Range<usize>,

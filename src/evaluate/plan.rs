@@ -1,11 +1,10 @@
-//! The planner: which part of which trial need not be computed again.
+//! The planner: decides which part of a trial need not be computed again.
 //!
-//! Two things are shared. Token and embedding edits leave the positions before the first of them as
-//! they were: those come from the keys and values of the unedited run. Lesions and patches leave
-//! what is below the lowest of them, and before the first, as it was ([`Reach`]): those rows resume
-//! from the residual stream of the same tokens' unlesioned run. Rows that have all but their
-//! highest lesions in common resume below those, from a run with the lesions they share. ForwardCache are
-//! kept for later calls, most recent first, up to a budget of bytes.
+//! Token and embedding edits change nothing before the first edited position: those positions come
+//! from the keys and values of the unedited sequence's forward. Lesions and patches change nothing
+//! below the lowest edited layer and before the first edited position ([`Reach`]): those rows
+//! resume from the residual stream of the same tokens' plain forward. Rows that share all but their
+//! highest lesions resume below those, from a forward with the lesions they share.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -17,28 +16,31 @@ use crate::edit::{Edit, Layout, Trial};
 use crate::model::batch::{Entry, Restart, Row, STATE_STRIDE};
 use crate::model::{Config, Model};
 
-/// What a request needs from a run, before any run exists.
+/// The forward that a request could start from, and how much of it.
 pub struct Plan {
+    /// The trial's tokens after its token edits.
     pub layout: Layout,
+    /// The reach of the trial's lesions and patches.
     pub reach: Reach,
-    /// How many leading tokens are those of the unedited sequence, at most up to the first one
-    /// read.
+    /// The number of leading tokens that are those of the unedited sequence, at most up to the
+    /// first one read.
     pub shared: usize,
-    /// Ids of the run it could start from.
+    /// The token ids of the forward to start from.
     pub source: Vec<u32>,
-    /// Where its highest lesions take hold, and the lesions below those: a run with the latter
+    /// The entry of the trial's highest lesions and the lesions below it: a forward with the latter
     /// could be resumed there.
     pub below: Option<(Entry, Vec<Edit>)>,
 }
 
 impl Plan {
+    /// Plans a request.
     pub fn new(request: &Request, config: &Config) -> Self {
         let trial = &request.trial;
         let layout = trial.layout();
         let reach = Reach::new(request, &layout, config);
         if reach.entry.is_some() {
-            // Routing and recurrent states are observed on the way, and a row has only what it
-            // computes itself.
+            // Routing and recurrent states are observed during the forward, and only in the layers
+            // that a row computes itself.
             let shares =
                 request.patches.is_empty() && config.experts.is_none() && !config.is_recurrent();
             let below = if shares { below(trial, config) } else { None };
@@ -55,24 +57,26 @@ impl Plan {
         Self { layout, reach, shared, source, below: None }
     }
 
-    /// Whether a run of `source` would save this request anything.
+    /// Returns true if a plain forward of `source` would save this request anything.
     pub fn gains(&self) -> bool {
-        if self.reach.entry.is_some() { self.reach.spares() } else { self.shared > 0 }
+        if self.reach.entry.is_some() { self.reach.saves() } else { self.shared > 0 }
     }
 
-    /// Where the continuation is predicted: the last prompt token, and all of the continuation but
-    /// the last.
+    /// Returns the positions that predict the continuation: the last prompt token, and every
+    /// continuation token but the last.
     pub fn read_positions(&self) -> Range<usize> {
         self.layout.prompt_len - 1..self.computed().len()
     }
 
-    /// The tokens that are computed: nothing reads what follows the last token of a continuation.
+    /// Returns the tokens that have to be computed: all but the last of the continuation, whose
+    /// outputs are not read.
     fn computed(&self) -> &[u32] {
         let ids = &self.layout.ids;
         &ids[..(ids.len() - 1).max(self.layout.prompt_len)]
     }
 
-    /// Layers saved by resuming from a run with the lower lesions, over a plain one.
+    /// Returns the number of layers saved by resuming from a forward with the lower lesions instead
+    /// of a plain one.
     pub fn saved_below(&self) -> usize {
         self.below
             .as_ref()
@@ -80,55 +84,59 @@ impl Plan {
             .map_or(0, |((highest, _), lowest)| highest.layer() - lowest.layer())
     }
 
-    /// The trial as a row that is resumed at layer `first` has it: without the lesions that the run
-    /// had below.
+    /// Returns the trial as a row that resumes at layer `first` has it: without the lesions below,
+    /// which the cached forward already had.
     pub fn above<'t>(&self, trial: &'t Trial, first: usize, config: &Config) -> Cow<'t, Trial> {
         if self.below.is_none() || first == 0 {
             return Cow::Borrowed(trial);
         }
-        let kept = |edit: &&Edit| !matches!(edit, Edit::Lesion { component, .. } if layer_of(component, config) < first);
+        let kept = |edit: &&Edit| match edit {
+            Edit::Lesion { component, .. } => layer_of(component, config) >= first,
+            _ => true,
+        };
         Cow::Owned(trial.with_edits(trial.edits.iter().filter(kept).cloned().collect()))
     }
 
-    /// The row, starting from `run` where there is one: a plain run, or one with the lesions
-    /// [`Self::below`].
-    pub fn row(&self, run: Option<&CachedForward>, config: &Config) -> Row {
+    /// Builds the row, starting from a cached forward if there is one: a plain one, or one with the
+    /// lesions of [`Self::below`].
+    pub fn row(&self, start: Option<&CachedForward>, config: &Config) -> Row {
         let ids = self.computed();
-        let Some(run) = run else { return Row::new(ids) };
+        let Some(cached) = start else { return Row::new(ids) };
         let (entry, start) = match (&self.below, self.reach.entry) {
-            (Some((highest, _)), _) if !run.lesions.is_empty() => (*highest, 0),
+            (Some((highest, _)), _) if !cached.lesions.is_empty() => (*highest, 0),
             (_, Some(entry)) => {
-                (entry, whole_strides(self.reach.start(run).min(ids.len() - 1), config))
+                (entry, whole_strides(self.reach.start(cached).min(ids.len() - 1), config))
             }
             (_, None) => (Entry::START, self.shared),
         };
         let restart = (entry > Entry::START).then(|| Restart {
             entry,
-            residuals: run.residuals.clone(),
+            residuals: cached.residuals.clone(),
             start,
         });
-        Row { prefix: run.prefix(start), ids: ids[start..].to_vec(), restart }
+        Row { prefix: cached.prefix(start), ids: ids[start..].to_vec(), restart }
     }
 
-    /// The lowest layer that its lesions touch, and stretches of the row's positions that leave it
-    /// as in `run`.
+    /// Returns the lowest layer that the lesions touch, and the stretches of `positions` that leave
+    /// it as in the cached forward.
     pub fn untouched(
         &self,
-        run: &CachedForward,
+        cached: &CachedForward,
         positions: Range<usize>,
     ) -> Option<(usize, Vec<Range<usize>>)> {
-        if run.lesions.is_empty() { self.reach.untouched(run, positions) } else { None }
+        if cached.lesions.is_empty() { self.reach.untouched(cached, positions) } else { None }
     }
 }
 
-/// A row can start where a state was kept.
+/// Rounds a position down to one where a row can start: on a recurrent model, where a state was
+/// kept.
 fn whole_strides(position: usize, config: &Config) -> usize {
     if config.is_recurrent() { position - position % STATE_STRIDE } else { position }
 }
 
-/// Where the highest lesions take hold, and those of lower layers, where there are any. For trials
-/// whose only edits are lesions at every position: others count positions of a sequence that a run
-/// does not know.
+/// Returns the entry of the highest lesions and the lesions of lower layers, if there are any. Only
+/// for trials whose edits are all lesions at every position: other edits count positions of a
+/// sequence that a cached forward does not know.
 fn below(trial: &Trial, config: &Config) -> Option<(Entry, Vec<Edit>)> {
     let entries = trial.edits.iter().map(|edit| match edit {
         Edit::Lesion { component, position: None, .. } => Some(entry_of(component, config)),
@@ -148,6 +156,10 @@ fn below(trial: &Trial, config: &Config) -> Option<(Entry, Vec<Edit>)> {
 }
 
 /// Checks a request against the model before anything is computed.
+///
+/// # Errors
+/// [`Error::Request`](crate::Error::Request) for a trial without a prompt, for a reference of other
+/// positions, and for ids that the model does not have.
 pub fn check(model: &Model, request: &Request, layout: &Layout) -> crate::Result<()> {
     use crate::error::Error;
     if layout.prompt_len == 0 {

@@ -1,5 +1,5 @@
-//! How far lesions and patches reach: where in the stack the lowest of them takes hold, and at
-//! which position the first. What lies before either is as it was without them.
+//! How far lesions and patches reach: the lowest place in the stack and the first position that
+//! they touch. Everything below and before is as without them, and can come from a cached forward.
 
 use std::ops::Range;
 
@@ -8,27 +8,28 @@ use super::cache::CachedForward;
 use super::observation::Request;
 use crate::edit::{Action, Component, Edit, Layout, Matrix};
 use crate::model::batch::Entry;
+use crate::model::hooks::Site;
 use crate::model::{Config, Residual};
 
-use crate::model::hooks::Site;
-
+/// The reach of a trial's lesions and a request's patches.
 pub struct Reach {
-    /// Where the lowest takes hold; `None`: there is none.
+    /// The lowest entry of the stack that they touch; `None` without lesions and patches.
     pub entry: Option<Entry>,
-    /// The first position touched by any, those of `routed` left out; `usize::MAX`: none is.
+    /// The first position that they touch, without those of `routed`; `usize::MAX` for none.
     first: usize,
-    /// Experts whose edits touch no token that is routed elsewhere, as (layer, expert).
+    /// The lesioned experts, as (layer, expert), whose lesions touch only the tokens routed to
+    /// them.
     routed: Vec<(usize, usize)>,
-    /// The lowest layer, if nothing but edits of `routed` takes hold there.
+    /// The lowest layer, if only lesions of `routed` touch it.
     sparse: Option<usize>,
 }
 
 impl Reach {
+    /// Takes the reach of a request.
     pub fn new(request: &Request, layout: &Layout, config: &Config) -> Self {
         let trial = &request.trial;
         let mut reach = Self { entry: None, first: usize::MAX, routed: Vec::new(), sparse: None };
-        // Every edit: where it takes hold, and the first position, if it is not for the router to
-        // say.
+        // For every edit its entry, and its first position unless the router decides it.
         let mut touched: Vec<(Entry, Option<usize>)> = Vec::new();
         for edit in &trial.edits {
             match edit {
@@ -48,7 +49,7 @@ impl Reach {
                         layout.at(*position).map(|at| (entry_of(component, config), Some(at))),
                     );
                 }
-                // What is as without edits up to some point is routed so, frozen or not.
+                // Without token edits, frozen routing changes nothing below the other edits.
                 Edit::FreezeRouting
                     if layout.ids.iter().eq(trial.base.iter().chain(trial.continuation.iter())) => {
                 }
@@ -83,31 +84,33 @@ impl Reach {
         reach
     }
 
-    /// Whether a run of the same tokens would save anything.
-    pub fn spares(&self) -> bool {
+    /// Returns true if a plain forward of the same tokens would save anything.
+    pub fn saves(&self) -> bool {
         self.entry.is_some_and(|entry| entry > Entry::START) || self.first > 0
     }
 
-    /// The first position that is not as in `run`, a plain run of the same tokens.
-    pub fn start(&self, run: &CachedForward) -> usize {
+    /// Returns the first position that differs from a plain forward of the same tokens.
+    pub fn start(&self, cached: &CachedForward) -> usize {
         let routed = self
             .routed
             .iter()
-            .filter_map(|(layer, expert)| run.routed_to(*layer, *expert).first().copied());
+            .filter_map(|(layer, expert)| cached.routed_to(*layer, *expert).first().copied());
         routed.min().unwrap_or(usize::MAX).min(self.first)
     }
 
-    /// The lowest layer and stretches of `positions` that leave it as in `run`: no edit there
-    /// touches them.
+    /// Returns the lowest layer and the stretches of `positions` that leave it as in the cached
+    /// forward, because no edit there touches them.
     pub fn untouched(
         &self,
-        run: &CachedForward,
+        cached: &CachedForward,
         positions: Range<usize>,
     ) -> Option<(usize, Vec<Range<usize>>)> {
         let lowest = self.sparse?;
         let experts = self.routed.iter().filter(|(layer, _)| *layer == lowest);
-        let mut touched: Vec<usize> =
-            experts.flat_map(|(layer, expert)| run.routed_to(*layer, *expert)).copied().collect();
+        let mut touched: Vec<usize> = experts
+            .flat_map(|(layer, expert)| cached.routed_to(*layer, *expert))
+            .copied()
+            .collect();
         touched.sort_unstable();
         touched.dedup();
         let mut stretches = Vec::new();
@@ -122,12 +125,12 @@ impl Reach {
     }
 }
 
-/// The layer of a component in the stack.
+/// Returns the layer whose forward a component changes.
 pub fn layer_of(component: &Component, config: &Config) -> usize {
     place(component, config).map_or(component.layer(), |(layer, _, _)| layer)
 }
 
-/// Where a change of a component takes hold.
+/// Returns the first entry of the stack after which a change of a component has an effect.
 pub fn entry_of(component: &Component, config: &Config) -> Entry {
     // Recurrent layers keep states of both blocks of a layer at once.
     if config.residual == Residual::Parallel || config.is_recurrent() {

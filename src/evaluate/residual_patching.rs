@@ -17,7 +17,7 @@ use crate::model::Distributions;
 use crate::model::batch::{Entry, Residuals, Restart, Row};
 use crate::model::{Forward, Read};
 
-/// What [`ModelEvaluator::patch_residual_by_layer`] patches, and with what.
+/// The sequences and positions of [`ModelEvaluator::patch_residual_by_layer`].
 #[derive(Debug, Clone)]
 pub struct LayerwisePatching<'a> {
     /// The sequence that is run.

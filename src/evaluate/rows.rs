@@ -1,4 +1,7 @@
-//! One forward of the rows of many requests, and what is read of it.
+//! Observes the rows of many requests in one forward.
+//!
+//! The rows are packed end to end; every hook names the tokens of its own row. Values that a row
+//! has in common with the cached forward it starts from are read there once for all rows.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,17 +18,20 @@ use crate::model::batch::Row;
 use crate::model::hooks::{Block, Change, Hooks, Site};
 use crate::model::{Config, Forward, Output, Pooled, Read, Readout};
 
-/// A request on its way into a forward.
+/// A planned request with its row.
 pub struct Job<'a> {
+    /// The request.
     pub request: &'a Request,
+    /// Its plan.
     pub plan: &'a Plan,
-    /// What its row starts from, if from anything.
-    pub run: Option<Arc<CachedForward>>,
+    /// The cached forward that its row starts from, if any.
+    pub start: Option<Arc<CachedForward>>,
+    /// The tokens to compute and what they continue from.
     pub row: Row,
 }
 
 impl ModelEvaluator<'_> {
-    /// Observes rows that ascend in their entries.
+    /// Observes the rows of `jobs`, which must ascend in their entries, in one forward.
     pub(super) fn observe_rows(&self, mut jobs: Vec<Job>) -> Result<Vec<Observation>> {
         let (config, d) = (&self.model.config, self.model.config.hidden_size);
         let rows = jobs.iter_mut().map(|job| std::mem::take(&mut job.row)).collect();
@@ -33,11 +39,11 @@ impl ModelEvaluator<'_> {
         let offsets = forward.offsets();
         let mut hooks = Hooks::default();
         let mut reads: Vec<Read> = Vec::new();
-        // Which reads are whose. What a row leaves as its run has it is read once for all rows of
-        // that run, and goes behind the last row.
-        let mut reads_of: Vec<Vec<usize>> = Vec::new();
-        let mut shared: BTreeMap<Shared, usize> = BTreeMap::new();
-        let mut of_runs: Vec<&[f32]> = Vec::new();
+        // The indices of each job's reads. Where a row leaves the residual stream as its cached
+        // forward has it, it is read once for all rows of that forward, after the last row.
+        let mut reads_by_job: Vec<Vec<usize>> = Vec::new();
+        let mut shared: BTreeMap<SharedRead, usize> = BTreeMap::new();
+        let mut from_cached: Vec<&[f32]> = Vec::new();
         for (i, job) in jobs.iter().enumerate() {
             let row = &forward.rows[i];
             let place = Place {
@@ -45,8 +51,8 @@ impl ModelEvaluator<'_> {
                 position: row.prefix_len(),
                 layer: row.entry().layer(),
             };
-            let untouched = spare(job, &place, config, &mut hooks);
-            // What a run had below the layer it is resumed at is in what it left there.
+            let untouched = skip_untouched(job, &place, config, &mut hooks);
+            // The residual stream at the entry already has the lesions below it.
             let trial = &job.plan.above(&job.request.trial, row.entry().layer(), config);
             let position = place.position;
             let lowering = Lowering {
@@ -63,23 +69,25 @@ impl ModelEvaluator<'_> {
                 let reference = job.request.reference.clone().map(|r| (r, n));
                 let keep = job.request.keep_distributions;
                 let read = |token| Read { token, target, reference: reference.clone(), keep };
-                let as_run = job.run.as_ref().filter(|_| {
+                let unchanged = job.start.as_ref().filter(|_| {
                     at < position || untouched.iter().any(|stretch| stretch.contains(&at))
                 });
-                let Some(run) = as_run else {
+                let Some(cached) = unchanged else {
                     mine.push(reads.len());
                     reads.push(read(offsets[i] + at - position));
                     continue;
                 };
                 let reference = reference.as_ref().map(|(r, n)| (Arc::as_ptr(r) as usize, *n));
-                let key = Shared { run: Arc::as_ptr(run) as usize, at, target, reference, keep };
+                let forward = Arc::as_ptr(cached) as usize;
+                let key = SharedRead { forward, at, target, reference, keep };
                 mine.push(*shared.entry(key).or_insert_with(|| {
-                    reads.push(read(offsets[jobs.len()] + of_runs.len()));
-                    of_runs.push(&run.residuals.pre[config.num_hidden_layers][at * d..][..d]);
+                    reads.push(read(offsets[jobs.len()] + from_cached.len()));
+                    from_cached
+                        .push(&cached.residuals.pre[config.num_hidden_layers][at * d..][..d]);
                     reads.len() - 1
                 }));
             }
-            reads_of.push(mine);
+            reads_by_job.push(mine);
         }
         hooks.capture = (0..config.num_hidden_layers)
             .filter(|l| config.is_sparse(*l))
@@ -87,9 +95,9 @@ impl ModelEvaluator<'_> {
             .collect();
         forward.hooks = hooks;
         let mut output = self.forward(&forward)?;
-        of_runs.into_iter().for_each(|residual| output.residual.extend(residual));
+        from_cached.into_iter().for_each(|residual| output.residual.extend(residual));
         let readouts = self.model.read(&output.residual, &reads);
-        let observed = jobs.iter().zip(&reads_of).enumerate().map(|(i, (job, mine))| {
+        let observed = jobs.iter().zip(&reads_by_job).enumerate().map(|(i, (job, mine))| {
             let first = reads[mine[0]].token;
             Observation {
                 routing: self.routing(&output, &forward.rows[i], offsets[i], job),
@@ -115,13 +123,14 @@ impl ModelEvaluator<'_> {
         }
     }
 
-    /// The experts chosen for the read positions, in the layers that were computed for the row.
+    /// Returns the experts chosen at the read positions, in the layers that were computed for the
+    /// row.
     fn routing(
         &self,
         output: &Output<Pooled>,
         row: &Row,
         offset: usize,
-        Job { plan, run, .. }: &Job,
+        Job { plan, start, .. }: &Job,
     ) -> Vec<LayerRouting> {
         let Some(experts) = &self.model.config.experts else { return Vec::new() };
         let (n, first) = (experts.num_experts, row.prefix_len());
@@ -129,8 +138,8 @@ impl ModelEvaluator<'_> {
         layers
             .map(|(&(layer, _), logits)| {
                 let picked =
-                    plan.read_positions().flat_map(|at| match (at.checked_sub(first), run) {
-                        (None, Some(run)) => &run.router_logits[&layer][at * n..][..n],
+                    plan.read_positions().flat_map(|at| match (at.checked_sub(first), start) {
+                        (None, Some(cached)) => &cached.router_logits[&layer][at * n..][..n],
                         (after, _) => &logits[(offset + after.unwrap_or_default()) * n..][..n],
                     });
                 let picked: Vec<f32> = picked.copied().collect();
@@ -144,29 +153,31 @@ impl ModelEvaluator<'_> {
     }
 }
 
-/// What makes two reads of runs the same read. ForwardCache and references are known by their addresses.
+/// The key of a read of a cached forward, equal for reads with equal results. Forwards and
+/// references are identified by their addresses.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Shared {
-    run: usize,
+struct SharedRead {
+    forward: usize,
     at: usize,
     target: Option<u32>,
     reference: Option<(usize, usize)>,
     keep: bool,
 }
 
-/// Puts what a run has in the place of what need not be computed in the lowest layer. The positions
-/// that leave the last layer as in the run.
-fn spare(
-    Job { plan, run, .. }: &Job,
+/// Takes the output of the lowest lesioned layer from the cached forward at the positions that the
+/// lesions there do not touch, so that its experts need not be computed for them. Returns the
+/// positions that leave the last layer as in the cached forward.
+fn skip_untouched(
+    Job { plan, start, .. }: &Job,
     place: &Place,
     config: &Config,
     hooks: &mut Hooks,
 ) -> Vec<Range<usize>> {
-    let Some(run) = run else { return Vec::new() };
+    let Some(cached) = start else { return Vec::new() };
     let (positions, d) = (place.position..place.position + place.tokens.len(), config.hidden_size);
-    let Some((layer, stretches)) = plan.untouched(run, positions) else { return Vec::new() };
+    let Some((layer, stretches)) = plan.untouched(cached, positions) else { return Vec::new() };
     for positions in &stretches {
-        let values = &run.residuals.pre[layer + 1][positions.start * d..positions.end * d];
+        let values = &cached.residuals.pre[layer + 1][positions.start * d..positions.end * d];
         let start = place.tokens.start + positions.start - place.position;
         let tokens = start..start + positions.len();
         let change = Change::Affine { scale: 0.0, shift: Some(values.into()) };

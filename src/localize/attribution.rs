@@ -27,7 +27,7 @@ const HEADS_KEPT: usize = 8;
 /// prompt, or if no component mediates it.
 ///
 /// # Errors
-/// What the evaluator refuses.
+/// Errors of the evaluator.
 pub fn attribute_tokens(
     evaluator: &ModelEvaluator,
     trial: &Trial,

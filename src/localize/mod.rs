@@ -61,7 +61,7 @@ pub struct TokenAttribution {
     /// positions after the last replaced one, and nowhere else.
     #[serde(rename = "readers")]
     pub attending: Vec<Component>,
-    /// What mediates the effect of the case's own tokens.
+    /// Mediation of the effect of the case's own tokens.
     #[serde(rename = "carried")]
     pub mediation: Mediation,
     /// The same figures for other tokens in their place.
@@ -69,7 +69,7 @@ pub struct TokenAttribution {
     pub comparisons: Vec<ComparisonTokens>,
 }
 
-/// How much of the effect of some tokens is mediated by the case's components.
+/// Mediation of the effect of some tokens: the share that the case's components account for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mediation {
@@ -117,16 +117,16 @@ impl Mediation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComparisonTokens {
-    /// Where the tokens come from.
+    /// The source of the tokens.
     pub kind: ComparisonKind,
     /// The replacements that put them there.
     pub edits: Vec<Edit>,
-    /// What mediates their effect.
+    /// Mediation of their effect.
     #[serde(rename = "carried")]
     pub mediation: Mediation,
 }
 
-/// Where the tokens of a comparison come from.
+/// The source of the tokens of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComparisonKind {
@@ -165,8 +165,8 @@ pub struct Localization {
     /// Every head and MLP tried, in model order (the heat map), then the neurons (or experts, or
     /// channels) of the strongest blocks.
     pub effects: Vec<Effect>,
-    /// Where the strongest members of the set act: for each, the positions at which its output
-    /// changes most, strongest first.
+    /// The places where the strongest members of the set act: for each, the positions at which its
+    /// output changes most, strongest first.
     pub positions: Vec<PositionEffect>,
     /// Attribution of the replaced tokens, for a case made of replacements in its prompt, where it
     /// was asked for.

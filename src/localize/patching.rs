@@ -20,7 +20,7 @@ use crate::model::Distributions;
 /// Positions that both runs have: first clean position, first corrupted position, length.
 pub type Stretch = (usize, usize, usize);
 
-/// Which run gets the outputs of the other.
+/// The direction of a patch between the two runs.
 #[derive(Clone, Copy)]
 pub enum Direction {
     /// The corrupted run gets clean outputs.
@@ -41,8 +41,11 @@ pub fn comparable(trial: &Trial) -> bool {
 
 /// The clean and the corrupted run of a trial, ready to be patched with each other's outputs.
 pub struct Patching<'a, 'm> {
+    /// The evaluator of the model under test.
     pub evaluator: &'a ModelEvaluator<'m>,
+    /// The trial without its edits, and its activations.
     pub clean: (Trial, Activations),
+    /// The trial with its edits, and its activations.
     pub corrupted: (Trial, Activations),
     /// All positions that both runs have, in stretches.
     pub aligned: Vec<Stretch>,
@@ -60,7 +63,7 @@ impl<'a, 'm> Patching<'a, 'm> {
     /// Observes both runs and captures the outputs of all components.
     ///
     /// # Errors
-    /// What the evaluator refuses; [`Error::Request`] if the edits change how many tokens are
+    /// Errors of the evaluator; [`Error::Request`] if the edits change how many tokens are
     /// predicted.
     pub fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Self> {
         let baseline = trial.baseline();

@@ -12,7 +12,7 @@ use crate::evaluate::{Activations, ModelEvaluator};
 use crate::model::hooks::Site;
 use crate::rng;
 
-/// How much a localization tries.
+/// Options of [`localize`]: how much it tries.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalizeOptions {
     /// The number of strongest MLPs (and of mixers without heads) whose parts are tried.
@@ -65,7 +65,7 @@ const LEAST_JOINT_EFFECT: f64 = 0.01;
 /// Finds the components that mediate the difference between a trial and its baseline.
 ///
 /// # Errors
-/// What the evaluator refuses; [`Error::Request`] when the edits change how many tokens are
+/// Errors of the evaluator; [`Error::Request`] when the edits change how many tokens are
 /// predicted.
 pub fn localize(
     evaluator: &ModelEvaluator,

@@ -19,7 +19,7 @@ use crate::oracle::Verdict;
 /// A condition that decides if a trial with this verdict fails in the same way as the original.
 pub type SameFailure<'a> = dyn Fn(&Trial, &Verdict) -> bool + 'a;
 
-/// How a trial is reduced, and what still counts as the same failure.
+/// Options of [`minimize`]: its budget, and the condition for the same failure.
 #[derive(Clone, Copy)]
 pub struct MinimizeOptions<'a> {
     /// The number of trials that may be judged. A reduction that runs out of calls keeps the
@@ -89,7 +89,7 @@ pub struct Minimized {
     pub trial: Trial,
     /// The judge's verdict on `trial`, made inside a batch: still to be confirmed alone.
     pub verdict: Verdict,
-    /// What the reduction cost and what it certifies.
+    /// Cost and certificate of the reduction.
     pub minimization: Minimization,
     /// Trials met on the way that fail in another way, in the order they were met.
     pub others: Vec<Trial>,

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// The test: for each set of kept elements, true if it still holds.
 pub type KeepTest<'a> = dyn FnMut(&[Vec<bool>]) -> Result<Vec<bool>> + 'a;
 
-/// How a set is reduced.
+/// Options of [`reduce`].
 #[derive(Debug, Clone, Copy)]
 pub struct ReduceOptions {
     /// The number of sets that may be tested.
@@ -380,7 +380,11 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            cases: 200,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn monotone_predicates_give_one_minimal_sets(
@@ -396,14 +400,22 @@ mod tests {
         }
 
         #[test]
-        fn so_do_arbitrary_ones(n in 1usize..30, salt in any::<u64>(), share in 0u64..100, singles_only in any::<bool>()) {
+        fn so_do_arbitrary_ones(
+            n in 1usize..30,
+            salt in any::<u64>(),
+            share in 0u64..100,
+            singles_only in any::<bool>(),
+        ) {
             let predicate = |set: &[bool]| {
                 // A hash of the set: as far from monotone as can be.
                 let mut hash = salt | 1;
-                set.iter().for_each(|&b| hash = (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3).rotate_left(7));
+                for &b in set {
+                    hash = (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3).rotate_left(7);
+                }
                 set.iter().all(|&b| b) || hash % 100 < share
             };
-            let found = run(n, &predicate, &ReduceOptions { singles_only, ..ReduceOptions::default() });
+            let options = ReduceOptions { singles_only, ..ReduceOptions::default() };
+            let found = run(n, &predicate, &options);
             prop_assert!(found.one_minimal && is_one_minimal(&found.kept, &predicate));
         }
     }

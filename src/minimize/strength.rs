@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 
-/// How a strength is searched.
+/// Options of [`smallest`].
 #[derive(Debug, Clone, Copy)]
 pub struct StrengthOptions {
     /// The number of points in a round.

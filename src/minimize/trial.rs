@@ -24,7 +24,7 @@ const NEUTRAL_SHARE: u64 = 3;
 /// the same way.
 ///
 /// # Errors
-/// [`Error::Request`] if the verdict is not a failure; what the judge refuses.
+/// [`Error::Request`] if the verdict is not a failure; errors of the judge.
 pub fn minimize(
     trial: &Trial,
     original: &Verdict,
@@ -269,8 +269,8 @@ impl Minimizer<'_> {
         })
     }
 
-    /// Returns the base positions that may be replaced or deleted: no edit is there, and the options
-    /// do not protect them.
+    /// Returns the base positions that may be replaced or deleted: no edit is there, and the
+    /// options do not protect them.
     fn free(&self) -> Vec<usize> {
         let mut taken = vec![false; self.trial.base.len()];
         for edit in &self.trial.edits {

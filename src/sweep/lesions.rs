@@ -187,9 +187,9 @@ impl LesionSweep {
         Self::run(evaluator, target, text, limit, controls, progress).map(Some)
     }
 
-    /// Zeroes each component in turn and measures the loss on `text`, token ids with BOS first where
-    /// the model has one. With a `limit`, an even choice of that many components stands for all;
-    /// `controls` is the number of matched controls.
+    /// Zeroes each component in turn and measures the loss on `text`, token ids with BOS first
+    /// where the model has one. With a `limit`, an even choice of that many components stands for
+    /// all; `controls` is the number of matched controls.
     ///
     /// # Errors
     /// [`Error::Request`] for a text of fewer than two tokens, and for a model without such

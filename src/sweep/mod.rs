@@ -13,7 +13,7 @@ pub use null::LEAST_NATS;
 pub use pairs::{PairKind, PairOptions, PairRow, PairSweep};
 pub use screen::{Screened, screen};
 pub use sets::{Baseline, Effect, MinimalSet, interactions, minimal, set_of_lesions};
-pub use vocabulary::{LEAST_ECHO, TokenRow, TokenVerdict, VocabularySweep};
+pub use vocabulary::{GLITCH_PROBABILITY, LEAST_ECHO, TokenRow, TokenVerdict, VocabularySweep};
 
 /// Called with (newly done, total) as a sweep goes on.
 pub type Progress<'a> = &'a dyn Fn(u64, u64);

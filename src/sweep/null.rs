@@ -30,8 +30,11 @@ pub type Pair = (usize, usize);
 /// Single effects and interaction of a pair, nats per token.
 #[derive(Clone, Copy)]
 pub struct Measured {
+    /// The pair.
     pub pair: Pair,
+    /// The effect of each member alone.
     pub alone: (f64, f64),
+    /// The effect of both beyond the sum of the single effects.
     pub interaction: f64,
 }
 

@@ -95,13 +95,14 @@ pub struct PairRow {
     pub interaction_bits: f64,
     /// The kind of the interaction.
     pub kind: PairKind,
-    /// The screen's estimate of `interaction`, nats per token; `None` where every pair was measured.
+    /// The screen's estimate of `interaction`, nats per token; `None` where every pair was
+    /// measured.
     pub estimate: Option<f64>,
     /// Benjamini-Hochberg q-value over all pairs, where those not measured count with p = 1.
     pub q_value: f64,
 }
 
-/// Which pairs are swept, and how.
+/// Options of [`PairSweep::run`].
 #[derive(Debug, Clone, Copy)]
 pub struct PairOptions {
     /// The components that are paired.
@@ -144,13 +145,13 @@ pub struct PairSweep {
     pub controls: usize,
     /// The number of them that the flag's threshold flags.
     pub controls_flagged: usize,
-    /// How far losses move when only the batch changes, nats.
+    /// The largest change of a loss when only the batch changes, nats.
     pub noise_floor: f64,
 }
 
 impl PairSweep {
-    /// Lesions every component of a kind alone and every pair of them, or the `limit` pairs with the
-    /// largest estimates of the screen, and measures the loss on the continuation of `trial`.
+    /// Lesions every component of a kind alone and every pair of them, or the `limit` pairs with
+    /// the largest estimates of the screen, and measures the loss on the continuation of `trial`.
     ///
     /// # Errors
     /// [`Error::Request`] for a model with fewer than two such components, for a trial without a

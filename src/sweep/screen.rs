@@ -35,7 +35,7 @@ const CHUNK: usize = 8;
 /// Estimates the interaction of every pair of these components on one text.
 ///
 /// # Errors
-/// What [`ModelEvaluator::first_order`] refuses.
+/// As [`ModelEvaluator::first_order`].
 pub fn screen(
     evaluator: &ModelEvaluator,
     text: &Trial,

@@ -44,7 +44,7 @@ impl<'a> Baseline<'a> {
     /// Measures the intact model on the continuation of `trial`, without its edits.
     ///
     /// # Errors
-    /// [`Error::Request`] for a trial without a continuation; what the evaluator refuses.
+    /// [`Error::Request`] for a trial without a continuation; errors of the evaluator.
     pub fn new(evaluator: &'a dyn Evaluator, trial: &Trial) -> Result<Self> {
         if trial.continuation.is_empty() {
             return Err(Error::request("a text needs tokens whose loss is measured"));
@@ -68,7 +68,7 @@ impl<'a> Baseline<'a> {
     /// Measures the effect of each set of lesions by itself, in batches.
     ///
     /// # Errors
-    /// What the evaluator refuses.
+    /// Errors of the evaluator.
     pub fn effects(&self, sets: &[Vec<Edit>], progress: Progress) -> Result<Vec<Effect>> {
         let mut effects = Vec::with_capacity(sets.len());
         for chunk in sets.chunks(CHUNK) {
@@ -114,8 +114,8 @@ pub struct MinimalSet {
     pub one_minimal: bool,
 }
 
-/// Reduces a set with the minimizer's algorithm ([`reduce`]) to members that are all needed: without
-/// any one of them, the loss increase falls below `share` of the whole set's.
+/// Reduces a set with the minimizer's algorithm ([`reduce`]) to members that are all needed:
+/// without any one of them, the loss increase falls below `share` of the whole set's.
 ///
 /// # Errors
 /// [`Error::Request`] if the whole set does not raise the loss.
@@ -172,7 +172,7 @@ const TABLE_COMPONENTS: usize = 48;
 /// left out, because a set with one of them could not be judged.
 ///
 /// # Errors
-/// What the evaluator refuses.
+/// Errors of the evaluator.
 pub fn interactions(
     evaluator: &ModelEvaluator,
     prompts: &[(String, Trial)],

@@ -23,8 +23,8 @@ use crate::vocabulary::{Category, Vocabulary, categories, indicator};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenVerdict {
-    /// Cannot be repeated: the probability is below [`GLITCH_PROBABILITY`] under every prompt, and q below
-    /// [`FALSE_DISCOVERY`].
+    /// Cannot be repeated: the probability is below [`GLITCH_PROBABILITY`] under every prompt, and
+    /// the q-value below [`FALSE_DISCOVERY`].
     Glitch,
     /// Repeated worse than ordinary tokens, q below [`FALSE_DISCOVERY`].
     Weak,
@@ -57,7 +57,7 @@ pub struct TokenRow {
     pub repetition_probability: Option<f64>,
     /// The verdict.
     pub verdict: TokenVerdict,
-    /// What the tokenizer says about the token.
+    /// The tokenizer's view of the token.
     pub category: Category,
     /// Benjamini-Hochberg q-value of the rank among the controls, corrected separately for the
     /// tokens that the indicator suspects and for the others.
@@ -99,7 +99,7 @@ impl VocabularySweep {
     /// suspect ones and as many controls.
     ///
     /// # Errors
-    /// What the evaluator refuses.
+    /// Errors of the evaluator.
     pub fn run(
         model: &Model,
         evaluator: &dyn Evaluator,

@@ -73,9 +73,9 @@ fn noise(shape: (usize, usize), seed: u64, scale: f32) -> Tensor {
 
 /// Puts a mixture of five experts in the place of every MLP, one expert for each token. In `layer`
 /// experts 0 and 1 are the MLP with one router row for both, experts 2 and 3 are the MLP with the
-/// opposite row, and expert 4, which the router never prefers to both sides, outputs zero. So if one
-/// of the four is masked, its twin is chosen. In the other layers the experts are the MLP with a
-/// little noise, and the router's rows are random.
+/// opposite row, and expert 4, which the router never prefers to both sides, outputs zero. So if
+/// one of the four is masked, its twin is chosen. In the other layers the experts are the MLP with
+/// a little noise, and the router's rows are random.
 fn experts_twice(layer: usize) -> Model {
     let mut t = tensors(&dense());
     for l in 0..4usize {

@@ -3,8 +3,12 @@
 //! against checkpoints without the same weights, in `cut_out.rs`.
 
 use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
-use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
-use glitch::model::Model;
+use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request, hook_name};
+use glitch::model::batch::Row;
+use glitch::model::hooks::Site;
+use glitch::model::{Forward, Model};
+
+use super::parity::load;
 
 fn model() -> Model {
     Model::load("builtin:dense").unwrap()
@@ -161,8 +165,8 @@ fn what_the_model_does_not_have_is_refused() {
     check(Edit::Replace { position: 1, id: 4096 }, "beyond the vocabulary");
 }
 
-/// Sequences of several lengths give equal log-probabilities alone and in one batch, to the bit. The
-/// floor that is left is the rounding of a distribution's divergence from itself.
+/// Sequences of several lengths give equal log-probabilities alone and in one batch, to the bit.
+/// The floor that is left is the rounding of a distribution's divergence from itself.
 #[test]
 fn the_noise_floor_of_the_built_in_model_is_rounding() {
     let model = model();
@@ -178,4 +182,56 @@ fn the_noise_floor_of_the_built_in_model_is_rounding() {
     }
     let floor = evaluator.noise_floor().unwrap();
     assert!(floor <= f64::from(f32::EPSILON) / 2.0, "{floor:e}");
+}
+
+/// A whole block's output is what the block adds to the residual stream: after the block's own norm
+/// on models that have one.
+#[test]
+fn block_outputs_are_what_is_added_to_the_residual_stream() {
+    let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 90).collect();
+    for name in ["llama", "gpt2", "olmo2", "gemma3", "mixtral"] {
+        let model = load(name);
+        let mut forward = Forward { rows: vec![Row::new(&ids[..])], ..Forward::default() };
+        let layers = 0..model.config.num_hidden_layers;
+        let sites = [Site::ResidPre, Site::AttnOut, Site::ResidMid, Site::MlpOut, Site::ResidPost];
+        forward.hooks.capture =
+            layers.clone().flat_map(|layer| sites.map(|site| (layer, site))).collect();
+        let captured = model.forward(&forward).unwrap().captured;
+        for layer in layers {
+            let [pre, attention, mid, mlp, post] = sites.map(|site| &captured[&(layer, site)]);
+            let sum =
+                |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+            assert_eq!(&sum(pre, attention), mid, "{name}: layer {layer}");
+            assert_eq!(&sum(mid, mlp), post, "{name}: layer {layer}");
+        }
+    }
+}
+
+#[test]
+fn components_have_the_hook_names_of_transformer_lens() {
+    let check = |name: &str, component: &str, expected: Option<&str>| {
+        let component: Component = component.parse().unwrap();
+        let found = hook_name(&component, &load(name).config);
+        assert_eq!(found.as_deref(), expected, "{name}: {component}");
+    };
+    for name in ["llama", "gpt2", "gemma3"] {
+        check(name, "embed", Some("hook_embed"));
+        check(name, "L1.head2", Some("blocks.1.attn.hook_z"));
+        check(name, "L1.attn", Some("blocks.1.hook_attn_out"));
+        check(name, "L1.mlp", Some("blocks.1.hook_mlp_out"));
+        check(name, "L1.neuron9", Some("blocks.1.mlp.hook_post"));
+        check(name, "L9.mlp", None);
+    }
+    // TransformerLens has these before the norm, and not what is added to the residual stream.
+    check("olmo2", "L1.head2", Some("blocks.1.attn.hook_z"));
+    check("olmo2", "L1.attn", None);
+    check("olmo2", "L1.mlp", None);
+    check("olmo2", "L1.neuron9", Some("blocks.1.mlp.hook_post"));
+    check("mixtral", "L1.mlp", Some("blocks.1.hook_mlp_out"));
+    check("mixtral", "L1.expert0", None);
+    check("mixtral", "L1.router", None);
+    check("llama", "L1.mlp.down[3,4]", None);
+    check("mamba2", "L1.head0", None);
+    check("rwkv7", "L1.channel_mix", None);
+    check("rwkv7", "L1.neuron3", None);
 }

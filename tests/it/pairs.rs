@@ -65,9 +65,9 @@ fn ten_planted_interactions_are_found_and_reduced_to_the_two() {
         let first = at == 0 && row.q_value <= 0.05;
         found += usize::from(first);
 
-        // The two, and three heads or experts of other layers that do little harm alone. (In its own
-        // layer the tokens of a masked expert go to other experts, and if those are masked too, to
-        // others again.)
+        // The two, and three heads or experts of other layers that do little harm alone. (In its
+        // own layer the tokens of a masked expert go to other experts, and if those are masked too,
+        // to others again.)
         let others: Vec<Component> = match target {
             Target::Mlps => (0..4).flat_map(|layer| (0..4).map(move |h| head(layer, h))).collect(),
             _ => sweep
@@ -239,7 +239,8 @@ fn a_screened_sweep_finds_what_the_exact_one_does() {
     for row in &screened.rows {
         assert_eq!(figures[&(row.a, row.b)], (row.alone_a, row.alone_b, row.joint));
     }
-    // The built-in model's own redundancy: two heads that repeat a token, either of which is enough.
+    // The built-in model's own redundancy: two heads that repeat a token, either of which is
+    // enough.
     let first = &exact.rows[0];
     assert_eq!((first.a, first.b, first.kind), (head(3, 0), head(3, 1), PairKind::Redundant));
     assert!(
@@ -258,8 +259,8 @@ fn a_screened_sweep_finds_what_the_exact_one_does() {
     );
 }
 
-/// On the echo prompt the mutator first proposes the model's own redundancy. Its oracle finds nothing
-/// in either lesion alone, and the minimizer leaves the two.
+/// On the echo prompt the mutator first proposes the model's own redundancy. Its oracle finds
+/// nothing in either lesion alone, and the minimizer leaves the two.
 #[test]
 fn a_set_that_the_mutator_proposes_needs_every_member() {
     let model = Model::load("builtin:dense").unwrap();

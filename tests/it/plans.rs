@@ -1,5 +1,5 @@
-//! Whatever the planner shares, resumes and leaves out, the answer is that of each request alone,
-//! to the bit.
+//! Whatever the planner shares, resumes and leaves out: the answer is that of each request alone, to
+//! the bit.
 
 use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
@@ -17,7 +17,7 @@ fn trial() -> Trial {
     Trial::new(&ids[..PROMPT], &ids[PROMPT..])
 }
 
-/// One component of each kind that the model has, of any layer.
+/// Draws a component of a kind that the model has, in any layer.
 fn component(model: &Model, rng: &mut Rng) -> Component {
     let config = &model.config;
     loop {
@@ -154,21 +154,27 @@ fn any_batch_equals_each_alone() {
             .collect();
         for (request, batched) in requests.iter().zip(evaluator.observe(&requests).unwrap()) {
             let alone = evaluator.observe_alone(request).unwrap();
-            same(&batched, &alone, &format!("{name}: {:?}", request.trial.edits));
+            let what = format!("{name}: {:?}", request.trial.edits);
+            same(&batched, &alone, &what);
+            // Without lesions and patches no row resumes above a layer: all layers are reported.
+            if request.trial.edits.iter().all(Edit::is_token_edit) && request.patches.is_empty() {
+                assert_eq!(batched.routing, alone.routing, "{what}");
+                assert_eq!(batched.state_norms, alone.state_norms, "{what}");
+            }
         }
     }
 }
 
-/// How many tokens go through layers for a request with this edit, once there is a run to resume
-/// from.
+/// Counts the tokens that go through layers for a request with this edit, once there is a cached
+/// forward to resume from.
 fn computed(name: &str, edit: &Edit) -> u64 {
     let model = load(name);
     let evaluator = ModelEvaluator::new(&model);
     let requests = [(); 2].map(|()| Request::new(trial().with_edits(vec![edit.clone()])));
     evaluator.observe(&requests).unwrap();
-    let run = evaluator.tokens();
+    let before = evaluator.tokens();
     evaluator.observe(&requests).unwrap();
-    (evaluator.tokens() - run) / 2
+    (evaluator.tokens() - before) / 2
 }
 
 #[test]
@@ -184,7 +190,7 @@ fn a_row_begins_where_its_edits_take_hold() {
     // States are kept every 16 positions.
     check("mamba", at(Component::Ssm { layer: 1 }, Some(30)), read - 16);
     check("gpt-neox", at(Component::Mlp { layer: 1 }, Some(30)), read - 30);
-    // Of an expert: from the first token that is routed to it.
+    // The row of an expert's lesion begins at the first token that is routed to it.
     let model = load("olmoe");
     let evaluator = ModelEvaluator::new(&model);
     let run = evaluator.activations(&trial(), &[]).unwrap();

@@ -14,8 +14,9 @@ const PROMPTS: [&str; 3] = [
     "She was not a woman of many words, for, unlike people in general",
 ];
 
-/// Plants `count` faults in a model and returns how many were named first, and which components were
-/// named in place of the others. Zero, five times the output, and noise of twice its norm take turns.
+/// Plants `count` faults in a model and returns how many were named first, and which components
+/// were named in place of the others. Zero, five times the output, and noise of twice its norm take
+/// turns.
 fn plant(
     name: &str,
     count: usize,
