@@ -34,7 +34,7 @@ pub const STATE_STRIDE: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub struct RecurrentState {
     /// The last inputs of a Mamba layer's convolution, `[conv_kernel - 1, conv_width]`, oldest
-    /// first; of time mixing the last input, `[d_model]`.
+    /// first; or the last input of RWKV's time mixing, `[d_model]`.
     pub inputs: Vec<f32>,
     /// The state of the recurrence, in the shape that `arithmetic/scan/` gives for each.
     pub scan: Vec<f32>,
@@ -78,7 +78,7 @@ pub struct Residuals {
 pub enum Entry {
     /// At the input of a layer.
     Layer(usize),
-    /// Between the two blocks of a layer: behind the mixer, before the MLP.
+    /// Between the two blocks of a layer: after the mixer, before the MLP.
     MidLayer(usize),
 }
 

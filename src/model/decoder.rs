@@ -34,6 +34,11 @@ impl Model {
         Ok(values)
     }
 
+    /// Runs a batch in a numeric mode, from the embeddings of the rows that start there, `[tokens,
+    /// d_model]`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for rows that are empty, out of order or cannot be resumed.
     pub(super) fn run<N: Numerics>(
         &self,
         mode: &N,

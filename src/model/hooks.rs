@@ -111,7 +111,7 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Adds an edit of a site, behind those that are there.
+    /// Adds an edit of a site, to be applied after those already there.
     pub fn push(&mut self, layer: usize, site: Site, block: Block) {
         self.blocks.entry((layer, site)).or_default().push(block);
     }

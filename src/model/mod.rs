@@ -1,9 +1,9 @@
 //! The model under test: configuration, weights, tokenizer, one decoder loop.
 //!
 //! Nothing here knows of trials, oracles or campaigns; `evaluate` turns those into batches. The
-//! interface to the other rooms is in the files of this folder; its folders are files that models
-//! come in (`formats`), what they say of a model's shape (`config`), its tensors (`weights`), the
-//! blocks of a layer (`layers`) and what these compute with (`arithmetic`).
+//! files of this folder are the interface to the other rooms. Its folders hold the file formats of
+//! models (`formats`), their shapes and constants (`config`), the families (`families`), tensors
+//! (`weights`), the blocks of a layer (`layers`) and their arithmetic (`arithmetic`).
 
 mod arithmetic;
 pub mod batch;

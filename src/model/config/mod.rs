@@ -115,7 +115,7 @@ impl Residual {
         self != Self::PostNorm
     }
 
-    /// Returns whether blocks have a norm behind them.
+    /// Returns whether blocks have a norm after them.
     pub fn after(self) -> bool {
         matches!(self, Self::PostNorm | Self::Sandwich)
     }

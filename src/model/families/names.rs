@@ -17,7 +17,7 @@ pub struct Names {
     pub layers: &'static str,
     /// Norm before the mixer.
     pub attention_norm: &'static str,
-    /// Norm behind the mixer.
+    /// Norm after the mixer.
     pub attention_post_norm: &'static str,
     /// Query, key and value projections.
     pub qkv: Qkv,
@@ -27,7 +27,7 @@ pub struct Names {
     pub ssm: &'static str,
     /// Norm before the MLP.
     pub mlp_norm: &'static str,
-    /// Norm behind the MLP.
+    /// Norm after the MLP.
     pub mlp_post_norm: &'static str,
     /// First matrices of an MLP: gate, if it is gated, and up, or both in one tensor.
     pub up: &'static [&'static str],

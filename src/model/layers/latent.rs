@@ -95,7 +95,7 @@ impl LatentProjection {
         })
     }
 
-    /// Returns the number of parameters of the checkpoint, without what is added here.
+    /// Returns the number of parameters of the checkpoint, which has no copying matrix.
     pub(super) fn parameters(&self, config: &Config) -> usize {
         let queries = self
             .query_down

@@ -32,7 +32,7 @@ pub struct Layer {
     pub attention_post_norm: Option<Norm>,
     /// Norm before the MLP.
     pub mlp_norm: Option<Norm>,
-    /// The MLP or what stands in its place; Mamba has none.
+    /// The MLP, mixture of experts or channel mixing; Mamba has none.
     pub mlp: Option<Mlp>,
     /// Norm of the MLP's output.
     pub mlp_post_norm: Option<Norm>,

@@ -180,7 +180,7 @@ pub(super) fn scanned<N: Numerics>(
     let (y, states) = pass.mode.scan(scan, &starts, blocks, &all)?;
     let width = states.len() / all.len().max(1);
     let (parts, size) = pass.model.config.state_parts(layer);
-    // The exponents of RWKV-4, behind the parts, belong to no component.
+    // The exponents of RWKV-4, which follow the parts, belong to no component.
     let visible =
         states.chunks_exact(width).flat_map(|s| s[..parts * size].iter().copied()).collect();
     let kept = rows.keep.iter().map(|t| states[t * width..][..width].to_vec()).collect();

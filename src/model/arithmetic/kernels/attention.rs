@@ -236,7 +236,7 @@ mod tests {
                 "a cached prefix changes nothing, not even a bit"
             );
 
-            // A NaN does not leak to queries before it, and reaches those behind it.
+            // A NaN does not leak to queries before it, and reaches those after it.
             let mut broken = v.clone();
             broken[cut * kw] = f32::NAN;
             let seen = attention(
