@@ -13,6 +13,7 @@ use super::cache::CachedForward;
 use super::observation::Request;
 use super::reach::{Reach, entry_of, layer_of};
 use crate::edit::{Edit, Layout, Trial};
+use crate::error::{Error, Result};
 use crate::model::batch::{Entry, Restart, Row, STATE_STRIDE};
 use crate::model::{Config, Model};
 
@@ -158,10 +159,9 @@ fn below(trial: &Trial, config: &Config) -> Option<(Entry, Vec<Edit>)> {
 /// Checks a request against the model before anything is computed.
 ///
 /// # Errors
-/// [`Error::Request`](crate::Error::Request) for a trial without a prompt, for a reference of other
+/// [`Error::Request`] for a trial without a prompt, for a reference of other
 /// positions, and for ids that the model does not have.
-pub fn check(model: &Model, request: &Request, layout: &Layout) -> crate::Result<()> {
-    use crate::error::Error;
+pub fn check(model: &Model, request: &Request, layout: &Layout) -> Result<()> {
     if layout.prompt_len == 0 {
         return Err(Error::request("a trial needs at least one prompt token"));
     }
