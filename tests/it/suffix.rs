@@ -502,7 +502,7 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     let ran = glitch(&["implicate", &case]);
     let said_so =
         |text: &str| assert!(ran.stdout.contains(text), "{text}: {}{}", ran.stdout, ran.stderr);
-    ["how the replaced tokens are read", "  these ", "  4 random ", "  fails "]
+    ["attribution of the replaced tokens", "  these ", "  4 random ", "  fails "]
         .into_iter()
         .for_each(said_so);
     let ran = glitch(&["replay", &cases]);
