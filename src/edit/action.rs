@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{Fault, fault, finite};
 use super::component::Component;
 use super::phrase::Phrase;
+use super::words::Words;
 use crate::text::number;
 
 /// A change of the output of a component, or of a single weight, by a lesion (ablation).
@@ -53,6 +54,46 @@ impl Action {
     /// Returns true for changes to a router's choice, which apply to experts alone.
     pub fn is_of_experts(&self) -> bool {
         matches!(self, Self::Mask | Self::Force)
+    }
+
+    /// Reads an action that begins with `verb`, its component and the position it is restricted to;
+    /// `None` for a verb that is no action's.
+    pub(super) fn read(
+        verb: &str,
+        words: &mut Words,
+    ) -> Result<Option<(Self, Component, Option<usize>)>, String> {
+        let mut action = match verb {
+            "zero" => Self::Zero,
+            "mean" => Self::Mean,
+            "mask" | "unroute" => Self::Mask,
+            "force" | "route" => Self::Force,
+            "scale" => Self::Scale { factor: words.number("a factor")? },
+            "noise" => Self::Noise { seed: 0, strength: words.number("a strength")? },
+            _ => return Ok(None),
+        };
+        let component = words.component()?;
+        if action.is_of_experts() && !matches!(component, Component::Expert { .. }) {
+            return Err(format!("{component} is no expert; only experts are masked or forced"));
+        }
+        let position = words.place()?;
+        if let Self::Noise { seed, .. } = &mut action {
+            *seed = words.seed()?;
+        }
+        Ok(Some((action, component, position)))
+    }
+
+    /// Returns the action on a component as [`read`](Self::read) reads it.
+    pub(super) fn to_text(self, component: &Component, position: Option<usize>) -> String {
+        let place = position.map_or(String::new(), |position| format!(" at {position}"));
+        match self {
+            Self::Zero | Self::Mean | Self::Mask | Self::Force => {
+                format!("{} {component}{place}", self.name())
+            }
+            Self::Scale { factor } => format!("scale {factor} {component}{place}"),
+            Self::Noise { seed, strength } => {
+                format!("noise {strength} {component}{place} seed {seed}")
+            }
+        }
     }
 
     /// Returns the strength that the reduction makes smaller: 0 changes nothing.

@@ -9,6 +9,11 @@ use super::component::Component;
 use super::embedding::EmbeddingChange;
 use super::phrase::Phrase;
 use super::stand_in::StandIns;
+use super::words::{TokenId, Words, cut, parse};
+
+/// The words that edits begin with, for error messages.
+const VERBS: &str = "replace, insert, delete, zero, mean, scale, noise, mask, force, embedding, \
+    carry or freeze-routing";
 
 /// One mutation. Positions count tokens of the *unedited* sequence (base then continuation), so the
 /// members of a set of edits can be removed one by one without renumbering the others.
@@ -238,6 +243,67 @@ impl Edit {
             Self::Lesion { component, action, .. } => format!("{} {component}", action.name()),
             Self::CarryState { component, .. } => format!("carry {component}"),
             Self::FreezeRouting => "freeze routing".to_owned(),
+        }
+    }
+
+    /// Reads an edit as a person writes it, such as `replace 4 ' garden'` or `zero L3.head1 at 2`;
+    /// `token_id` finds the ids of quoted texts.
+    ///
+    /// # Errors
+    /// A message that repeats the edit and says what was expected.
+    pub fn parse(text: &str, token_id: TokenId) -> Result<Self, String> {
+        parse(text, token_id, Self::read)
+    }
+
+    fn read(words: &mut Words) -> Result<Self, String> {
+        match words.word(VERBS)? {
+            "replace" => Ok(Self::Replace { position: words.position()?, id: words.token()? }),
+            "insert" => Ok(Self::Insert { position: words.position()?, id: words.token()? }),
+            "delete" => Ok(Self::Delete { position: words.position()? }),
+            "embedding" => Ok(Self::Embedding {
+                position: words.position()?,
+                change: EmbeddingChange::read(words)?,
+            }),
+            "carry" => {
+                let component = words.component()?;
+                if !matches!(component, Component::State { .. }) {
+                    let example = "such as L3.state or L3.state5";
+                    return Err(format!("{component} is no recurrent state, {example}"));
+                }
+                words.expect("at")?;
+                let position = words.position()?;
+                words.expect("from")?;
+                let mut from = vec![words.token()?];
+                while !words.is_empty() {
+                    from.push(words.token()?);
+                }
+                Ok(Self::CarryState { component, position, from })
+            }
+            "freeze-routing" => Ok(Self::FreezeRouting),
+            verb => match Action::read(verb, words)? {
+                Some((action, component, position)) => {
+                    Ok(Self::Lesion { component, action, position })
+                }
+                None => Err(format!("`{}` is no edit; expected {VERBS}", cut(verb))),
+            },
+        }
+    }
+
+    /// Returns the edit as [`parse`](Self::parse) reads it, with ids for tokens.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Replace { position, id } => format!("replace {position} {id}"),
+            Self::Insert { position, id } => format!("insert {position} {id}"),
+            Self::Delete { position } => format!("delete {position}"),
+            Self::Embedding { position, change } => {
+                format!("embedding {position} {}", change.to_text())
+            }
+            Self::Lesion { component, action, position } => action.to_text(component, *position),
+            Self::CarryState { component, position, from } => {
+                let from: Vec<String> = from.iter().map(ToString::to_string).collect();
+                format!("carry {component} at {position} from {}", from.join(" "))
+            }
+            Self::FreezeRouting => "freeze-routing".to_owned(),
         }
     }
 

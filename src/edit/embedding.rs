@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::check::{Fault, finite};
 use super::phrase::Phrase;
 use super::stand_in::StandIns;
+use super::words::{Words, cut};
 use crate::text::{number, percent};
+
+/// The kinds of change, for error messages.
+const KINDS: &str = "noise, towards or direction";
 
 /// A change of one embedding vector `e` `[d_model]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -43,6 +47,34 @@ impl EmbeddingChange {
             Self::Noise { strength, .. }
             | Self::Direction { strength, .. }
             | Self::Towards { strength, .. } => strength,
+        }
+    }
+
+    /// Reads a change as a person writes it: `noise 2 seed 7`, `towards 91 0.5`.
+    pub(super) fn read(words: &mut Words) -> Result<Self, String> {
+        match words.word(KINDS)? {
+            "noise" => {
+                let strength = words.number("a strength")?;
+                Ok(Self::Noise { seed: words.seed()?, strength })
+            }
+            "towards" => {
+                Ok(Self::Towards { id: words.token()?, strength: words.number("a strength")? })
+            }
+            "direction" => Ok(Self::Direction {
+                from: words.token()?,
+                to: words.token()?,
+                strength: words.number("a strength")?,
+            }),
+            other => Err(format!("expected {KINDS}, got `{}`", cut(other))),
+        }
+    }
+
+    /// Returns the change as [`read`](Self::read) reads it.
+    pub(super) fn to_text(self) -> String {
+        match self {
+            Self::Noise { seed, strength } => format!("noise {strength} seed {seed}"),
+            Self::Towards { id, strength } => format!("towards {id} {strength}"),
+            Self::Direction { from, to, strength } => format!("direction {from} {to} {strength}"),
         }
     }
 

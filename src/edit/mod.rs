@@ -11,7 +11,10 @@ mod edits;
 mod embedding;
 mod phrase;
 mod stand_in;
+#[cfg(test)]
+mod tests;
 mod trial;
+mod words;
 
 pub use action::Action;
 pub use check::Fault;
@@ -21,3 +24,4 @@ pub use embedding::EmbeddingChange;
 pub use phrase::Phrase;
 pub use stand_in::StandIns;
 pub use trial::{Layout, Trial};
+pub use words::TokenId;
