@@ -19,6 +19,7 @@ pub mod model;
 pub mod mutate;
 pub mod novelty;
 pub mod oracle;
+pub mod pipeline;
 pub mod report;
 pub mod rng;
 pub mod stats;

@@ -7,43 +7,67 @@ use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 use crate::model::Config;
-use crate::mutate::{self, Mutator};
+use crate::mutate::{self, Layers, Mutator};
 use crate::oracle::OracleKind;
 
-/// What a campaign does. Every field has a default, so a file says only what it changes.
+/// The definition of a campaign. Every key has a default, so a file says only what it changes; an
+/// option of `glitch fuzz` overrides the key it names.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CampaignConfig {
-    /// The model, as `--model` takes it.
+    /// The model: a folder, a GGUF file, `builtin:NAME` or `hf:org/name` [default:
+    /// `"builtin:dense"`; `--model`].
     pub model: String,
+    /// Seed of all randomness [default: 1; `--seed`]. The same seed, batch size and `max_evals`
+    /// give the same findings.
     pub seed: u64,
-    /// Wall clock, model loading included: `"60s"`, `"8h"`.
+    /// Wall-clock budget, model loading included: `"60s"`, `"10m"`, `"8h"` [default: none;
+    /// `--max-time`].
     #[serde(deserialize_with = "duration")]
     pub max_time: Option<Duration>,
-    /// Trials of the loop; follow-up (confirm, minimize, implicate) is not counted.
+    /// Trials of the search; follow-ups (confirm, minimize, localize) are not counted [default:
+    /// none; `--max-evals`].
     pub max_evals: Option<u64>,
-    /// Groups of mutators, see [`mutate::groups`].
+    /// Groups of mutators [default: `tokens`, `vocabulary`, `embeddings`, `lesions` and `weights`;
+    /// `--mutate`].
     pub mutate: Vec<String>,
-    /// Trials a round.
+    /// Layers whose components are lesioned, from the first to the last: `"3-7"`, or `"5"` for one
+    /// [default: all; `--layers`]. Restricts the groups `lesions`, `sets` and `weights`; matched
+    /// controls still come from the whole model.
+    pub layers: Option<Layers>,
+    /// Trials in one round, 1 to 65,536 [default: 128]. They share a forward pass, so a larger
+    /// batch is faster until memory gets scarce.
     pub batch_size: usize,
+    /// Matched controls behind each verdict, 8 to 1,024 [default: 16; `--controls`]. With `n` of
+    /// them, no p-value is below 1/(n + 1).
     pub controls_per_trial: usize,
-    /// The oracles that judge; without them, all that the selected mutators make trials for.
+    /// The detectors that score trials [default: all that the selected mutators make trials for
+    /// and that apply to the model; `--oracles`]. One that would score nothing is refused.
     pub oracles: Option<Vec<OracleKind>>,
-    /// Findings that are confirmed, minimized and implicated; the campaign goes on without after.
+    /// Findings that are confirmed, minimized and explained [default: 64]. The search goes on
+    /// after them, and what it finds stays raw.
     pub max_findings: usize,
-    /// Findings followed up after each round at most, so that one round cannot eat the budget.
+    /// Findings followed up after each round at most, 1 to 1,024 [default: 1], so that one round
+    /// cannot consume the budget.
     pub follow_ups_per_round: usize,
-    /// Trials that one minimization may judge (each with its controls).
+    /// Trials that one minimization may judge, each with its controls [default: 400].
     #[serde(alias = "minimise_calls")]
     pub minimize_calls: u64,
-    /// Every how many rounds text is generated for the collapse oracle (it costs many forwards).
+    /// Rounds between two uses of the expensive oracles (`collapse`, which generates text, and
+    /// `state_memory`), at least 1 [default: 8].
     pub generate_every: u64,
-    /// Tokens at the end of each seed that are teacher-forced.
+    /// Tokens at the end of each seed that are held back and teacher-forced, 1 to 256 and at most
+    /// half of the seed [default: 8]. Divergence and loss are measured on them.
     pub continuation: usize,
-    /// Files with a prompt a paragraph, or prompts themselves; none: the built-in seeds.
+    /// The texts to start from [default: the built-in seeds; `--seeds`]. An entry that ends in
+    /// `.txt` or names a file is a file with one prompt a paragraph; any other is a prompt.
     pub seeds: Vec<String>,
+    /// Prompts to start from, as they stand [default: none; `--prompt`]. With some here and no
+    /// `seeds`, the built-in seeds are left out.
+    pub prompts: Vec<String>,
+    /// Stop at the first case, with exit code 77 [default: false; `--exit-on-find`].
     pub exit_on_find: bool,
-    /// Where cases, journal and report go.
+    /// Folder of cases, journal and report [default: `"fuzz/out"`; `--out`].
     pub out: String,
 }
 
@@ -57,6 +81,7 @@ impl Default for CampaignConfig {
             mutate: ["tokens", "vocabulary", "embeddings", "lesions", "weights"]
                 .map(String::from)
                 .to_vec(),
+            layers: None,
             batch_size: 128,
             controls_per_trial: crate::oracle::judge::CONTROLS_PER_TRIAL,
             oracles: None,
@@ -66,6 +91,7 @@ impl Default for CampaignConfig {
             generate_every: 8,
             continuation: 8,
             seeds: Vec::new(),
+            prompts: Vec::new(),
             exit_on_find: false,
             out: "fuzz/out".into(),
         }
@@ -73,7 +99,10 @@ impl Default for CampaignConfig {
 }
 
 impl CampaignConfig {
-    /// Reads a definition; `path` is for the error, which is one line and names file and field.
+    /// Reads a definition.
+    ///
+    /// # Errors
+    /// [`Error::File`], one line that names `path` and the field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|error| {
             let field = error
@@ -86,12 +115,19 @@ impl CampaignConfig {
         Ok(config)
     }
 
-    /// The campaign of `glitch fuzz` without arguments, which `glitch compare` runs on every model.
+    /// Returns the campaign of `glitch fuzz` without arguments, which `glitch compare` runs on
+    /// every model.
+    ///
+    /// # Errors
+    /// None: the definition ships with the program, and a test reads it.
     pub fn quick() -> Result<Self> {
         Self::parse(include_str!("quick.toml"), Path::new("fuzz/quick.toml"))
     }
 
-    /// What the types do not say: field and fault.
+    /// Checks what the types leave open.
+    ///
+    /// # Errors
+    /// The first field at fault, and what is wrong with it.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let within = |field, value: usize, low: usize, high: usize| {
             if (low..=high).contains(&value) {
@@ -116,6 +152,10 @@ impl CampaignConfig {
             mutate::select(&self.mutate).map_err(|error| ("mutate", error.to_string()))?;
         if mutators.is_empty() {
             return Err(("mutate", "none given".into()));
+        }
+        if self.layers.is_some() && !self.mutate.iter().any(|group| drawn_from_layers(group)) {
+            let message = format!("no group of {} draws components", self.mutate.join(", "));
+            return Err(("layers", message));
         }
         let Some(oracles) = &self.oracles else { return Ok(()) };
         if oracles.is_empty() {
@@ -162,7 +202,24 @@ fn feeds(mutators: &[&'static dyn Mutator], kind: OracleKind) -> bool {
     mutators.iter().any(|mutator| mutator.oracles().contains(&kind))
 }
 
-/// The key of the line that a byte of the file is in.
+/// Returns whether a group of mutators draws components, which `layers` restricts.
+fn drawn_from_layers(group: &str) -> bool {
+    ["lesions", "sets", "weights"].contains(&group)
+}
+
+/// Reads the name of an oracle, as files have it.
+///
+/// # Errors
+/// A message that lists the names.
+pub fn parse_oracle(name: &str) -> Result<OracleKind, String> {
+    OracleKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = OracleKind::ALL.into_iter().map(OracleKind::name).collect();
+        let shown: String = name.chars().take(40).collect();
+        format!("no oracle `{}`; there are {}", shown.escape_debug(), names.join(", "))
+    })
+}
+
+/// Returns the key of the line that a byte of the file is in.
 fn field_at(text: &str, byte: usize) -> Option<String> {
     let before = text.get(..byte)?;
     let start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -171,9 +228,12 @@ fn field_at(text: &str, byte: usize) -> Option<String> {
     (!key.is_empty()).then_some(key)
 }
 
-/// `90`, `90s`, `1.5m`, `8h`, `2d`.
+/// Reads a duration: `90`, `90s`, `1.5m`, `8h`, `2d`.
+///
+/// # Errors
+/// A message with examples.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("`{}` is no time; examples: 60s, 10m, 8h", text.escape_debug());
+    let bad = || format!("`{}` is no duration; examples: 60s, 10m, 8h", text.escape_debug());
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -205,14 +265,35 @@ mod tests {
         check("seed = 1\nbatch_size = \"many\"", "x.toml: batch_size: ");
         check("bach_size = 3", "x.toml: bach_size: unknown field");
         check("batch_size = 0", "x.toml: batch_size: 0 is not within");
-        check("max_time = \"soon\"", "`soon` is no time");
+        check("max_time = \"soon\"", "`soon` is no duration");
         check("mutate = [\"tokns\"]", "x.toml: mutate: no mutator `tokns`");
         check("oracles = [\"vibes\"]", "x.toml: oracles: ");
+        check("layers = \"7-3\"", "x.toml: layers: 7-3 is empty");
+        check("layers = 3", "x.toml: layers: ");
+        check("layers = \"3\"\nmutate = [\"tokens\"]", "x.toml: layers: no group of tokens draws");
         check("seed = ", "x.toml: seed: ");
         check("oracles = []", "x.toml: oracles: none given");
         check("oracles = [\"target\"]", "x.toml: oracles: `target` would score nothing");
         let lesions = "mutate = [\"lesions\"]\noracles = [\"divergence\", \"echo\"]";
         check(lesions, "x.toml: oracles: `echo` would score nothing: no mutator of lesions");
+    }
+
+    #[test]
+    fn keys_have_their_new_and_their_old_spelling() {
+        let parse = |text: &str| CampaignConfig::parse(text, Path::new("x.toml")).unwrap();
+        let all = parse("layers = \"1-2\"\nprompts = [\"It was\"]\nminimize_calls = 9");
+        assert_eq!(all.layers, Some(Layers { first: 1, last: 2 }));
+        assert_eq!((all.prompts, all.minimize_calls), (vec!["It was".to_owned()], 9));
+        assert_eq!(parse("minimise_calls = 7").minimize_calls, 7);
+    }
+
+    #[test]
+    fn oracles_are_read_by_name() {
+        for kind in OracleKind::ALL {
+            assert_eq!(parse_oracle(kind.name()), Ok(kind));
+        }
+        let error = parse_oracle("vibes").unwrap_err();
+        assert!(error.starts_with("no oracle `vibes`; there are divergence, echo,"), "{error}");
     }
 
     #[test]

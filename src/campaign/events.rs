@@ -1,21 +1,18 @@
-//! What a campaign tells, and whom it asks to explain.
+//! The events of a campaign while it runs.
 
-use super::finding::Finding;
 use super::summary::MutatorYield;
 use crate::case::{Case, Lineage};
 use crate::edit::Trial;
 use crate::error::Result;
 use crate::oracle::Verdict;
+use crate::pipeline::Finding;
 
-/// Explains a finding (implication, texts) as a case.
-pub trait Follow {
-    /// The case, and how many trials it took. Without `implicate`, which costs most, when time is
-    /// up.
-    fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)>;
-}
-
-/// Where events go: progress, journal, files.
+/// Takes the events: to a progress line, a journal, files.
 pub trait Sink {
+    /// Takes one event.
+    ///
+    /// # Errors
+    /// Whatever ends the campaign, such as a journal that cannot be written.
     fn event(&mut self, event: Event) -> Result<()>;
 }
 
@@ -26,31 +23,47 @@ pub enum Event {
     Round(Progress),
     /// A trial failed against its matched controls, inside a batch.
     Raw {
+        /// The trial.
         trial: Trial,
+        /// Its verdict inside the batch.
         verdict: Verdict,
+        /// Where it came from.
         lineage: Lineage,
     },
-    /// It did so again alone (or did not).
+    /// A raw finding was judged again, alone.
     Confirmed {
+        /// The verdict alone.
         verdict: Verdict,
+        /// Whether it fails alone.
         holds: bool,
     },
+    /// A confirmed finding was minimized.
     Minimized {
+        /// What is left of it.
         finding: Box<Finding>,
     },
+    /// A finding became a case.
     Case(Box<Case>),
 }
 
+/// Counts after a round.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
+    /// Trials of the loop.
     pub evaluations: u64,
+    /// Trials of follow-ups, controls and baselines.
     pub follow_up_evaluations: u64,
     /// Tokens of the loop's trials.
     pub tokens: u64,
+    /// Parents in the queue.
     pub queue: u64,
+    /// Behaviours in the novelty map.
     pub behaviours: u64,
+    /// Findings inside a batch.
     pub raw: u64,
+    /// Of these, findings that fail alone.
     pub confirmed: u64,
+    /// Of these, findings that still fail after they were minimized.
     pub minimized: u64,
     /// What each mutator found, the best yield of findings first, then of behaviours.
     pub yields: Vec<MutatorYield>,

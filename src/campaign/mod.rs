@@ -1,23 +1,29 @@
-//! The loop: scheduler, mutators, oracles, budget, journal.
+//! The loop: scheduler, mutators, oracles, budget.
 
+mod baselines;
 mod calibrate;
 pub mod config;
+mod deadline;
 mod events;
-mod explain;
-mod finding;
+mod follow_up;
+mod proposals;
+mod record;
+mod round;
 mod run;
 pub mod scheduler;
 pub mod seeds;
 pub mod setup;
+mod state;
 mod subject;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod triage;
 
 pub use config::CampaignConfig;
-pub use events::{Event, Follow, Progress, Sink};
-pub use explain::{Explain, attribute_against, describe};
-pub use finding::{Finding, reduced, signature};
+pub use deadline::StopSignal;
+pub use events::{Event, Progress, Sink};
+pub use record::Record;
 pub use run::run;
-pub use subject::{Control, Seed, Subject};
+pub use subject::{Seed, Subject};
 pub use summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary, Timing};

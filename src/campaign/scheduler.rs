@@ -1,4 +1,4 @@
-//! Which parent and which mutator next: a queue with energies and a bandit.
+//! The choice of the next parent (a queue with energies) and of the next mutator (a bandit).
 
 use rand::Rng as _;
 
@@ -8,12 +8,13 @@ use crate::rng::Rng;
 /// A trial that may be mutated.
 #[derive(Debug, Clone)]
 pub struct Entry {
+    /// The trial.
     pub trial: Trial,
     /// Name of the seed it descends from.
     pub seed: String,
     /// The mutators applied, first to last.
     pub mutators: Vec<String>,
-    /// How promising it looked when it came in.
+    /// Weight with which it is picked, before it was ever picked; a seed has 1.
     pub energy: f64,
     picks: u32,
 }
@@ -28,8 +29,11 @@ pub struct Queue {
 /// Entries besides the seeds; the weakest goes when there are more.
 const CAPACITY: usize = 512;
 
+/// Share of the picks that go to the seeds: they keep the edits few.
+const SEED_SHARE: f64 = 0.5;
+
 impl Queue {
-    /// A queue of seeds, which never leave it.
+    /// Makes a queue of named seeds, which never leave it.
     pub fn new(seeds: impl IntoIterator<Item = (String, Trial)>) -> Self {
         let entry =
             |(seed, trial)| Entry { trial, seed, mutators: Vec::new(), energy: 1.0, picks: 0 };
@@ -37,14 +41,17 @@ impl Queue {
         Self { seeds: entries.len(), entries }
     }
 
+    /// Returns the number of entries, seeds included.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Returns whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
+    /// Adds an entry; the weakest one that is no seed leaves where there are too many.
     pub fn push(&mut self, trial: Trial, seed: String, mutators: Vec<String>, energy: f64) {
         self.entries.push(Entry { trial, seed, mutators, energy, picks: 0 });
         if self.entries.len() > self.seeds + CAPACITY {
@@ -56,9 +63,9 @@ impl Queue {
         }
     }
 
+    /// Picks a parent.
     pub fn pick(&mut self, rng: &mut Rng) -> Option<&Entry> {
-        // The seeds and the rest get half of the picks each: seeds keep the edits few.
-        let range = match rng.random_bool(0.5) || self.entries.len() == self.seeds {
+        let range = match rng.random_bool(SEED_SHARE) || self.entries.len() == self.seeds {
             true => 0..self.seeds,
             false => self.seeds..self.entries.len(),
         };
@@ -90,16 +97,25 @@ pub struct Bandit {
     arms: Vec<(f64, f64)>,
 }
 
-/// Share of an arm's memory kept per trial of it.
+/// Share of an arm's memory kept per trial of it: a thousand trials ago counts a third.
 const KEEP: f64 = 0.999;
 
+/// Reward expected of an arm that was never tried, as of one trial: what is untried looks good.
+const OPTIMISM: f64 = 0.5;
+
+/// Standard deviation of one reward, for the samples; rewards lie between 0 and 1.
+const SPREAD: f64 = 0.5;
+
+/// Share of the draws that go to any arm alike: a campaign's map should have no holes.
+const EXPLORATION: f64 = 0.1;
+
 impl Bandit {
+    /// Makes a bandit of so many untried arms.
     pub fn new(arms: usize) -> Self {
-        // One optimistic trial each: what has not been tried looks good.
-        Self { arms: vec![(1.0, 0.5); arms] }
+        Self { arms: vec![(1.0, OPTIMISM); arms] }
     }
 
-    /// An arm, of those that `open` lets through where there are any.
+    /// Picks an arm, of those that `open` lets through where there are any.
     pub fn pick(&self, open: impl Fn(usize) -> bool, rng: &mut Rng) -> usize {
         let mut arms: Vec<usize> = (0..self.arms.len()).filter(|arm| open(*arm)).collect();
         if arms.is_empty() {
@@ -108,16 +124,15 @@ impl Bandit {
         let mut best = (f64::MIN, 0);
         for &arm in &arms {
             let (trials, reward) = self.arms[arm];
-            let sample = reward / trials + normal(rng) * 0.5 / trials.sqrt();
+            let sample = reward / trials + normal(rng) * SPREAD / trials.sqrt();
             if sample > best.0 {
                 best = (sample, arm);
             }
         }
-        // Every arm keeps a tenth of the draws between them: a campaign's map should have no holes.
-        if rng.random_bool(0.1) { arms[rng.random_range(0..arms.len())] } else { best.1 }
+        if rng.random_bool(EXPLORATION) { arms[rng.random_range(0..arms.len())] } else { best.1 }
     }
 
-    /// `reward` between 0 and 1.
+    /// Notes the reward of one trial of an arm, from 0 to 1.
     pub fn reward(&mut self, arm: usize, reward: f64) {
         if let Some((trials, sum)) = self.arms.get_mut(arm) {
             (*trials, *sum) = (*trials * KEEP + 1.0, *sum * KEEP + reward);
@@ -125,7 +140,34 @@ impl Bandit {
     }
 }
 
-/// Box and Muller.
+/// Excess (score over pre-threshold) beyond which more counts as no better: one huge score must
+/// hold neither the bandit nor the queue.
+const MAX_EXCESS: f64 = 4.0;
+
+/// Reward of a trial of new behaviour, and reward of each unit of excess. A trial that is new and
+/// as far out as counts gets 0.2 + 4 * 0.2 = 1, as much as a finding.
+const NOVELTY_REWARD: f64 = 0.2;
+const EXCESS_REWARD: f64 = 0.2;
+
+/// Reward of a trial that failed against its controls.
+pub const FINDING_REWARD: f64 = 1.0;
+
+/// Energy of a trial that is new and scores nothing: a quarter of a seed's.
+const NOVELTY_ENERGY: f64 = 0.25;
+
+/// Returns the bandit's reward of a trial, from 0 to 1: whether its behaviour is new, and its best
+/// score over the pre-threshold.
+pub fn reward(new: bool, excess: f64) -> f64 {
+    let novelty = if new { NOVELTY_REWARD } else { 0.0 };
+    novelty + f64::min(excess, MAX_EXCESS) * EXCESS_REWARD
+}
+
+/// Returns the energy with which a trial of new behaviour enters the queue.
+pub fn energy(excess: f64) -> f64 {
+    NOVELTY_ENERGY + f64::min(excess, MAX_EXCESS)
+}
+
+/// Draws from the standard normal distribution (Box and Muller).
 fn normal(rng: &mut Rng) -> f64 {
     let (u, v): (f64, f64) = (rng.random(), rng.random());
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()

@@ -13,14 +13,14 @@ const BUILT_IN: [(&str, &str); 4] = [
 /// Largest seed file read.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Returns named prompts: of a file one a paragraph, a text as it stands; the built-in ones if none
-/// are given.
+/// Returns named prompts: one a paragraph of each entry of `seeds` that is a file, any other entry
+/// as it stands, then `texts`. Without any, the built-in ones.
 ///
 /// # Errors
 /// [`crate::Error::File`] for a file that is missing, too large or not UTF-8.
-pub fn prompts(seeds: &[String]) -> Result<Vec<(String, String)>> {
+pub fn prompts(seeds: &[String], texts: &[String]) -> Result<Vec<(String, String)>> {
     let mut prompts = Vec::new();
-    if seeds.is_empty() {
+    if seeds.is_empty() && texts.is_empty() {
         BUILT_IN.iter().for_each(|(name, text)| paragraphs(name, text, &mut prompts));
     }
     for (index, seed) in seeds.iter().enumerate() {
@@ -32,6 +32,8 @@ pub fn prompts(seeds: &[String]) -> Result<Vec<(String, String)>> {
             }
         }
     }
+    let named = |(index, text): (usize, &String)| (format!("prompt-{}", index + 1), text.clone());
+    prompts.extend(texts.iter().enumerate().map(named));
     Ok(prompts)
 }
 
@@ -50,14 +52,22 @@ mod tests {
 
     #[test]
     fn prompts_are_paragraphs_or_inline() {
-        let built_in = prompts(&[]).unwrap();
+        let built_in = prompts(&[], &[]).unwrap();
         assert!(built_in.len() >= 16 && built_in[0].0 == "addresses-1", "{built_in:?}");
+        let named = |seeds: &[&str], texts: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+            prompts(&owned(seeds), &owned(texts))
+        };
+        let pair = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(named(&["It was"], &[]).unwrap(), [pair("inline-1", "It was")]);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("notes.md");
+        std::fs::write(&file, "One.\n\nTwo\nlines.\n").unwrap();
         assert_eq!(
-            prompts(&["It was".into()]).unwrap(),
-            [("inline-1".to_string(), "It was".to_string())]
+            named(&[file.to_str().unwrap()], &["x.txt"]).unwrap(),
+            [pair("notes-1", "One."), pair("notes-2", "Two\nlines."), pair("prompt-1", "x.txt")]
         );
-        assert!(
-            prompts(&["/nowhere/a.txt".into()]).unwrap_err().to_string().contains("/nowhere/a.txt")
-        );
+        let missing = named(&["/nowhere/a.txt"], &[]).unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/a.txt"), "{missing}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a campaign on a model needs before it begins.
+//! The preparation of a campaign on a model: seeds, echo prompt, weights, noise floor.
 
 use super::config::CampaignConfig;
 use super::seeds::prompts;
@@ -16,7 +16,8 @@ use crate::vocabulary::Vocabulary;
 /// Reads the seeds, chooses the echo prompt, proposes weights and measures the noise floor.
 ///
 /// # Errors
-/// What reading the seeds and evaluating refuse.
+/// [`Error::Request`] for layers that the model does not have; what reading the seeds and
+/// evaluating refuse.
 pub fn subject<'a>(
     config: &CampaignConfig,
     model: &'a Model,
@@ -24,8 +25,15 @@ pub fn subject<'a>(
     vocabulary: &'a Vocabulary,
 ) -> Result<Subject<'a>> {
     config.oracles_on(&model.config)?;
+    let highest = model.config.num_hidden_layers.saturating_sub(1);
+    if let Some(layers) = config.layers.filter(|layers| layers.last > highest) {
+        return Err(Error::request(format!(
+            "layers: {layers}, but the layers of {} are 0-{highest}",
+            model.name
+        )));
+    }
     let mut seeds = Vec::new();
-    for (name, text) in prompts(&config.seeds)? {
+    for (name, text) in prompts(&config.seeds, &config.prompts)? {
         let mut ids = model.encode(&text)?;
         ids.truncate(model.config.max_position_embeddings);
         seeds.extend(Seed::new(name, &ids, config.continuation));
@@ -49,7 +57,12 @@ pub fn subject<'a>(
         let echo = echo.iter().map(|echo| ("echo".to_owned(), echo.baseline()));
         let seeds =
             seeds.iter().take(SEEDS_OF_SETS).map(|seed| (seed.name.clone(), seed.trial.clone()));
-        sweep::interactions(evaluator, &echo.chain(seeds).collect::<Vec<_>>(), config.seed)?
+        sweep::interactions(
+            evaluator,
+            &echo.chain(seeds).collect::<Vec<_>>(),
+            config.seed,
+            config.layers,
+        )?
     } else {
         Vec::new()
     };
@@ -59,14 +72,18 @@ pub fn subject<'a>(
         Vec::new()
     };
     let weights = match seeds.first() {
-        Some(seed) => sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS)?,
+        Some(seed) => {
+            sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS, config.layers)?
+        }
         None => Vec::new(),
     };
     // What is measured is small against 1e-6 on CPU; that much is granted to rounding in a score.
     let floor = evaluator.noise_floor()?.max(1e-6);
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
+    let layers = config.layers;
     let (model, config) = (model.reference(), &model.config);
     Ok(Subject {
+        layers,
         evaluator,
         model,
         config,
@@ -83,11 +100,10 @@ pub fn subject<'a>(
 /// The fault of prompts of which none can be used.
 pub(super) const NO_SEEDS: &str = "seeds: no prompt is long enough (2 tokens and a continuation)";
 
-/// Seeds on which the interactions are measured that the `sets` mutator is guided by, besides the
-/// echo prompt.
+/// Seeds, besides the echo prompt, on which interactions are measured for the `sets` mutator.
 const SEEDS_OF_SETS: usize = 2;
 
-/// Seeds of whose continuations the gradient is taken that the `suffix` mutator is guided by.
+/// Seeds after which the gradient is taken for the `suffix` mutator.
 const SEEDS_OF_SUFFIXES: usize = 8;
 
 /// Single weights that the `weights` mutator draws from.

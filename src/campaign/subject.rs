@@ -1,41 +1,47 @@
-//! What a campaign is run on, and what may stop it.
+//! The subject of a campaign: the model and everything measured on it beforehand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use crate::echo::EchoPrompt;
 use crate::edit::{Component, Trial};
-use crate::evaluate::Evaluator;
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator, Observation, Request};
 use crate::model::{Config, ModelRef};
-use crate::mutate::Context;
 use crate::mutate::interactions::Interactions;
 use crate::mutate::suffix::Promising;
+use crate::mutate::{Context, Layers};
 use crate::oracle::OracleKind;
 use crate::vocabulary::Vocabulary;
 
-/// What a campaign is run on.
+/// The model that a campaign is run on, with what was measured on it beforehand.
 pub struct Subject<'a> {
+    /// Observes trials.
     pub evaluator: &'a dyn Evaluator,
+    /// Name and fingerprint of the model.
     pub model: ModelRef,
+    /// Shape of the model.
     pub config: &'a Config,
+    /// Suspect, ordinary and special tokens.
     pub vocabulary: &'a Vocabulary,
+    /// The prompts to start from.
     pub seeds: Vec<Seed>,
-    /// Empty where the model cannot repeat ordinary tokens.
+    /// Echo prompts; empty where the model cannot repeat ordinary tokens.
     pub echo: Vec<EchoPrompt>,
     /// Proposed super weights.
     pub weights: Vec<Component>,
     /// How pairs of lesions interact; empty unless sets of them are proposed.
     pub interactions: Vec<Interactions>,
-    /// What a gradient expects most of after the seeds; empty unless suffixes are proposed.
+    /// Tokens that a gradient ranks highest after the seeds; empty unless suffixes are proposed.
     pub suffixes: Vec<Promising>,
-    /// Of each oracle's score; 1e-4 where none is given.
+    /// Layers whose components may be lesioned; `None`: all. Controls come from all of them.
+    pub layers: Option<Layers>,
+    /// Noise floor of each oracle's score; 1e-4 where none is given.
     pub noise_floors: BTreeMap<OracleKind, f64>,
 }
 
 impl<'a> Subject<'a> {
-    /// What mutators draw on; `splices` are sequences to splice from.
+    /// Returns what mutators draw on; `splices` are sequences to splice from.
     pub(super) fn context(&'a self, splices: &'a [Arc<[u32]>]) -> Context<'a> {
         Context {
             config: self.config,
@@ -45,30 +51,38 @@ impl<'a> Subject<'a> {
             weights: &self.weights,
             interactions: &self.interactions,
             suffixes: &self.suffixes,
+            layers: self.layers,
         }
+    }
+
+    /// Observes requests, one answer for each.
+    pub(super) fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let observations = self.evaluator.observe(requests)?;
+        if observations.len() != requests.len() {
+            return Err(Error::internal("the evaluator did not answer every request"));
+        }
+        Ok(observations)
     }
 }
 
 /// A seed prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seed {
+    /// Name in lineages: its file and paragraph.
     pub name: String,
+    /// The prompt and its teacher-forced end, without edits.
     pub trial: Trial,
 }
 
 impl Seed {
-    /// A prompt whose last `continuation` tokens (at most half of it) are teacher-forced; `None`
-    /// when it is too short to have both.
+    /// Makes a seed of a prompt whose last `continuation` tokens (at most half of it) are
+    /// teacher-forced; `None` when it is too short to have both.
     pub fn new(name: impl Into<String>, ids: &[u32], continuation: usize) -> Option<Self> {
         let at = ids.len() - continuation.min(ids.len() / 2);
         (at < ids.len() && at > 1)
             .then(|| Self { name: name.into(), trial: Trial::new(&ids[..at], &ids[at..]) })
     }
-}
-
-/// What stops a campaign besides its own budget.
-pub struct Control<'a> {
-    pub interrupted: &'a AtomicBool,
-    /// When the program started: `max_time` counts from here.
-    pub started: Instant,
 }

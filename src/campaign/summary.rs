@@ -1,4 +1,4 @@
-//! What a campaign leaves beside its cases: `summary.json`.
+//! `summary.json`: the counts and curves that a campaign leaves beside its cases.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,57 +13,85 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {
+    /// [`SCHEMA_VERSION`] when this program wrote it.
     pub schema_version: u32,
+    /// The model that was fuzzed.
     pub model: ModelRef,
+    /// Seed of the campaign.
     pub seed: u64,
+    /// Trials in one round.
     pub batch_size: usize,
+    /// Trials of the loop.
     pub evaluations: u64,
-    /// Trials spent on confirming, minimizing and implicating, besides `evaluations`.
+    /// Trials spent on confirming, minimizing and localizing, besides `evaluations`.
     pub follow_up_evaluations: u64,
+    /// Behaviours in the novelty map at the end.
     pub behaviours: u64,
+    /// Parents in the queue at the end.
     pub queue: u64,
+    /// Trials that failed inside a batch.
     pub findings_raw: u64,
+    /// Of these, findings that failed alone.
     pub findings_confirmed: u64,
+    /// Of these, findings that still failed after they were minimized.
     #[serde(rename = "findings_minimised")]
     pub findings_minimized: u64,
-    /// Matched controls judged, and how many the same thresholds flagged.
+    /// Matched controls judged.
     pub controls: u64,
+    /// Of these, controls that the same thresholds flagged.
     pub controls_flagged: u64,
+    /// The yield of each mutator.
     pub mutators: Vec<MutatorYield>,
     /// One point every few batches, ascending in `evaluations`.
     pub curve: Vec<CurvePoint>,
-    /// What the mutator of sets was guided by, a table a prompt; empty where there was none.
+    /// Interactions that guided the mutator of sets, a table a prompt; empty where there were none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interactions: Vec<Interactions>,
     /// Ids of the cases in `cases/`, in order of discovery.
     pub cases: Vec<String>,
-    /// Why the campaign ended: `max-evals`, `max-time`, `interrupted` or `exit-on-find`.
+    /// Why the campaign ended: `max-evals`, `max-time`, `interrupted`, `exit-on-find`, or
+    /// `exhausted` where no mutator could propose anything.
     pub stopped_by: String,
+    /// The clock's part; `None` before the campaign is over.
     pub timing: Option<Timing>,
 }
 
+/// What one mutator contributed to a campaign.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MutatorYield {
+    /// Name of the mutator.
     pub mutator: String,
+    /// Trials whose last edit it made.
     pub trials: u64,
+    /// Of these, trials of new behaviour.
     pub new_behaviours: u64,
+    /// Of these, raw findings.
     pub findings: u64,
 }
 
+/// Counts at one point of a campaign.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CurvePoint {
+    /// Trials of the loop so far.
     pub evaluations: u64,
+    /// Behaviours in the novelty map.
     pub behaviours: u64,
+    /// Raw findings so far.
     pub findings_raw: u64,
+    /// Findings confirmed alone so far.
     pub findings_confirmed: u64,
 }
 
+/// Speed of a campaign, by the wall clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timing {
+    /// Seconds since the program started.
     pub elapsed_s: f64,
+    /// Trials a second, follow-ups included.
     pub evaluations_per_s: f64,
+    /// Tokens of the loop's trials a second.
     pub tokens_per_s: f64,
 }

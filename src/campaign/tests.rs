@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::case::{Case, Comment, Expectation};
+use crate::edit::Edit;
 use crate::error::Result;
 use crate::evaluate::{Evaluator, Observation, Request};
 use crate::model::ModelRef;
+use crate::mutate::Layers;
+use crate::pipeline::{Explainer, Finding, signature};
 use crate::testing::fake::{self, FakeEvaluator};
 
 struct Plain;
 
-impl Follow for Plain {
-    fn follow(&self, finding: &Finding, _: bool) -> Result<(Case, u64)> {
+impl Explainer for Plain {
+    fn explain(&self, finding: &Finding, _: bool) -> Result<(Case, u64)> {
         let trial = &finding.trial;
         let case = Case {
             schema_version: 1,
@@ -96,11 +99,12 @@ fn campaign(
         weights: fake::weights(),
         interactions: vec![fake::interactions()],
         suffixes: fake::suffixes(),
+        layers: config.layers,
         noise_floors: Default::default(),
     };
     let mut events = Events::default();
-    let control = Control { interrupted: &AtomicBool::new(interrupted), started: Instant::now() };
-    let summary = run(config, &subject, &Plain, &mut events, &control).unwrap();
+    let signal = StopSignal { interrupted: &AtomicBool::new(interrupted), started: Instant::now() };
+    let summary = run(config, &subject, &Plain, &mut events, &signal).unwrap();
     (summary, events.0)
 }
 
@@ -157,4 +161,24 @@ fn budgets_and_interruptions_stop_a_campaign() {
         "max-time",
     );
     check(CampaignConfig { max_evals: Some(10), ..small() }, false, "max-evals");
+}
+
+#[test]
+fn lesions_of_a_campaign_stay_within_its_layers() {
+    let layers = Some(Layers { first: 2, last: 3 });
+    let mutate = ["lesions", "sets", "weights"].map(String::from).to_vec();
+    let config = CampaignConfig { layers, mutate, max_evals: Some(1000), ..small() };
+    let (restricted, events) = campaign(&FakeEvaluator, &config, false);
+    let (free, _) = campaign(&FakeEvaluator, &CampaignConfig { layers: None, ..config }, false);
+    // The planted head is in layer 1.
+    let planted = |summary: &Summary| summary.cases.iter().any(|case| case.contains("L1.head2"));
+    assert!(planted(&free) && !planted(&restricted), "{:?}", restricted.cases);
+    assert_eq!(restricted.evaluations, 1000);
+    for event in &events {
+        let Event::Raw { trial, .. } = event else { continue };
+        for edit in &trial.edits {
+            let Edit::Lesion { component, .. } = edit else { panic!("{edit:?}") };
+            assert!(Layers::allow(layers, component), "{component}");
+        }
+    }
 }

@@ -15,8 +15,11 @@ use crate::text;
 
 mod check;
 mod file;
+mod on_model;
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use on_model::{check_edit, check_length};
 
 /// The version of the case schema that this program writes; older ones stay readable.
 ///

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::output;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::storage::OutputFile;
 
 /// Names a model, in every command's help.
@@ -78,5 +78,16 @@ impl Rows {
             text.push('\n');
         }
         file.write(text.as_bytes())
+    }
+}
+
+/// Checks that a path of the command line leads somewhere.
+///
+/// # Errors
+/// [`Error::File`] for a path on the command line that leads nowhere.
+pub fn exists(path: &Path) -> Result<()> {
+    match path.exists() {
+        true => Ok(()),
+        false => Err(Error::file(path, "path", "no such file or folder")),
     }
 }

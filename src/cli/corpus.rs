@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::subject::{exists, figure};
+use super::args::exists;
+use super::output::figure;
 use super::{exit, output};
 use crate::case::Case;
 use crate::corpus::{self, REGRESSIONS};
@@ -206,7 +207,7 @@ fn show(named: &Path, dir: &Path) -> Result<u8> {
         ));
     }
     if let Some(localization) = &case.localization {
-        rows.push(("localized", super::implicate::in_words(localization)));
+        rows.push(("localized", crate::report::set_in_words(localization)));
     }
     let l = &case.lineage;
     rows.push((

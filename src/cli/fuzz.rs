@@ -5,14 +5,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::{exit, output};
-use crate::campaign::config::parse_duration;
+use crate::campaign::config::{parse_duration, parse_oracle};
 use crate::campaign::{
-    CampaignConfig, Control, Event, Explain, Follow, Progress, Sink, Subject, Summary, Timing, run,
-    setup,
+    CampaignConfig, Event, Progress, Record, Sink, StopSignal, Subject, Summary, Timing, run, setup,
 };
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::{Model, is_named};
+use crate::mutate::Layers;
+use crate::oracle::OracleKind;
+use crate::pipeline::{Explainer, ModelExplainer};
 use crate::storage::{self, OutputDir};
 use crate::text::fit;
 use crate::vocabulary::Vocabulary;
@@ -40,6 +42,23 @@ pub struct FuzzArgs {
     /// weights.
     #[arg(long, value_delimiter = ',')]
     pub mutate: Vec<String>,
+    /// Start from the prompts in this file, one a paragraph; may be given several times. With
+    /// --seeds or --prompt, the campaign file's own seeds and prompts are left out.
+    #[arg(long, value_name = "FILE")]
+    pub seeds: Vec<PathBuf>,
+    /// Start from this prompt; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Vec<String>,
+    /// Score with these oracles alone: divergence, echo, collapse, non_finite, loss_blowup,
+    /// routing_collapse, state_blowup, state_memory.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_oracle)]
+    pub oracles: Vec<OracleKind>,
+    /// Matched controls behind each verdict, 8 to 1024.
+    #[arg(long, value_name = "N")]
+    pub controls: Option<usize>,
+    /// Lesion components of these layers alone, such as 3-7 or 5; controls come from all layers.
+    #[arg(long, value_name = "A-B")]
+    pub layers: Option<Layers>,
     /// Where cases, journal and report go.
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -55,45 +74,6 @@ pub struct FuzzArgs {
     pub exit_on_find: bool,
 }
 
-/// One line of the journal.
-#[derive(serde::Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum Record<'a> {
-    Raw {
-        edits: &'a [crate::edit::Edit],
-        verdict: &'a crate::oracle::Verdict,
-        lineage: &'a crate::case::Lineage,
-    },
-    Confirmed {
-        verdict: &'a crate::oracle::Verdict,
-        holds: bool,
-    },
-    #[serde(rename = "minimised")]
-    Minimized {
-        edits: &'a [crate::edit::Edit],
-        verdict: &'a crate::oracle::Verdict,
-    },
-    Case {
-        id: &'a str,
-    },
-}
-
-impl<'a> Record<'a> {
-    fn of(event: &'a Event) -> Option<Self> {
-        match event {
-            Event::Round(_) => None,
-            Event::Raw { trial, verdict, lineage } => {
-                Some(Self::Raw { edits: &trial.edits, verdict, lineage })
-            }
-            Event::Confirmed { verdict, holds } => Some(Self::Confirmed { verdict, holds: *holds }),
-            Event::Minimized { finding } => {
-                Some(Self::Minimized { edits: &finding.trial.edits, verdict: &finding.verdict })
-            }
-            Event::Case(case) => Some(Self::Case { id: &case.id }),
-        }
-    }
-}
-
 /// Loads what a campaign needs, runs it, writes its folder and says what was found.
 pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let started = Instant::now();
@@ -106,17 +86,16 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let vocabulary = Vocabulary::of(&model);
     let model_ref = model.reference();
     let subject = setup::subject(&config, &model, &evaluator, &vocabulary)?;
-    let explain = Explain { evaluator: &evaluator, model: &model_ref };
+    let explainer = ModelExplainer { evaluator: &evaluator, model: &model_ref, attribution: None };
     // Whatever can fail has been tried: only now is the folder touched.
     let dir = OutputDir::create(wanted, args.force)?;
     let out = dir.path();
     output::moved(wanted, out);
     let cases_dir = dir.cases()?;
-    let mut journal =
-        storage::Journal::open::<serde_json::Value>(&out.join("journal.log"))?.journal;
+    let mut journal = storage::Journal::open::<Record>(&out.join("journal.log"))?.journal;
     let mut cases = Vec::new();
     let mut store = |event: &Event| -> Result<()> {
-        if let Some(record) = Record::of(event) {
+        if let Some(record) = Record::from_event(event) {
             journal.append(&record)?;
             if let Event::Case(case) = event {
                 case.write(&cases_dir)?;
@@ -126,7 +105,7 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
         }
         Ok(())
     };
-    let summary = campaign(&config, &subject, &explain, &mut store, interrupted, started)?;
+    let summary = campaign(&config, &subject, &explainer, &mut store, interrupted, started)?;
     storage::write_json(&out.join("summary.json"), &summary)?;
     storage::write_atomic(
         &out.join("report.html"),
@@ -173,12 +152,25 @@ impl FuzzArgs {
         if !self.mutate.is_empty() {
             config.mutate.clone_from(&self.mutate);
         }
+        if !self.seeds.is_empty() || !self.prompt.is_empty() {
+            config.seeds = self.seeds.iter().map(seed_file).collect::<Result<_>>()?;
+            config.prompts.clone_from(&self.prompt);
+        }
+        if !self.oracles.is_empty() {
+            config.oracles = Some(self.oracles.clone());
+        }
+        config.controls_per_trial = self.controls.unwrap_or(config.controls_per_trial);
+        config.layers = self.layers.or(config.layers);
         if let Some(out) = &self.out {
             config.out = out.display().to_string();
         }
         config.exit_on_find |= self.exit_on_find;
         config.check().map_err(|(field, message)| {
-            Error::request(format!("--{}: {message}", field.replace('_', "-")))
+            let flag = match field {
+                "controls_per_trial" => "controls".to_owned(),
+                field => field.replace('_', "-"),
+            };
+            Error::request(format!("--{flag}: {message}"))
         })?;
         Ok(config)
     }
@@ -190,19 +182,30 @@ fn is_model(path: &Path) -> bool {
     path.to_str().is_some_and(is_named) || matches!(ending, Some("gguf" | "pth")) || path.is_dir()
 }
 
+/// Returns a file of `--seeds` as the definition has it.
+fn seed_file(path: &PathBuf) -> Result<String> {
+    if path.is_file() {
+        return Ok(path.display().to_string());
+    }
+    let what = if path.exists() { "no file" } else { "no such file" };
+    let hint = "--seeds takes files, --prompt takes a text";
+    Err(Error::request(format!("--seeds {}: {what}; {hint}", path.display())))
+}
+
 /// Runs a campaign that is ready to run, with a progress line; `store` gets every event before it
 /// is shown (it writes cases and the journal). The summary carries the timing.
 pub fn campaign(
     config: &CampaignConfig,
     subject: &Subject,
-    follow: &dyn Follow,
+    explainer: &dyn Explainer,
     store: &mut dyn FnMut(&Event) -> Result<()>,
     interrupted: &AtomicBool,
     started: Instant,
 ) -> Result<Summary> {
     let bar = output::Progress::spinner();
     let mut shown = Shown { bar, store, started, last: Progress::default() };
-    let mut summary = run(config, subject, follow, &mut shown, &Control { interrupted, started })?;
+    let mut summary =
+        run(config, subject, explainer, &mut shown, &StopSignal { interrupted, started })?;
     let elapsed = started.elapsed().as_secs_f64().max(1e-9);
     summary.timing = Some(Timing {
         elapsed_s: elapsed,
@@ -333,6 +336,28 @@ mod tests {
         assert_eq!(model(&["builtin:moe"]), "builtin:moe");
         assert_eq!(model(&["x.gguf"]), "x.gguf");
         assert!(config(&["builtin:moe", "--model", "builtin:dense"]).is_err());
+        let narrowed = config(&[
+            "--prompt",
+            "It was",
+            "--prompt",
+            "a/b.txt",
+            "--oracles",
+            "echo,divergence",
+            "--controls",
+            "9",
+            "--layers",
+            "1-2",
+        ])
+        .unwrap();
+        assert_eq!((narrowed.prompts.len(), narrowed.controls_per_trial), (2, 9));
+        assert_eq!(narrowed.oracles, Some(vec![OracleKind::Echo, OracleKind::Divergence]));
+        assert_eq!(narrowed.layers, Some(Layers { first: 1, last: 2 }));
+        let error = config(&["--controls", "3"]).unwrap_err().to_string();
+        assert!(error.starts_with("--controls: 3 is not within 8 to 1024"), "{error}");
+        let error = config(&["--seeds", "/nowhere/x.txt"]).unwrap_err().to_string();
+        assert!(error.starts_with("--seeds /nowhere/x.txt: no such file; "), "{error}");
+        let error = config(&["--layers", "1", "--mutate", "tokens"]).unwrap_err().to_string();
+        assert!(error.starts_with("--layers: no group of tokens draws"), "{error}");
         let error = config(&["--mutate", "tokns"]).unwrap_err().to_string();
         assert!(error.starts_with("--mutate: no mutator `tokns`"), "{error}");
     }

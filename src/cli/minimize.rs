@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::MODEL_HELP;
-use super::subject::{Subject, exists, figure};
+use super::args::{MODEL_HELP, exists};
+use super::output::figure;
 use super::{exit, output};
-use crate::campaign::{Explain, Finding, Follow as _};
 use crate::case::Case;
+use crate::corpus::ModelUnderTest;
 use crate::edit::Trial;
 use crate::error::Result;
 use crate::minimize::Minimization;
 use crate::minimize::{self, minimize};
 use crate::oracle::Verdict;
+use crate::pipeline::{Explainer as _, Finding, ModelExplainer};
 use crate::storage::OutputDir;
 use crate::text::{escape, fit};
 
@@ -43,9 +44,9 @@ pub fn run(args: Args) -> Result<u8> {
     exists(&args.case)?;
     args.out.as_deref().map_or(Ok(()), OutputDir::check)?;
     let case = Case::read(&args.case)?;
-    let subject = Subject::of(&args.case, &case, args.model.as_deref())?;
-    let evaluator = subject.evaluator();
-    let judge = subject.judge(&evaluator, &case);
+    let under_test = ModelUnderTest::for_case(&args.case, &case, args.model.as_deref())?;
+    let evaluator = under_test.evaluator();
+    let judge = under_test.judge(&evaluator, &case);
     let trial = case.trial();
     let before = judge.judge_alone(&trial)?;
     if !before.fails() {
@@ -59,8 +60,8 @@ pub fn run(args: Args) -> Result<u8> {
     let options = minimize::MinimizeOptions {
         max_calls: args.max_calls,
         batch: (BATCH / (judge.controls_per_trial + 1)).max(4),
-        neutral: subject.neutral(),
-        keep_first: trial.first_editable(subject.model.config.bos_token_id),
+        neutral: under_test.neutral(),
+        keep_first: trial.first_editable(under_test.model.config.bos_token_id),
         ..Default::default()
     };
     let mut reduced = minimize(&trial, &before, &judge, &options)?;
@@ -88,8 +89,9 @@ pub fn run(args: Args) -> Result<u8> {
         minimization: Some(minimization),
         lineage: case.lineage.clone(),
     };
-    let (mut new, _) = Explain { evaluator: &evaluator, model: &subject.model.reference() }
-        .follow(&finding, true)?;
+    let reference = under_test.model.reference();
+    let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
+    let (mut new, _) = explainer.explain(&finding, true)?;
     new.expectation = case.expectation;
     let beside = args.case.parent().map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
     let dir = args.out.unwrap_or(beside);

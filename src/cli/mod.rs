@@ -15,7 +15,6 @@ mod pairs;
 mod replay;
 mod report;
 mod rows;
-mod subject;
 mod suffix;
 mod sweep;
 mod transfer;

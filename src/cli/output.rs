@@ -167,6 +167,11 @@ pub fn columns() -> usize {
     console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns)).max(40)
 }
 
+/// Writes a score in few columns, whatever a file says it is.
+pub fn figure(value: f64) -> String {
+    if value.abs() < 1e5 { format!("{value:.4}") } else { format!("{value:.3e}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

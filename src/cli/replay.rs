@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::args::MODEL_HELP;
-use super::subject::{Alone, Subject, exists, figure};
+use super::args::{MODEL_HELP, exists};
+use super::output::figure;
 use super::{exit, output};
 use crate::case::{Case, Expectation};
-use crate::corpus::{self, Outcome, Status};
+use crate::corpus::{self, ModelUnderTest, Outcome, Status};
 use crate::error::{Error, Result};
-use crate::evaluate::ModelEvaluator;
 use crate::text::{escape, fit};
 
 /// Run cases again, on the model they were made on, and compare.
@@ -85,21 +84,21 @@ pub fn run(args: Args) -> Result<u8> {
     }
     for cases in groups {
         let near: Vec<&Path> = cases.iter().map(|(path, _)| path.as_path()).collect();
-        let subject = match &args.model {
-            Some(spec) => Subject::load(spec),
-            None => corpus::load_model(&cases[0].1.model, &near).map(Subject::new),
+        let model = match &args.model {
+            Some(spec) => ModelUnderTest::load(spec),
+            None => corpus::load_model(&cases[0].1.model, &near).map(ModelUnderTest::new),
         };
-        let subject = match subject {
-            Ok(subject) => subject,
+        let model = match model {
+            Ok(model) => model,
             // One line for each case: none of them was looked at.
             Err(error) => {
                 cases.iter().for_each(|(path, _)| tally.failed(path, &error));
                 continue;
             }
         };
-        let evaluator = subject.evaluator();
+        let evaluator = model.evaluator();
         for (path, case) in cases {
-            match one(&subject, &evaluator, &path, &case, args.model.is_none()) {
+            match corpus::replay(&path, &case, &model, &evaluator, args.model.is_some()) {
                 Ok(outcome) => tally.replayed(&path, &case, &outcome),
                 Err(error) => tally.failed(&path, &error),
             }
@@ -107,24 +106,6 @@ pub fn run(args: Args) -> Result<u8> {
     }
     tally.print()?;
     Ok(if found == 0 { output::no_cases() } else { tally.exit() })
-}
-
-fn one(
-    subject: &Subject,
-    evaluator: &ModelEvaluator,
-    path: &Path,
-    case: &Case,
-    own_model: bool,
-) -> Result<Outcome> {
-    if own_model {
-        subject.check_fingerprint(path, case)?;
-    }
-    subject.check(path, case)?;
-    // What the model alone can refuse is a fault of the case too: it asks for something impossible.
-    corpus::replay(case, &Alone(&subject.judge(evaluator, case))).map_err(|error| match error {
-        Error::Request(message) => Error::file(path, "edits", message),
-        other => other,
-    })
 }
 
 impl Tally {

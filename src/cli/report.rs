@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<u8> {
-    super::subject::exists(&args.dir)?;
+    super::args::exists(&args.dir)?;
     let search = args.dir.join("suffix.json");
     let (page, bad) = if search.exists() && !args.dir.join("summary.json").exists() {
         let (cases, bad) = cases(&args.dir)?;

@@ -6,20 +6,17 @@ use std::time::Instant;
 
 use super::args::ModelArg;
 use super::{exit, output};
-use crate::campaign::{Explain, Follow as _, attribute_against, reduced};
-use crate::case::{Case, Lineage};
+use crate::case::Case;
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
-use crate::minimize;
+use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::mutate::suffix::{
-    Algorithm, Goal, GoalKind, HeldOut, Mean, Problem, Prompt, Reached, Search, Step,
-    SuffixOptions, Tokens, rungs,
+    Algorithm, GoalKind, Problem, Prompt, Reached, Search, Step, SuffixOptions, Tokens, Wanted,
+    encode_continuation, held_out_success, rungs,
 };
-use crate::oracle::ModelJudge;
-use crate::text::{escape, fit};
-use crate::vocabulary::Vocabulary;
-use crate::{report, stats, storage};
+use crate::pipeline::{SearchFollowUp, cases_of_search};
+use crate::text::escape;
+use crate::{report, storage};
 use storage::{OutputDir, TextOrFile};
 
 /// Search for an adversarial suffix by gradient; confirm, shorten and explain what reaches the
@@ -139,11 +136,6 @@ pub struct Args {
 const GAP: &str = "{suffix}";
 /// Name of the file of the search.
 const SEARCH: &str = "suffix.json";
-/// Trials that a reduction may judge, and trials in one of its batches.
-const MINIMISE_CALLS: u64 = 400;
-const MINIMISE_BATCH: usize = 8;
-/// Suffixes that are judged until one holds.
-const JUDGED: usize = 4;
 
 pub fn run(args: Args) -> Result<u8> {
     let interrupted = super::interrupt::flag();
@@ -160,8 +152,14 @@ pub fn run(args: Args) -> Result<u8> {
     }
     let held_out = prompts.split_off(prompts.len() - args.held_out);
     let tokens = Tokens::new(&model, !args.any_text)?;
-    let goal = goal(&args, &model, &evaluator, &prompts[0], tokens.neutral)?;
     let length = args.length as usize;
+    let wanted = Wanted {
+        kind: args.goal,
+        text: args.target.as_deref().unwrap_or_default(),
+        mellowmax: args.mellowmax,
+        length,
+    };
+    let goal = wanted.goal(&evaluator, &prompts[0], tokens.neutral)?;
     let problem = Problem::new(&evaluator, prompts, goal, tokens, length)?;
     let fresh = Search::new(&problem, options(&args, &model))?;
     let asked = args.out.join(SEARCH);
@@ -201,7 +199,11 @@ pub fn run(args: Args) -> Result<u8> {
         });
         output::json(&value)?;
     } else {
-        tell(&problem, &search, &cases, dir.path());
+        let round_trips = problem.round_trips(1, &search.state.best.suffix);
+        let columns = output::columns();
+        let summary = report::suffix_terminal(&search, &cases, &model, round_trips, columns);
+        output::print(&summary);
+        output::line(format!("written   {}", escape(&dir.path().display().to_string())));
         if steps > 0 {
             output::line(format!(
                 "{steps} steps in {seconds:.1} s, {:.2} s a step",
@@ -256,58 +258,7 @@ fn prompt(model: &Model, line: &str, place: &str) -> Result<Prompt> {
     if after.contains(GAP) {
         return Err(Error::request(format!("{place}: {GAP} stands there more than once")));
     }
-    Ok(Prompt { before: model.encode(before)?, after: continued(model, after)? })
-}
-
-/// Encodes text that continues another one: without BOS.
-fn continued(model: &Model, text: &str) -> Result<Vec<u32>> {
-    match &model.tokenizer {
-        Some(tokenizer) => tokenizer.encode(text),
-        None => model.encode(text),
-    }
-}
-
-/// Tokens that count as a loop.
-const LOOP: usize = 8;
-
-fn goal(
-    args: &Args,
-    model: &Model,
-    evaluator: &ModelEvaluator,
-    prompt: &Prompt,
-    neutral: u32,
-) -> Result<Goal> {
-    let continuation = match args.goal {
-        GoalKind::Target | GoalKind::Loss => {
-            continued(model, args.target.as_deref().unwrap_or_default())?
-        }
-        GoalKind::Away => Vec::new(),
-        GoalKind::End => {
-            let end = model.config.eos_token_ids.first().or(model.config.bos_token_id.as_ref());
-            vec![*end.ok_or_else(|| {
-                Error::request(format!("{} has no token that ends a text", model.name))
-            })?]
-        }
-        // A loop of the token that the model would say first anyway.
-        GoalKind::Loop => {
-            let trial =
-                crate::edit::Trial::new(prompt.with(&vec![neutral; args.length as usize]), []);
-            let observed = evaluator.observe(&[Request::new(trial)])?;
-            let first = observed.first().and_then(|o| o.top.first()?.first().copied());
-            vec![first.ok_or_else(|| Error::internal("the model predicts nothing"))?.0; LOOP]
-        }
-    };
-    if continuation.is_empty() && args.goal != GoalKind::Away {
-        return Err(Error::request("--target: no text"));
-    }
-    let mean = match args.mellowmax {
-        None => Mean::Arithmetic,
-        Some(alpha) if alpha.is_finite() && alpha > 0.0 => Mean::Mellowmax { alpha },
-        Some(alpha) => {
-            return Err(Error::request(format!("--mellowmax {alpha}: expected a number above 0")));
-        }
-    };
-    Ok(Goal { kind: args.goal, continuation, mean })
+    Ok(Prompt { before: model.encode(before)?, after: encode_continuation(model, after)? })
 }
 
 /// Runs the search to its end and writes it after every step; returns false if it was interrupted.
@@ -352,7 +303,7 @@ fn message(step: &Step, seconds: f64) -> String {
     )
 }
 
-/// Judges, reduces and explains the best suffixes that reached the goal, in every prompt of theirs.
+/// Makes the cases of the search and writes each at once.
 fn cases(
     problem: &Problem,
     search: &Search,
@@ -360,163 +311,13 @@ fn cases(
     dir: &Path,
     interrupted: &AtomicBool,
 ) -> Result<Vec<Case>> {
-    let mut found = Vec::new();
-    if search.state.reached.is_empty() || interrupted.load(Ordering::Relaxed) {
-        return Ok(found);
-    }
-    let (evaluator, model) = (problem.evaluator, problem.evaluator.model);
-    let vocabulary = Vocabulary::of(model);
-    let floor = evaluator.noise_floor()?.max(1e-6);
-    let reference = model.reference();
-    let explain = Explain { evaluator, model: &reference };
-    for prompt in 0..search.state.prompts {
-        for reached in search.state.reached.iter().filter(|r| r.prompts > prompt).take(JUDGED) {
-            let trial = problem.trial(prompt, &reached.suffix);
-            let judge = ModelJudge::new(
-                evaluator,
-                &model.config,
-                &vocabulary,
-                problem.goal.oracle(),
-                search.options.seed,
-                floor,
-            );
-            let confirmed = judge.judge_alone(&trial)?;
-            if !confirmed.fails() {
-                continue;
-            }
-            let stop = || interrupted.load(Ordering::Relaxed);
-            let options = minimize::MinimizeOptions {
-                max_calls: MINIMISE_CALLS,
-                batch: MINIMISE_BATCH,
-                neutral: Some(problem.tokens.neutral),
-                keep_first: problem.prompts[prompt].before.len(),
-                keep_last: problem.prompts[prompt].after.len(),
-                stop: Some(&stop),
-                ..Default::default()
-            };
-            let lineage = Lineage {
-                seed: search.options.seed,
-                evaluation: reached.step as u64,
-                mutators: vec!["suffix".into()],
-                parent: format!("prompt {}", prompt + 1),
-            };
-            let (finding, _) = reduced(trial, confirmed, &judge, &options, lineage)?;
-            let (mut case, _) = explain.follow(&finding, !args.no_implication && !stop())?;
-            if let Some(localization) = &mut case.localization {
-                let fails =
-                    search.state.fails.as_ref().map(|entry| problem.trial(prompt, &entry.suffix));
-                attribute_against(
-                    evaluator,
-                    &finding.trial,
-                    localization,
-                    finding.control_seed,
-                    fails,
-                )?;
-            }
-            case.write(dir)?;
-            found.push(case);
-            break;
-        }
-    }
-    Ok(found)
-}
-
-/// Counts the held-out prompts on which the best suffix reaches the goal.
-fn held_out_success(
-    problem: &Problem,
-    search: &Search,
-    held_out: &[Prompt],
-) -> Result<Option<HeldOut>> {
-    if held_out.is_empty() {
-        return Ok(None);
-    }
-    let suffix =
-        search.state.reached.first().map_or(&search.state.best.suffix, |reached| &reached.suffix);
-    let (goal, tokens) = (problem.goal.clone(), problem.tokens.clone());
-    let others = Problem::new(problem.evaluator, held_out.to_vec(), goal, tokens, suffix.len())?;
-    let mut reached = 0;
-    for prompt in 0..held_out.len() {
-        let observed = others.observe(prompt, suffix, &[vec![]])?;
-        reached += u64::from(others.goal.reached(&observed[0], others.baseline(prompt)));
-    }
-    Ok(Some(HeldOut { reached, prompts: held_out.len() as u64 }))
-}
-
-fn tell(problem: &Problem, search: &Search, cases: &[Case], out: &Path) {
-    let (model, state) = (problem.evaluator.model, &search.state);
-    let columns = output::columns();
-    let text = |suffix: &[u32]| fit(&model.decode(suffix), columns.saturating_sub(16));
-    output::line(match state.trace.first() {
-        Some(step) => format!(
-            "loss      {:.3} after the first step, {:.3} at best",
-            step.loss, state.best.loss
-        ),
-        None => format!("loss      {:.3} to begin with; no step was made", state.best.loss),
-    });
-    output::line(format!("suffix    {}", text(&state.best.suffix)));
-    let again = problem.round_trips(1, &state.best.suffix);
-    output::line(format!(
-        "as text   {}",
-        if again {
-            "encodes to the same tokens (round-trips)"
-        } else {
-            "encodes to other tokens: only ids give this suffix"
-        }
-    ));
-    if let Some(soft) = &state.soft {
-        let says = soft.reached.map_or("do not make the model do it".into(), |step| {
-            format!("make the model do it, from step {step} on")
-        });
-        let gap = state.best.loss - soft.best;
-        output::line(format!(
-            "soft      embeddings get to {:.3} and {says}; tokens stay {gap:.3} behind",
-            soft.best
-        ));
-    }
-    match state.reached.first() {
-        None => output::line(
-            "reached   never: the model does not do it, greedily, after any suffix that was tried",
-        ),
-        Some(reached) => output::line(format!(
-            "reached   by {} suffixes, in {} of {} prompts, first in step {}",
-            state.reached.len(),
-            reached.prompts,
-            problem.prompts.len(),
-            state.reached.iter().map(|r| r.step).min().unwrap_or(0)
-        )),
-    }
-    if let Some(HeldOut { reached, prompts }) = search.held_out {
-        let (low, high) = stats::wilson(reached, prompts, 1.96);
-        output::line(format!(
-            "held out  {reached} of {prompts} prompts ({:.0}% to {:.0}%)",
-            100.0 * low,
-            100.0 * high
-        ));
-    }
-    if cases.is_empty() && !state.reached.is_empty() {
-        output::line(
-            "case      none: random suffixes score as high, or the run ended before controls were \
-            evaluated",
-        );
-    }
-    for case in cases {
-        let changed = case.edits.len();
-        let tokens =
-            case.minimization.as_ref().map_or(String::new(), |m| format!(", {} judged", m.calls));
-        output::line(format!(
-            "case      {}: {changed} tokens are needed{tokens}",
-            escape(&case.id)
-        ));
-        output::line(format!("          {}", fit(&case.comment.title, columns.saturating_sub(10))));
-        output::line(format!(
-            "          it says: {}",
-            fit(&case.comment.generated_after, columns.saturating_sub(19))
-        ));
-        let attribution =
-            case.localization.as_ref().and_then(|localization| localization.attribution.as_ref());
-        for line in attribution.map(super::implicate::attribution_table).unwrap_or_default() {
-            output::line(format!("  {line}"));
-        }
-    }
-    output::line(format!("written   {}", escape(&out.display().to_string())));
+    let stop = || interrupted.load(Ordering::Relaxed);
+    let follow_up = SearchFollowUp { localize: !args.no_implication, stop: &stop };
+    let mut cases = Vec::new();
+    cases_of_search(problem, search, follow_up, &mut |case| {
+        case.write(dir)?;
+        cases.push(case);
+        Ok(())
+    })?;
+    Ok(cases)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::args::RowsArg;
-use super::subject::exists;
+use super::args::exists;
 use super::{exit, output};
 use crate::case::Case;
 use crate::corpus;

@@ -5,12 +5,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::{Estimate, HARMFUL, ModelFigures, Share, Spread};
-use crate::campaign::{CampaignConfig, Control, Event, Explain, Sink, Summary, run, setup};
+use crate::campaign::{CampaignConfig, Event, Sink, StopSignal, Summary, run, setup};
 use crate::case::Case;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, REFERENCE_TEXT, Request};
 use crate::model::Model;
 use crate::oracle::OracleKind;
+use crate::pipeline::ModelExplainer;
 use crate::sweep::{
     LesionSweep, PairKind, PairOptions, PairSweep, Target, TokenVerdict, VocabularySweep,
 };
@@ -66,18 +67,18 @@ pub fn measure(
     let vocabulary = Vocabulary::of(&model);
     let subject = setup::subject(config, &model, &evaluator, &vocabulary)?;
     let reference = model.reference();
-    let explain = Explain { evaluator: &evaluator, model: &reference };
+    let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
     let mut runs: Vec<(Summary, Vec<Case>)> = Vec::new();
     for &seed in seeds {
         progress(&format!("{spec}: campaign of seed {seed}"));
         let mut cases = Cases::default();
-        let control = Control { interrupted, started: Instant::now() };
+        let signal = StopSignal { interrupted, started: Instant::now() };
         let summary = run(
             &CampaignConfig { seed, ..config.clone() },
             &subject,
-            &explain,
+            &explainer,
             &mut cases,
-            &control,
+            &signal,
         )?;
         if summary.stopped_by == "interrupted" {
             return Err(Error::Interrupted);

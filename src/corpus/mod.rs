@@ -3,10 +3,12 @@
 mod files;
 mod locate;
 mod replay;
+mod under_test;
 
 pub use files::{entries, files};
 pub use locate::load_model;
 pub use replay::{Outcome, Status, replay};
+pub use under_test::ModelUnderTest;
 
 use std::path::{Path, PathBuf};
 

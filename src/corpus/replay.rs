@@ -1,14 +1,19 @@
 //! Replays a case: judges it again and compares the verdict with the stored one.
 
+use std::path::Path;
+
+use super::under_test::ModelUnderTest;
 use crate::case::{Case, Expectation};
+use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::oracle::Judge;
-use crate::oracle::Verdict;
+use crate::evaluate::Evaluator;
+use crate::oracle::{Judge, ModelJudge, Verdict};
 
 /// Scores that differ by no more than this share of the stored one are the same: machines differ in
 /// the last digits.
 const RELATIVE_TOLERANCE: f64 = 1e-3;
 
+/// How a verdict compares with the stored one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Still fails, with the stored score within the tolerance.
@@ -20,6 +25,7 @@ pub enum Status {
 }
 
 impl Status {
+    /// Returns the name in tables and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Reproduced => "reproduced",
@@ -29,14 +35,17 @@ impl Status {
     }
 }
 
+/// The outcome of a replay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
+    /// How the verdict compares with the stored one.
     pub status: Status,
     /// The verdict now; the stored one is the case's.
     pub verdict: Verdict,
 }
 
 impl Outcome {
+    /// Returns whether the outcome is the one the case expects.
     pub fn as_expected(&self, expectation: Expectation) -> bool {
         match expectation {
             Expectation::Reproduces => self.status == Status::Reproduced,
@@ -45,8 +54,43 @@ impl Outcome {
     }
 }
 
-/// Judges the case's trial again. `judge` must be made for the case: its oracle and control seed.
-pub fn replay(case: &Case, judge: &dyn Judge) -> Result<Outcome> {
+/// Replays a case on a model: checks that the model is the one it was made on (unless `any_model`)
+/// and has everything the case speaks of, then judges the case's trial again, alone, with the same
+/// oracle and controls. `path` is the case's file, for errors.
+///
+/// # Errors
+/// [`Error::Fingerprint`] for another model; [`Error::File`] naming the field that asks for what
+/// the model does not have; what the evaluator refuses.
+pub fn replay(
+    path: &Path,
+    case: &Case,
+    model: &ModelUnderTest,
+    evaluator: &dyn Evaluator,
+    any_model: bool,
+) -> Result<Outcome> {
+    if !any_model {
+        model.check_fingerprint(path, case)?;
+    }
+    model.check(path, case)?;
+    // What the model alone can refuse is a fault of the case too: it asks for something impossible.
+    judge_again(case, &Alone(&model.judge(evaluator, case))).map_err(|error| match error {
+        Error::Request(message) => Error::file(path, "edits", message),
+        other => other,
+    })
+}
+
+/// Judges every trial by itself, as a finding is confirmed.
+struct Alone<'a>(&'a ModelJudge<'a>);
+
+impl Judge for Alone<'_> {
+    fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>> {
+        trials.iter().map(|trial| self.0.judge_alone(trial)).collect()
+    }
+}
+
+/// Compares the judge's verdict on the case's trial with the stored one. The judge must be made for
+/// the case: its oracle and control seed.
+fn judge_again(case: &Case, judge: &dyn Judge) -> Result<Outcome> {
     let verdicts = judge.judge(&[case.trial()])?;
     let count = verdicts.len();
     match <[Verdict; 1]>::try_from(verdicts) {
@@ -70,7 +114,6 @@ fn status(then: &Verdict, now: &Verdict) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::Trial;
     use crate::oracle::OracleKind;
 
     struct Fixed(Vec<Verdict>);
@@ -91,7 +134,7 @@ mod tests {
                 oracle,
                 ..case.verdict.clone()
             };
-            let outcome = replay(&case, &Fixed(vec![verdict])).unwrap();
+            let outcome = judge_again(&case, &Fixed(vec![verdict])).unwrap();
             assert_eq!(outcome.status, expected, "{score}");
             assert_eq!(
                 outcome.as_expected(Expectation::Reproduces),
@@ -106,6 +149,6 @@ mod tests {
         check(0.8, OracleKind::Echo, Status::Changed);
         check(0.3, OracleKind::Divergence, Status::Gone);
         check(f64::NAN, OracleKind::Divergence, Status::Gone);
-        assert!(replay(&case, &Fixed(vec![])).is_err());
+        assert!(judge_again(&case, &Fixed(vec![])).is_err());
     }
 }

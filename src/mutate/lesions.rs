@@ -195,7 +195,7 @@ impl Mutator for CarryState {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let layers = context.config.layers_with(WHOLE_STATE);
+        let layers = layers(WHOLE_STATE, context);
         let layer = *layers.get(rng.random_range(0..layers.len().max(1)))?;
         let seed = context.seeds.get(rng.random_range(0..context.seeds.len().max(1)))?;
         let from = seed[..rng.random_range(1..=seed.len().max(1)).min(seed.len())].to_vec();
@@ -223,6 +223,13 @@ fn has(like: Component, config: &Config) -> bool {
     config.all_like(like).next().is_some()
 }
 
+/// Returns the layers that have components like this one, of those that may be drawn from.
+fn layers(like: Component, context: &Context) -> Vec<usize> {
+    let mut layers = context.config.layers_with(like);
+    layers.retain(|layer| context.layers.is_none_or(|range| range.contains(*layer)));
+    layers
+}
+
 /// Adds one to three lesions with the same action, of components of the same kind as `like`.
 fn lesion(
     action: &dyn Fn(&mut Rng) -> Action,
@@ -235,7 +242,10 @@ fn lesion(
     if !has_controls(like, context.config) {
         return None;
     }
-    let layers = context.config.layers_with(like);
+    let layers = layers(like, context);
+    if layers.is_empty() {
+        return None;
+    }
     let action = action(rng);
     let mut set: Vec<Component> = Vec::new();
     for _ in 0..rng.random_range(1..=3) {

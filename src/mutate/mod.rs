@@ -5,6 +5,7 @@
 
 pub mod embeddings;
 pub mod interactions;
+mod layers;
 pub mod lesions;
 mod mutator;
 pub mod sets;
@@ -12,6 +13,7 @@ pub mod suffix;
 pub mod tokens;
 pub mod weights;
 
+pub use layers::Layers;
 pub use mutator::{Context, MAX_EDITS, Mutator};
 
 use crate::error::{Error, Result};
@@ -91,6 +93,7 @@ mod tests {
                 weights: &fake::weights(),
                 interactions: &[fake::interactions()],
                 suffixes: &fake::suffixes(),
+                layers: None,
             };
             let mut rng = crate::rng::stream(seed, "test");
             for mutator in select(&groups().iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap() {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::interactions::Interactions;
+use super::layers::Layers;
 use super::suffix::promising::Promising;
 use crate::echo::EchoPrompt;
 use crate::edit::{Component, Edit, Trial};
@@ -32,6 +33,8 @@ pub struct Context<'a> {
     pub interactions: &'a [Interactions],
     /// Tokens that a gradient ranks highest after each prompt; empty unless suffixes are proposed.
     pub suffixes: &'a [Promising],
+    /// Layers whose components may be drawn; `None`: all.
+    pub layers: Option<Layers>,
 }
 
 /// One way to change a trial: an arm of the campaign's bandit.

@@ -7,6 +7,7 @@
 use rand::Rng as _;
 
 use super::interactions::{Interaction, removal};
+use super::layers::Layers;
 use super::mutator::{Context, Mutator, extend, mutators};
 use crate::edit::{Action, Edit, Trial};
 use crate::rng::Rng;
@@ -62,6 +63,9 @@ impl Mutator for Sets {
         let mean = rng.random_bool(MEANS);
         let lesion = |&at: &usize| {
             let component = *table.components.get(at)?;
+            if !Layers::allow(context.layers, &component) {
+                return None;
+            }
             let action = if mean && removal(component) == Action::Zero {
                 Action::Mean
             } else {
@@ -98,6 +102,7 @@ mod tests {
             weights: &[],
             interactions: &interactions,
             suffixes: &[],
+            layers: None,
         };
         let components = &interactions[0].components;
         let parent = Trial::new([1, 2, 3], [4]);

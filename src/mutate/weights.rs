@@ -3,6 +3,7 @@
 
 use rand::Rng as _;
 
+use super::layers::Layers;
 use super::mutator::{Context, Mutator, extend, mutators};
 use crate::edit::{Action, Edit, Trial};
 use crate::rng::Rng;
@@ -24,6 +25,9 @@ impl Mutator for Weights {
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let component = *pick(context.weights, rng)?;
+        if !Layers::allow(context.layers, &component) {
+            return None;
+        }
         let action = match rng.random_range(0..4) {
             0 => Action::Scale { factor: -1.0 },
             1 => Action::Scale { factor: 2.0 },

@@ -10,11 +10,15 @@ mod diff;
 mod format;
 mod html;
 mod interactions;
+mod localization;
 mod suffix;
+mod suffix_terminal;
 mod svg;
 mod terminal;
 mod words;
 
 pub use html::page;
+pub use localization::{localization, set_in_words};
 pub use suffix::suffix_page;
+pub use suffix_terminal::suffix_terminal;
 pub use terminal::{terminal, terminal_in};

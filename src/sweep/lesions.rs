@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
 use crate::model::hooks::Site;
 use crate::model::{Config, Model};
+use crate::mutate::Layers;
 use crate::stats;
 
 /// The kind of component that is swept.
@@ -105,7 +106,8 @@ pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
 
 /// Proposes single weights that could matter: those with the largest product of the weight and the
 /// largest input it meets on the text, over the matrices that write to the residual stream. "Super
-/// weights" are found so (Yu et al. 2024). Returns the `limit` largest, most suspect first.
+/// weights" are found so (Yu et al. 2024). Returns the `limit` largest of these layers (`None`: of
+/// all), most suspect first.
 ///
 /// # Errors
 /// Errors of the forward pass.
@@ -113,11 +115,13 @@ pub fn propose_weights(
     evaluator: &ModelEvaluator,
     trial: &Trial,
     limit: usize,
+    layers: Option<Layers>,
 ) -> Result<Vec<Component>> {
     let model = evaluator.model;
     let run = evaluator.activations(trial, &[])?;
     let mut best: Vec<(f32, Component)> = Vec::new();
-    for layer in 0..model.config.num_hidden_layers {
+    let every = 0..model.config.num_hidden_layers;
+    for layer in every.filter(|layer| layers.is_none_or(|range| range.contains(*layer))) {
         let writers = [
             (Matrix::Down, Site::Neurons),
             (Matrix::O, Site::Z),
@@ -208,7 +212,7 @@ impl LesionSweep {
         }
         let trial = Trial::new([*first], rest);
         let mut swept = match target {
-            Target::Weights => propose_weights(evaluator, &trial, limit.unwrap_or(256))?,
+            Target::Weights => propose_weights(evaluator, &trial, limit.unwrap_or(256), None)?,
             _ => components(evaluator.model, target),
         };
         if swept.is_empty() {

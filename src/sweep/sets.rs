@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Request};
 use crate::minimize::reduce;
 use crate::model::Distributions;
+use crate::mutate::Layers;
 use crate::mutate::interactions::{Interaction, Interactions, removal};
 use crate::oracle::controls::has_controls;
 use crate::rng;
@@ -167,9 +168,9 @@ pub fn minimal(
 /// The largest number of components in the table of a campaign; of more, a random choice is taken.
 const TABLE_COMPONENTS: usize = 48;
 
-/// Measures the interactions of every pair of heads, MLPs and experts on each of these prompts: the
-/// table that guides the mutator of sets. Kinds with too few components for matched controls are
-/// left out, because a set with one of them could not be judged.
+/// Measures the interactions of every pair of heads, MLPs and experts of these layers (`None`: of
+/// all) on each of these prompts: the table that guides the mutator of sets. Kinds with too few
+/// components for matched controls are left out, because a set with one of them could not be judged.
 ///
 /// # Errors
 /// Errors of the evaluator.
@@ -177,11 +178,13 @@ pub fn interactions(
     evaluator: &ModelEvaluator,
     prompts: &[(String, Trial)],
     seed: u64,
+    layers: Option<Layers>,
 ) -> Result<Vec<Interactions>> {
     let targets = [Target::Heads, Target::Mlps, Target::Experts];
     let all = targets.into_iter().flat_map(|target| components(evaluator.model, target));
-    let mut all: Vec<Component> =
-        all.filter(|&c| has_controls(c, &evaluator.model.config)).collect();
+    let mut all: Vec<Component> = all
+        .filter(|c| Layers::allow(layers, c) && has_controls(*c, &evaluator.model.config))
+        .collect();
     let mut rng = rng::stream(seed, "components of sets");
     while all.len() > TABLE_COMPONENTS {
         all.swap_remove(rng.random_range(0..all.len()));

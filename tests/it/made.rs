@@ -2,12 +2,12 @@
 
 use std::sync::OnceLock;
 
-use glitch::campaign::{Explain, Finding, Follow};
 use glitch::case::{Case, Lineage};
 use glitch::echo::EchoPrompt;
 use glitch::evaluate::ModelEvaluator;
 use glitch::model::Model;
 use glitch::oracle::{ModelJudge, OracleKind};
+use glitch::pipeline::{Explainer as _, Finding, ModelExplainer};
 use glitch::vocabulary::Vocabulary;
 
 /// The first anomalous token that the model cannot repeat.
@@ -35,9 +35,9 @@ pub fn case() -> &'static Case {
             parent: "tests".into(),
         };
         let finding = Finding { trial, verdict, control_seed: 7, minimization: None, lineage };
-        Explain { evaluator: &evaluator, model: &model.reference() }
-            .follow(&finding, true)
-            .unwrap()
-            .0
+        let reference = model.reference();
+        let explainer =
+            ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
+        explainer.explain(&finding, true).unwrap().0
     })
 }

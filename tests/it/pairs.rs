@@ -266,7 +266,7 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
     let model = Model::load("builtin:dense").unwrap();
     let (evaluator, vocabulary) = (ModelEvaluator::new(&model), Vocabulary::of(&model));
     let (echo, _) = texts(&model);
-    let tables = interactions(&evaluator, &[("echo".into(), echo.clone())], 1).unwrap();
+    let tables = interactions(&evaluator, &[("echo".into(), echo.clone())], 1, None).unwrap();
     let (table, first) = (&tables[0], tables[0].pairs[0]);
     assert_eq!([first.a, first.b].map(|at| table.components[at]), [head(3, 0), head(3, 1)]);
     let config = &model.config;
@@ -278,6 +278,7 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
         weights: &[],
         interactions: &tables,
         suffixes: &[],
+        layers: None,
     };
     let judge = ModelJudge::new(&evaluator, config, &vocabulary, OracleKind::LossBlowup, 5, 1e-4);
     let mut rng = glitch::rng::stream(5, "sets");

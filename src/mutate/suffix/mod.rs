@@ -10,6 +10,7 @@
 pub mod beast;
 pub mod gcg;
 mod goal;
+mod held_out;
 mod mutator;
 mod problem;
 pub mod promising;
@@ -18,8 +19,10 @@ mod search;
 pub mod soft;
 mod state;
 mod tokens;
+mod wanted;
 
 pub use goal::{Goal, GoalKind, Mean};
+pub use held_out::held_out_success;
 pub use mutator::{ALL, Suffix};
 pub use problem::{Problem, Prompt, Scored};
 pub use promising::Promising;
@@ -27,3 +30,4 @@ pub use rungs::{prune, rungs};
 pub use search::{HeldOut, Search};
 pub use state::{Algorithm, Reached, ScoredSuffix, SearchState, Step, SuffixOptions};
 pub use tokens::Tokens;
+pub use wanted::{Wanted, encode_continuation};

@@ -50,6 +50,7 @@ mod tests {
             weights: &[],
             interactions: &[],
             suffixes: &suffixes,
+            layers: None,
         };
         let parent = Trial::new(suffixes[0].base.clone(), [4]);
         let mut rng = crate::rng::stream(3, "test");

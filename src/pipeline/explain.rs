@@ -1,47 +1,69 @@
-//! From a confirmed, minimized finding to a case: what carries it, and what a reader sees.
+//! From a confirmed, minimized finding to a case: the components it is localized to, and what a
+//! reader sees.
 
-use super::events::Follow;
 use super::finding::Finding;
+use super::title::title;
 use crate::case::{Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
-use crate::edit::{Edit, Trial};
+use crate::edit::Trial;
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
 use crate::localize::{self, ComparisonKind, Localization, comparable};
-use crate::model::Model;
-use crate::model::ModelRef;
-use crate::oracle::{OracleKind, controls};
+use crate::model::{Model, ModelRef};
+use crate::oracle::controls;
 use crate::vocabulary::Vocabulary;
 
+/// Turns a finding into a case.
+pub trait Explainer {
+    /// Returns the case, and how many trials it took to make it. Localization costs most of them;
+    /// without `localize` the case has none.
+    ///
+    /// # Errors
+    /// What the evaluator refuses.
+    fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)>;
+}
+
 /// Explains findings on a model.
-pub struct Explain<'a, 'm> {
+pub struct ModelExplainer<'a, 'm> {
+    /// The model that the findings were made on.
     pub evaluator: &'a ModelEvaluator<'m>,
+    /// The model's name and fingerprint, as the case has them.
     pub model: &'a ModelRef,
+    /// Adds to a localization how the replaced tokens are read; `None`: without.
+    pub attribution: Option<Attribution<'a>>,
+}
+
+/// The token replacements that those of a finding are compared with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Attribution<'a> {
+    /// A trial of the same kind as the finding that does not fail, compared with besides ordinary
+    /// tokens.
+    pub fails: Option<&'a Trial>,
 }
 
 /// Tokens generated for the reader.
 const GENERATED: usize = 16;
 
-/// Trials with random tokens in the place of a case's that its attribution is compared with.
+/// Trials with random tokens in the place of a case's, with which its attribution is compared.
 const COMPARISONS: usize = 4;
 
 /// Adds the attribution of the replaced tokens to a localization, compared with ordinary tokens in
-/// their place, drawn as the verdict's controls are, and with `fails`, a trial of the same kind that
-/// does not reach the goal. Does nothing if the trial is not made of replacements.
+/// their place, drawn as the verdict's controls are, and with `fails`, a trial of the same kind
+/// that does not reach the goal. Does nothing if the trial is not made of replacements.
 ///
 /// # Errors
 /// What the evaluator refuses.
-pub fn attribute_against(
+pub fn attribute_replaced_tokens(
     evaluator: &ModelEvaluator,
     trial: &Trial,
     localization: &mut Localization,
     seed: u64,
-    fails: Option<Trial>,
+    fails: Option<&Trial>,
 ) -> Result<()> {
     let vocabulary = Vocabulary::of(evaluator.model);
     let random = controls::draw(trial, COMPARISONS, seed, &evaluator.model.config, &vocabulary);
     let mut comparisons: Vec<(ComparisonKind, Trial)> =
         random.into_iter().map(|trial| (ComparisonKind::Random, trial)).collect();
-    comparisons.extend(fails.map(|trial| (ComparisonKind::Fails, trial)));
+    comparisons.extend(fails.map(|trial| (ComparisonKind::Fails, trial.clone())));
     if let Some((attribution, calls)) =
         localize::attribute_tokens(evaluator, trial, localization, &comparisons)?
     {
@@ -51,28 +73,32 @@ pub fn attribute_against(
     Ok(())
 }
 
-impl Follow for Explain<'_, '_> {
-    fn follow(&self, finding: &Finding, implicate: bool) -> Result<(Case, u64)> {
-        let options =
-            localize::LocalizeOptions { seed: finding.control_seed, ..Default::default() };
-        let implicate = implicate && comparable(&finding.trial);
-        let localization = implicate
-            .then(|| localize::localize(self.evaluator, &finding.trial, &options))
+impl Explainer for ModelExplainer<'_, '_> {
+    fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)> {
+        let Finding { trial, verdict, control_seed, minimization, lineage } = finding;
+        let options = localize::LocalizeOptions { seed: *control_seed, ..Default::default() };
+        let mut localization = (localize && comparable(trial))
+            .then(|| localize::localize(self.evaluator, trial, &options))
             .transpose()?;
+        if let (Some(localization), Some(Attribution { fails })) =
+            (&mut localization, self.attribution)
+        {
+            attribute_replaced_tokens(self.evaluator, trial, localization, *control_seed, fails)?;
+        }
         let calls = localization.as_ref().map_or(0, |i| i.calls) + 2;
         let mut case = Case {
             schema_version: SCHEMA_VERSION,
             id: String::new(),
             model: self.model.clone(),
-            base: finding.trial.base.to_vec(),
-            continuation: finding.trial.continuation.to_vec(),
-            edits: finding.trial.edits.clone(),
-            verdict: finding.verdict.clone(),
-            control_seed: finding.control_seed,
+            base: trial.base.to_vec(),
+            continuation: trial.continuation.to_vec(),
+            edits: trial.edits.clone(),
+            verdict: verdict.clone(),
+            control_seed: *control_seed,
             expectation: Expectation::Reproduces,
-            minimization: finding.minimization.clone(),
+            minimization: minimization.clone(),
             localization,
-            lineage: finding.lineage.clone(),
+            lineage: lineage.clone(),
             top_before: Vec::new(),
             top_after: Vec::new(),
             comment: Comment::default(),
@@ -84,6 +110,9 @@ impl Follow for Explain<'_, '_> {
 }
 
 /// Fills in what a reader sees: top tokens, texts, title.
+///
+/// # Errors
+/// What the evaluator refuses.
 pub fn describe(evaluator: &ModelEvaluator, case: &mut Case) -> Result<()> {
     let model = evaluator.model;
     let trial = case.trial();
@@ -114,36 +143,4 @@ fn top(model: &Model, observation: &Observation) -> Vec<TokenProbability> {
             probability: f64::from(p.exp()),
         })
         .collect()
-}
-
-/// One line: what is done and what happens.
-fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64) -> String {
-    let what: Vec<String> =
-        trial.edits.iter().take(2).map(|edit| edit_in_words(model, trial, edit)).collect();
-    let more = if trial.edits.len() > 2 {
-        format!(" and {} more edits", trial.edits.len() - 2)
-    } else {
-        String::new()
-    };
-    let effect = oracle.oracle().effect(score, &model.decode(&trial.continuation));
-    // An echo case edits the same token in several places; saying so once is enough.
-    let what = if oracle.oracle().edits_one_token() {
-        what.into_iter().take(1).collect::<Vec<_>>().join("")
-    } else {
-        what.join(", ") + &more
-    };
-    format!("{what} {effect}")
-}
-
-fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
-    let quoted = |id: u32| format!("`{}`", model.token(id));
-    let at = |position: usize| {
-        trial
-            .base
-            .iter()
-            .chain(trial.continuation.iter())
-            .nth(position)
-            .map_or("the end".into(), |id| quoted(*id))
-    };
-    edit.title(&quoted, &at)
 }

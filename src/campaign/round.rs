@@ -1,0 +1,174 @@
+//! One round: a batch is proposed, observed, scored and, where it stands out, judged.
+
+use std::collections::BTreeMap;
+
+use super::events::{Event, Sink};
+use super::proposals::Proposal;
+use super::scheduler;
+use super::state::Campaign;
+use super::triage::RawFinding;
+use crate::edit::Trial;
+use crate::error::Result;
+use crate::evaluate::Observation;
+use crate::oracle::{Judge as _, ModelJudge, OracleKind};
+use crate::rng::Rng;
+
+/// Rounds between two points of the summary's curve.
+const ROUNDS_PER_POINT: u64 = 4;
+
+/// A proposal whose score under one oracle is beyond its pre-threshold.
+struct Candidate {
+    /// The score over the pre-threshold.
+    excess: f64,
+    kind: OracleKind,
+    /// Its place among the proposals of the round.
+    index: usize,
+}
+
+/// A proposal's score under the oracle that it exceeds the most.
+struct Best {
+    excess: f64,
+    score: f64,
+    /// The pre-threshold.
+    scale: f64,
+}
+
+impl<'a> Campaign<'a> {
+    /// Proposes, observes and screens a batch; returns whether there was anything to propose.
+    pub fn round(&mut self, rng: &mut Rng, sink: &mut dyn Sink) -> Result<bool> {
+        let evaluations = self.summary.evaluations;
+        let left = self.config.max_evals.map_or(u64::MAX, |most| most.saturating_sub(evaluations));
+        let size = self.config.batch_size.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let proposals = self.proposer.propose(self.subject, size, evaluations, rng);
+        let trials: Vec<&Trial> = proposals.iter().map(|proposal| &proposal.trial).collect();
+        self.summary.follow_up_evaluations +=
+            self.baselines.prepare(&trials, &self.kinds, self.subject)?;
+        // Some oracles cost many forwards: only now and then.
+        let generates = self.rounds.is_multiple_of(self.config.generate_every);
+        self.rounds += 1;
+        let mut kinds = self.kinds.clone();
+        kinds.retain(|kind| generates || !kind.oracle().is_costly());
+        let requests: Vec<_> =
+            trials.iter().map(|trial| self.baselines.request(&kinds, trial)).collect();
+        let observations = self.subject.observe(&requests)?;
+        let mut candidates = Vec::new();
+        for (index, (proposal, observation)) in proposals.iter().zip(&observations).enumerate() {
+            self.score(proposal, index, observation, &kinds, &mut candidates);
+        }
+        candidates.sort_by(|a, b| {
+            b.excess.total_cmp(&a.excess).then(a.kind.cmp(&b.kind)).then(a.index.cmp(&b.index))
+        });
+        self.judge_candidates(&candidates, &proposals, sink)?;
+        if self.rounds % ROUNDS_PER_POINT == 1 {
+            self.add_point();
+        }
+        Ok(!proposals.is_empty())
+    }
+
+    /// Scores a proposal: rewards its mutator, queues it if its behaviour is new, and adds it to
+    /// the candidates of each oracle under which it stands out.
+    fn score(
+        &mut self,
+        proposal: &Proposal,
+        index: usize,
+        observation: &Observation,
+        kinds: &[OracleKind],
+        candidates: &mut Vec<Candidate>,
+    ) {
+        let Proposal { trial, arm, lineage } = proposal;
+        let mutator = self.proposer.mutators[*arm];
+        let Some(baseline) = self.baselines.get(trial) else { return };
+        let yielded = &mut self.summary.mutators[*arm];
+        self.summary.evaluations += 1;
+        self.tokens += (trial.len() + trial.edits.len()) as u64;
+        yielded.trials += 1;
+        let mut best = Best { excess: 0.0, score: 0.0, scale: 1.0 };
+        for &kind in kinds.iter().filter(|kind| mutator.oracles().contains(kind)) {
+            let score = kind.oracle().score(observation, baseline);
+            let threshold = self.thresholds.get(&(mutator.name(), kind));
+            let scale = threshold.copied().unwrap_or(f64::MAX);
+            let excess = score / scale;
+            if score > scale {
+                candidates.push(Candidate { excess, kind, index });
+            }
+            if excess > best.excess {
+                best = Best { excess, score, scale };
+            }
+        }
+        let new = self.map.insert(observation, baseline, best.score, best.scale);
+        self.proposer.bandit.reward(*arm, scheduler::reward(new, best.excess));
+        if new {
+            yielded.new_behaviours += 1;
+            // An echo trial edits the continuation too, which the other oracles cannot read.
+            if !mutator.oracles().contains(&OracleKind::Echo) {
+                let (seed, mutators) = (lineage.parent.clone(), lineage.mutators.clone());
+                let energy = scheduler::energy(best.excess);
+                self.proposer.queue.push(trial.clone(), seed, mutators, energy);
+            }
+        }
+    }
+
+    /// Judges the most promising candidates against matched controls; at most as many as cost about
+    /// as much as the batch they came from.
+    fn judge_candidates(
+        &mut self,
+        candidates: &[Candidate],
+        proposals: &[Proposal],
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let most = self.judged_per_batch().max(1);
+        let mut chosen: BTreeMap<OracleKind, Vec<usize>> = BTreeMap::new();
+        let mut count = 0;
+        for &Candidate { kind, index, .. } in candidates {
+            let trial = &proposals[index].trial;
+            if count < most && !self.triage.is_known(kind, trial) && self.triage.admit(kind, trial)
+            {
+                chosen.entry(kind).or_default().push(index);
+                count += 1;
+            }
+        }
+        for (kind, indices) in chosen {
+            let judge = self.judge(kind);
+            let trials: Vec<Trial> =
+                indices.iter().map(|&index| proposals[index].trial.clone()).collect();
+            let verdicts = judge.judge(&trials)?;
+            self.summary.follow_up_evaluations += judge.calls();
+            for (&index, verdict) in indices.iter().zip(verdicts) {
+                self.summary.controls += verdict.controls.len() as u64;
+                self.summary.controls_flagged += verdict.controls_flagged() as u64;
+                if verdict.fails() {
+                    let Proposal { trial, arm, lineage } = &proposals[index];
+                    self.summary.findings_raw += 1;
+                    self.summary.mutators[*arm].findings += 1;
+                    self.proposer.bandit.reward(*arm, scheduler::FINDING_REWARD);
+                    let (trial, lineage) = (trial.clone(), lineage.clone());
+                    sink.event(Event::Raw {
+                        trial: trial.clone(),
+                        verdict: verdict.clone(),
+                        lineage: lineage.clone(),
+                    })?;
+                    self.triage.push(RawFinding { trial, verdict, lineage });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the judge of one oracle. It borrows the campaign's subject, not the campaign.
+    pub fn judge(&self, kind: OracleKind) -> ModelJudge<'a> {
+        let subject = self.subject;
+        let floor = subject.noise_floors.get(&kind).copied().unwrap_or(DEFAULT_NOISE_FLOOR);
+        ModelJudge::new(
+            subject.evaluator,
+            subject.config,
+            subject.vocabulary,
+            kind,
+            self.config.seed,
+            floor,
+        )
+        .with_controls(self.config.controls_per_trial)
+    }
+}
+
+/// Noise floor of an oracle's score where none was measured.
+const DEFAULT_NOISE_FLOOR: f64 = 1e-4;

@@ -1,0 +1,35 @@
+//! What can be checked of a trial on a model.
+
+use crate::edit::{Edit, Trial};
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// Times the model's context that a trial may be long: mutations may add a little to a prompt of
+/// full length, but far beyond it a forward is a bomb.
+const MAX_CONTEXTS: usize = 2;
+
+/// Checks that the model has what an edit speaks of: its token ids and its component.
+///
+/// # Errors
+/// [`Error::Request`] naming the id or the component.
+pub fn check_edit(model: &Model, edit: &Edit) -> Result<()> {
+    if let Some(component) = edit.component() {
+        model.check_component(component)?;
+    }
+    model.check_ids(&edit.token_ids())
+}
+
+/// Checks that the edited sequence is not far beyond the model's context.
+///
+/// # Errors
+/// [`Error::Request`] with both lengths.
+pub fn check_length(model: &Model, trial: &Trial) -> Result<()> {
+    let most = MAX_CONTEXTS * model.config.max_position_embeddings;
+    let length = trial.layout().ids.len();
+    if length <= most {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "{length} tokens, more than {MAX_CONTEXTS} times the model's context (at most {most})"
+    )))
+}

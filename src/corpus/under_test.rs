@@ -1,0 +1,109 @@
+//! The model that cases are judged on.
+
+use std::path::Path;
+
+use super::locate::load_model;
+use crate::case::{Case, check_edit, check_length};
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator, ModelEvaluator};
+use crate::model::Model;
+use crate::oracle::ModelJudge;
+use crate::vocabulary::Vocabulary;
+
+/// Characters of a fingerprint that an error repeats; one in a file may be megabytes long.
+const SHOWN: usize = 16;
+
+/// A model under test, with its vocabulary.
+pub struct ModelUnderTest {
+    /// The model.
+    pub model: Model,
+    vocabulary: Vocabulary,
+}
+
+impl ModelUnderTest {
+    /// Takes a loaded model.
+    pub fn new(model: Model) -> Self {
+        let vocabulary = Vocabulary::of(&model);
+        Self { model, vocabulary }
+    }
+
+    /// Loads a model by name: a folder, a GGUF file, `builtin:NAME` or `hf:org/name`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a model that cannot be loaded.
+    pub fn load(spec: &str) -> Result<Self> {
+        Ok(Self::new(Model::load(spec)?))
+    }
+
+    /// Loads the model of a case, which must be the one it was made on, or the one that is `asked`
+    /// for, which may be any; and checks the case against it. `path` is the case's file.
+    ///
+    /// # Errors
+    /// [`Error::Model`], and those of [`check_fingerprint`](Self::check_fingerprint) and
+    /// [`check`](Self::check).
+    pub fn for_case(path: &Path, case: &Case, asked: Option<&str>) -> Result<Self> {
+        let loaded = match asked {
+            Some(spec) => Self::load(spec)?,
+            None => {
+                let found = Self::new(load_model(&case.model, &[path])?);
+                found.check_fingerprint(path, case)?;
+                found
+            }
+        };
+        loaded.check(path, case)?;
+        Ok(loaded)
+    }
+
+    /// Checks that this is the model the case was made on.
+    ///
+    /// # Errors
+    /// [`Error::Fingerprint`] if it is another.
+    pub fn check_fingerprint(&self, path: &Path, case: &Case) -> Result<()> {
+        if case.model.fingerprint == self.model.fingerprint {
+            return Ok(());
+        }
+        let short = |fingerprint: &str| fingerprint.chars().take(SHOWN).collect();
+        let (expected, got) = (short(&case.model.fingerprint), short(&self.model.fingerprint));
+        Err(Error::Fingerprint { path: path.display().to_string(), expected, got })
+    }
+
+    /// Checks that the model has everything the case speaks of: token ids, components, room for the
+    /// sequence.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the field.
+    pub fn check(&self, path: &Path, case: &Case) -> Result<()> {
+        let bad = |field: String, error: Error| Error::file(path, field, error);
+        self.model.check_ids(&case.base).map_err(|e| bad("base".into(), e))?;
+        self.model.check_ids(&case.continuation).map_err(|e| bad("continuation".into(), e))?;
+        for (index, edit) in case.edits.iter().enumerate() {
+            check_edit(&self.model, edit).map_err(|e| bad(format!("edits[{index}]"), e))?;
+        }
+        check_length(&self.model, &case.trial()).map_err(|e| bad("base".into(), e))
+    }
+
+    /// Returns a judge like the one that made the case's verdict: its oracle, controls and noise
+    /// floor.
+    pub fn judge<'a>(&'a self, evaluator: &'a dyn Evaluator, case: &Case) -> ModelJudge<'a> {
+        let verdict = &case.verdict;
+        ModelJudge::new(
+            evaluator,
+            &self.model.config,
+            &self.vocabulary,
+            verdict.oracle,
+            case.control_seed,
+            verdict.noise_floor,
+        )
+        .with_controls(verdict.controls.len())
+    }
+
+    /// Returns an ordinary token, to put in the place of those that do not matter.
+    pub fn neutral(&self) -> Option<u32> {
+        self.vocabulary.ordinary.last().copied()
+    }
+
+    /// Makes an evaluator of the model.
+    pub fn evaluator(&self) -> ModelEvaluator<'_> {
+        ModelEvaluator::new(&self.model)
+    }
+}

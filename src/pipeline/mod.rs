@@ -1,0 +1,15 @@
+//! From a trial that fails to a case: confirm it alone, minimize it, explain what is left.
+//!
+//! Everything that makes cases goes through [`FollowUp::run`]: a campaign's raw findings, the
+//! suffixes of a search. Nothing becomes a case there that does not fail when it runs alone; only a
+
+mod explain;
+mod finding;
+mod follow_up;
+mod suffixes;
+mod title;
+
+pub use explain::{Attribution, Explainer, ModelExplainer, attribute_replaced_tokens, describe};
+pub use finding::{Finding, signature};
+pub use follow_up::{Explanation, FollowUp, Followed, Steps};
+pub use suffixes::{SearchFollowUp, cases_of_search};
