@@ -153,7 +153,7 @@ impl FuzzArgs {
             config.mutate.clone_from(&self.mutate);
         }
         if !self.seeds.is_empty() || !self.prompt.is_empty() {
-            config.seeds = self.seeds.iter().map(seed_file).collect::<Result<_>>()?;
+            config.seeds = self.seeds.iter().map(|path| seed_file(path)).collect::<Result<_>>()?;
             config.prompts.clone_from(&self.prompt);
         }
         if !self.oracles.is_empty() {
@@ -183,7 +183,7 @@ fn is_model(path: &Path) -> bool {
 }
 
 /// Returns a file of `--seeds` as the definition has it.
-fn seed_file(path: &PathBuf) -> Result<String> {
+fn seed_file(path: &Path) -> Result<String> {
     if path.is_file() {
         return Ok(path.display().to_string());
     }

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand; the only place that prints.
 
 mod args;
+mod case;
 mod compare;
 mod completions;
 mod corpus;
@@ -40,6 +41,7 @@ enum Command {
     Minimize(minimize::Args),
     Implicate(implicate::Args),
     Replay(replay::Args),
+    Case(case::Args),
     Corpus(corpus::Args),
     Model(model::Args),
     Sweep(sweep::Args),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Minimize(args) => minimize::run(args),
         Command::Implicate(args) => implicate::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Case(args) => case::run(args),
         Command::Corpus(args) => corpus::run(args),
         Command::Model(args) => model::run(args),
         Command::Sweep(args) => sweep::run(args),

@@ -2,13 +2,16 @@
 //!
 //! Everything that makes cases goes through [`FollowUp::run`]: a campaign's raw findings, the
 //! suffixes of a search. Nothing becomes a case there that does not fail when it runs alone; only a
+//! case written by hand ([`case_by_hand`]) may say that its trial does not fail.
 
+mod by_hand;
 mod explain;
 mod finding;
 mod follow_up;
 mod suffixes;
 mod title;
 
+pub use by_hand::{Judgement, case_by_hand, parse_edit};
 pub use explain::{Attribution, Explainer, ModelExplainer, attribute_replaced_tokens, describe};
 pub use finding::{Finding, signature};
 pub use follow_up::{Explanation, FollowUp, Followed, Steps};

@@ -10,6 +10,7 @@ mod diff;
 mod format;
 mod html;
 mod interactions;
+pub mod judged;
 mod localization;
 mod suffix;
 mod suffix_terminal;

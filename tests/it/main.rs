@@ -1,6 +1,7 @@
 //! The one integration binary. Regressions are named by what broke.
 
 mod backups;
+mod by_hand;
 mod checkpoints;
 mod cli;
 mod completions;

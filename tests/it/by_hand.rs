@@ -1,0 +1,103 @@
+//! Cases written by hand: `glitch case new`.
+
+use glitch::case::{Case, Expectation};
+
+use super::cli::glitch;
+
+const PROMPT: &str = "It was a dark and stormy night; the rain fell in torrents";
+
+fn new(edits: &[&str], more: &[&str]) -> super::cli::Ran {
+    let mut args = vec!["case", "new", "--prompt", PROMPT];
+    edits.iter().for_each(|edit| args.extend(["--edit", edit]));
+    args.extend(more);
+    glitch(&args)
+}
+
+#[test]
+fn positions_are_printed_without_an_edit() {
+    let ran = new(&[], &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("nothing to judge"), "{}", ran.stdout);
+    let model = glitch::model::Model::load("builtin:dense").unwrap();
+    for (position, id) in model.encode(PROMPT).unwrap().into_iter().enumerate() {
+        let entry = format!("{position} '{}'", glitch::text::escape(&model.token(id)));
+        assert!(ran.stdout.contains(&entry), "{entry} in {}", ran.stdout);
+    }
+}
+
+#[test]
+fn a_hypothesis_is_judged_and_written_whether_or_not_it_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let judge = |edits: [&str; 2], name: &str| {
+        let file = dir.path().join(name);
+        let file = file.to_str().unwrap();
+        let prompt = ": \" great: \"";
+        let ran = glitch(&[
+            "case",
+            "new",
+            "--prompt",
+            prompt,
+            "--continuation",
+            " great",
+            "--edit",
+            edits[0],
+            "--edit",
+            edits[1],
+            "--oracle",
+            "echo",
+            "--out",
+            file,
+        ]);
+        assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+        // A replay finds it as it was, whether or not it fails.
+        let replayed = glitch(&["replay", file]);
+        assert_eq!(replayed.code, 0, "{}{}", replayed.stdout, replayed.stderr);
+        (ran.stdout, Case::read(std::path::Path::new(file)).unwrap())
+    };
+    // What a campaign finds in its first seconds, by hand: the same case.
+    let (said, case) = judge(["replace 3 3943", "replace 6 3943"], "fails.json");
+    assert!(said.contains("It fails: echo scores 18.3 bits, above the threshold"), "{said}");
+    assert!(case.verdict.fails() && case.expectation == Expectation::Reproduces);
+    assert_eq!(case.id, "a0a63cf0521ba271");
+    let (said, case) = judge(["replace 3 ' time'", "replace 6 ' time'"], "ordinary.json");
+    assert!(said.contains("It does not fail: echo scores "), "{said}");
+    assert!(!case.verdict.fails() && case.expectation == Expectation::Gone);
+}
+
+#[test]
+fn a_file_that_exists_is_never_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.json");
+    std::fs::write(&file, "mine").unwrap();
+    let ran = new(&["delete 2"], &["--out", file.to_str().unwrap()]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("exists already"), "{}", ran.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+    // In a folder, the case has its id's name, and is written once.
+    let folder = dir.path().to_str().unwrap();
+    assert_eq!(new(&["delete 2"], &["--out", folder]).code, 0);
+    assert_eq!(new(&["delete 2"], &["--out", folder]).code, 2);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn errors_name_the_edit() {
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().to_str().unwrap();
+    for (edit, more, expected) in [
+        ("repalce 4 5", &[][..], "edit `repalce 4 5`: `repalce` is no edit; expected replace"),
+        ("replace 4 ' gardens and houses'", &[], "' gardens and houses' is "),
+        ("replace 400 5", &[], "edit `replace 400 5`: position 400, but prompt and continuation"),
+        ("replace 4 999999", &[], "token id 999999 is beyond the vocabulary"),
+        ("embedding 4 towards 999999 1", &[], "token id 999999 is beyond the vocabulary"),
+        ("zero L99.head0", &[], "has no component L99.head0"),
+        ("delete 2", &["--oracle", "loss_blowup"], "reads a continuation"),
+        ("delete 2", &["--oracle", "state_blowup"], "has no meaning for"),
+        ("delete 2", &["--oracle", "vibes"], "no oracle `vibes`; there are divergence"),
+    ] {
+        let ran = new(&[edit], &[more, &["--out", out]].concat());
+        assert_eq!(ran.code, 2, "{edit}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains(expected), "{edit}: {}", ran.stderr);
+    }
+    assert_eq!(std::fs::read_dir(out).unwrap().count(), 0);
+}
