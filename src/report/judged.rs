@@ -16,8 +16,8 @@ pub fn verdict_in_words(verdict: &Verdict) -> Vec<String> {
         return vec![
             format!("No verdict: {oracle} scores {}, and that alone says nothing.", figure(*score)),
             format!(
-                "There are only {} to compare with, of at least {LEAST_CONTROLS}: the model has \
-                too few alternatives to what is edited.",
+                "Only {} to compare with, of at least {LEAST_CONTROLS}: the model has too few \
+                alternatives to what is edited.",
                 plural(controls.len() as u64, "matched control")
             ),
         ];
@@ -111,10 +111,7 @@ mod tests {
         );
         let none = lines(0.5, &[0.02]);
         assert!(none[0].starts_with("No verdict: divergence scores 0.50 bits"), "{none:?}");
-        assert!(
-            none[1].starts_with("There are only 1 matched control to compare with"),
-            "{none:?}"
-        );
+        assert!(none[1].starts_with("Only 1 matched control to compare with"), "{none:?}");
     }
 
     #[test]
