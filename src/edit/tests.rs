@@ -87,7 +87,7 @@ fn errors_name_the_edit_and_what_was_expected() {
         ("replace 4 'a'b", "expected a space after the closing '"),
         ("replace 4 'two tokens'", "\"two tokens\" is not one token"),
         ("replace '4' 5", "expected a position (a token's number, from 0), got the text '4'"),
-        ("zero L3.hat1", "is no component"),
+        ("zero L3.hat1", "is not a component"),
         ("zero L3.head1 at", "expected a position"),
         ("zero L3.head1 5", "`5` is one word too many"),
         ("scale L3.head1", "expected a factor (a finite number), got `L3.head1`"),

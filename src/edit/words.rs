@@ -174,7 +174,7 @@ impl<'a> Words<'a> {
     pub fn component(&mut self) -> Result<Component, String> {
         let word = self.word("a component, such as L3.head1")?;
         if word.chars().count() > SHOWN {
-            return Err(format!("`{}` is no component", cut(word)));
+            return Err(format!("`{}` is not a component", cut(word)));
         }
         word.parse()
     }
