@@ -59,6 +59,18 @@ pub fn doing(case: &Case) -> String {
     }
 }
 
+/// Returns the text of the token that an echo prompt shows: what stands where the unedited prompt
+/// has the ordinary token that its continuation repeats.
+fn shown(case: &Case) -> Option<&str> {
+    let comment = &case.comment;
+    let (prompt, ordinary) = (comment.prompt.as_str(), comment.continuation.as_str());
+    let mut places = prompt.match_indices(ordinary).filter(|(_, ordinary)| !ordinary.is_empty());
+    places.find_map(|(at, _)| {
+        let (before, after) = (&prompt[..at], &prompt[at + ordinary.len()..]);
+        comment.edited_prompt.strip_prefix(before)?.strip_suffix(after)
+    })
+}
+
 /// Names the token that the edits put in: "the token ` Guid` (id 4091)".
 fn token(case: &Case) -> String {
     let mut ids = case.edits.iter().map(|edit| match edit {
@@ -69,13 +81,8 @@ fn token(case: &Case) -> String {
     if ids.any(|other| other != Some(id)) {
         return "the tokens that it is shown".into();
     }
-    let (_, after) = diff::words(&case.comment.prompt, &case.comment.edited_prompt);
-    let mut changed = after.into_iter().filter(|span| span.changed).map(|span| span.text);
-    let text = names(case).get(&id).map(|text| (*text).to_owned()).or_else(|| {
-        let text = changed.next()?;
-        (text.chars().count() <= 40 && changed.all(|other| other == text)).then_some(text)
-    });
-    match text {
+    let text = names(case).get(&id).copied().or_else(|| shown(case));
+    match text.filter(|text| !text.is_empty() && text.chars().count() <= 40) {
         Some(text) => format!("the token `{text}` (id {id})"),
         None => format!("the token with id {id}"),
     }
@@ -242,4 +249,26 @@ pub fn path(case: &Case) -> Option<String> {
         && case.id.len() <= 64
         && case.id.chars().all(|c| c.is_ascii_alphanumeric());
     plain.then(|| format!("cases/{}.json", case.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::sample;
+
+    #[test]
+    fn an_echo_names_its_token_and_not_the_word_around_it() {
+        let (_, cases) = sample::campaign();
+        let mut case = cases.into_iter().find(|c| c.verdict.oracle == OracleKind::Echo).unwrap();
+        case.edits = [3, 6].map(|position| Edit::Replace { position, id: 3943 }).to_vec();
+        case.comment.continuation = " great".into();
+        let mut check = |prompt: &str, edited: &str, expected: &str| {
+            case.comment.prompt = prompt.into();
+            case.comment.edited_prompt = edited.into();
+            assert_eq!(token(&case), expected);
+        };
+        check("<s>: \" great: \"", "<s>: \")\": \"", "the token `)\"` (id 3943)");
+        check("say great, great: ", "say great, good: ", "the token ` good` (id 3943)");
+        check("say it: ", "say ten: ", "the token with id 3943");
+    }
 }
