@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What stops a campaign besides its own budget.
+/// Stops a campaign besides its own budget.
 pub struct StopSignal<'a> {
     /// Set by Ctrl-C.
     pub interrupted: &'a AtomicBool,

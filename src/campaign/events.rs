@@ -16,7 +16,7 @@ pub trait Sink {
     fn event(&mut self, event: Event) -> Result<()>;
 }
 
-/// What happens in a campaign, in order. No clocks: two runs with one seed give the same events.
+/// An event of a campaign. It has no clock in it: two runs with one seed give the same events.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A round of the loop is over.
@@ -34,12 +34,12 @@ pub enum Event {
     Confirmed {
         /// The verdict alone.
         verdict: Verdict,
-        /// Whether it fails alone.
+        /// True if it fails alone.
         holds: bool,
     },
     /// A confirmed finding was minimized.
     Minimized {
-        /// What is left of it.
+        /// The minimized finding.
         finding: Box<Finding>,
     },
     /// A finding became a case.
@@ -61,10 +61,10 @@ pub struct Progress {
     pub behaviours: u64,
     /// Findings inside a batch.
     pub raw: u64,
-    /// Of these, findings that fail alone.
+    /// Raw findings that failed again alone.
     pub confirmed: u64,
-    /// Of these, findings that still fail after they were minimized.
+    /// Confirmed findings whose minimized trial still fails.
     pub minimized: u64,
-    /// What each mutator found, the best yield of findings first, then of behaviours.
+    /// Yields of the mutators, the most findings first, then the most behaviours.
     pub yields: Vec<MutatorYield>,
 }

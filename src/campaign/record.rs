@@ -1,4 +1,4 @@
-//! What a campaign's journal keeps of each event.
+//! The records of a campaign's journal.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ pub enum Record {
     Confirmed {
         /// The verdict alone.
         verdict: Verdict,
-        /// Whether it fails alone.
+        /// True if it fails alone.
         holds: bool,
     },
     /// It was minimized.

@@ -37,8 +37,8 @@ impl<'a> Campaign<'a> {
     /// A campaign before its first round, not yet calibrated.
     ///
     /// # Errors
-    /// [`Error::Request`](crate::Error::Request) for an unknown group of mutators, and for an oracle
-    /// that would score nothing on the model.
+    /// [`Error::Request`](crate::Error::Request) for an unknown group of mutators, and for an
+    /// oracle that would score nothing on the model.
     pub fn new(
         config: &'a CampaignConfig,
         subject: &'a Subject<'a>,

@@ -31,14 +31,14 @@ pub struct Summary {
     pub queue: u64,
     /// Trials that failed inside a batch.
     pub findings_raw: u64,
-    /// Of these, findings that failed alone.
+    /// Raw findings that failed again alone.
     pub findings_confirmed: u64,
-    /// Of these, findings that still failed after they were minimized.
+    /// Confirmed findings whose minimized trial still fails.
     #[serde(rename = "findings_minimised")]
     pub findings_minimized: u64,
     /// Matched controls judged.
     pub controls: u64,
-    /// Of these, controls that the same thresholds flagged.
+    /// Controls that the same thresholds flagged.
     pub controls_flagged: u64,
     /// The yield of each mutator.
     pub mutators: Vec<MutatorYield>,
@@ -56,7 +56,7 @@ pub struct Summary {
     pub timing: Option<Timing>,
 }
 
-/// What one mutator contributed to a campaign.
+/// Yield of one mutator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MutatorYield {
@@ -64,9 +64,9 @@ pub struct MutatorYield {
     pub mutator: String,
     /// Trials whose last edit it made.
     pub trials: u64,
-    /// Of these, trials of new behaviour.
+    /// Trials of new behaviour among them.
     pub new_behaviours: u64,
-    /// Of these, raw findings.
+    /// Raw findings among them.
     pub findings: u64,
 }
 

@@ -21,7 +21,7 @@ type Signature = BTreeSet<String>;
 pub(super) struct Triage {
     pending: VecDeque<RawFinding>,
     judged: BTreeSet<(OracleKind, Signature)>,
-    /// Of findings, in the order they were made.
+    /// Signatures of findings, in the order they were made.
     known: Vec<(OracleKind, Signature)>,
 }
 

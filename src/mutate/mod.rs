@@ -96,7 +96,8 @@ mod tests {
                 layers: None,
             };
             let mut rng = crate::rng::stream(seed, "test");
-            for mutator in select(&groups().iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap() {
+            let names: Vec<String> = groups().iter().map(ToString::to_string).collect();
+            for mutator in select(&names).unwrap() {
                 let mut trial = Trial::new((1..=length).collect::<Vec<u32>>(), [20, 21]);
                 for _ in 0..rounds {
                     if let Some(next) = mutator.propose(&trial, &context, &mut rng) {

@@ -18,7 +18,7 @@ pub trait Explainer {
     /// without `localize` the case has none.
     ///
     /// # Errors
-    /// What the evaluator refuses.
+    /// Those of the evaluator.
     fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)>;
 }
 
@@ -51,7 +51,7 @@ const COMPARISONS: usize = 4;
 /// that does not reach the goal. Does nothing if the trial is not made of replacements.
 ///
 /// # Errors
-/// What the evaluator refuses.
+/// Those of the evaluator.
 pub fn attribute_replaced_tokens(
     evaluator: &ModelEvaluator,
     trial: &Trial,
@@ -112,7 +112,7 @@ impl Explainer for ModelExplainer<'_, '_> {
 /// Fills in what a reader sees: top tokens, texts, title.
 ///
 /// # Errors
-/// What the evaluator refuses.
+/// Those of the evaluator.
 pub fn describe(evaluator: &ModelEvaluator, case: &mut Case) -> Result<()> {
     let model = evaluator.model;
     let trial = case.trial();

@@ -19,7 +19,7 @@ pub enum Explanation {
     Skipped,
 }
 
-/// What the caller does between the steps of a follow-up.
+/// Hooks of the caller between the steps of a follow-up.
 pub trait Steps {
     /// Called with the verdict of the trial judged alone; the follow-up ends here where that does
     /// not fail.
@@ -37,7 +37,7 @@ pub trait Steps {
     fn minimized(&mut self, finding: &Finding) -> Result<Explanation>;
 }
 
-/// What became of a raw finding.
+/// Outcome of a follow-up.
 #[derive(Debug)]
 pub enum Followed {
     /// It does not fail alone, or the caller skipped its explanation.
@@ -67,7 +67,7 @@ impl FollowUp<'_> {
     /// Takes one raw finding as far as it goes.
     ///
     /// # Errors
-    /// What the judge, the reduction, the explainer and `steps` refuse.
+    /// Those of the judge, the reduction, the explainer and `steps`.
     pub fn run(&self, trial: Trial, lineage: Lineage, steps: &mut dyn Steps) -> Result<Followed> {
         let confirmed = self.judge.judge_alone(&trial)?;
         steps.confirmed(&confirmed)?;

@@ -39,7 +39,7 @@ impl Steps for SearchFollowUp<'_> {
 /// each goes to `keep` as soon as it is made.
 ///
 /// # Errors
-/// What the evaluator and `keep` refuse.
+/// Those of the evaluator and of `keep`.
 pub fn cases_of_search(
     problem: &Problem,
     search: &Search,

@@ -24,10 +24,10 @@ pub fn set_in_words(found: &Localization) -> String {
 /// Heads that have a column, which leaves a table of 78 columns.
 const ATTENDING: usize = 3;
 
-/// Returns the attribution of the replaced tokens as a table. Rows: these tokens, ordinary ones
-/// (means), and ones that fail. Columns: loss and divergence, the layers where the effect leaves the
-/// tokens' own positions, and the share of the effect that patching removes: the set, all heads that
-/// attend to the tokens, then the strongest of these alone.
+/// Returns the attribution of the replaced tokens as a table. Its rows are these tokens, ordinary
+/// tokens (means), and tokens that fail; its columns loss, divergence, the layers where the effect
+/// leaves the tokens' own positions, and the share of the effect that is removed by patching the
+/// set, all heads that attend to the tokens, and the strongest of them alone.
 pub fn attribution_table(attribution: &TokenAttribution) -> Vec<String> {
     let row = |name: &str, all: &[&Mediation]| {
         let mean = |of: &dyn Fn(&Mediation) -> f64| {

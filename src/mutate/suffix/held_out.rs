@@ -4,8 +4,8 @@ use super::problem::{Problem, Prompt};
 use super::search::{HeldOut, Search};
 use crate::error::Result;
 
-/// Counts the held-out prompts in which the best suffix of a search reaches the goal. `None` without
-/// such prompts.
+/// Counts the held-out prompts in which the best suffix of a search reaches the goal. `None`
+/// without such prompts.
 ///
 /// # Errors
 /// [`Error::Request`](crate::Error::Request) for a held-out prompt that the model cannot read; what
