@@ -536,9 +536,9 @@ fn a_suffix_becomes_a_case_that_replays_and_transfers() {
     );
 }
 
-/// In the file and on the page as in what is printed.
+/// The file, the page and the printed summary agree with a count by hand.
 #[test]
-fn prompts_left_out_are_tried_at_the_end() {
+fn held_out_prompts_are_tested_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (out, prompts) = (at("out"), at("prompts.txt"));
@@ -565,13 +565,26 @@ fn prompts_left_out_are_tried_at_the_end() {
     let file = std::fs::read(dir.path().join("out/suffix.json")).unwrap();
     let search: serde_json::Value = serde_json::from_slice(&file).unwrap();
     assert_eq!(search["prompts"].as_array().unwrap().len(), 1, "{search}");
-    let reached = search["held_out"]["reached"].as_u64().unwrap();
-    assert!(reached <= 2 && search["held_out"]["of"] == 2, "{search}");
+    // Counted again by hand: after which of them the model says the target, greedily.
+    let model = Model::load("builtin:dense").unwrap();
+    let found: Search = Search::read(&dir.path().join("out/suffix.json")).unwrap();
+    let suffix =
+        found.state.reached.first().map_or(&found.state.best.suffix, |reached| &reached.suffix);
+    let target = ids(&model, " the");
+    let says_target = |text: &&str| {
+        let base = [&model.encode(text).unwrap()[..], suffix].concat();
+        let request = Request::new(Trial::new(base, [])).generating(target.len());
+        ModelEvaluator::new(&model).observe_alone(&request).unwrap().generated == target
+    };
+    let held_out = ["He wrote a letter", "The people of the town"];
+    let reached = held_out.iter().filter(|text| says_target(text)).count();
+    assert_eq!(search["held_out"], serde_json::json!({ "reached": reached, "of": 2 }));
+    assert!(reached > 0, "a suffix that works nowhere else tests nothing");
     let said = format!("held out  {reached} of 2 prompts");
     assert!(ran.stdout.contains(&said), "{said}: {}", ran.stdout);
     let page = std::fs::read_to_string(dir.path().join("out/report.html")).unwrap();
     assert!(
-        page.contains(&format!("<b>{reached} of 2</b><span>prompts left out reached</span>")),
+        page.contains(&format!("<b>{reached} of 2</b><span>held-out prompts reached</span>")),
         "{page}"
     );
     for held in [(3, 2), (0, 0)] {
@@ -579,7 +592,8 @@ fn prompts_left_out_are_tried_at_the_end() {
         odd["held_out"] = serde_json::json!({ "reached": held.0, "of": held.1 });
         std::fs::write(dir.path().join("out/suffix.json"), odd.to_string()).unwrap();
         let ran = glitch(&["report", &out]);
-        assert!(ran.code != 0 && ran.stderr.contains("held_out"), "{held:?}: {}", ran.stderr);
+        assert_eq!(ran.code, 2, "{held:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("suffix.json: held_out: "), "{held:?}: {}", ran.stderr);
         assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
     }
 }
