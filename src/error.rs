@@ -12,11 +12,25 @@ use crate::text::shorten;
 pub enum Error {
     /// A model file (weights, configuration, tokenizer) cannot be used.
     #[error("model {}: {}: {}", shorten(.path), shorten(.field), shorten(.message))]
-    Model { path: String, field: String, message: String },
+    Model {
+        /// The model or file, as the user named it.
+        path: String,
+        /// Field of the file, tensor, or part of the name that is at fault.
+        field: String,
+        /// The fault.
+        message: String,
+    },
 
     /// A case, campaign or corpus file cannot be used.
     #[error("{}: {}: {}", name(.path), shorten(.field), shorten(.message))]
-    File { path: PathBuf, field: String, message: String },
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// Field of the file, place in it, or option that named it.
+        field: String,
+        /// The fault.
+        message: String,
+    },
 
     /// A request that makes no sense for this model or these inputs (a head that does not exist,
     /// an id beyond the vocabulary).
@@ -32,11 +46,23 @@ pub enum Error {
         "{}: fingerprint: made on model {}, this is {} (pass --model to replay on it anyway)",
         shorten(.path), shorten(.expected), shorten(.got)
     )]
-    Fingerprint { path: String, expected: String, got: String },
+    Fingerprint {
+        /// The case file.
+        path: String,
+        /// Fingerprint in the case, or its beginning.
+        expected: String,
+        /// Fingerprint of the model, or its beginning.
+        got: String,
+    },
 
     /// Reading or writing failed.
     #[error("{}: {source}", name(.path))]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
 
     /// The tensor library refused an operation: a bug or a lack of memory, not a bad input.
     #[error("tensor operation: {0}")]
@@ -47,9 +73,11 @@ pub enum Error {
     Interrupted,
 }
 
+/// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Returns an [`Error::Model`].
     pub fn model(
         path: impl Into<String>,
         field: impl Into<String>,
@@ -58,6 +86,7 @@ impl Error {
         Self::Model { path: path.into(), field: field.into(), message: message.to_string() }
     }
 
+    /// Returns an [`Error::File`].
     pub fn file(
         path: impl Into<PathBuf>,
         field: impl Into<String>,
@@ -66,15 +95,17 @@ impl Error {
         Self::File { path: path.into(), field: field.into(), message: message.to_string() }
     }
 
+    /// Returns an [`Error::Io`].
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }
 
+    /// Returns an [`Error::Request`].
     pub fn request(message: impl ToString) -> Self {
         Self::Request(message.to_string())
     }
 
-    /// A broken invariant; `message` says which.
+    /// Returns an [`Error::Internal`]; `message` says which invariant is broken.
     pub fn internal(message: impl ToString) -> Self {
         Self::Internal(message.to_string())
     }

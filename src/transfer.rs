@@ -27,8 +27,11 @@ pub enum By {
 /// One case on one model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
+    /// The form in which the case was put to the model.
     pub by: By,
+    /// Score in the unit of the case's oracle.
     pub score: f64,
+    /// Score that must be exceeded.
     pub threshold: f64,
     /// True if the case fails on the other model too.
     pub reached: bool,
@@ -36,6 +39,7 @@ pub struct Outcome {
 
 /// A model that cases are transferred to.
 pub struct Destination<'m> {
+    /// The model.
     pub model: &'m Model,
     evaluator: ModelEvaluator<'m>,
     vocabulary: Vocabulary,

@@ -1,5 +1,4 @@
-//! What reaches the screen: text and JSON on standard output, warnings and progress on standard
-//! error.
+//! Prints text and JSON on standard output, and warnings and progress on standard error.
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::ops::Deref;

@@ -16,11 +16,11 @@ use crate::text::escape;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Pairs of what.
+    /// Kind of the components that are paired.
     #[arg(long, value_enum, default_value_t = Of::Heads)]
     of: Of,
-    /// What the lesions (ablations) do: set to zero, to the mean over plain English, or mask
-    /// (experts) so that the router cannot choose them.
+    /// Kind of lesion (ablation): set to zero, set to the mean over plain English, or mask (experts)
+    /// so that the router cannot choose them.
     #[arg(long, value_enum, default_value_t = By::Zero)]
     by: By,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub struct Args {
     /// Matched controls: pairs given noise of their own norm instead of being removed.
     #[arg(long, value_name = "N", default_value_t = 16)]
     controls: usize,
-    /// Of the random pairs that the null of a screened sweep is measured on.
+    /// Seed of the random pairs on which the null of a screened sweep is measured.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Print a JSON summary instead of the table.
@@ -46,7 +46,7 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Of {
-    /// What every layer's attention (state space, time mixing) and MLP add.
+    /// Attention (state space, time mixing) and MLP of every layer.
     Blocks,
     Heads,
     Mlps,

@@ -34,15 +34,20 @@ pub struct Entry {
 /// A case that could not be read.
 #[derive(Debug)]
 pub struct Bad {
+    /// The file.
     pub path: PathBuf,
+    /// The fault.
     pub error: Error,
     /// Where it was moved, if it was.
     pub moved: Option<PathBuf>,
 }
 
+/// The files of a corpus, sorted into cases and others.
 #[derive(Debug)]
 pub struct Verified {
+    /// Files that are a case under its own name.
     pub good: Vec<(PathBuf, Case)>,
+    /// All other files.
     pub bad: Vec<Bad>,
 }
 

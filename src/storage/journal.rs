@@ -32,6 +32,7 @@ pub struct Journal {
 /// A journal that was opened, with its records.
 #[derive(Debug)]
 pub struct Opened<T> {
+    /// The journal, ready to append to.
     pub journal: Journal,
     /// The valid records, oldest first.
     pub records: Vec<T>,
@@ -44,7 +45,9 @@ pub struct Opened<T> {
 pub struct Torn {
     /// Number of the first bad record, from 1.
     pub record: u64,
+    /// Bytes cut.
     pub bytes: u64,
+    /// The fault of that record.
     pub reason: &'static str,
     /// The bytes cut, kept: damage in the middle of a journal takes good records with it.
     pub kept: PathBuf,

@@ -1,5 +1,5 @@
-//! What a user gives: texts, file names, models, oracles. What is wrong is told before the work,
-//! with exit code 2, and what an editor leaves in a file is not read as text.
+//! Input of the user: texts, file names, models, oracles. Mistakes are told before the work, with
+//! exit code 2, and marks that an editor leaves in a file are not read as text.
 
 use std::fs;
 use std::path::Path;
