@@ -244,14 +244,24 @@ mod tests {
                 position: 2,
                 change: EmbeddingChange::Direction { from: 1, to: 2, strength: 0.5 },
             }],
-            |edits| matches!(edits, [Embedding { position: 2, change: EmbeddingChange::Noise { strength, .. } }] if *strength == 0.5),
+            |edits| match edits {
+                [Embedding { position: 2, change: EmbeddingChange::Noise { strength, .. } }] => {
+                    *strength == 0.5
+                }
+                _ => false,
+            },
         );
         check(
             vec![Embedding {
                 position: 2,
                 change: EmbeddingChange::Towards { id: 666, strength: 0.5 },
             }],
-            |edits| matches!(edits, [Embedding { position: 2, change: EmbeddingChange::Towards { id, strength } }] if *strength == 0.5 && ordinary(*id)),
+            |edits| match edits {
+                [Embedding { position: 2, change: EmbeddingChange::Towards { id, strength } }] => {
+                    *strength == 0.5 && ordinary(*id)
+                }
+                _ => false,
+            },
         );
         let head = Component::Head { layer: 1, head: 2 };
         check(vec![Edit::lesion(head, Action::Zero)], |edits| match edits {

@@ -98,7 +98,8 @@ mod tests {
         let outlier = [0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.3];
         check(0.5, &outlier, 0.3, true, 1); // the worst control, itself an outlier
         check(0.3005, &outlier, 0.3, false, 1); // within the noise floor
-        check(0.9, &[0.1, 0.2, 0.3, 0.3, 0.3, 0.4, 0.5, 0.6], 0.3 + 6.0 * 1.4826 * 0.1, false, 0); // the spread
+        let spread = [0.1, 0.2, 0.3, 0.3, 0.3, 0.4, 0.5, 0.6];
+        check(0.9, &spread, 0.3 + 6.0 * 1.4826 * 0.1, false, 0);
         check(1.0, &[0.0; LEAST_CONTROLS - 1], f64::MAX, false, 0); // too few to say anything
         check(1.0, &[], f64::MAX, false, 0);
     }

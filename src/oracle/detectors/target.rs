@@ -23,8 +23,8 @@ impl Oracle for Target {
     }
 
     fn meaning(&self) -> &'static str {
-        "The model is brought to say a given text, word for word; the score is by how many nats per \
-        token it became more probable."
+        "The model is brought to say a given text, word for word; the score is by how many nats \
+        per token it became more probable."
     }
 
     fn sentence(&self, cause: &str, score: f64) -> String {
