@@ -2,7 +2,7 @@
 //!
 //! The estimate of a candidate's loss change after some layers (its change of the residual stream
 //! times the gradient there) says little for most of the way. Over 18 states of searches on SmolLM2
-//! (30 layers; `examples/race_quality.rs`) its rank correlation with the exact change of the loss
+//! (30 layers; `race_quality` in `benches/`) its rank correlation with the exact change of the loss
 //! is -0.21 after 3 layers, where the estimate is largest for the candidates that change most, 0.01
 //! after 9, 0.26 after 15 and 0.77 after 25. The part of the estimate at the positions that are
 //! read, which no longer has to pass through attention, does better at first: 0.15 after 3 layers,

@@ -1,13 +1,17 @@
-//! What pruning candidates on their way through the layers costs a search for a suffix:
-//! `race_quality MODEL [STEP,... [SEED,...]]`.
+//! Measures what pruning candidates between layers costs a suffix search.
 //!
-//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) with each of some seeds and
-//! stops at some steps. There 512 candidates are run to the end and, beside that, through
-//! successive halving: printed is the rank correlation of its estimate after each layer (the whole
-//! estimate, and its part at the positions that are read) with the exact change of the loss. At the end, mean over
-//! all these states, the share of the improvement made by the best of 256 candidates (200 draws of
-//! 256) that some choices of rungs find, and as many candidates drawn at random as the same work
-//! would run; 1 is the work of all layers for all candidates.
+//!     cargo run --profile bench -p glitch-benches --bin race_quality -- MODEL [STEPS [SEEDS]]
+//!
+//! Runs GCG on a chat model (SmolLM2-135M-Instruct as a GGUF file) for each seed and pauses at the
+//! given steps; both are lists such as `1,4,8`. There, 512 candidates are run to the end, and also
+//! through successive halving. Two things are printed:
+//!
+//! - after each layer, the rank correlation between the estimated change of the loss (the whole
+//!   estimate, and its part at the positions that are read) and the exact change;
+//! - for several choices of rungs, averaged over all pauses: the work (1 is every layer for every
+//!   candidate), the share of the best candidate's improvement that survives pruning (200 draws of
+//!   256 candidates), and the share that an equal amount of work finds by running randomly drawn
+//!   candidates instead.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +62,7 @@ fn main() -> Any<()> {
         replace: 1,
         buffer: 0,
         merge: 8,
-        // What a gradient promises is the question here.
+        // Copies of the target are not chosen by the gradient, which is what is measured here.
         copies: false,
         text: true,
         rungs: rungs(depth, model.config.is_recurrent()),
@@ -103,14 +107,15 @@ fn main() -> Any<()> {
     Ok(())
 }
 
-/// One state of a search, and what candidates do there.
+/// One pause of a search, with what 512 candidates do there.
 struct Look {
-    /// What the loss changes by.
+    /// Exact change of the loss, in nats, one per candidate.
     exact: Vec<f64>,
-    /// By layer; behind none, nothing is expected of anyone.
+    /// Estimated changes by layer; before the first layer all are zero.
     expected: BTreeMap<usize, Vec<Expected>>,
 }
 
+/// Runs 512 candidates of a state to the end and through the rungs, and prints correlations.
 fn look(
     problem: &Problem,
     state: &SearchState,
@@ -161,7 +166,7 @@ fn look(
 }
 
 impl Look {
-    /// The share of the best improvement that is found, mean over draws of candidates.
+    /// Returns the share of the best improvement that survives pruning, over all draws.
     fn found(&self, rungs: &[(usize, f64)], depth: usize) -> f64 {
         let (mut found, mut best) = (0.0, 0.0);
         let least = |of: &[usize]| of.iter().map(|i| self.exact[*i]).fold(0.0, f64::min);
@@ -178,7 +183,7 @@ impl Look {
     }
 }
 
-/// Layers that candidates go through, as a share of all layers for all of them.
+/// Returns the layers that candidates go through, as a share of all layers for all of them.
 fn work(rungs: &[(usize, f64)], depth: usize) -> f64 {
     let (mut work, mut share, mut from) = (0.0, 1.0, 0);
     for (layer, kept) in rungs {
@@ -188,7 +193,7 @@ fn work(rungs: &[(usize, f64)], depth: usize) -> f64 {
     work + share * (depth - from) as f64 / depth as f64
 }
 
-/// Single replacements among the tokens that the gradient expects most of.
+/// Draws single replacements from the tokens that the gradient ranks highest.
 fn candidates(problem: &Problem, suffix: &[u32], gradient: &[f32]) -> Vec<Vec<(usize, u32)>> {
     let rows = gradient.chunks_exact(gradient.len() / suffix.len()).zip(suffix);
     let best: Vec<Vec<u32>> = rows.map(|(row, id)| problem.tokens.best(row, *id, TOP_K)).collect();
@@ -204,6 +209,7 @@ fn candidates(problem: &Problem, suffix: &[u32], gradient: &[f32]) -> Vec<Vec<(u
     candidates
 }
 
+/// Returns Spearman's rank correlation.
 fn spearman(a: &[f64], b: &[f64]) -> f64 {
     let ranks = |x: &[f64]| {
         let mut order: Vec<usize> = (0..x.len()).collect();

@@ -1,12 +1,12 @@
-//! Mamba and RWKV-7 here and in candle-transformers, on the same weights: the logits after 16
-//! sequences of 128 tokens, and the time both take, in turn.
+//! Compares Mamba and RWKV-7 with candle-transformers on the same weights: log-probabilities after
+//! 16 sequences of 128 tokens, and the time each takes, in turn.
 //!
-//!     cargo run --release --example candle_recurrent -- DIR [EXACT]
+//!     cargo run --profile bench -p glitch-benches --bin candle_recurrent -- DIR [EXACT]
 //!
-//! DIR is a Hugging Face folder of Mamba (tied embeddings), or one of RWKV-7 as `glitch` reads it.
-//! Without EXACT the two must agree; with what `benches/exact_mamba.py DIR EXACT` wrote, ours must
-//! agree with that, and the difference of both is printed: on builtin:mamba most of the difference
-//! is candle's.
+//! DIR is a Hugging Face folder of Mamba with tied embeddings, or one of RWKV-7 as `glitch` reads
+//! it. Without EXACT the two must agree within 1e-4. EXACT is a file of float64 log-probabilities
+//! (`benches/exact_mamba.py DIR EXACT` writes one): ours must agree with it, and the distance of
+//! both from it is printed. On `builtin:mamba` most of the difference is candle's rounding.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,7 +23,7 @@ const BATCH: usize = 16;
 const LENGTH: usize = 128;
 const TURNS: usize = 5;
 
-/// candle-transformers' model of one kind or the other.
+/// A model of candle-transformers with its configuration.
 enum Theirs {
     Mamba(mamba::Model, mamba::Config),
     Rwkv(rwkv_v7::Model, rwkv_v7::Config),
@@ -38,7 +38,7 @@ impl Theirs {
         let mut tensors: HashMap<String, Tensor> = widened.collect::<Result<_>>()?;
         match c.model_type.as_str() {
             "mamba" => {
-                // candle-transformers has the names of the authors' own code.
+                // candle-transformers expects the tensor names of the authors' code.
                 let renamed = |name: String| {
                     name.replace("backbone.embeddings", "embedding").replace("backbone.", "")
                 };
@@ -52,8 +52,8 @@ impl Theirs {
                 Ok(Self::Mamba(mamba::Model::new(&config, vars)?, config))
             }
             "rwkv7" => {
-                // It asks for the sizes of the first layer's value mixing, which that layer has no
-                // use for.
+                // candle-transformers reads the shapes of the first layer's value mixing, although
+                // that layer does not use it.
                 for name in ["v0", "v1", "v2"] {
                     let first = format!("blocks.0.att.{name}");
                     if !tensors.contains_key(&first) {
@@ -80,14 +80,14 @@ impl Theirs {
         }
     }
 
-    /// Logits after the last token of every sequence, `[batch, vocab]`.
+    /// Returns the logits after the last token of every sequence, `[batch, vocab]`.
     fn logits(&self, ids: &[Vec<u32>]) -> Result<Vec<f64>> {
         let values = |logits: Tensor| {
             Ok::<_, anyhow::Error>(logits.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?)
         };
         match self {
             Self::Mamba(model, config) => {
-                // One sequence at a time: with more its broadcasts do not fit (0.11).
+                // One sequence at a time: its broadcasts fail on larger batches (0.11).
                 let mut all = Vec::new();
                 for row in ids {
                     let mut state = mamba::State::new(1, config, DType::F32, &Device::Cpu)?;
@@ -112,11 +112,12 @@ impl Theirs {
     }
 }
 
-/// The largest difference of two tables of log-probabilities.
+/// Returns the largest absolute difference of two tables of log-probabilities.
 fn largest(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
+/// Normalizes rows of `vocabulary` logits to log-probabilities.
 fn log_softmax(logits: &[f64], vocabulary: usize) -> Vec<f64> {
     let rows = logits
         .chunks_exact(vocabulary)

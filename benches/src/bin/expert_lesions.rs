@@ -1,9 +1,9 @@
-//! Zeroing each expert of a layer: all in one batch against one after the other.
+//! Times zeroing each expert of a layer: all lesions in one batch against one after the other.
 //!
-//!     cargo run --release --example expert_lesions -- DIR [TOKENS]
+//!     cargo run --profile bench -p glitch-benches --bin expert_lesions -- DIR [TOKENS]
 //!
 //! DIR is a mixture of experts; `benches/make_moe.py` makes a random one of 64 experts. Prints the
-//! median time of both for every layer, turn by turn, and fails where a log-probability differs.
+//! median of five turns for each layer, and fails if a log-probability differs.
 
 use std::time::Instant;
 
@@ -52,9 +52,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Seconds of the requests one by one, and of all in a batch.
+/// Returns the seconds that the requests take one by one, and all in one batch.
 fn turn(model: &Model, requests: &[Request]) -> Result<(f64, f64)> {
-    // Evaluators of their own: neither finds what the other has cached.
+    // One evaluator each, so that neither profits from the other's cache.
     let (alone, together) = (ModelEvaluator::new(model), ModelEvaluator::new(model));
     let start = Instant::now();
     let singles: Vec<Observation> =

@@ -1,11 +1,10 @@
-//! Logits of a Llama folder here and in candle-transformers' own llama, which reads the format by
-//! itself:
+//! Compares the logits of a Llama model with those of candle-transformers' own llama.
 //!
-//!     cargo run --release --example candle_parity -- DIR
+//!     cargo run --profile bench -p glitch-benches --bin candle_parity -- DIR
 //!
 //! DIR is a Hugging Face folder of the Llama family (SmolLM2 is one) with a single
-//! `model.safetensors`. Prints the largest difference over some prompts, at their last positions;
-//! fails above 1e-4.
+//! `model.safetensors`. Prints the largest difference after the last token of prompts of six
+//! lengths, and fails if it is above 1e-4.
 
 use std::path::Path;
 
