@@ -34,7 +34,7 @@ pub const LEAST_CONTROLS: usize = 8;
 const DEVIATIONS: f64 = 6.0;
 
 /// Returns the score a trial must exceed, given its controls' scores: the worst control,
-/// [`DEVIATIONS`] robust standard deviations above their median, or the oracle's own minimum,
+/// `DEVIATIONS` robust standard deviations above their median, or the oracle's own minimum,
 /// whichever is largest.
 ///
 /// With fewer than [`LEAST_CONTROLS`] nothing can be said, and nothing fails: `f64::MAX`.

@@ -16,7 +16,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
-    /// Version of the schema, [`SCHEMA_VERSION`].
+    /// Version of the schema, `SCHEMA_VERSION`.
     pub schema_version: u32,
     /// Model that is searched on.
     pub model: ModelRef,
