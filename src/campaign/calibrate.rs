@@ -1,4 +1,4 @@
-//! What is ordinary for each oracle and mutator, measured before the loop starts.
+//! Pre-thresholds: scores that are ordinary for each oracle and mutator, measured before the loop.
 
 use super::state::Campaign;
 use crate::edit::Trial;

@@ -14,7 +14,7 @@ pub struct StopSignal<'a> {
 /// A step gets half as much time again as the slowest of its kind took.
 const ALLOWANCE: f64 = 1.5;
 
-/// How much time is left, and how much the next step may need, going by the slowest so far.
+/// The time left, and the time that the next step may need, going by the slowest so far.
 pub(super) struct Deadline<'a> {
     signal: &'a StopSignal<'a>,
     max_time: Option<Duration>,

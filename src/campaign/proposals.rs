@@ -1,4 +1,4 @@
-//! What is tried next: parents from the queue, mutators from the bandit.
+//! Proposes the next trials: parents from the queue, mutators from the bandit.
 
 use std::sync::Arc;
 

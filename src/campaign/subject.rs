@@ -30,7 +30,7 @@ pub struct Subject<'a> {
     pub echo: Vec<EchoPrompt>,
     /// Proposed super weights.
     pub weights: Vec<Component>,
-    /// How pairs of lesions interact; empty unless sets of them are proposed.
+    /// Interactions of pairs of lesions; empty unless sets of lesions are proposed.
     pub interactions: Vec<Interactions>,
     /// Tokens that a gradient ranks highest after the seeds; empty unless suffixes are proposed.
     pub suffixes: Vec<Promising>,

@@ -1,4 +1,4 @@
-//! What can be checked of a trial on a model.
+//! Checks of a trial against a model.
 
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};

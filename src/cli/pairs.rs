@@ -19,8 +19,8 @@ pub struct Args {
     /// Kind of the components that are paired.
     #[arg(long, value_enum, default_value_t = Of::Heads)]
     of: Of,
-    /// Kind of lesion (ablation): set to zero, set to the mean over plain English, or mask (experts)
-    /// so that the router cannot choose them.
+    /// Kind of lesion (ablation): set to zero, set to the mean over plain English, or mask
+    /// (experts) so that the router cannot choose them.
     #[arg(long, value_enum, default_value_t = By::Zero)]
     by: By,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::oracle::{Judge, ModelJudge, Verdict};
 /// the last digits.
 const RELATIVE_TOLERANCE: f64 = 1e-3;
 
-/// How a verdict compares with the stored one.
+/// Comparison of a verdict with the stored one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Still fails, with the stored score within the tolerance.
@@ -38,7 +38,7 @@ impl Status {
 /// The outcome of a replay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// How the verdict compares with the stored one.
+    /// Comparison of the verdict with the stored one.
     pub status: Status,
     /// The verdict now; the stored one is the case's.
     pub verdict: Verdict,

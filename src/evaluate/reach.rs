@@ -1,4 +1,4 @@
-//! How far lesions and patches reach: the lowest place in the stack and the first position that
+//! The reach of lesions and patches: the lowest place in the stack and the first position that
 //! they touch. Everything below and before is as without them, and can come from a cached forward.
 
 use std::ops::Range;

@@ -16,7 +16,7 @@ const LEAST_NOISE_FLOOR: f64 = 1e-6;
 /// Name of the mutator, and of the parent, in the lineage of a case written by hand.
 const BY_HAND: &str = "by hand";
 
-/// How a trial written by hand is judged.
+/// Options for judging a trial written by hand.
 #[derive(Debug, Clone, Copy)]
 pub struct Judgement {
     /// Detector that scores it.

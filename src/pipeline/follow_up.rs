@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::minimize::{self, Minimized};
 use crate::oracle::{ModelJudge, Verdict};
 
-/// How far a minimized finding is explained.
+/// Depth of the explanation of a minimized finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Explanation {
     /// As a case that names the components it is localized to.
@@ -57,7 +57,7 @@ pub enum Followed {
 pub struct FollowUp<'a> {
     /// Judges the trial, and every step of its reduction.
     pub judge: &'a ModelJudge<'a>,
-    /// How the trial is reduced.
+    /// Options of the reduction.
     pub options: minimize::MinimizeOptions<'a>,
     /// Makes the case.
     pub explainer: &'a dyn Explainer,

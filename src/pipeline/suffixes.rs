@@ -19,7 +19,7 @@ const BATCH: usize = 8;
 /// Suffixes tried in a prompt until one is confirmed.
 const TRIED_PER_PROMPT: usize = 4;
 
-/// How the suffixes of a search are followed up.
+/// Options for following up the suffixes of a search.
 pub struct SearchFollowUp<'a> {
     /// Looks for the components to which the effect is localized, which costs most.
     pub localize: bool,

@@ -63,7 +63,7 @@ pub fn tokens_by_position(texts: &[String], edited: &[usize], columns: usize) ->
     lines
 }
 
-/// What the model says without and with the edits, a line each.
+/// Shows the greedy continuation without and with the edits, one line each.
 pub fn generated(case: &Case, columns: usize) -> [String; 2] {
     let text = |text: &str| fit(text, columns.saturating_sub(10));
     [

@@ -142,8 +142,8 @@ pub fn by_step(label: &str, lines: &[(&str, &[f64])]) -> String {
     values(label, "step", 1, round_up(most), number, lines)
 }
 
-/// Plots lines on an axis from 0 to `most`, the first value of each at `from`; the first line stands
-/// out, the others are dashed.
+/// Plots lines on an axis from 0 to `most`, the first value of each at `from`; the first line
+/// stands out, the others are dashed.
 fn values(
     label: &str,
     unit: &str,
@@ -361,9 +361,9 @@ fn in_unit(unit: &str) -> String {
 const MOST_LAYERS: usize = 160;
 const MOST_HEADS: usize = 160;
 
-/// Plots effects as a heat map: one row per layer, one column per head, the MLP at the right. `None`
-/// if there is nothing to draw. Only rows and columns that occur are drawn, because indices in a
-/// file may be anything.
+/// Plots effects as a heat map: one row per layer, one column per head, the MLP at the right.
+/// `None` if there is nothing to draw. Only rows and columns that occur are drawn, because indices
+/// in a file may be anything.
 pub fn heat_map(
     label: &str,
     effects: &[Effect],
@@ -526,9 +526,9 @@ pub fn heat_map(
     Some(svg)
 }
 
-/// Plots a square matrix of pairs of components, each cell with its value and title; `None` if there
-/// is nothing to draw. Shades follow the square root of a value, because a few pairs are often a
-/// hundred times larger than the others.
+/// Plots a square matrix of pairs of components, each cell with its value and title; `None` if
+/// there is nothing to draw. Shades follow the square root of a value, because a few pairs are
+/// often a hundred times larger than the others.
 pub fn matrix(
     label: &str,
     components: &[Component],

@@ -132,8 +132,8 @@ pub fn localized(localization: &Localization) -> Option<String> {
     ))
 }
 
-/// Says which heads attend to the replaced tokens, compared with other tokens in their place; `None`
-/// if no head stands out.
+/// Says which heads attend to the replaced tokens, compared with other tokens in their place;
+/// `None` if no head stands out.
 pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
     let attending: Vec<String> = attribution.attending.iter().map(ToString::to_string).collect();
     let (first, own) = (attending.first()?, *attribution.mediation.attending_each.first()?);

@@ -170,7 +170,8 @@ const TABLE_COMPONENTS: usize = 48;
 
 /// Measures the interactions of every pair of heads, MLPs and experts of these layers (`None`: of
 /// all) on each of these prompts: the table that guides the mutator of sets. Kinds with too few
-/// components for matched controls are left out, because a set with one of them could not be judged.
+/// components for matched controls are left out, because a set with one of them could not be
+/// judged.
 ///
 /// # Errors
 /// Errors of the evaluator.

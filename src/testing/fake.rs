@@ -105,10 +105,10 @@ fn observe(request: &Request) -> Observation {
     let prompt = &layout.ids[..layout.prompt_len];
     let continuation = &layout.ids[layout.prompt_len..];
     let head = Component::Head { layer: 1, head: 2 };
-    let lesioned = trial
-        .edits
-        .iter()
-        .any(|e| matches!(e, Edit::Lesion { component, action, .. } if *component == head && *action != Action::Mean));
+    let lesioned = trial.edits.iter().any(|e| match e {
+        Edit::Lesion { component, action, .. } => *component == head && *action != Action::Mean,
+        _ => false,
+    });
     let broken = prompt.contains(&666) || lesioned;
     let stuck = prompt.contains(&669);
     // Ordinary edits move the distribution a little.

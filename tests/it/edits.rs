@@ -1,6 +1,6 @@
 //! Every edit proves that it landed, and every restore is exact: interventions that silently do
-//! nothing are the classic bug of tools like this one. That a lesion does the right thing is checked
-//! against checkpoints without the same weights, in `cut_out.rs`.
+//! nothing are the classic bug of tools like this one. That a lesion does the right thing is
+//! checked against checkpoints without the same weights, in `cut_out.rs`.
 
 use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request, hook_name};

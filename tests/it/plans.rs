@@ -1,5 +1,5 @@
-//! Whatever the planner shares, resumes and leaves out: the answer is that of each request alone, to
-//! the bit.
+//! Whatever the planner shares, resumes and leaves out: the answer is that of each request alone,
+//! to the bit.
 
 use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};

@@ -218,7 +218,7 @@ def main() -> None:
     def write(step: int) -> None:
         save(model, out)
         (out / "token_counts.json").write_text("[" + ",".join(map(str, counts.tolist())) + "]\n")
-        # Tokenizer and held-out text are the same for all models, and are stored with the dense one.
+        # Tokenizer and held-out text are the same for all models; the dense one stores them.
         shared, link = out.parent / "dense" / "tokenizer.json", out / "tokenizer.json"
         if args.model == "dense" or not shared.exists():
             shutil.copyfile(work / "tokenizer.json", link)

@@ -1,4 +1,4 @@
-//! Whether a suffix does to other prompts what it does to those it was searched for.
+//! Tests a suffix on held-out prompts.
 
 use super::problem::{Problem, Prompt};
 use super::search::{HeldOut, Search};

@@ -87,8 +87,8 @@ impl<'a, 'm> Problem<'a, 'm> {
             if prompt.before.is_empty() || total > config.max_position_embeddings {
                 let context_length = config.max_position_embeddings;
                 return Err(Error::request(format!(
-                    "prompt, suffix and target take {total} tokens, of {context_length}; a prompt at \
-                    least one"
+                    "prompt, suffix and target take {total} tokens; the context holds \
+                    {context_length}, and a prompt needs at least one"
                 )));
             }
         }

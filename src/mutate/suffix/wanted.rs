@@ -10,10 +10,10 @@ use crate::model::Model;
 /// Tokens that a model caught in a loop repeats.
 const LOOP: usize = 8;
 
-/// What a suffix is to bring about, before a model is asked what it takes.
+/// The goal of a search as the user states it, before it is put into tokens of a model.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// What the model is to do.
+    /// Kind of goal.
     pub kind: GoalKind,
     /// The text to say or to find improbable ([`GoalKind::Target`], [`GoalKind::Loss`]).
     pub text: &'a str,
