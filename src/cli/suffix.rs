@@ -132,6 +132,18 @@ pub struct Args {
     json: bool,
 }
 
+/// Names the option in an error that names a field of [`Wanted`].
+fn name_option(error: Error) -> Error {
+    match error {
+        Error::Request(message)
+            if message.starts_with("target") || message.starts_with("mellowmax") =>
+        {
+            Error::request(format!("--{message}"))
+        }
+        other => other,
+    }
+}
+
 /// Marks where the suffix goes in a prompt.
 const GAP: &str = "{suffix}";
 /// Name of the file of the search.
@@ -159,7 +171,7 @@ pub fn run(args: Args) -> Result<u8> {
         mellowmax: args.mellowmax,
         length,
     };
-    let goal = wanted.goal(&evaluator, &prompts[0], tokens.neutral)?;
+    let goal = wanted.goal(&evaluator, &prompts[0], tokens.neutral).map_err(name_option)?;
     let problem = Problem::new(&evaluator, prompts, goal, tokens, length)?;
     let fresh = Search::new(&problem, options(&args, &model))?;
     let asked = args.out.join(SEARCH);
