@@ -1,8 +1,10 @@
 //! `glitch`: a fuzzing engine for glitch interpretability.
 //!
 //! It mutates what a language model is given and what it is made of, scores how far the behaviour
-//! diverges from matched controls, minimizes what it finds and names the components that carry it.
+//! diverges from matched controls, minimizes what it finds and localizes it to components.
 //! ARCHITECTURE.md says which room does what and what may be touched there.
+
+#![warn(missing_docs)]
 
 pub mod campaign;
 pub mod case;

@@ -51,7 +51,7 @@ impl<'m> Destination<'m> {
     /// Those of measuring the noise floor.
     pub fn new(model: &'m Model) -> Result<Self> {
         let evaluator = ModelEvaluator::new(model);
-        let noise_floor = evaluator.noise_floor()?.max(1e-6);
+        let noise_floor = evaluator.score_noise_floor()?;
         Ok(Self { model, vocabulary: Vocabulary::of(model), evaluator, noise_floor })
     }
 

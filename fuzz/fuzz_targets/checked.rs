@@ -1,4 +1,4 @@
-//! What every target checks: a refusal is one short line that says nothing raw.
+//! The check that all targets share: a refusal is one short line without control characters.
 
 use std::fmt::Display;
 

@@ -100,7 +100,7 @@ impl<'a> Campaign<'a> {
         if new {
             yielded.new_behaviours += 1;
             // An echo trial edits the continuation too, which the other oracles cannot read.
-            if !mutator.oracles().contains(&OracleKind::Echo) {
+            if !mutator.oracles().iter().any(|kind| kind.oracle().judges_echoes()) {
                 let (seed, mutators) = (lineage.parent.clone(), lineage.mutators.clone());
                 let energy = scheduler::energy(best.excess);
                 self.proposer.queue.push(trial.clone(), seed, mutators, energy);

@@ -77,8 +77,7 @@ pub fn subject<'a>(
         }
         None => Vec::new(),
     };
-    // What is measured is small against 1e-6 on CPU; that much is granted to rounding in a score.
-    let floor = evaluator.noise_floor()?.max(1e-6);
+    let floor = evaluator.score_noise_floor()?;
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
     let layers = config.layers;
     let (model, config) = (model.reference(), &model.config);

@@ -1,10 +1,11 @@
-//! Campaigns on the twin: what was planted is found, nothing else is, twice alike.
+//! Campaigns on the fake evaluator: planted glitches are found, nothing else is, and the same seed
+//! gives the same events.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::case::{Case, Comment, Expectation};
+use crate::case::Case;
 use crate::edit::Edit;
 use crate::error::Result;
 use crate::evaluate::{Evaluator, Observation, Request};
@@ -17,25 +18,8 @@ struct Plain;
 
 impl Explainer for Plain {
     fn explain(&self, finding: &Finding, _: bool) -> Result<(Case, u64)> {
-        let trial = &finding.trial;
-        let case = Case {
-            schema_version: 1,
-            id: format!("{:?} {:?}", finding.verdict.oracle, signature(trial)),
-            model: model(),
-            base: trial.base.to_vec(),
-            continuation: trial.continuation.to_vec(),
-            edits: trial.edits.clone(),
-            verdict: finding.verdict.clone(),
-            control_seed: finding.control_seed,
-            expectation: Expectation::Reproduces,
-            minimization: finding.minimization.clone(),
-            localization: None,
-            lineage: finding.lineage.clone(),
-            top_before: vec![],
-            top_after: vec![],
-            comment: Comment::default(),
-        };
-        Ok((case, 0))
+        let id = format!("{:?} {:?}", finding.verdict.oracle, signature(&finding.trial));
+        Ok((Case { id, ..fake::case_of(finding) }, 0))
     }
 }
 
@@ -49,7 +33,7 @@ impl Sink for Events {
     }
 }
 
-/// The twin asked backwards: batch order must not matter.
+/// The fake evaluator asked backwards: batch order must not matter.
 struct Reversed(FakeEvaluator);
 
 impl Evaluator for Reversed {
@@ -66,7 +50,7 @@ impl Evaluator for Reversed {
 }
 
 fn model() -> ModelRef {
-    ModelRef { name: "twin".into(), fingerprint: String::new(), tokenizer: None }
+    ModelRef { name: "fake".into(), fingerprint: String::new(), tokenizer: None }
 }
 
 fn small() -> CampaignConfig {

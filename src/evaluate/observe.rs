@@ -25,6 +25,10 @@ use crate::rng;
 /// token.
 const TOKENS_GENERATING: usize = 8192;
 
+/// Smallest noise floor of a score: the measured one is far below it on a CPU, and a score adds
+/// rounding of its own.
+const LEAST_SCORE_FLOOR: f64 = 1e-6;
+
 impl ModelEvaluator<'_> {
     /// Measures how far log-probabilities (nats) and divergences (bits) move when only the batch
     /// changes: the largest difference between random sequences alone, in one batch, and behind a
@@ -71,6 +75,15 @@ impl ModelEvaluator<'_> {
             floor = moved.chain(bits).fold(floor, f64::max);
         }
         Ok(floor)
+    }
+
+    /// Measures the noise floor that is granted to a score, in the unit of its oracle: that of
+    /// [`ModelEvaluator::noise_floor`], and never less than 1e-6.
+    ///
+    /// # Errors
+    /// Errors of the forward pass.
+    pub fn score_noise_floor(&self) -> Result<f64> {
+        Ok(self.noise_floor()?.max(LEAST_SCORE_FLOOR))
     }
 
     /// Returns the forward that each of these plans starts from, if any. A plain one is computed if

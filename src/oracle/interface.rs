@@ -77,6 +77,12 @@ pub trait Oracle: Sync {
         false
     }
 
+    /// Returns true if the score is read off the probabilities of the continuation, so that a trial
+    /// without one cannot be judged.
+    fn needs_continuation(&self) -> bool {
+        false
+    }
+
     /// Returns true if the continuation is what the finding is about, so that the reduction must
     /// not shorten it.
     fn keeps_continuation(&self) -> bool {

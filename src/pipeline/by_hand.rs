@@ -9,10 +9,6 @@ use crate::model::Model;
 use crate::oracle::{ModelJudge, OracleKind};
 use crate::vocabulary::Vocabulary;
 
-/// Smallest noise floor of a score: what is measured is far below it on a CPU, and that much is
-/// granted to rounding.
-const LEAST_NOISE_FLOOR: f64 = 1e-6;
-
 /// Name of the mutator, and of the parent, in the lineage of a case written by hand.
 const BY_HAND: &str = "by hand";
 
@@ -72,7 +68,7 @@ pub fn case_by_hand(
     check(model, trial, judgement.oracle)?;
     let vocabulary = Vocabulary::of(model);
     let Judgement { oracle, controls, seed } = *judgement;
-    let floor = evaluator.noise_floor()?.max(LEAST_NOISE_FLOOR);
+    let floor = evaluator.score_noise_floor()?;
     let verdict = ModelJudge::new(evaluator, &model.config, &vocabulary, oracle, seed, floor)
         .with_controls(controls)
         .judge_alone(trial)?;
@@ -111,9 +107,7 @@ fn check(model: &Model, trial: &Trial, oracle: OracleKind) -> Result<()> {
             model.name
         )));
     }
-    let reads_continuation =
-        matches!(oracle, OracleKind::Echo | OracleKind::LossBlowup | OracleKind::Target);
-    if reads_continuation && trial.continuation.is_empty() {
+    if oracle.oracle().needs_continuation() && trial.continuation.is_empty() {
         return Err(Error::request(format!(
             "oracle {oracle} reads a continuation, and none is given"
         )));

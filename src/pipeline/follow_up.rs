@@ -109,9 +109,7 @@ impl FollowUp<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{Comment, Expectation, SCHEMA_VERSION};
     use crate::edit::Edit;
-    use crate::model::ModelRef;
     use crate::oracle::OracleKind;
     use crate::testing::fake::{self, FakeEvaluator};
 
@@ -120,24 +118,7 @@ mod tests {
 
     impl Explainer for Plain {
         fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)> {
-            let case = Case {
-                schema_version: SCHEMA_VERSION,
-                id: String::new(),
-                model: ModelRef { name: "fake".into(), fingerprint: "f".into(), tokenizer: None },
-                base: finding.trial.base.to_vec(),
-                continuation: finding.trial.continuation.to_vec(),
-                edits: finding.trial.edits.clone(),
-                verdict: finding.verdict.clone(),
-                control_seed: finding.control_seed,
-                expectation: Expectation::Reproduces,
-                minimization: finding.minimization.clone(),
-                localization: None,
-                lineage: finding.lineage.clone(),
-                top_before: vec![],
-                top_after: vec![],
-                comment: Comment::default(),
-            };
-            Ok((case, if localize { 100 } else { 2 }))
+            Ok((fake::case_of(finding), if localize { 100 } else { 2 }))
         }
     }
 

@@ -52,7 +52,7 @@ pub fn cases_of_search(
     }
     let (evaluator, model) = (problem.evaluator, problem.evaluator.model);
     let vocabulary = Vocabulary::of(model);
-    let floor = evaluator.noise_floor()?.max(1e-6);
+    let floor = evaluator.score_noise_floor()?;
     let (reference, oracle, seed) = (model.reference(), problem.goal.oracle(), search.options.seed);
     for prompt in 0..search.state.prompts {
         let fails = search.state.fails.as_ref().map(|entry| problem.trial(prompt, &entry.suffix));

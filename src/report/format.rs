@@ -1,5 +1,6 @@
 //! Numbers and lists for readers: short, whatever a file holds.
 
+use crate::stats;
 pub use crate::text::{count, number, percent};
 
 /// Formats a count with its noun: `1 case`, `1,234 cases`.
@@ -23,15 +24,9 @@ pub fn duration(seconds: f64) -> String {
 
 /// Returns Wilson's 95% interval of a rate (Wilson 1927); `None` for no trials.
 pub fn wilson(hits: u64, of: u64) -> Option<(f64, f64)> {
-    if of == 0 {
-        return None;
-    }
     const Z: f64 = 1.959_963_984_540_054;
-    let (n, p) = (of as f64, hits.min(of) as f64 / of as f64);
-    let centre = p + Z * Z / (2.0 * n);
-    let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-    let scale = 1.0 + Z * Z / n;
-    Some((((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0)))
+    // A file may count more hits than trials.
+    (of > 0).then(|| stats::wilson(hits.min(of), of, Z))
 }
 
 /// Formats a list: `a`, `a and b`, `a, b and c`; items beyond the first `most` are only counted.

@@ -181,7 +181,7 @@ impl PairSweep {
                 options.limit
             )));
         }
-        let noise_floor = evaluator.noise_floor()?.max(1e-6);
+        let noise_floor = evaluator.score_noise_floor()?;
         let baseline = Baseline::new(evaluator, trial)?;
         let singles = baseline.effects(
             &all.iter().map(|&c| set_of_lesions(&[c], options.action)).collect::<Vec<_>>(),

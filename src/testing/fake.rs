@@ -1,13 +1,16 @@
 //! An evaluator without a model, for tests: a function of the trial with planted glitches.
 
+use crate::case::{Case, Comment, Expectation, SCHEMA_VERSION};
 use crate::echo::EchoPrompt;
 use crate::edit::{Action, Component, Edit, Matrix, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator, Observation, Request};
-use crate::model::Distributions;
-use crate::model::{Activation, Config, Mixer, NormKind, QkNorm, Residual, Rotary};
+use crate::model::{
+    Activation, Config, Distributions, Mixer, ModelRef, NormKind, QkNorm, Residual, Rotary,
+};
 use crate::mutate::interactions::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
+use crate::pipeline::Finding;
 use crate::vocabulary::Vocabulary;
 
 /// The fake evaluator. Planted glitches: the tokens 666 (divergence, loss), 667 (not finite), 668
@@ -90,6 +93,27 @@ pub fn interactions() -> Interactions {
         alone: vec![0.01; 16],
         components,
         pairs: pairs.collect(),
+    }
+}
+
+/// Returns a case with nothing in it but the finding.
+pub fn case_of(finding: &Finding) -> Case {
+    Case {
+        schema_version: SCHEMA_VERSION,
+        id: String::new(),
+        model: ModelRef { name: "fake".into(), fingerprint: "f".into(), tokenizer: None },
+        base: finding.trial.base.to_vec(),
+        continuation: finding.trial.continuation.to_vec(),
+        edits: finding.trial.edits.clone(),
+        verdict: finding.verdict.clone(),
+        control_seed: finding.control_seed,
+        expectation: Expectation::Reproduces,
+        minimization: finding.minimization.clone(),
+        localization: None,
+        lineage: finding.lineage.clone(),
+        top_before: vec![],
+        top_after: vec![],
+        comment: Comment::default(),
     }
 }
 

@@ -45,6 +45,10 @@ impl Oracle for Echo {
         false
     }
 
+    fn needs_continuation(&self) -> bool {
+        true
+    }
+
     fn judges_echoes(&self) -> bool {
         true
     }

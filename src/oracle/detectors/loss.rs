@@ -38,6 +38,10 @@ impl Oracle for LossBlowup {
         true
     }
 
+    fn needs_continuation(&self) -> bool {
+        true
+    }
+
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
         bounded(trial.loss(), 0.0, 1e3) - bounded(baseline.loss(), 0.0, 1e3)
     }

@@ -43,6 +43,10 @@ impl Oracle for Target {
         false
     }
 
+    fn needs_continuation(&self) -> bool {
+        true
+    }
+
     fn keeps_continuation(&self) -> bool {
         true
     }
