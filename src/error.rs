@@ -1,17 +1,17 @@
 //! The library's error: one line each, naming the file and the field or component at fault.
 //!
-//! Parts of the line may come from a file and be megabytes long; they are cut here, where the line
-//! is made.
+//! Parts of the line may come from a file, be megabytes long and hold what a terminal obeys; they are
+//! cut and escaped here, where the line is made.
 
 use std::path::PathBuf;
 
-use crate::text::shorten;
+use crate::text::{escape, shorten};
 
 /// An error, by who can fix it; `cli::exit` maps each variant to an exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A model file (weights, configuration, tokenizer) cannot be used.
-    #[error("model {}: {}: {}", shorten(.path), shorten(.field), shorten(.message))]
+    #[error("model {}: {}: {}", part(.path), part(.field), part(.message))]
     Model {
         /// The model or file, as the user named it.
         path: String,
@@ -22,7 +22,7 @@ pub enum Error {
     },
 
     /// A case, campaign or corpus file cannot be used.
-    #[error("{}: {}: {}", name(.path), shorten(.field), shorten(.message))]
+    #[error("{}: {}: {}", name(.path), part(.field), part(.message))]
     File {
         /// The file or folder.
         path: PathBuf,
@@ -34,17 +34,17 @@ pub enum Error {
 
     /// A request that makes no sense for this model or these inputs (a head that does not exist,
     /// an id beyond the vocabulary).
-    #[error("{}", shorten(.0))]
+    #[error("{}", part(.0))]
     Request(String),
 
     /// A broken invariant: a bug in this program, whatever the input was.
-    #[error("internal error: {}; this is a bug in glitch, please report it", shorten(.0))]
+    #[error("internal error: {}; this is a bug in glitch, please report it", part(.0))]
     Internal(String),
 
     /// A case was made on another model.
     #[error(
         "{}: fingerprint: made on model {}, this is {} (pass --model to replay on it anyway)",
-        shorten(.path), shorten(.expected), shorten(.got)
+        part(.path), part(.expected), part(.got)
     )]
     Fingerprint {
         /// The case file.
@@ -56,7 +56,7 @@ pub enum Error {
     },
 
     /// Reading or writing failed.
-    #[error("{}: {source}", name(.path))]
+    #[error("{}: {}", name(.path), part(&.source.to_string()))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum Error {
     },
 
     /// The tensor library refused an operation: a bug or a lack of memory, not a bad input.
-    #[error("tensor operation: {0}")]
+    #[error("tensor operation: {}", part(&.0.to_string()))]
     Tensor(#[from] candle_core::Error),
 
     /// The run was interrupted (Ctrl-C, SIGTERM or SIGHUP) and has nothing to show for it.
@@ -111,8 +111,13 @@ impl Error {
     }
 }
 
+/// Makes a part of the line of any text.
+fn part(text: &str) -> String {
+    escape(&shorten(text))
+}
+
 fn name(path: &std::path::Path) -> String {
-    shorten(&path.display().to_string()).into_owned()
+    part(&path.display().to_string())
 }
 
 #[cfg(test)]
@@ -132,6 +137,25 @@ mod tests {
         ];
         for error in errors {
             assert!(error.to_string().len() < 2000, "{}", error.to_string().len());
+        }
+    }
+
+    /// `cargo fuzz run case` found a field name with a DEL in it.
+    #[test]
+    fn an_error_is_one_line_without_control_characters() {
+        let odd = "suf\u{7f}fi\u{1b}[2J\nci\u{202e}ency";
+        let errors = [
+            Error::model(odd, odd, odd),
+            Error::file(odd, odd, odd),
+            Error::request(odd),
+            Error::internal(odd),
+            Error::io(odd, std::io::Error::other(odd)),
+            Error::Fingerprint { path: odd.into(), expected: odd.into(), got: odd.into() },
+            Error::Tensor(candle_core::Error::Msg(odd.into())),
+        ];
+        for error in errors {
+            let line = error.to_string();
+            assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
         }
     }
 }

@@ -9,10 +9,9 @@ use crate::case::Case;
 use crate::corpus::ModelUnderTest;
 use crate::edit::Trial;
 use crate::error::Result;
-use crate::minimize::Minimization;
-use crate::minimize::{self, minimize};
+use crate::minimize;
 use crate::oracle::Verdict;
-use crate::pipeline::{Explainer as _, Finding, ModelExplainer};
+use crate::pipeline::{Explanation, Finding, FollowUp, Followed, ModelExplainer, Steps};
 use crate::storage::OutputDir;
 use crate::text::{escape, fit};
 
@@ -48,15 +47,6 @@ pub fn run(args: Args) -> Result<u8> {
     let evaluator = under_test.evaluator();
     let judge = under_test.judge(&evaluator, &case);
     let trial = case.trial();
-    let before = judge.judge_alone(&trial)?;
-    if !before.fails() {
-        output::line(format!(
-            "gone  {}  nothing to minimize: {}",
-            escape(&case.id),
-            scores(&before)
-        ));
-        return Ok(exit::REGRESSION);
-    }
     let options = minimize::MinimizeOptions {
         max_calls: args.max_calls,
         batch: (BATCH / (judge.controls_per_trial + 1)).max(4),
@@ -64,54 +54,44 @@ pub fn run(args: Args) -> Result<u8> {
         keep_first: trial.first_editable(under_test.model.config.bos_token_id),
         ..Default::default()
     };
-    let mut reduced = minimize(&trial, &before, &judge, &options)?;
-    // The reduction judged in batches; what is written must hold alone.
-    let mut after = judge.judge_alone(&reduced.trial)?;
-    if !after.fails() {
-        output::warn("the reduced case does not hold alone: the case stays as it was");
-        let elements = reduced.minimization.elements_before;
-        reduced.minimization =
-            Minimization { elements_after: elements, one_minimal: false, ..reduced.minimization };
-        (reduced.trial, after) = (trial.clone(), before.clone());
-    }
-    let spent = reduced.minimization.clone();
-    // What earlier reductions did counts too: the case goes back to the raw finding.
-    let earlier = case.minimization.as_ref().filter(|m| m.elements_after == spent.elements_before);
-    let minimization = Minimization {
-        calls: spent.calls.saturating_add(earlier.map_or(0, |m| m.calls)),
-        elements_before: earlier.map_or(spent.elements_before, |m| m.elements_before),
-        ..spent
-    };
-    let finding = Finding {
-        trial: reduced.trial,
-        verdict: after,
-        control_seed: case.control_seed,
-        minimization: Some(minimization),
-        lineage: case.lineage.clone(),
-    };
     let reference = under_test.model.reference();
     let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
-    let (mut new, _) = explainer.explain(&finding, true)?;
+    let mut before = Before::default();
+    let followed = FollowUp { judge: &judge, options, explainer: &explainer }.run(
+        trial.clone(),
+        case.lineage.clone(),
+        &mut before,
+    )?;
+    let before = before.verdict.as_ref().map(scores).unwrap_or_default();
+    let Followed::Case { case: mut new, others, .. } = followed else {
+        output::line(format!("gone  {}  nothing to minimize: {before}", escape(&case.id)));
+        return Ok(exit::REGRESSION);
+    };
     new.expectation = case.expectation;
+    let spent = new.minimization.take();
+    new.minimization = match &spent {
+        Some(spent) => Some(spent.clone().after(case.minimization.as_ref())),
+        None => {
+            output::warn("the reduced case does not hold alone: the case stays as it was");
+            case.minimization
+        }
+    };
     let beside = args.case.parent().map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
     let dir = args.out.unwrap_or(beside);
-    output::line(format!("before   {}  {}  {}", escape(&case.id), size(&trial), scores(&before)));
-    output::line(format!(
-        "after    {}  {}  {}",
-        new.id,
-        size(&finding.trial),
-        scores(&finding.verdict)
-    ));
+    output::line(format!("before   {}  {}  {before}", escape(&case.id), size(&trial)));
+    output::line(format!("after    {}  {}  {}", new.id, size(&new.trial()), scores(&new.verdict)));
     output::line(format!("         {}", fit(&new.comment.title, 100)));
-    let certificate =
-        if spent.one_minimal { "no single element can go" } else { "not certified to be minimal" };
-    let others = match reduced.others.len() {
+    let certificate = match &spent {
+        Some(spent) if spent.one_minimal => "no single element can go",
+        _ => "not certified to be minimal",
+    };
+    let others = match others.len() {
         0 => String::new(),
         n => format!("; {n} other failures met on the way"),
     };
     output::line(format!(
         "calls    {} trials judged, {} evaluated; {certificate}{others}",
-        spent.calls,
+        spent.map_or(0, |spent| spent.calls),
         judge.calls()
     ));
     // Nothing was removed: the file that was read holds this case already.
@@ -125,6 +105,23 @@ pub fn run(args: Args) -> Result<u8> {
     let written = new.write_new(&dir, args.force)?;
     output::line(format!("written  {}", escape(&written.display().to_string())));
     Ok(exit::OK)
+}
+
+/// Keeps the verdict of the case as it was, and has what is left of it localized.
+#[derive(Default)]
+struct Before {
+    verdict: Option<Verdict>,
+}
+
+impl Steps for Before {
+    fn confirmed(&mut self, verdict: &Verdict) -> Result<()> {
+        self.verdict = Some(verdict.clone());
+        Ok(())
+    }
+
+    fn minimized(&mut self, _: &Finding) -> Result<Explanation> {
+        Ok(Explanation::Localized)
+    }
 }
 
 fn size(trial: &Trial) -> String {

@@ -82,6 +82,21 @@ pub struct Minimization {
     pub one_minimal: bool,
 }
 
+impl Minimization {
+    /// Counts what an earlier reduction did as well, if this one began where that ended: the whole
+    /// then goes back to the raw finding.
+    pub fn after(self, earlier: Option<&Self>) -> Self {
+        match earlier.filter(|earlier| earlier.elements_after == self.elements_before) {
+            Some(earlier) => Self {
+                calls: self.calls.saturating_add(earlier.calls),
+                elements_before: earlier.elements_before,
+                ..self
+            },
+            None => self,
+        }
+    }
+}
+
 /// A reduced trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Minimized {
