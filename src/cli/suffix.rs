@@ -32,7 +32,13 @@ pub struct Args {
     #[arg(long, value_name = "TEXT|FILE")]
     prompt: String,
     /// Text that the model should say (or, with `--goal loss`, find improbable).
-    #[arg(long, value_name = "TEXT", required_if_eq_any([("goal", "target"), ("goal", "loss")]))]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "goal",
+        required_if_eq_any([("goal", "target"), ("goal", "loss")]),
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
+    )]
     target: Option<String>,
     /// Behaviour to search for.
     #[arg(long, value_enum, default_value_t = GoalKind::Target)]
@@ -94,7 +100,7 @@ pub struct Args {
     #[arg(long)]
     no_copies: bool,
     /// Combine the target's tokens by mellowmax with this sharpness instead of the mean.
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, value_name = "ALPHA", value_parser = positive)]
     mellowmax: Option<f64>,
     /// Run every candidate through the whole model: no successive halving.
     #[arg(long)]
@@ -132,15 +138,11 @@ pub struct Args {
     json: bool,
 }
 
-/// Names the option in an error that names a field of [`Wanted`].
-fn name_option(error: Error) -> Error {
-    match error {
-        Error::Request(message)
-            if message.starts_with("target") || message.starts_with("mellowmax") =>
-        {
-            Error::request(format!("--{message}"))
-        }
-        other => other,
+/// Parses a number above zero.
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("expected a number above 0".into()),
     }
 }
 
@@ -171,7 +173,7 @@ pub fn run(args: Args) -> Result<u8> {
         mellowmax: args.mellowmax,
         length,
     };
-    let goal = wanted.goal(&evaluator, &prompts[0], tokens.neutral).map_err(name_option)?;
+    let goal = wanted.goal(&evaluator, &prompts[0], tokens.neutral)?;
     let problem = Problem::new(&evaluator, prompts, goal, tokens, length)?;
     let fresh = Search::new(&problem, options(&args, &model))?;
     let asked = args.out.join(SEARCH);

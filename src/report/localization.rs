@@ -56,7 +56,7 @@ pub fn attribution_table(attribution: &TokenAttribution) -> Vec<String> {
         .map(|head| format!(" {:>10}", head.to_string()));
     let head = format!(
         "{:<9} {:>5} {:>5} {:>8} {:>5} {:>8}",
-        "tokens", "loss", "bits", "layers", "set", "readers"
+        "tokens", "loss", "bits", "layers", "set", "heads"
     );
     let mut lines =
         vec![head + &heads.collect::<String>(), row("these", &[&attribution.mediation])];

@@ -659,7 +659,7 @@ fn what_makes_no_sense_is_one_line() {
         );
     };
     check(&["--prompt", "To be"], "--target");
-    check(&["--prompt", "To be", "--target", ""], "no text");
+    check(&["--prompt", "To be", "--target", ""], "a value is required for '--target");
     check(&["--prompt", "To be", "--target", "x", "--mellowmax=-1"], "above 0");
     check(&["--prompt", "To be", "--target", "x", "--held-out", "1"], "leaves none");
     check(&["--prompt", "To be", "--target", "x", "--length", "400"], "the context holds 256");
