@@ -1,22 +1,23 @@
-//! `glitch report DIR`: writes the page of a campaign, or of a search for a suffix, from what it
-//! left in its folder.
+//! `glitch report DIR`: writes the page of a campaign, of a search for a suffix or of a comparison,
+//! from what it left in its folder.
 
 use std::path::{Path, PathBuf};
 
 use super::{exit, output};
 use crate::campaign::Summary;
 use crate::case::Case;
+use crate::compare::Comparison;
 use crate::mutate::suffix::Search;
 use crate::storage::{OutputFile, ours};
 use crate::{Error, Result, report, storage, text};
 
-/// Write the report of a campaign, or of a search for a suffix, as one HTML page.
+/// Write the report of a campaign, of a search for a suffix or of a comparison as one HTML page.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder that `glitch fuzz` or `glitch suffix` wrote (summary.json or suffix.json, and
-    /// cases/).
+    /// cases/), or `glitch compare` (comparison.json).
     dir: PathBuf,
-    /// Where to write the page [default: DIR/report.html].
+    /// Where to write the page [default: DIR/report.html, of a comparison DIR/comparison.html].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Replace that file if glitch wrote it; an earlier page is always replaced.
@@ -26,15 +27,18 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<u8> {
     super::args::exists(&args.dir)?;
-    let search = args.dir.join("suffix.json");
-    let (page, bad) = if search.exists() && !args.dir.join("summary.json").exists() {
+    let [campaign, search, comparison] =
+        ["summary.json", "suffix.json", "comparison.json"].map(|name| args.dir.join(name));
+    let (page, name, bad) = if search.exists() && !campaign.exists() {
         let (cases, bad) = cases(&args.dir)?;
-        (report::suffix_page(&Search::read(&search)?, &cases), bad)
+        (report::suffix_page(&Search::read(&search)?, &cases), "report.html", bad)
+    } else if comparison.exists() && !campaign.exists() {
+        (report::comparison::page(&Comparison::read(&comparison)?), "comparison.html", 0)
     } else {
         let (summary, cases, bad) = read(&args.dir)?;
-        (report::page(&summary, &cases), bad)
+        (report::page(&summary, &cases), "report.html", bad)
     };
-    let path = args.out.unwrap_or_else(|| args.dir.join("report.html"));
+    let path = args.out.unwrap_or_else(|| args.dir.join(name));
     // A page follows from the folder: replacing one loses nothing.
     let earlier = ours::kind(&path) == Some(ours::Kind::Page);
     OutputFile::open(&path, args.force || earlier)?.write(page.as_bytes())?;

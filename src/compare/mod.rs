@@ -8,19 +8,21 @@
 mod measure;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use measure::{Progress, measure};
 
 use crate::model::ModelRef;
-use crate::stats;
+use crate::{Error, stats, storage};
 
 /// Version of `comparison.json`.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// The figures of several models, as `comparison.json` holds them.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -33,7 +35,8 @@ pub struct Comparison {
 }
 
 /// The figures of one model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelFigures {
     /// The model.
     pub model: ModelRef,
@@ -80,7 +83,8 @@ pub struct ModelFigures {
 pub const HARMFUL: f64 = 0.1;
 
 /// A figure measured once for every seed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Estimate {
     /// Mean over the seeds.
     pub mean: f64,
@@ -93,7 +97,8 @@ pub struct Estimate {
 }
 
 /// A share of a total, with its 95% interval (Wilson 1927).
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Share {
     /// The counted part.
     pub count: u64,
@@ -109,16 +114,40 @@ pub struct Share {
 }
 
 /// Median and quartiles of some values.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spread {
     /// The number of values.
     pub n: usize,
     /// The median.
+    #[serde(deserialize_with = "nan_if_null")]
     pub median: f64,
     /// The 25th percentile.
+    #[serde(deserialize_with = "nan_if_null")]
     pub lower_quartile: f64,
     /// The 75th percentile.
+    #[serde(deserialize_with = "nan_if_null")]
     pub upper_quartile: f64,
+}
+
+/// Reads a number that may be missing: JSON has no NaN, and holds `null` in its place.
+fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+impl Comparison {
+    /// Reads a `comparison.json`.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is missing, is no comparison, or is of a later version.
+    pub fn read(path: &Path) -> crate::Result<Self> {
+        let all: Self = storage::read_json(path)?;
+        if all.schema_version > SCHEMA_VERSION {
+            let message = format!("{} is newer than this program", all.schema_version);
+            return Err(Error::file(path, "schema_version", message));
+        }
+        Ok(all)
+    }
 }
 
 impl Estimate {

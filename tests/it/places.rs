@@ -66,6 +66,23 @@ fn a_report_that_leaves_out_a_case_says_so() {
     run(dir, &["report", "o", "--out", "page.html"], 2);
 }
 
+/// The comparison of the repository has figures that are missing, which JSON holds as `null`.
+#[test]
+fn the_page_of_a_comparison_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/comparison/comparison.json");
+    let json = fs::read_to_string(from).unwrap();
+    assert!(json.contains("null"));
+    fs::write(dir.join("comparison.json"), &json).unwrap();
+    run(dir, &["report", "."], 0);
+    let page = fs::read_to_string(dir.join("comparison.html")).unwrap();
+    assert!(page.contains("builtin:mamba") && !page.contains("NaN"), "{page}");
+    fs::write(dir.join("comparison.json"), json.replace("\"seeds\"", "\"sedes\"")).unwrap();
+    let (_, stderr) = run(dir, &["report", "."], 2);
+    assert!(stderr.contains("comparison.json: sedes: unknown field"), "{stderr}");
+}
+
 /// A copy of a small model.
 fn copy_model(to: &Path) {
     fs::create_dir_all(to).unwrap();
