@@ -89,11 +89,8 @@ pub fn run(args: Args) -> Result<u8> {
         0 => String::new(),
         n => format!("; {n} other failures met on the way"),
     };
-    output::line(format!(
-        "calls    {} trials judged, {} evaluated; {certificate}{others}",
-        spent.map_or(0, |spent| spent.calls),
-        judge.calls()
-    ));
+    let judged = spent.map(|spent| format!("{} trials judged, ", spent.calls)).unwrap_or_default();
+    output::line(format!("calls    {judged}{} evaluated; {certificate}{others}", judge.calls()));
     // Nothing was removed: the file that was read holds this case already.
     let place = dir.join(format!("{}.json", new.id));
     let same = |path: &Path| path.canonicalize().ok();

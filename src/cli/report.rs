@@ -58,13 +58,7 @@ pub fn run(args: Args) -> Result<u8> {
 pub fn read(dir: &Path) -> Result<(Summary, Vec<Case>, usize)> {
     let path = dir.join("summary.json");
     let summary: Summary = storage::read_json(&path)?;
-    if summary.schema_version > crate::campaign::SCHEMA_VERSION {
-        return Err(Error::file(
-            path,
-            "schema_version",
-            format!("{} is newer than this program", summary.schema_version),
-        ));
-    }
+    storage::check_version(&path, summary.schema_version, crate::campaign::SCHEMA_VERSION)?;
     let (cases, bad) = cases(dir)?;
     Ok((summary, cases, bad))
 }

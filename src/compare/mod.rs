@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use measure::{Progress, measure};
 
 use crate::model::ModelRef;
-use crate::{Error, stats, storage};
+use crate::{stats, storage};
 
 /// Version of `comparison.json`.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -139,13 +139,10 @@ impl Comparison {
     /// Reads a `comparison.json`.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that is missing, is no comparison, or is of a later version.
+    /// [`Error::File`](crate::Error::File) for a file that is missing, is no comparison, or is of a later version.
     pub fn read(path: &Path) -> crate::Result<Self> {
         let all: Self = storage::read_json(path)?;
-        if all.schema_version > SCHEMA_VERSION {
-            let message = format!("{} is newer than this program", all.schema_version);
-            return Err(Error::file(path, "schema_version", message));
-        }
+        storage::check_version(path, all.schema_version, SCHEMA_VERSION)?;
         Ok(all)
     }
 }

@@ -53,9 +53,28 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     parse_json(path, &read_bounded(path, MAX_FILE)?)
 }
 
+/// Checks the `schema_version` of a file against the newest that this program knows.
+///
+/// # Errors
+/// [`Error::File`] for a later version.
+pub fn check_version(path: &Path, version: u32, newest: u32) -> Result<()> {
+    if version <= newest {
+        return Ok(());
+    }
+    let message = format!("{version} is newer than this program");
+    Err(Error::file(path, "schema_version", message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_version_is_refused() {
+        assert!(check_version(Path::new("x.json"), 2, 2).is_ok());
+        let error = check_version(Path::new("x.json"), 3, 2).unwrap_err().to_string();
+        assert_eq!(error, "x.json: schema_version: 3 is newer than this program");
+    }
 
     #[test]
     fn json_errors_name_the_field() {

@@ -18,5 +18,7 @@ pub use file::OutputFile;
 pub use folder::{CASES, OutputDir};
 pub use input::{MAX_TEXT, TextOrFile, read_bounded, read_text};
 pub use journal::{Journal, Opened, Torn};
-pub use json::{MAX_FILE, from_value, parse_json, pretty_json, read_json, write_json};
+pub use json::{
+    MAX_FILE, check_version, from_value, parse_json, pretty_json, read_json, write_json,
+};
 pub use ours::replace_ours;
