@@ -1,7 +1,7 @@
 //! The library's error: one line each, naming the file and the field or component at fault.
 //!
-//! Parts of the line may come from a file, be megabytes long and hold what a terminal obeys; they are
-//! cut and escaped here, where the line is made.
+//! Parts of the line may come from a file, be megabytes long and hold what a terminal obeys; they
+//! are cut and escaped here, where the line is made.
 
 use std::path::PathBuf;
 

@@ -139,7 +139,8 @@ impl Comparison {
     /// Reads a `comparison.json`.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) for a file that is missing, is no comparison, or is of a later version.
+    /// [`Error::File`](crate::Error::File) for a file that is missing, is no comparison, or is of a
+    /// later version.
     pub fn read(path: &Path) -> crate::Result<Self> {
         let all: Self = storage::read_json(path)?;
         storage::check_version(path, all.schema_version, SCHEMA_VERSION)?;
