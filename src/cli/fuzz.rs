@@ -24,7 +24,8 @@ use clap::Args;
 /// confirm, minimize and explain what stands out.
 #[derive(Debug, Args)]
 pub struct FuzzArgs {
-    /// Campaign definition (TOML), or a model; without one, a minute on the built-in model.
+    /// Campaign definition (TOML), or a model; without one, a short one on the built-in
+    /// model.
     #[arg(value_name = "FILE|MODEL")]
     pub file: Option<PathBuf>,
     /// The model: a folder, a GGUF file, `builtin:NAME` or `hf:org/name`.
@@ -143,12 +144,12 @@ impl FuzzArgs {
             config.model.clone_from(model);
         }
         config.seed = self.seed.unwrap_or(config.seed);
-        // A count makes a run that can be repeated; the file's clock must not cut it short.
-        if self.max_evals.is_some() {
+        // A budget replaces the file's as a whole: the file's clock must not cut a run short that
+        // is to be repeated, nor its count a run that is to go on overnight.
+        if self.max_evals.is_some() || self.max_time.is_some() {
             config.max_evals = self.max_evals;
-            config.max_time = None;
+            config.max_time = self.max_time;
         }
-        config.max_time = self.max_time.or(config.max_time);
         if !self.mutate.is_empty() {
             config.mutate.clone_from(&self.mutate);
         }
@@ -331,6 +332,10 @@ mod tests {
         let counted =
             config(&["--max-evals", "500", "--mutate", "tokens,lesions", "--seed", "7"]).unwrap();
         assert_eq!((counted.max_evals, counted.max_time, counted.seed), (Some(500), None, 7));
+        let timed = config(&["--max-time", "8h"]).unwrap();
+        assert_eq!((timed.max_evals, timed.max_time), (None, Some(Duration::from_secs(8 * 3600))));
+        let both = config(&["--max-time", "2s", "--max-evals", "9"]).unwrap();
+        assert_eq!((both.max_evals, both.max_time), (Some(9), Some(Duration::from_secs(2))));
         assert_eq!(counted.mutate, ["tokens", "lesions"]);
         let model = |args: &[&str]| config(args).unwrap().model;
         assert_eq!(model(&["builtin:moe"]), "builtin:moe");
