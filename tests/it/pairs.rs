@@ -37,6 +37,7 @@ fn texts(model: &Model) -> (Trial, Trial) {
 }
 
 #[test]
+#[ignore = "an experiment of many runs: .ci/run makes it, and `cargo test -- --ignored`"]
 fn ten_planted_interactions_are_found_and_reduced_to_the_two() {
     let (echo, english) = texts(&Model::load("builtin:dense").unwrap());
     let mut rng = glitch::rng::stream(7, "planted pairs");
@@ -108,13 +109,14 @@ fn ten_planted_interactions_are_found_and_reduced_to_the_two() {
             minimal.members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
         );
     }
-    // Shown by `cargo test --test it pairs -- --nocapture`.
+    // Shown by `cargo test --test it pairs -- --ignored --nocapture`.
     println!("{report}{found} of 10 came first, {reduced} of 10 were reduced to the two");
     assert_eq!((found, reduced), (10, 10), "{report}");
 }
 
 /// Compares the ranking of the screen, one gradient a component, with the exact one on three texts.
 #[test]
+#[ignore = "an experiment of many runs: .ci/run makes it, and `cargo test -- --ignored`"]
 fn the_screen_keeps_the_largest_interactions() {
     let model = Model::load("builtin:dense").unwrap();
     let evaluator = ModelEvaluator::new(&model);
