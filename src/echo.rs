@@ -4,10 +4,14 @@
 
 use std::sync::Arc;
 
+use rand::Rng as _;
+use rand::seq::index;
+
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Request};
-use crate::model::Model;
+use crate::model::{Model, Tokenizer};
+use crate::rng::Rng;
 
 /// A few-shot prompt that shows how a token is repeated and asks for it once more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,19 +60,58 @@ impl EchoPrompt {
         };
         TEMPLATES
             .into_iter()
-            .map(|(name, open, between, close)| {
-                let (open, between, close) =
-                    (tokenizer.encode(open)?, tokenizer.encode(between)?, tokenizer.encode(close)?);
-                let mut before = bos.clone();
-                for word in examples {
-                    before.extend(
-                        open.iter().chain([word]).chain(&between).chain([word]).chain(&close),
-                    );
-                }
-                before.extend(&open);
-                Ok(Self::with_slot(name, before, &between, stand_in))
+            .map(|template| Self::filled(tokenizer, template, &bos, examples, stand_in))
+            .collect()
+    }
+
+    /// Returns `count` prompts whose template, examples and token are drawn from ordinary words of
+    /// the vocabulary; none for a model without a tokenizer, or without such words.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn random(
+        model: &Model,
+        ordinary: &[u32],
+        count: usize,
+        rng: &mut Rng,
+    ) -> Result<Vec<Self>> {
+        let bos: Vec<u32> = model.config.bos_token_id.into_iter().collect();
+        let Some(tokenizer) = &model.tokenizer else { return Ok(Vec::new()) };
+        let is_word = |id: &u32| {
+            let text = model.token(*id);
+            let word = text.strip_prefix(' ').unwrap_or_default();
+            word.len() >= 3 && word.bytes().all(|byte| byte.is_ascii_alphabetic())
+        };
+        let words: Vec<u32> = ordinary.iter().copied().filter(is_word).collect();
+        if words.len() <= SHOTS {
+            return Ok(Vec::new());
+        }
+        (0..count)
+            .map(|_| {
+                let drawn: Vec<u32> =
+                    index::sample(rng, words.len(), SHOTS + 1).iter().map(|i| words[i]).collect();
+                let template = TEMPLATES[rng.random_range(0..TEMPLATES.len())];
+                Self::filled(tokenizer, template, &bos, &drawn[..SHOTS], drawn[SHOTS])
             })
             .collect()
+    }
+
+    /// Fills a template with examples and asks for `token`.
+    fn filled(
+        tokenizer: &Tokenizer,
+        (name, open, between, close): (&str, &str, &str, &str),
+        bos: &[u32],
+        examples: &[u32],
+        token: u32,
+    ) -> Result<Self> {
+        let (open, between, close) =
+            (tokenizer.encode(open)?, tokenizer.encode(between)?, tokenizer.encode(close)?);
+        let mut before = bos.to_vec();
+        for word in examples {
+            before.extend(open.iter().chain([word]).chain(&between).chain([word]).chain(&close));
+        }
+        before.extend(&open);
+        Ok(Self::with_slot(name, before, &between, token))
     }
 
     /// Returns a prompt without text: pairs of arbitrary ids, `a a b b c c x`.

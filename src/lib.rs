@@ -22,6 +22,7 @@ pub mod mutate;
 pub mod novelty;
 pub mod oracle;
 pub mod pipeline;
+pub mod replicate;
 pub mod report;
 pub mod rng;
 pub mod stats;

@@ -67,6 +67,9 @@ pub struct CampaignConfig {
     pub prompts: Vec<String>,
     /// Stop at the first case, with exit code 77 [default: false; `--exit-on-find`].
     pub exit_on_find: bool,
+    /// Replaces every trial by one of its own controls, drawn anew for each prompt: what such a
+    /// campaign reports is reported by chance [default: false; `--null`].
+    pub null: bool,
     /// Folder of cases, journal and report [default: `"fuzz/out"`; `--out`].
     pub out: String,
 }
@@ -93,6 +96,7 @@ impl Default for CampaignConfig {
             seeds: Vec::new(),
             prompts: Vec::new(),
             exit_on_find: false,
+            null: false,
             out: "fuzz/out".into(),
         }
     }

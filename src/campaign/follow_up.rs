@@ -13,6 +13,8 @@ use crate::error::Result;
 use crate::minimize;
 use crate::oracle::{Judge as _, OracleKind, Verdict};
 use crate::pipeline::{Explainer, Explanation, Finding, FollowUp, Followed, Steps};
+use crate::replicate::Replicator;
+use crate::stats::evidence::Lond;
 
 /// Trials in one batch of a reduction, at least.
 const SMALLEST_BATCH: usize = 4;
@@ -21,6 +23,7 @@ const SMALLEST_BATCH: usize = 4;
 struct Recorder<'c, 'd> {
     kind: OracleKind,
     triage: &'c mut Triage,
+    stream: &'c mut Lond,
     summary: &'c mut Summary,
     sink: &'c mut dyn Sink,
     deadline: &'c Deadline<'d>,
@@ -49,6 +52,11 @@ impl Steps for Recorder<'_, '_> {
             false => Explanation::Localized,
         })
     }
+
+    fn is_discovery(&mut self, e_value: f64) -> bool {
+        self.summary.replicated += 1;
+        self.stream.test(e_value)
+    }
 }
 
 impl Campaign<'_> {
@@ -75,7 +83,7 @@ impl Campaign<'_> {
             max_calls: self.config.minimize_calls,
             // A judged trial is a batch of itself and its controls.
             batch: self.judged_per_batch().max(SMALLEST_BATCH),
-            neutral: subject.vocabulary.ordinary.last().copied(),
+            prompt: minimize::PromptReduction::Text { token: subject.token },
             keep_first: trial.first_editable(subject.config.bos_token_id),
             stop: Some(&stop),
             ..Default::default()
@@ -83,13 +91,15 @@ impl Campaign<'_> {
         let mut recorder = Recorder {
             kind,
             triage: &mut self.triage,
+            stream: &mut self.stream,
             summary: &mut self.summary,
             sink: &mut *sink,
             deadline,
             explaining: None,
         };
-        let follow_up = FollowUp { judge: &judge, options, explainer };
-        let followed = follow_up.run(trial, lineage.clone(), &mut recorder)?;
+        let replicator = Some(Replicator { prompts: &subject.new_prompts, null: self.config.null });
+        let follow_up = FollowUp { judge: &judge, options, replicator, explainer };
+        let followed = follow_up.run(trial, Some(verdict), lineage.clone(), &mut recorder)?;
         let explaining = recorder.explaining;
         self.summary.follow_up_evaluations += judge.calls();
         let Followed::Case { case, calls, others } = followed else { return Ok(()) };
@@ -97,6 +107,8 @@ impl Campaign<'_> {
             self.deadline.explanation_took(explaining.elapsed());
         }
         self.summary.follow_up_evaluations += calls;
+        let consistent = case.replication.as_ref().is_some_and(|found| found.consistent);
+        self.summary.consistent += u64::from(consistent);
         self.summary.cases.push(case.id.clone());
         sink.event(Event::Case(case))?;
         self.take_others(kind, others, &lineage)

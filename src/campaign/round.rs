@@ -1,6 +1,6 @@
 //! One round: a batch is proposed, observed, scored and, where it stands out, judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::events::{Event, Sink};
 use super::proposals::Proposal;
@@ -10,7 +10,7 @@ use super::triage::RawFinding;
 use crate::edit::Trial;
 use crate::error::Result;
 use crate::evaluate::Observation;
-use crate::oracle::{Judge as _, ModelJudge, OracleKind};
+use crate::oracle::{Judge as _, ModelJudge, OracleKind, controls};
 use crate::rng::Rng;
 
 /// Rounds between two points of the summary's curve.
@@ -39,7 +39,13 @@ impl<'a> Campaign<'a> {
         let evaluations = self.summary.evaluations;
         let left = self.config.max_evals.map_or(u64::MAX, |most| most.saturating_sub(evaluations));
         let size = self.config.batch_size.min(usize::try_from(left).unwrap_or(usize::MAX));
-        let proposals = self.proposer.propose(self.subject, size, evaluations, rng);
+        let mut proposals = self.proposer.propose(self.subject, size, evaluations, rng);
+        if self.config.null {
+            let (config, vocabulary) = (self.subject.config, self.subject.vocabulary);
+            for proposal in &mut proposals {
+                proposal.trial = controls::control(&proposal.trial, config, vocabulary, rng);
+            }
+        }
         let trials: Vec<&Trial> = proposals.iter().map(|proposal| &proposal.trial).collect();
         self.summary.follow_up_evaluations +=
             self.baselines.prepare(&trials, &self.kinds, self.subject)?;
@@ -55,6 +61,8 @@ impl<'a> Campaign<'a> {
         for (index, (proposal, observation)) in proposals.iter().zip(&observations).enumerate() {
             self.score(proposal, index, observation, &kinds, &mut candidates);
         }
+        let extreme: BTreeSet<usize> = candidates.iter().map(|found| found.index).collect();
+        self.summary.extreme += extreme.len() as u64;
         candidates.sort_by(|a, b| {
             b.excess.total_cmp(&a.excess).then(a.kind.cmp(&b.kind)).then(a.index.cmp(&b.index))
         });
@@ -132,6 +140,7 @@ impl<'a> Campaign<'a> {
             let trials: Vec<Trial> =
                 indices.iter().map(|&index| proposals[index].trial.clone()).collect();
             let verdicts = judge.judge(&trials)?;
+            self.summary.judged += trials.len() as u64;
             self.summary.follow_up_evaluations += judge.calls();
             for (&index, verdict) in indices.iter().zip(verdicts) {
                 self.summary.controls += verdict.controls.len() as u64;

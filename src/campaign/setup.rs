@@ -10,10 +10,12 @@ use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::mutate::suffix::Promising;
 use crate::oracle::OracleKind;
+use crate::replicate::NewPrompts;
 use crate::sweep;
 use crate::vocabulary::Vocabulary;
 
-/// Reads the seeds, chooses the echo prompt, proposes weights and measures the noise floor.
+/// Reads the seeds, chooses the echo prompt, proposes weights, makes the new prompts and measures
+/// the noise floor. `token` gives the text of a token.
 ///
 /// # Errors
 /// [`Error::Request`] for layers that the model does not have; what reading the seeds and
@@ -23,6 +25,7 @@ pub fn subject<'a>(
     model: &'a Model,
     evaluator: &'a ModelEvaluator<'a>,
     vocabulary: &'a Vocabulary,
+    token: &'a dyn Fn(u32) -> String,
 ) -> Result<Subject<'a>> {
     config.oracles_on(&model.config)?;
     let highest = model.config.num_hidden_layers.saturating_sub(1);
@@ -79,6 +82,7 @@ pub fn subject<'a>(
     };
     let floor = evaluator.score_noise_floor()?;
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
+    let new_prompts = NewPrompts::new(model, evaluator, vocabulary, &echo)?;
     let layers = config.layers;
     let (model, config) = (model.reference(), &model.config);
     Ok(Subject {
@@ -87,7 +91,9 @@ pub fn subject<'a>(
         model,
         config,
         vocabulary,
+        token,
         seeds,
+        new_prompts,
         echo,
         weights,
         interactions,

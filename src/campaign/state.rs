@@ -14,6 +14,8 @@ use crate::error::Result;
 use crate::mutate;
 use crate::novelty::NoveltyMap;
 use crate::oracle::OracleKind;
+use crate::replicate;
+use crate::stats::evidence::Lond;
 
 pub(super) struct Campaign<'a> {
     pub config: &'a CampaignConfig,
@@ -27,6 +29,8 @@ pub(super) struct Campaign<'a> {
     pub thresholds: BTreeMap<(&'static str, OracleKind), f64>,
     pub map: NoveltyMap,
     pub triage: Triage,
+    /// The findings tested in new prompts, a stream of hypotheses.
+    pub stream: Lond,
     pub summary: Summary,
     /// Tokens of the loop's trials.
     pub tokens: u64,
@@ -62,6 +66,7 @@ impl<'a> Campaign<'a> {
             thresholds: BTreeMap::new(),
             map: NoveltyMap::default(),
             triage: Triage::default(),
+            stream: Lond::new(replicate::FALSE_DISCOVERY),
             summary: Summary {
                 schema_version: SCHEMA_VERSION,
                 model: subject.model.clone(),
@@ -74,6 +79,11 @@ impl<'a> Campaign<'a> {
                 findings_raw: 0,
                 findings_confirmed: 0,
                 findings_minimized: 0,
+                null: config.null,
+                extreme: 0,
+                judged: 0,
+                replicated: 0,
+                consistent: 0,
                 controls: 0,
                 controls_flagged: 0,
                 mutators: yields.collect(),

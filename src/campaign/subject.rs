@@ -12,6 +12,7 @@ use crate::mutate::interactions::Interactions;
 use crate::mutate::suffix::Promising;
 use crate::mutate::{Context, Layers};
 use crate::oracle::OracleKind;
+use crate::replicate::NewPrompts;
 use crate::vocabulary::Vocabulary;
 
 /// The model that a campaign is run on, with what was measured on it beforehand.
@@ -24,8 +25,12 @@ pub struct Subject<'a> {
     pub config: &'a Config,
     /// Suspect, ordinary and special tokens.
     pub vocabulary: &'a Vocabulary,
+    /// Returns the text of a token.
+    pub token: &'a dyn Fn(u32) -> String,
     /// The prompts to start from.
     pub seeds: Vec<Seed>,
+    /// Prompts that findings are put into, of which none is a seed.
+    pub new_prompts: NewPrompts,
     /// Echo prompts; empty where the model cannot repeat ordinary tokens.
     pub echo: Vec<EchoPrompt>,
     /// Proposed super weights.

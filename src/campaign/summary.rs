@@ -36,6 +36,22 @@ pub struct Summary {
     /// Confirmed findings whose minimized trial still fails.
     #[serde(rename = "findings_minimised")]
     pub findings_minimized: u64,
+    /// True for a null campaign, in which every trial was replaced by one of its own controls.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub null: bool,
+    /// Trials of the loop with a score beyond the pre-threshold of an oracle.
+    #[serde(default)]
+    pub extreme: u64,
+    /// Of these, those that were judged against matched controls: the most extreme of each round.
+    #[serde(default)]
+    pub judged: u64,
+    /// Minimized findings that were put into new prompts.
+    #[serde(default)]
+    pub replicated: u64,
+    /// Of these, those called consistent, of which 5% are expected to be false; the others are
+    /// specific to their prompt.
+    #[serde(default)]
+    pub consistent: u64,
     /// Matched controls judged.
     pub controls: u64,
     /// Controls that the same thresholds flagged.

@@ -5,6 +5,7 @@ use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS
 use crate::edit::Edit;
 use crate::localize::{Localization, TokenAttribution};
 use crate::oracle::Verdict;
+use crate::replicate::Replication;
 
 /// A broken rule: the field, and what is wrong with it.
 pub(super) type Fault = (String, String);
@@ -34,7 +35,13 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     for (index, edit) in case.edits.iter().enumerate() {
         check_edit(&format!("edits[{index}]"), edit, total)?;
     }
-    check_verdict(&case.verdict)?;
+    check_verdict("verdict", &case.verdict)?;
+    if let Some(search) = &case.search {
+        check_verdict("search", search)?;
+    }
+    if let Some(replication) = &case.replication {
+        check_replication(replication)?;
+    }
     check_work(case, total)?;
     if let Some(localization) = &case.localization {
         check_localization(localization, total)?;
@@ -83,22 +90,41 @@ fn check_work(case: &Case, total: usize) -> Result<(), Fault> {
     }
 }
 
-fn check_verdict(v: &Verdict) -> Result<(), Fault> {
+fn check_verdict(field: &str, v: &Verdict) -> Result<(), Fault> {
     for (name, value) in [
         ("score", v.score),
         ("threshold", v.threshold),
         ("margin", v.margin),
         ("noise_floor", v.noise_floor),
     ] {
-        finite(&format!("verdict.{name}"), value)?;
+        finite(&format!("{field}.{name}"), value)?;
     }
     if v.noise_floor < 0.0 {
-        return fault("verdict.noise_floor", format!("{} is negative", v.noise_floor));
+        return fault(format!("{field}.noise_floor"), format!("{} is negative", v.noise_floor));
     }
-    share("verdict.p_value", v.p_value)?;
-    bounded("verdict.controls", v.controls.len(), MAX_CONTROLS)?;
+    share(&format!("{field}.p_value"), v.p_value)?;
+    v.baseline.map_or(Ok(()), |baseline| share(&format!("{field}.baseline"), baseline))?;
+    bounded(&format!("{field}.controls"), v.controls.len(), MAX_CONTROLS)?;
     for (index, &control) in v.controls.iter().enumerate() {
-        finite(&format!("verdict.controls[{index}]"), control)?;
+        finite(&format!("{field}.controls[{index}]"), control)?;
+    }
+    Ok(())
+}
+
+fn check_replication(replication: &Replication) -> Result<(), Fault> {
+    finite("replication.e_value", replication.e_value)?;
+    if replication.e_value < 0.0 {
+        return fault("replication.e_value", format!("{} is negative", replication.e_value));
+    }
+    bounded("replication.prompts", replication.prompts.len(), MAX_ROWS)?;
+    for (index, prompt) in replication.prompts.iter().enumerate() {
+        let field = format!("replication.prompts[{index}]");
+        finite(&format!("{field}.score"), prompt.score)?;
+        finite(&format!("{field}.threshold"), prompt.threshold)?;
+        if prompt.as_extreme > prompt.controls {
+            let message = format!("{} of {} controls", prompt.as_extreme, prompt.controls);
+            return fault(format!("{field}.as_extreme"), message);
+        }
     }
     Ok(())
 }

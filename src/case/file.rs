@@ -101,6 +101,18 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
             }
             migrate(path, value, 2)
         }
+        2 => {
+            let Some(fields) = value.as_object_mut() else {
+                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
+            };
+            fields.insert("schema_version".into(), 3.into());
+            for new in ["search", "replication"] {
+                if fields.contains_key(new) {
+                    return Err(Error::file(path, new, "unknown field in a case of version 2"));
+                }
+            }
+            migrate(path, value, 3)
+        }
         newer if newer > SCHEMA_VERSION => Err(Error::file(
             path,
             "schema_version",

@@ -11,6 +11,7 @@ use crate::localize::Localization;
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
+use crate::replicate::Replication;
 use crate::text;
 
 mod check;
@@ -23,8 +24,9 @@ pub use on_model::{check_edit, check_length};
 
 /// The version of the case schema that this program writes; older ones stay readable.
 ///
-/// Version 2 added `implication.positions`.
-pub const SCHEMA_VERSION: u32 = 2;
+/// Version 2 added `implication.positions`; version 3 `verdict.baseline`, `search` and
+/// `replication`.
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// The largest number of token ids in a case, base and continuation together. Cases are kilobytes;
 /// this bound and the next ones keep a hostile one from costing more than its size suggests.
@@ -62,6 +64,14 @@ pub struct Case {
     pub verdict: Verdict,
     /// Seed from which the verdict's controls were drawn.
     pub control_seed: u64,
+    /// The verdict by which a search found the trial, before it was minimized: its controls are
+    /// those that it was picked by. `None` in older cases, and in those written by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Verdict>,
+    /// The edits in prompts that the search never used. `None` in older cases, and where they
+    /// cannot be put anywhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<Replication>,
     /// The outcome that a replay should find.
     pub expectation: Expectation,
     /// The record of its minimization, if it was minimized.

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::edit::{Action, Component, EmbeddingChange, Matrix};
 use crate::localize::{ComparisonKind, ComparisonTokens, Mediation, TokenAttribution};
+use crate::replicate::InPrompt;
 
 /// A small valid case, for the tests of every room that keeps cases.
 pub(crate) fn example() -> Case {
@@ -35,8 +36,22 @@ pub(crate) fn example() -> Case {
             noise_floor: 1e-4,
             controls: vec![0.1, 0.2],
             p_value: 1.0 / 3.0,
+            baseline: Some(0.9),
         },
         control_seed: 1,
+        search: Some(Verdict::new(OracleKind::Divergence, 0.9, &[0.1; 8], 1e-4)),
+        replication: Some(Replication {
+            prompts: vec![InPrompt {
+                prompt: "passage 1".into(),
+                score: 0.7,
+                threshold: 0.2,
+                holds: true,
+                as_extreme: 0,
+                controls: 31,
+            }],
+            e_value: 3.25,
+            consistent: false,
+        }),
         expectation: Expectation::Reproduces,
         minimization: None,
         localization: None,
@@ -75,7 +90,7 @@ fn changed(pointer: &str, json: &str) -> String {
 fn a_field_that_is_wrong_is_named() {
     let long = serde_json::to_string(&vec![0u32; MAX_IDS + 1]).unwrap();
     for (pointer, json, expected) in [
-        ("/schema_version", "3", "schema_version: 3 is newer than this program"),
+        ("/schema_version", "4", "schema_version: 4 is newer than this program"),
         ("/schema_version", "0", "schema_version: 0 is no version"),
         ("/schema_version", "\"2\"", "schema_version: invalid type"),
         ("/schema_version", "-1", "schema_version: invalid value"),
@@ -102,6 +117,11 @@ fn a_field_that_is_wrong_is_named() {
         ("/verdict/score", "null", "verdict.score: invalid type: null"),
         ("/verdict/noise_floor", "-1", "verdict.noise_floor: -1 is negative"),
         ("/verdict/p_value", "1.5", "verdict.p_value: 1.5 is not between"),
+        ("/verdict/baseline", "1.5", "verdict.baseline: 1.5 is not between"),
+        ("/search/score", "null", "search.score: invalid type: null"),
+        ("/search/p_value", "-1", "search.p_value: -1 is not between"),
+        ("/replication/e_value", "-1", "replication.e_value: -1 is negative"),
+        ("/replication/prompts/0/as_extreme", "32", "replication.prompts[0].as_extreme: 32 of 31"),
         ("/verdict/controls", "[0.1,null]", "verdict.controls[1]: invalid type"),
         ("/verdict/oracle", "\"delphi\"", "verdict.oracle: unknown variant"),
         ("/top_before/0/probability", "2", "top_before[0].probability: 2 is not between"),
@@ -348,7 +368,15 @@ fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
     let mut old = serde_json::to_value(&case).unwrap();
     old["schema_version"] = 1.into();
     old["implication"].as_object_mut().unwrap().remove("positions");
+    // Version 3 added these.
+    (case.search, case.replication) = (None, None);
+    old.as_object_mut().unwrap().retain(|key, _| key != "search" && key != "replication");
     assert_eq!(Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap(), case);
+    let mut newer = old.clone();
+    newer["replication"] = serde_json::Value::Null;
+    let error =
+        Case::parse(Path::new("old.json"), newer.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("replication: unknown field in a case of version 2"), "{error}");
     old["implication"]["positions"] = serde_json::json!([]);
     let error =
         Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap_err().to_string();

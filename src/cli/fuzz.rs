@@ -73,6 +73,10 @@ pub struct FuzzArgs {
     /// Stop at the first case, with exit code 77.
     #[arg(long)]
     pub exit_on_find: bool,
+    /// Replace every trial by one of its own controls, so that there is nothing to find: what is
+    /// reported all the same is reported by chance.
+    #[arg(long)]
+    pub null: bool,
 }
 
 /// Loads what a campaign needs, runs it, writes its folder and says what was found.
@@ -86,7 +90,8 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let evaluator = ModelEvaluator::new(&model);
     let vocabulary = Vocabulary::of(&model);
     let model_ref = model.reference();
-    let subject = setup::subject(&config, &model, &evaluator, &vocabulary)?;
+    let token = |id| model.token(id);
+    let subject = setup::subject(&config, &model, &evaluator, &vocabulary, &token)?;
     let explainer = ModelExplainer { evaluator: &evaluator, model: &model_ref, attribution: None };
     // Whatever can fail has been tried: only now is the folder touched.
     let dir = OutputDir::create(wanted, args.force)?;
@@ -166,6 +171,7 @@ impl FuzzArgs {
             config.out = out.display().to_string();
         }
         config.exit_on_find |= self.exit_on_find;
+        config.null |= self.null;
         config.check().map_err(|(field, message)| {
             let flag = match field {
                 "controls_per_trial" => "controls".to_owned(),

@@ -11,7 +11,9 @@ use crate::edit::Trial;
 use crate::error::Result;
 use crate::minimize;
 use crate::oracle::Verdict;
+use crate::oracle::judge::CONTROLS_PER_TRIAL;
 use crate::pipeline::{Explanation, Finding, FollowUp, Followed, ModelExplainer, Steps};
+use crate::replicate::Replicator;
 use crate::storage::OutputDir;
 use crate::text::{escape, fit};
 
@@ -45,20 +47,26 @@ pub fn run(args: Args) -> Result<u8> {
     let case = Case::read(&args.case)?;
     let under_test = ModelUnderTest::for_case(&args.case, &case, args.model.as_deref())?;
     let evaluator = under_test.evaluator();
-    let judge = under_test.judge(&evaluator, &case);
+    // A confirmed case has more controls than each step of a reduction needs.
+    let controls = case.verdict.controls.len().min(CONTROLS_PER_TRIAL);
+    let judge = under_test.judge(&evaluator, &case).with_controls(controls);
     let trial = case.trial();
+    let token = |id| under_test.model.token(id);
+    let new_prompts = under_test.new_prompts(&evaluator)?;
     let options = minimize::MinimizeOptions {
         max_calls: args.max_calls,
         batch: (BATCH / (judge.controls_per_trial + 1)).max(4),
-        neutral: under_test.neutral(),
+        prompt: minimize::PromptReduction::Text { token: &token },
         keep_first: trial.first_editable(under_test.model.config.bos_token_id),
         ..Default::default()
     };
     let reference = under_test.model.reference();
     let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
     let mut before = Before::default();
-    let followed = FollowUp { judge: &judge, options, explainer: &explainer }.run(
+    let replicator = Some(Replicator { prompts: &new_prompts, null: false });
+    let followed = FollowUp { judge: &judge, options, replicator, explainer: &explainer }.run(
         trial.clone(),
+        case.search.clone(),
         case.lineage.clone(),
         &mut before,
     )?;

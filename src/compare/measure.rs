@@ -65,7 +65,8 @@ pub fn measure(
     let model = Model::load(spec)?;
     let evaluator = ModelEvaluator::new(&model);
     let vocabulary = Vocabulary::of(&model);
-    let subject = setup::subject(config, &model, &evaluator, &vocabulary)?;
+    let token = |id| model.token(id);
+    let subject = setup::subject(config, &model, &evaluator, &vocabulary, &token)?;
     let reference = model.reference();
     let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
     let mut runs: Vec<(Summary, Vec<Case>)> = Vec::new();

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator};
 use crate::model::Model;
 use crate::oracle::ModelJudge;
+use crate::replicate::NewPrompts;
 use crate::vocabulary::Vocabulary;
 
 /// Characters of a fingerprint that an error repeats; one in a file may be megabytes long.
@@ -97,9 +98,12 @@ impl ModelUnderTest {
         .with_controls(verdict.controls.len())
     }
 
-    /// Returns an ordinary token, to put in the place of those that do not matter.
-    pub fn neutral(&self) -> Option<u32> {
-        self.vocabulary.ordinary.last().copied()
+    /// Makes prompts that no search has used.
+    ///
+    /// # Errors
+    /// Those of [`NewPrompts::new`].
+    pub fn new_prompts(&self, evaluator: &dyn Evaluator) -> Result<NewPrompts> {
+        NewPrompts::new(&self.model, evaluator, &self.vocabulary, &[])
     }
 
     /// Makes an evaluator of the model.

@@ -5,11 +5,12 @@
 //! of them test in rounds: the candidates of a round do not depend on each other, so a round is one
 //! batch of the model.
 
+mod prompt;
 pub mod reduce;
 pub mod strength;
 mod trial;
 
-pub use trial::minimize;
+pub use trial::{elements, minimize};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,22 @@ use crate::oracle::Verdict;
 
 /// A condition that decides if a trial with this verdict fails in the same way as the original.
 pub type SameFailure<'a> = dyn Fn(&Trial, &Verdict) -> bool + 'a;
+
+/// The units by which a prompt is shortened.
+#[derive(Clone, Copy)]
+pub enum PromptReduction<'a> {
+    /// By single tokens, wherever they are: for prompts that are no text anyway.
+    Tokens {
+        /// The ordinary token that replaces those that do not matter; `None` to replace none.
+        neutral: Option<u32>,
+    },
+    /// By sentences and lines, and from the beginning word by word, so that what is left is text:
+    /// a model that is shown scraps behaves oddly without any edit.
+    Text {
+        /// Returns the text of a token.
+        token: &'a dyn Fn(u32) -> String,
+    },
+}
 
 /// Options of [`minimize`]: its budget, and the condition for the same failure.
 #[derive(Clone, Copy)]
@@ -32,8 +49,8 @@ pub struct MinimizeOptions<'a> {
     pub keep_share: f64,
     /// A margin of more than this many times the original's counts as another failure.
     pub max_margin_ratio: f64,
-    /// The ordinary token that replaces base tokens that do not matter; `None` to replace none.
-    pub neutral: Option<u32>,
+    /// The units by which the prompt is shortened.
+    pub prompt: PromptReduction<'a>,
     /// The number of base tokens at the beginning (a BOS, say) that are neither replaced nor
     /// deleted.
     pub keep_first: usize,
@@ -56,7 +73,7 @@ impl Default for MinimizeOptions<'_> {
             batch: 32,
             keep_share: 0.5,
             max_margin_ratio: 4.0,
-            neutral: None,
+            prompt: PromptReduction::Tokens { neutral: None },
             keep_first: 0,
             keep_last: 0,
             max_others: 8,
@@ -77,8 +94,9 @@ pub struct Minimization {
     pub elements_before: usize,
     /// The same of the reduced trial.
     pub elements_after: usize,
-    /// The certificate of 1-minimality: at the end every remaining element was removed alone, and
-    /// the trial no longer failed in the same way.
+    /// The certificate of 1-minimality: at the end every remaining element (an edit; a sentence of
+    /// the prompt, and its first words) was removed alone, and the trial no longer failed in the
+    /// same way.
     pub one_minimal: bool,
 }
 
@@ -108,4 +126,6 @@ pub struct Minimized {
     pub minimization: Minimization,
     /// Trials met on the way that fail in another way, in the order they were met.
     pub others: Vec<Trial>,
+    /// The trials that the reduction went through, from the first step to `trial`.
+    pub steps: Vec<Trial>,
 }

@@ -1,12 +1,12 @@
 //! The phases of reducing a trial: its edits, its prompt, its continuation, its strengths.
 //!
-//! Edits are removed first, then prompt tokens are replaced by neutral ones and deleted, then the
-//! continuation is cut, then strengths are lowered; the phases repeat until none finds anything.
-//! Every step is a trial that was judged to fail in the same way: under the same oracle, with at
-//! least a share of the original margin, so that the failure cannot drift into a lesser one.
+//! Edits are removed first, then the prompt is shortened (`prompt.rs`), then the continuation is
+//! cut, then strengths are lowered; the phases repeat until none finds anything. Every step is a
+//! trial that was judged to fail in the same way: under the same oracle, with at least a share of
+//! the original margin, so that the failure cannot drift into a lesser one, and with a baseline
+//! that still does at least half as well what it is compared for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::{Minimization, MinimizeOptions, Minimized, reduce, strength};
 use crate::edit::{Edit, Trial};
@@ -16,9 +16,8 @@ use crate::oracle::{Judge, OracleKind, Verdict};
 /// The largest number of passes over all phases: a later pass removes only what an earlier one made
 /// removable.
 const MAX_PASSES: usize = 8;
-/// The first pass spends at most one in this many calls on neutral tokens, so that a short budget
-/// is not used up before anything is deleted (which also makes every later call cheaper).
-const NEUTRAL_SHARE: u64 = 3;
+/// The share of its baseline's quality that a reduction keeps.
+const BASELINE_SHARE: f64 = 0.5;
 
 /// Reduces `trial`, on which `original` was the verdict, to the smallest trial found that fails in
 /// the same way.
@@ -43,6 +42,7 @@ pub fn minimize(
         options,
         judged: BTreeMap::new(),
         others: Vec::new(),
+        steps: Vec::new(),
         calls: 0,
         skipped: false,
     };
@@ -56,7 +56,7 @@ pub fn minimize(
             minimizer.strengths()?;
             strengths_done = true;
         }
-        // The first pass may have been cut short of its certificate by `NEUTRAL_SHARE` alone.
+        // The first pass may have been cut short of its certificate by its share of the calls.
         if minimizer.trial == start && (certified || pass > 0) {
             one_minimal = certified && !minimizer.skipped;
             break;
@@ -71,12 +71,12 @@ pub fn minimize(
         elements_after: elements(&minimizer.trial),
         one_minimal,
     };
-    let Minimizer { trial, verdict, others, .. } = minimizer;
-    Ok(Minimized { trial, verdict, minimization, others })
+    let Minimizer { trial, verdict, others, steps, .. } = minimizer;
+    Ok(Minimized { trial, verdict, minimization, others, steps })
 }
 
 /// Counts the elements of a trial: edits, prompt tokens and continuation tokens.
-fn elements(trial: &Trial) -> usize {
+pub fn elements(trial: &Trial) -> usize {
     trial.edits.len() + trial.len()
 }
 
@@ -106,21 +106,31 @@ fn inseparable(edits: &[Edit], oracle: OracleKind) -> Vec<usize> {
 }
 
 /// A reduction under way.
-struct Minimizer<'a> {
+pub(super) struct Minimizer<'a> {
     /// The smallest trial so far.
-    trial: Trial,
+    pub(super) trial: Trial,
     verdict: Verdict,
     original: &'a Verdict,
     judge: &'a dyn Judge,
-    options: &'a MinimizeOptions<'a>,
+    pub(super) options: &'a MinimizeOptions<'a>,
     /// Every trial judged, with its verdict if it fails in the same way. Different phases propose
     /// the same candidates.
     judged: BTreeMap<String, Option<Verdict>>,
     others: Vec<Trial>,
+    /// Every trial that was continued from, the last one included.
+    steps: Vec<Trial>,
     calls: u64,
     /// True if a candidate was not judged because no calls were left. Then there is no certificate:
     /// `reduce` takes the answer for a judgement.
     skipped: bool,
+}
+
+/// Returns whether the model still does without the edits what the trial is compared with.
+fn keeps_baseline(original: &Verdict, verdict: &Verdict) -> bool {
+    match (original.baseline, verdict.baseline) {
+        (Some(before), Some(now)) => now >= BASELINE_SHARE * before,
+        _ => true,
+    }
 }
 
 /// Returns a text that identifies a trial: the debug form shows every field, floats to the last
@@ -131,7 +141,7 @@ fn key(trial: &Trial) -> String {
 
 impl Minimizer<'_> {
     /// Returns the number of calls that are left; 0 once the caller wants to stop.
-    fn left(&self) -> u64 {
+    pub(super) fn left(&self) -> u64 {
         if self.options.stop.is_some_and(|stop| stop()) {
             0
         } else {
@@ -141,7 +151,7 @@ impl Minimizer<'_> {
 
     /// Judges which candidates fail in the same way as the original. A candidate for which no calls
     /// are left counts as one that does not, and is not remembered.
-    fn hold(&mut self, candidates: &[Option<Trial>]) -> Result<Vec<bool>> {
+    pub(super) fn hold(&mut self, candidates: &[Option<Trial>]) -> Result<Vec<bool>> {
         let keys: Vec<Option<String>> =
             candidates.iter().map(|candidate| candidate.as_ref().map(key)).collect();
         let mut new: Vec<(&str, &Trial)> = Vec::new();
@@ -204,19 +214,23 @@ impl Minimizer<'_> {
         }
         // A weaker form of the same failure is neither a step nor a finding.
         verdict.margin >= original.margin * self.options.keep_share
+            && keeps_baseline(original, verdict)
     }
 
     /// Continues from a candidate that was judged to fail in the same way.
-    fn accept(&mut self, trial: Trial) {
+    pub(super) fn accept(&mut self, trial: Trial) {
         if let Some(Some(verdict)) = self.judged.get(&key(&trial)) {
             self.verdict = verdict.clone();
+            if self.trial != trial {
+                self.steps.push(trial.clone());
+            }
             self.trial = trial;
         }
     }
 
     /// Reduces a set of `n` elements; `keeping` builds the trial with only the marked ones. Returns
     /// true if the result is certified as 1-minimal.
-    fn reduce(
+    pub(super) fn reduce(
         &mut self,
         n: usize,
         max_calls: u64,
@@ -247,10 +261,9 @@ impl Minimizer<'_> {
     /// Runs all phases that remove something; returns true if each certified the trial it left.
     fn structure(&mut self, singles_only: bool) -> Result<bool> {
         let edits = self.edits(singles_only)?;
-        let neutral = self.neutral(singles_only)?;
-        let deletion = self.deletion(singles_only)?;
+        let prompt = self.prompt(singles_only)?;
         let continuation = self.continuation()?;
-        Ok(edits && neutral && deletion && continuation)
+        Ok(edits && prompt && continuation)
     }
 
     /// Removes edits.
@@ -269,53 +282,7 @@ impl Minimizer<'_> {
         })
     }
 
-    /// Returns the base positions that may be replaced or deleted: no edit is there, and the
-    /// options do not protect them.
-    fn free(&self) -> Vec<usize> {
-        let mut taken = vec![false; self.trial.base.len()];
-        for edit in &self.trial.edits {
-            // An insertion is in the gap before a token, not at the token.
-            if let (Some(position), false) = (edit.position(), matches!(edit, Edit::Insert { .. }))
-                && position < taken.len()
-            {
-                taken[position] = true;
-            }
-        }
-        let end = taken.len().saturating_sub(self.options.keep_last);
-        (self.options.keep_first..end).filter(|&position| !taken[position]).collect()
-    }
-
-    /// Replaces base tokens by the neutral one.
-    fn neutral(&mut self, singles_only: bool) -> Result<bool> {
-        let Some(neutral) = self.options.neutral else { return Ok(true) };
-        let trial = self.trial.clone();
-        let positions: Vec<usize> =
-            self.free().into_iter().filter(|&p| trial.base[p] != neutral).collect();
-        let max_calls = if singles_only { self.left() } else { self.left() / NEUTRAL_SHARE };
-        self.reduce(positions.len(), max_calls, singles_only, &|kept| {
-            let mut base = trial.base.to_vec();
-            for (&position, _) in positions.iter().zip(kept).filter(|(_, kept)| !**kept) {
-                base[position] = neutral;
-            }
-            Some(Trial { base: base.into(), ..trial.clone() })
-        })
-    }
-
-    /// Deletes base tokens.
-    fn deletion(&mut self, singles_only: bool) -> Result<bool> {
-        let trial = self.trial.clone();
-        let positions = self.free();
-        self.reduce(positions.len(), self.left(), singles_only, &|kept| {
-            let mut keep = vec![true; trial.base.len()];
-            for (&position, &kept) in positions.iter().zip(kept) {
-                keep[position] = kept;
-            }
-            delete_base(&trial, &keep).and_then(usable)
-        })
-    }
-
-    /// Cuts the continuation from its end, to the shortest that still fails, by refining a grid of
-    /// lengths.
+    /// Cuts the continuation from its end, to the shortest that still fails.
     fn continuation(&mut self) -> Result<bool> {
         // With this oracle the continuation is the goal, which the reduction must not change.
         if self.original.oracle.oracle().keeps_continuation() {
@@ -329,11 +296,19 @@ impl Minimizer<'_> {
             Some(end.saturating_sub(prompt))
         });
         let shortest = edited.max().unwrap_or(0).max(1);
-        let (mut low, mut high) = (shortest, trial.continuation.len());
-        let cut = |length: usize| Trial {
-            continuation: trial.continuation[..length].into(),
-            ..trial.clone()
-        };
+        self.shortest(shortest, trial.continuation.len(), &|length| {
+            Some(Trial { continuation: trial.continuation[..length].into(), ..trial.clone() })
+        })
+    }
+
+    /// Finds the shortest length from `low` on, below `high`, of which `cut` makes a trial that
+    /// still fails, by refining a grid; returns false if the calls ran out.
+    pub(super) fn shortest(
+        &mut self,
+        mut low: usize,
+        mut high: usize,
+        cut: &dyn Fn(usize) -> Option<Trial>,
+    ) -> Result<bool> {
         while low < high {
             if self.left() == 0 {
                 return Ok(false);
@@ -348,12 +323,14 @@ impl Minimizer<'_> {
                 false => lengths,
             };
             let answers =
-                self.hold(&lengths.iter().map(|&length| Some(cut(length))).collect::<Vec<_>>())?;
+                self.hold(&lengths.iter().map(|&length| cut(length)).collect::<Vec<_>>())?;
             match answers.iter().position(|&holds| holds) {
                 Some(first) => {
                     high = lengths[first];
                     low = if first == 0 { low } else { lengths[first - 1] + 1 };
-                    self.accept(cut(high));
+                    if let Some(trial) = cut(high) {
+                        self.accept(trial);
+                    }
                 }
                 None => low = lengths.last().map_or(high, |last| last + 1),
             }
@@ -390,45 +367,8 @@ impl Minimizer<'_> {
 
 /// Returns the trial if it has a prompt token both with and without its edits; nothing can be
 /// predicted from an empty prompt.
-fn usable(trial: Trial) -> Option<Trial> {
+pub(super) fn usable(trial: Trial) -> Option<Trial> {
     (!trial.base.is_empty() && trial.layout().prompt_len > 0).then_some(trial)
-}
-
-/// Returns the trial with only the marked base tokens, and the edits moved with the tokens they are
-/// at; `None` if an edit loses its token.
-fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
-    // The number of kept tokens before each position, the end of the base included.
-    let mut before = vec![0; keep.len() + 1];
-    for (position, &kept) in keep.iter().enumerate() {
-        before[position + 1] = before[position] + usize::from(kept);
-    }
-    let moved = |position: usize| match position.checked_sub(keep.len()) {
-        None => before[position],
-        Some(after) => before[keep.len()] + after,
-    };
-    let mut edits = trial.edits.clone();
-    // Insertions that meet at one place keep the order of the places they come from, which the
-    // order of the list alone would not give: they are sorted among the slots that insertions have
-    // in the list.
-    let slots: Vec<usize> =
-        (0..edits.len()).filter(|&i| matches!(edits[i], Edit::Insert { .. })).collect();
-    let mut inserts: Vec<Edit> = slots.iter().map(|&i| edits[i].clone()).collect();
-    inserts.sort_by_key(Edit::position);
-    for (slot, insert) in slots.into_iter().zip(inserts) {
-        edits[slot] = insert;
-    }
-    for edit in &mut edits {
-        let inserts = matches!(edit, Edit::Insert { .. });
-        if let Some(position) = edit.position_mut() {
-            if !inserts && keep.get(*position) == Some(&false) {
-                return None;
-            }
-            *position = moved(*position);
-        }
-    }
-    let base: Arc<[u32]> =
-        trial.base.iter().zip(keep).filter(|(_, kept)| **kept).map(|(&id, _)| id).collect();
-    Some(Trial { base, continuation: trial.continuation.clone(), edits })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! from its trial only in *what* is put in (which token, direction, component, weight), never in
 //! how much, where, or how often.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng as _;
 
@@ -37,20 +37,43 @@ pub fn draw(
     config: &Config,
     vocabulary: &Vocabulary,
 ) -> Vec<Trial> {
+    drawn(trial, count, seed, config, vocabulary).into_iter().map(|(control, _)| control).collect()
+}
+
+/// Draws the same controls as [`draw`] and returns what each puts in the place of what, which can
+/// be done to other trials with the same edits: to the trial as it is reduced, so that every step
+/// is compared with the same controls.
+pub fn substitutions(
+    trial: &Trial,
+    count: usize,
+    seed: u64,
+    config: &Config,
+    vocabulary: &Vocabulary,
+) -> Vec<Substitution> {
+    drawn(trial, count, seed, config, vocabulary).into_iter().map(|(_, made)| made).collect()
+}
+
+fn drawn(
+    trial: &Trial,
+    count: usize,
+    seed: u64,
+    config: &Config,
+    vocabulary: &Vocabulary,
+) -> Vec<(Trial, Substitution)> {
     if trial.edits.iter().filter_map(lesioned).any(|component| !has_controls(component, config)) {
         return Vec::new();
     }
     let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits))
         .unwrap_or_default();
     let mut rng = rng::stream(seed, &format!("controls:{content}"));
-    let mut controls: Vec<Trial> = Vec::with_capacity(count);
+    let mut controls: Vec<(Trial, Substitution)> = Vec::with_capacity(count);
     for _ in 0..ATTEMPTS.max(count * 4) {
         if controls.len() == count || trial.edits.is_empty() {
             break;
         }
-        let control = control(trial, config, vocabulary, &mut rng);
-        if control != *trial && !controls.contains(&control) {
-            controls.push(control);
+        let (control, made) = substitute(trial, config, vocabulary, &mut rng);
+        if control != *trial && controls.iter().all(|(other, _)| *other != control) {
+            controls.push((control, made));
         }
     }
     controls
@@ -64,6 +87,15 @@ pub fn has_controls(component: Component, config: &Config) -> bool {
 
 /// Draws one control of `trial`; the trial itself when nothing else is possible.
 pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mut Rng) -> Trial {
+    substitute(trial, config, vocabulary, rng).0
+}
+
+fn substitute(
+    trial: &Trial,
+    config: &Config,
+    vocabulary: &Vocabulary,
+    rng: &mut Rng,
+) -> (Trial, Substitution) {
     let lesioned = trial.edits.iter().filter_map(lesioned).collect();
     let mut draws = Draws {
         trial,
@@ -74,8 +106,70 @@ pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mu
         tokens: BTreeMap::new(),
         components: BTreeMap::new(),
         deleted: Vec::new(),
+        seeds: Vec::new(),
     };
-    trial.with_edits(trial.edits.iter().map(|edit| edit.control(&mut draws)).collect())
+    let edits = trial.edits.iter().map(|edit| edit.control(&mut draws)).collect();
+    let Draws { tokens, components, deleted, seeds, .. } = draws;
+    // Deletions are known by their distance from the end of the prompt, which reductions keep.
+    let end = trial.base.len();
+    let back = |position: usize| end.wrapping_sub(position);
+    let deletions = trial.edits.iter().filter_map(|edit| match edit {
+        Edit::Delete { position } => Some(back(*position)),
+        _ => None,
+    });
+    let deletions = deletions.zip(deleted.into_iter().map(back)).collect();
+    (trial.with_edits(edits), Substitution { tokens, components, deletions, seeds })
+}
+
+/// What one control puts in the place of what its trial puts in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Substitution {
+    tokens: BTreeMap<u32, u32>,
+    components: BTreeMap<Component, Component>,
+    /// Deleted positions, counted back from the end of the prompt.
+    deletions: BTreeMap<usize, usize>,
+    /// Seeds of noise, in the order of the edits.
+    seeds: Vec<u64>,
+}
+
+impl Substitution {
+    /// Returns the control of a trial whose edits are among those that this was drawn for.
+    pub fn apply(&self, trial: &Trial) -> Trial {
+        let seeds = self.seeds.iter().copied().collect();
+        let mut made = Made { of: self, end: trial.base.len(), len: trial.len(), seeds };
+        trial.with_edits(trial.edits.iter().map(|edit| edit.control(&mut made)).collect())
+    }
+}
+
+/// Gives the counterparts of a [`Substitution`]; what it has none for stays as it is.
+struct Made<'a> {
+    of: &'a Substitution,
+    /// Length of the prompt.
+    end: usize,
+    /// Length of prompt and continuation.
+    len: usize,
+    seeds: VecDeque<u64>,
+}
+
+impl StandIns for Made<'_> {
+    fn token(&mut self, id: u32) -> u32 {
+        self.of.tokens.get(&id).copied().unwrap_or(id)
+    }
+
+    fn position(&mut self, position: usize) -> usize {
+        let back = self.of.deletions.get(&self.end.wrapping_sub(position));
+        let moved = back.map(|back| self.end.wrapping_sub(*back));
+        // If the reduction has removed that place: the one before the trial's.
+        moved.filter(|at| *at < self.len).unwrap_or(position.saturating_sub(1))
+    }
+
+    fn component(&mut self, component: Component) -> Component {
+        self.of.components.get(&component).copied().unwrap_or(component)
+    }
+
+    fn seed(&mut self) -> u64 {
+        self.seeds.pop_front().unwrap_or_default()
+    }
 }
 
 fn lesioned(edit: &Edit) -> Option<Component> {
@@ -100,6 +194,8 @@ struct Draws<'a> {
     components: BTreeMap<Component, Component>,
     /// Positions that the control deletes.
     deleted: Vec<usize>,
+    /// Seeds of noise.
+    seeds: Vec<u64>,
 }
 
 impl StandIns for Draws<'_> {
@@ -167,7 +263,9 @@ impl StandIns for Draws<'_> {
     }
 
     fn seed(&mut self) -> u64 {
-        self.rng.random()
+        let seed = self.rng.random();
+        self.seeds.push(seed);
+        seed
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::evaluate::Observation;
 use crate::model::Config;
+use crate::text::percent;
 
 /// A detector. Everything that is specific to one oracle lives behind this trait, in its one file.
 ///
@@ -36,6 +37,20 @@ pub trait Oracle: Sync {
     /// Returns the smallest score of interest: the threshold is never below it, however quiet the
     /// controls are.
     fn minimum(&self) -> f64;
+
+    /// Returns how well the baseline does what the trial is judged by, between 0 and 1: here the
+    /// geometric mean of the probabilities of the continuation, which falls where a text is no
+    /// longer the ordinary text it was; 1 where there is none. A reduction keeps at least half of
+    /// it: a score is a difference, and what the model cannot do without the edits either is no
+    /// glitch of theirs.
+    fn baseline(&self, baseline: &Observation) -> f64 {
+        probability(baseline)
+    }
+
+    /// Returns one sentence on what [`Oracle::baseline`] is, given its value.
+    fn baseline_sentence(&self, value: f64) -> String {
+        format!("Without the edits the model predicts the text with {} a token.", percent(value))
+    }
 
     /// Returns true if the oracle can judge mutations that leave the continuation as it is: all
     /// but those of echo prompts.
@@ -88,6 +103,12 @@ pub trait Oracle: Sync {
     fn keeps_continuation(&self) -> bool {
         false
     }
+}
+
+/// Returns the geometric mean of the probabilities of the continuation; 0 where it is NaN.
+pub(super) fn probability(observation: &Observation) -> f64 {
+    let probability = (-observation.loss()).exp();
+    if probability.is_nan() { 0.0 } else { probability.clamp(0.0, 1.0) }
 }
 
 /// Clamps `value` to `[low, high]`; NaN counts as the worst. Scores go into JSON, which has neither

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::controls;
+use super::controls::{self, Substitution};
 use super::detectors::OracleKind;
 use super::request::{baseline_request, request};
 use super::verdict::Verdict;
@@ -11,6 +11,7 @@ use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Observation, Request};
 use crate::model::Config;
+use crate::stats::sequential;
 use crate::vocabulary::Vocabulary;
 
 /// Gives verdicts: an oracle on a model or, in tests, a function.
@@ -39,11 +40,16 @@ pub struct ModelJudge<'a> {
     pub seed: u64,
     /// Noise floor of the oracle's score, in its unit.
     pub noise_floor: f64,
+    /// Controls of a trial that is being reduced; `None`: drawn for each trial.
+    fixed: Option<Vec<Substitution>>,
     calls: AtomicU64,
 }
 
-/// Default number of controls that a verdict rests on.
+/// Default number of controls that a verdict of the search rests on.
 pub const CONTROLS_PER_TRIAL: usize = 16;
+
+/// Tokens that the controls of a confirmation may run through the model.
+const MOST_CONTROL_TOKENS: usize = 1 << 22;
 
 impl<'a> ModelJudge<'a> {
     /// Returns a judge with [`CONTROLS_PER_TRIAL`] controls per trial.
@@ -64,8 +70,30 @@ impl<'a> ModelJudge<'a> {
             controls_per_trial,
             seed,
             noise_floor,
+            fixed: None,
             calls: AtomicU64::new(0),
         }
+    }
+
+    /// Returns a judge that compares every trial with the same controls, `count` of those that a
+    /// `seed` draws for `trial`: for reductions of that trial. With controls drawn anew at each
+    /// step, a reduction would keep the steps whose draw was a lucky one.
+    pub fn with_controls_of(&self, trial: &Trial, count: usize, seed: u64) -> Self {
+        let drawn = controls::substitutions(trial, count, seed, self.config, self.vocabulary);
+        Self { fixed: Some(drawn), ..self.with_seed(seed) }
+    }
+
+    /// Returns the same judge with controls of another seed.
+    pub fn with_seed(&self, seed: u64) -> Self {
+        let Self { evaluator, config, vocabulary, oracle, noise_floor, controls_per_trial, .. } =
+            *self;
+        Self::new(evaluator, config, vocabulary, oracle, seed, noise_floor)
+            .with_controls(controls_per_trial)
+    }
+
+    /// Counts the calls of a judge that was made from this one.
+    pub fn add_calls(&self, calls: u64) {
+        self.calls.fetch_add(calls, Ordering::Relaxed);
     }
 
     /// Sets the number of controls per trial.
@@ -94,12 +122,49 @@ impl<'a> ModelJudge<'a> {
             Ok(self.oracle.oracle().score(&alone(&self.request(trial, &baseline))?, &baseline))
         };
         let controls = self.controls(trial).iter().map(score).collect::<Result<Vec<_>>>()?;
-        Ok(Verdict::new(self.oracle, score(trial)?, &controls, self.noise_floor))
+        Ok(self.verdict(score(trial)?, &controls, &baseline))
+    }
+
+    /// Judges one trial against controls of `seed`, as many as it takes until the verdict is clear
+    /// ([`sequential`]). Baseline and trial are run alone, controls in batches: a row does not
+    /// depend on its batch.
+    ///
+    /// # Errors
+    /// Those of the evaluator.
+    pub fn confirm(&self, trial: &Trial, seed: u64) -> Result<Verdict> {
+        self.calls.fetch_add(2, Ordering::Relaxed);
+        let baseline = self.evaluator.observe_alone(&baseline_request(&[self.oracle], trial))?;
+        let score = |observation: &Observation| self.oracle.oracle().score(observation, &baseline);
+        let own = score(&self.evaluator.observe_alone(&self.request(trial, &baseline))?);
+        let tokens = trial.len() + trial.edits.len();
+        let most =
+            sequential::MOST.min((MOST_CONTROL_TOKENS / tokens.max(1)).max(sequential::LEAST));
+        let mut drawn = controls::draw(trial, most, seed, self.config, self.vocabulary).into_iter();
+        let (_, controls) = sequential::test(own, |count| -> Result<Vec<f64>> {
+            let requests: Vec<Request> =
+                drawn.by_ref().take(count).map(|c| self.request(&c, &baseline)).collect();
+            Ok(self.observe(&requests)?.iter().map(score).collect())
+        })?;
+        Ok(self.verdict(own, &controls, &baseline))
+    }
+
+    fn verdict(&self, score: f64, controls: &[f64], baseline: &Observation) -> Verdict {
+        Verdict::new(self.oracle, score, controls, self.noise_floor)
+            .with_baseline(self.oracle.oracle().baseline(baseline))
     }
 
     /// Returns the controls that this judge compares `trial` with.
     pub fn controls(&self, trial: &Trial) -> Vec<Trial> {
-        controls::draw(trial, self.controls_per_trial, self.seed, self.config, self.vocabulary)
+        match &self.fixed {
+            Some(fixed) => fixed.iter().map(|substitution| substitution.apply(trial)).collect(),
+            None => controls::draw(
+                trial,
+                self.controls_per_trial,
+                self.seed,
+                self.config,
+                self.vocabulary,
+            ),
+        }
     }
 
     fn request(&self, trial: &Trial, baseline: &Observation) -> Request {
@@ -154,7 +219,7 @@ impl Judge for ModelJudge<'_> {
         let verdict = |(span, &at): (std::ops::Range<usize>, &usize)| {
             let score = |observation| self.oracle.oracle().score(observation, &baselines[at]);
             let scores: Vec<f64> = observations[span].iter().map(score).collect();
-            Verdict::new(self.oracle, scores[0], &scores[1..], self.noise_floor)
+            self.verdict(scores[0], &scores[1..], &baselines[at])
         };
         Ok(spans.into_iter().zip(&baseline_of).map(verdict).collect())
     }

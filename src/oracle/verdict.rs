@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::detectors::OracleKind;
-use crate::stats;
+use crate::stats::{self, sequential};
 
 /// The verdict of one oracle on one trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,11 @@ pub struct Verdict {
     /// Share of controls at least as bad, by rank: `(1 + #{c >= score}) / (1 + n)`
     /// ([`stats::p_value`]).
     pub p_value: f64,
+    /// How well the model does without the edits what it is judged by with them
+    /// ([`Oracle::baseline`](super::Oracle::baseline)), 0 to 1; `None` in cases of versions that
+    /// did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<f64>,
 }
 
 /// Smallest number of controls that a verdict can rest on: the worst of fewer is exceeded by chance
@@ -33,7 +38,8 @@ pub const LEAST_CONTROLS: usize = 8;
 /// Robust standard deviations above the controls' median that a score must exceed.
 const DEVIATIONS: f64 = 6.0;
 
-/// Returns the score a trial must exceed, given its controls' scores: the worst control,
+/// Returns the score a trial must exceed, given its controls' scores: the worst control (of 199 or
+/// more, the worst that may not be exceeded if [`Verdict::p_value`] is to stay within 1%),
 /// `DEVIATIONS` robust standard deviations above their median, or the oracle's own minimum,
 /// whichever is largest.
 ///
@@ -44,7 +50,9 @@ pub fn threshold(kind: OracleKind, controls: &[f64]) -> f64 {
 
 /// Computes the [`threshold`] whatever the number of controls.
 fn exceeding(kind: OracleKind, controls: &[f64]) -> f64 {
-    let worst = controls.iter().copied().fold(f64::MIN, f64::max);
+    let ascending = stats::sorted(controls);
+    let allowed = sequential::allowed(controls.len());
+    let worst = ascending.iter().rev().nth(allowed).copied().unwrap_or(f64::MIN);
     let spread =
         stats::median(controls) + DEVIATIONS * stats::MAD_TO_DEVIATION * stats::mad(controls);
     kind.oracle().minimum().max(worst).max(spread)
@@ -62,7 +70,18 @@ impl Verdict {
             noise_floor,
             controls: stats::sorted(controls),
             p_value: stats::p_value(score, controls),
+            baseline: None,
         }
+    }
+
+    /// Adds what the model does without the edits.
+    pub fn with_baseline(self, baseline: f64) -> Self {
+        Self { baseline: Some(baseline), ..self }
+    }
+
+    /// Counts the controls that score at least as much as the trial.
+    pub fn as_extreme(&self) -> usize {
+        self.controls.iter().filter(|control| control.total_cmp(&self.score).is_ge()).count()
     }
 
     /// Counts the controls that would be flagged if each were judged against the others: what the
@@ -102,5 +121,9 @@ mod tests {
         check(0.9, &spread, 0.3 + 6.0 * 1.4826 * 0.1, false, 0);
         check(1.0, &[0.0; LEAST_CONTROLS - 1], f64::MAX, false, 0); // too few to say anything
         check(1.0, &[], f64::MAX, false, 0);
+        // Of 253, one may score as much: p = 2/254.
+        let many = |worst: &[f64]| [vec![0.0; 253 - worst.len()], worst.to_vec()].concat();
+        check(0.5, &many(&[0.6]), 0.1, true, 1);
+        check(0.5, &many(&[0.6, 0.6]), 0.6, false, 2);
     }
 }

@@ -82,6 +82,8 @@ pub fn case_by_hand(
         edits: trial.edits.clone(),
         verdict,
         control_seed: seed,
+        search: None,
+        replication: None,
         expectation,
         minimization: None,
         localization: None,

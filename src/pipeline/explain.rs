@@ -75,7 +75,8 @@ pub fn attribute_replaced_tokens(
 
 impl Explainer for ModelExplainer<'_, '_> {
     fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)> {
-        let Finding { trial, verdict, control_seed, minimization, lineage } = finding;
+        let Finding { trial, verdict, control_seed, search, minimization, replication, lineage } =
+            finding;
         let options = localize::LocalizeOptions { seed: *control_seed, ..Default::default() };
         let mut localization = (localize && comparable(trial))
             .then(|| localize::localize(self.evaluator, trial, &options))
@@ -95,6 +96,8 @@ impl Explainer for ModelExplainer<'_, '_> {
             edits: trial.edits.clone(),
             verdict: verdict.clone(),
             control_seed: *control_seed,
+            search: search.clone(),
+            replication: replication.clone(),
             expectation: Expectation::Reproduces,
             minimization: minimization.clone(),
             localization,

@@ -1,12 +1,17 @@
 //! The follow-up of one raw finding.
 
+use rand::Rng as _;
+
 use super::explain::Explainer;
 use super::finding::Finding;
 use crate::case::{Case, Lineage};
 use crate::edit::Trial;
 use crate::error::Result;
-use crate::minimize::{self, Minimized};
-use crate::oracle::{ModelJudge, Verdict};
+use crate::minimize::{self, Minimization, Minimized};
+use crate::oracle::{Judge as _, ModelJudge, Verdict};
+use crate::replicate::{self, Replicator};
+use crate::rng;
+use crate::stats::evidence::Lond;
 
 /// Depth of the explanation of a minimized finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +26,8 @@ pub enum Explanation {
 
 /// Hooks of the caller between the steps of a follow-up.
 pub trait Steps {
-    /// Called with the verdict of the trial judged alone; the follow-up ends here where that does
-    /// not fail.
+    /// Called with the verdict of the trial against controls of a seed of its own; the follow-up
+    /// ends here where that does not fail.
     ///
     /// # Errors
     /// Whatever ends the follow-up, such as a journal that cannot be written.
@@ -35,6 +40,12 @@ pub trait Steps {
     /// # Errors
     /// As [`Steps::confirmed`].
     fn minimized(&mut self, finding: &Finding) -> Result<Explanation>;
+
+    /// Called with the e-value of the finding in new prompts; returns whether it is a discovery.
+    /// By default the finding is the only one that is tested.
+    fn is_discovery(&mut self, e_value: f64) -> bool {
+        Lond::new(replicate::FALSE_DISCOVERY).test(e_value)
+    }
 }
 
 /// Outcome of a follow-up.
@@ -53,56 +64,108 @@ pub enum Followed {
     },
 }
 
-/// Follows up trials that fail inside a batch: confirms each alone, minimizes and explains it.
+/// Follows up trials that fail inside a batch: confirms each with controls of its own, minimizes
+/// it, confirms what is left, puts it into new prompts, and explains it.
 pub struct FollowUp<'a> {
     /// Judges the trial, and every step of its reduction.
     pub judge: &'a ModelJudge<'a>,
     /// Options of the reduction.
     pub options: minimize::MinimizeOptions<'a>,
+    /// Puts findings into new prompts; `None`: they are not replicated.
+    pub replicator: Option<Replicator<'a>>,
     /// Makes the case.
     pub explainer: &'a dyn Explainer,
 }
 
 impl FollowUp<'_> {
-    /// Takes one raw finding as far as it goes.
+    /// Takes one raw finding as far as it goes; `search` is the verdict that it was found by.
     ///
     /// # Errors
     /// Those of the judge, the reduction, the explainer and `steps`.
-    pub fn run(&self, trial: Trial, lineage: Lineage, steps: &mut dyn Steps) -> Result<Followed> {
-        let confirmed = self.judge.judge_alone(&trial)?;
+    pub fn run(
+        &self,
+        trial: Trial,
+        search: Option<Verdict>,
+        lineage: Lineage,
+        steps: &mut dyn Steps,
+    ) -> Result<Followed> {
+        let control_seed = self.seed(&trial, "confirmation");
+        let confirmed = self.judge.confirm(&trial, control_seed)?;
         steps.confirmed(&confirmed)?;
         if !confirmed.fails() {
             return Ok(Followed::Dropped);
         }
-        let (finding, others) = self.reduce(trial, confirmed, lineage)?;
+        let raw = Finding {
+            trial,
+            verdict: confirmed,
+            control_seed,
+            search,
+            minimization: None,
+            replication: None,
+            lineage,
+        };
+        let (mut finding, others) = self.reduce(raw)?;
         let localize = match steps.minimized(&finding)? {
             Explanation::Localized => true,
             Explanation::Described => false,
             Explanation::Skipped => return Ok(Followed::Dropped),
         };
+        if let Some(replicator) = &self.replicator {
+            let seed = self.seed(&finding.trial, "new prompts");
+            finding.replication = replicator.run(self.judge, &finding.trial, seed)?;
+        }
+        if let Some(replication) = &mut finding.replication {
+            let discovery = steps.is_discovery(replication.e_value);
+            replication.consistent = discovery && replication.holds_often();
+        }
         let (case, calls) = self.explainer.explain(&finding, localize)?;
         Ok(Followed::Case { case: Box::new(case), calls, others })
     }
 
-    /// Reduces a confirmed trial; returns also the other failures met. The reduction judges in
-    /// batches, and what is reported must fail alone: where it does not, the finding is kept as
-    /// it was confirmed.
-    fn reduce(
-        &self,
-        trial: Trial,
-        confirmed: Verdict,
-        lineage: Lineage,
-    ) -> Result<(Finding, Vec<Trial>)> {
-        let Minimized { trial: reduced, minimization, others, .. } =
-            minimize::minimize(&trial, &confirmed, self.judge, &self.options)?;
-        let alone = self.judge.judge_alone(&reduced)?;
-        let (trial, verdict, minimization) = if alone.fails() {
-            (reduced, alone, Some(minimization))
-        } else {
-            (trial, confirmed, None)
+    /// Returns a seed that follows from the judge's, the trial and the purpose. It has 32 bits, so
+    /// that a case file's number survives programs that read it as floating point.
+    fn seed(&self, trial: &Trial, purpose: &str) -> u64 {
+        let purpose = format!("{purpose}:{:?}", (&trial.base, &trial.continuation, &trial.edits));
+        u64::from(rng::stream(self.judge.seed, &purpose).random::<u32>())
+    }
+
+    /// Reduces a confirmed trial, with controls that stay the same throughout, and confirms the
+    /// result against controls of a new seed. Where that fails, the reduction is undone step by
+    /// step, in strides that double, until it holds; at worst the finding is kept as it was.
+    /// Returns also the other failures met.
+    fn reduce(&self, raw: Finding) -> Result<(Finding, Vec<Trial>)> {
+        let count = self.judge.controls_per_trial;
+        let judge = self.judge.with_controls_of(&raw.trial, count, raw.control_seed);
+        let original = judge.judge(std::slice::from_ref(&raw.trial))?;
+        let Some(original) = original.first().filter(|verdict| verdict.fails()) else {
+            self.judge.add_calls(judge.calls());
+            return Ok((raw, Vec::new()));
         };
-        let control_seed = self.judge.seed;
-        Ok((Finding { trial, verdict, control_seed, minimization, lineage }, others))
+        let Minimized { minimization, others, steps, .. } =
+            minimize::minimize(&raw.trial, original, &judge, &self.options)?;
+        self.judge.add_calls(judge.calls());
+        let mut undone = 0;
+        loop {
+            // Steps are undone from the last; before the first there is the raw trial.
+            let left = steps.len().saturating_sub(undone);
+            let Some(trial) = left.checked_sub(1).and_then(|last| steps.get(last)) else {
+                // Nothing could be removed, or nothing that was removed can be left out.
+                let minimization = steps.is_empty().then_some(minimization);
+                return Ok((Finding { minimization, ..raw }, others));
+            };
+            let control_seed = self.seed(trial, "confirmation");
+            let verdict = self.judge.confirm(trial, control_seed)?;
+            if verdict.fails() {
+                let minimization = Minimization {
+                    elements_after: minimize::elements(trial),
+                    one_minimal: minimization.one_minimal && undone == 0,
+                    ..minimization
+                };
+                let (trial, minimization) = (trial.clone(), Some(minimization));
+                return Ok((Finding { trial, verdict, control_seed, minimization, ..raw }, others));
+            }
+            undone = (2 * undone).max(1);
+        }
     }
 }
 
@@ -146,11 +209,13 @@ mod tests {
         let kind = OracleKind::Divergence;
         let judge = ModelJudge::new(&FakeEvaluator, &config, &vocabulary, kind, 5, 1e-4);
         let options = minimize::MinimizeOptions { keep_first: 1, ..Default::default() };
-        let follow_up = FollowUp { judge: &judge, options, explainer: &Plain };
+        let prompts = fake::new_prompts();
+        let replicator = Some(Replicator { prompts: &prompts, null: false });
+        let follow_up = FollowUp { judge: &judge, options, replicator, explainer: &Plain };
         let trial = Trial::new((0..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
         let lineage = Lineage { seed: 5, evaluation: 0, mutators: vec![], parent: "a".into() };
         let mut steps = Recorded { explanation, verdicts: vec![], findings: vec![] };
-        (follow_up.run(trial, lineage, &mut steps).unwrap(), steps)
+        (follow_up.run(trial, None, lineage, &mut steps).unwrap(), steps)
     }
 
     #[test]
@@ -173,8 +238,12 @@ mod tests {
             assert_eq!(Some(calls), expected);
             // The token that does nothing is gone, and the verdict was made alone on what is left.
             assert!(matches!(case.edits[..], [Edit::Replace { id: 666, .. }]), "{:?}", case.edits);
-            assert_eq!((&case.verdict, case.control_seed), (&steps.findings[0].verdict, 5));
+            assert_eq!(case.verdict, steps.findings[0].verdict);
             assert!(case.verdict.fails() && case.minimization.is_some());
+            // Confirmed with controls of another seed than the search's, and in new prompts.
+            assert!(case.control_seed != 5 && case.verdict.controls.len() >= 253);
+            let replication = case.replication.unwrap();
+            assert!(replication.consistent && replication.holds() == 12, "{replication:?}");
         }
         let (followed, steps) = follow(edits(), Explanation::Skipped);
         assert!(matches!(followed, Followed::Dropped) && steps.findings.len() == 1);

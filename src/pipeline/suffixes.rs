@@ -67,7 +67,7 @@ pub fn cases_of_search(
             let options = minimize::MinimizeOptions {
                 max_calls: MAX_CALLS,
                 batch: BATCH,
-                neutral: Some(problem.tokens.neutral),
+                prompt: minimize::PromptReduction::Tokens { neutral: Some(problem.tokens.neutral) },
                 keep_first: problem.prompts[prompt].before.len(),
                 keep_last: problem.prompts[prompt].after.len(),
                 stop: Some(stop),
@@ -79,9 +79,12 @@ pub fn cases_of_search(
                 mutators: vec!["suffix".into()],
                 parent: format!("prompt {}", prompt + 1),
             };
-            let pipeline = FollowUp { judge: &judge, options, explainer: &explainer };
+            let pipeline =
+                FollowUp { judge: &judge, options, replicator: None, explainer: &explainer };
             let trial = problem.trial(prompt, &reached.suffix);
-            if let Followed::Case { case, .. } = pipeline.run(trial, lineage, &mut follow_up)? {
+            if let Followed::Case { case, .. } =
+                pipeline.run(trial, None, lineage, &mut follow_up)?
+            {
                 keep(*case)?;
                 break;
             }

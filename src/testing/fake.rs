@@ -11,6 +11,7 @@ use crate::model::{
 use crate::mutate::interactions::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
 use crate::pipeline::Finding;
+use crate::replicate::NewPrompts;
 use crate::vocabulary::Vocabulary;
 
 /// The fake evaluator. Planted glitches: the tokens 666 (divergence, loss), 667 (not finite), 668
@@ -68,6 +69,19 @@ pub fn echo() -> EchoPrompt {
     EchoPrompt { name: "fake".into(), base: [5, 40, 6, 40, 7].into(), slots: vec![1, 3], token: 40 }
 }
 
+/// Twenty passages of thirty ordinary tokens, and twenty echo prompts.
+pub fn new_prompts() -> NewPrompts {
+    let passage = |i: u32| {
+        let ids = (0..30).map(|j| if j == 0 { 0 } else { 30 + (i * 37 + j * 11) % 400 });
+        (format!("passage {i}"), ids.collect())
+    };
+    let echo = |i: u32| {
+        let base = [50 + i, 80 + i, 6, 80 + i, 7];
+        EchoPrompt { name: "fake".into(), base: base.into(), slots: vec![1, 3], token: 80 + i }
+    };
+    NewPrompts { passages: (0..20).map(passage).collect(), echo: (0..20).map(echo).collect() }
+}
+
 pub fn weights() -> Vec<Component> {
     vec![Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 }]
 }
@@ -107,6 +121,8 @@ pub fn case_of(finding: &Finding) -> Case {
         edits: finding.trial.edits.clone(),
         verdict: finding.verdict.clone(),
         control_seed: finding.control_seed,
+        search: finding.search.clone(),
+        replication: finding.replication.clone(),
         expectation: Expectation::Reproduces,
         minimization: finding.minimization.clone(),
         localization: None,

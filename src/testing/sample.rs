@@ -11,6 +11,8 @@ use crate::localize::{
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
+use crate::replicate::{InPrompt, Replication};
+use crate::stats::evidence;
 
 /// Returns a repeatable number in `[0, 1)`.
 fn wave(i: usize) -> f64 {
@@ -50,6 +52,11 @@ fn summary() -> Summary {
         findings_raw: 108,
         findings_confirmed: 66,
         findings_minimized: 41,
+        null: false,
+        extreme: 9_411,
+        judged: 2_880,
+        replicated: 41,
+        consistent: 29,
         controls: 12_000,
         controls_flagged: 9,
         mutators: vec![
@@ -177,6 +184,23 @@ fn attribution(layers: usize) -> TokenAttribution {
     }
 }
 
+/// Twelve new prompts, of which the finding holds in this many.
+fn replication(holds: usize) -> Replication {
+    let prompts: Vec<InPrompt> = (0..12)
+        .map(|i| InPrompt {
+            prompt: format!("passage {}", 2 * i + 1),
+            score: if i < holds { 0.7 + 0.02 * i as f64 } else { 0.1 },
+            threshold: 0.31,
+            holds: i < holds,
+            as_extreme: if i < holds { 0 } else { 9 + i },
+            controls: 31,
+        })
+        .collect();
+    let e_value =
+        prompts.iter().map(|p| evidence::rank_e_value(p.as_extreme, p.controls)).product();
+    Replication { prompts, e_value, consistent: holds > 6 }
+}
+
 fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
     let mut scores: Vec<f64> =
         (0..controls).map(|i| 0.02 + 0.29 * wave(i + id as usize).powi(2)).collect();
@@ -198,8 +222,11 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
             noise_floor: 2.4e-6,
             p_value: 1.0 / (scores.len() + 1) as f64,
             controls: scores,
+            baseline: Some(0.94),
         },
         control_seed: 11,
+        search: Some(Verdict::new(oracle, score + 0.4, &[0.02; 16], 2.4e-6)),
+        replication: Some(replication(if id == 0xa1 { 11 } else { 1 })),
         expectation: Expectation::Reproduces,
         minimization: Some(Minimization {
             calls: 96,

@@ -34,7 +34,15 @@ pub fn case() -> &'static Case {
             mutators: vec!["by hand".into()],
             parent: "tests".into(),
         };
-        let finding = Finding { trial, verdict, control_seed: 7, minimization: None, lineage };
+        let finding = Finding {
+            trial,
+            verdict,
+            control_seed: 7,
+            search: None,
+            minimization: None,
+            replication: None,
+            lineage,
+        };
         let reference = model.reference();
         let explainer =
             ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };

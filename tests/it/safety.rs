@@ -186,10 +186,27 @@ fn signal(child: &Child, name: &str) {
 fn running(dir: &Path) -> Child {
     let args = ["fuzz", "--max-time", "10m", "--mutate", "tokens", "--out", "o"];
     let mut command = command_in(dir, &args);
+    hears_hangups(&mut command);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait(&mut child, || dir.join("o/journal.log").exists());
     child
 }
+
+/// Undoes the `nohup` that the tests themselves may run under.
+#[cfg(unix)]
+fn hears_hangups(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+    let restore = || {
+        // SAFETY: a plain system call, which is safe between fork and exec.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(restore) };
+}
+
+#[cfg(not(unix))]
+fn hears_hangups(_: &mut Command) {}
 
 #[cfg(unix)]
 #[test]

@@ -2,6 +2,8 @@ use std::cell::Cell;
 
 use super::*;
 use crate::edit::{Action, Component, EmbeddingChange};
+use crate::minimize::PromptReduction;
+use crate::minimize::prompt::delete_base;
 use crate::oracle::OracleKind;
 
 /// A judge that is a function of the trial to a margin (`None`: does not fail), and counts.
@@ -26,6 +28,7 @@ fn verdict(margin: f64) -> Verdict {
         noise_floor: 1e-3,
         controls: vec![0.05],
         p_value: 0.5,
+        baseline: None,
     }
 }
 
@@ -56,7 +59,8 @@ fn run(
 const NEUTRAL: u32 = 0;
 
 fn options() -> MinimizeOptions<'static> {
-    MinimizeOptions { neutral: Some(NEUTRAL), keep_first: 1, ..MinimizeOptions::default() }
+    let prompt = PromptReduction::Tokens { neutral: Some(NEUTRAL) };
+    MinimizeOptions { prompt, keep_first: 1, ..MinimizeOptions::default() }
 }
 
 fn prompt() -> Trial {
@@ -151,7 +155,8 @@ fn a_step_keeps_half_of_the_margin_and_never_slips() {
             false => Some(0.9),
         }
     };
-    let plain = MinimizeOptions { neutral: None, ..options() };
+    let prompt_only = PromptReduction::Tokens { neutral: None };
+    let plain = MinimizeOptions { prompt: prompt_only, ..options() };
     let found = run(&prompt().with_edits((5..7).map(edit).collect()), &plain, margin);
     assert!(found.trial.base.contains(&103));
     assert_eq!((found.trial.edits.len(), found.trial.base.len()), (1, 3));
@@ -201,6 +206,73 @@ fn a_reduction_that_is_stopped_judges_nothing_more_and_has_no_certificate() {
         smaller += usize::from(cut.trial.edits.len() < trial.edits.len());
     }
     assert!(smaller > 0, "what was done until then is kept");
+}
+
+/// A prompt of five sentences of eight words; `fails` says where the trial fails.
+fn text(
+    fails: &dyn Fn(&str) -> Option<f64>,
+    baseline: &dyn Fn(&str) -> f64,
+) -> (Minimized, String) {
+    let words = |id: u32| match id % 8 {
+        7 => ".".to_owned(),
+        0 => format!(" W{id}"),
+        3 => "ing".to_owned(),
+        _ => format!(" w{id}"),
+    };
+    struct Text<'a>(
+        &'a dyn Fn(&Trial) -> String,
+        &'a dyn Fn(&str) -> Option<f64>,
+        &'a dyn Fn(&str) -> f64,
+    );
+    impl Judge for Text<'_> {
+        fn judge(&self, trials: &[Trial]) -> Result<Vec<Verdict>> {
+            Ok(trials
+                .iter()
+                .map(|trial| {
+                    let text = self.0(trial);
+                    verdict((self.1)(&text).unwrap_or(-0.1)).with_baseline((self.2)(&text))
+                })
+                .collect())
+        }
+    }
+    let joined = |ids: &[u32]| ids.iter().map(|&id| words(id)).collect::<String>();
+    let shown = |trial: &Trial| joined(&trial.layout().ids);
+    let judge = Text(&shown, fails, baseline);
+    let trial = Trial::new((0..40).collect::<Vec<u32>>(), [50]);
+    let trial = trial.with_edits(vec![Edit::Replace { position: 36, id: 7 }]);
+    let original = judge.judge(std::slice::from_ref(&trial)).unwrap().remove(0);
+    let options = MinimizeOptions {
+        prompt: PromptReduction::Text { token: &words },
+        keep_first: 0,
+        ..MinimizeOptions::default()
+    };
+    let found = minimize(&trial, &original, &judge, &options).unwrap();
+    let left = joined(&found.trial.base);
+    (found, left)
+}
+
+#[test]
+fn a_prompt_of_text_is_reduced_to_text() {
+    // Needs a word of the second sentence and one of the last, and the edit there.
+    let fails = |text: &str| {
+        let edited = !text.contains(" w36");
+        (edited && text.contains(" w10") && text.contains(" w33")).then_some(0.5)
+    };
+    let (found, left) = text(&fails, &|_| 1.0);
+    assert_eq!(left, " w10ing w12 w13 w14. W32 w33 w34ing w36 w37 w38.");
+    assert!(found.minimization.one_minimal);
+    assert_eq!(found.trial.edits, [Edit::Replace { position: 10, id: 7 }]);
+    assert_eq!(found.steps.last(), Some(&found.trial));
+}
+
+/// In the first campaigns the ordinary token could not be repeated either in what was left.
+#[test]
+fn a_reduction_keeps_what_the_model_does_without_the_edits() {
+    let quality = |text: &str| if text.contains(" w20") { 0.9 } else { 0.4 };
+    let (_, left) = text(&|_| Some(0.5), &quality);
+    assert!(left.contains(" w20"), "{left}");
+    let (_, left) = text(&|_| Some(0.5), &|_| 0.9);
+    assert!(!left.contains(" w20"), "{left}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::evaluate::Observation;
 use crate::oracle::interface::Oracle;
-use crate::text::number;
+use crate::text::{number, percent};
 
 /// Scores how much more degenerate the greedy generation is than the baseline's, -1 to 1. Small
 /// models loop on their own, so only the difference counts.
@@ -54,6 +54,15 @@ impl Oracle for Collapse {
 
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
         degeneracy(&trial.generated, GENERATE) - degeneracy(&baseline.generated, GENERATE)
+    }
+
+    /// The share of the generated text that is no loop.
+    fn baseline(&self, baseline: &Observation) -> f64 {
+        1.0 - degeneracy(&baseline.generated, GENERATE)
+    }
+
+    fn baseline_sentence(&self, value: f64) -> String {
+        format!("Without the edits {} of what it writes is varied text.", percent(value))
     }
 
     /// Ten of the 24 tokens.

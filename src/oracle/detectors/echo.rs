@@ -2,8 +2,8 @@
 //! "SolidGoldMagikarp").
 
 use crate::evaluate::Observation;
-use crate::oracle::interface::{Oracle, bounded};
-use crate::text::number;
+use crate::oracle::interface::{Oracle, bounded, probability};
+use crate::text::{number, percent};
 
 /// Scores `-log2 P` of the continuation (mean over its tokens) above the baseline's.
 ///
@@ -62,6 +62,15 @@ impl Oracle for Echo {
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
         let bits = |o: &Observation| bounded(o.loss() / std::f64::consts::LN_2, 0.0, 1e3);
         bits(trial) - bits(baseline)
+    }
+
+    /// The probability with which the ordinary token is repeated.
+    fn baseline(&self, baseline: &Observation) -> f64 {
+        probability(baseline)
+    }
+
+    fn baseline_sentence(&self, value: f64) -> String {
+        format!("It repeats an ordinary token in the same place with {}.", percent(value))
     }
 
     /// Sixteen times less probable than the ordinary token.

@@ -58,6 +58,15 @@ impl Oracle for Target {
         bounded(baseline.loss(), 0.0, 1e3) - bounded(trial.loss(), 0.0, 1e3)
     }
 
+    /// Nothing: without the suffix the model is not expected to say it.
+    fn baseline(&self, _baseline: &Observation) -> f64 {
+        1.0
+    }
+
+    fn baseline_sentence(&self, _value: f64) -> String {
+        String::new()
+    }
+
     /// Half a nat a token: less, and the model would nearly have said it anyway.
     fn minimum(&self) -> f64 {
         0.5

@@ -3,6 +3,9 @@
 //! Everything here takes plain slices and is total: no input panics, and NaN sorts last, because
 //! the numbers come from models that may well produce NaN.
 
+pub mod evidence;
+pub mod sequential;
+
 /// Returns a copy in ascending order (NaN last).
 pub fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();

@@ -1,0 +1,87 @@
+//! The edits of a trial, moved into another prompt.
+
+use crate::echo::EchoPrompt;
+use crate::edit::{Edit, Trial};
+
+/// Puts the edits of `trial` into another prompt, each at the same distance from the end of it;
+/// lesions without a position act everywhere as before. `None` if one has no place there: the
+/// prompt is too short, or (a deletion) it is about a token that the other prompt does not have.
+/// `first` is the first position that may be edited.
+pub fn transplant(trial: &Trial, prompt: &Trial, first: usize) -> Option<Trial> {
+    let mut edits = trial.edits.clone();
+    for edit in &mut edits {
+        if matches!(edit, Edit::Delete { .. }) {
+            return None;
+        }
+        let end = prompt.len() + usize::from(matches!(edit, Edit::Insert { .. }));
+        if let Some(position) = edit.position_mut() {
+            let moved = (prompt.base.len() + *position).checked_sub(trial.base.len())?;
+            if moved < first || moved >= end {
+                return None;
+            }
+            *position = moved;
+        }
+    }
+    Some(prompt.with_edits(edits))
+}
+
+/// Returns the token that the edits of an echo trial show and ask for; `None` if they do anything
+/// else.
+pub(super) fn echoed(trial: &Trial) -> Option<u32> {
+    let mut tokens = trial.edits.iter().map(|edit| match edit {
+        Edit::Replace { id, .. } => Some(*id),
+        _ => None,
+    });
+    let first = tokens.next()??;
+    tokens.all(|token| token == Some(first)).then_some(first)
+}
+
+/// Puts the token of an echo trial into another echo prompt.
+pub(super) fn transplant_echo(trial: &Trial, prompt: &EchoPrompt) -> Option<Trial> {
+    echoed(trial).map(|id| prompt.with_token(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edit::{Action, Component};
+
+    #[test]
+    fn edits_keep_their_distance_from_the_end_of_the_prompt() {
+        use Edit::*;
+        let head = Component::Head { layer: 0, head: 0 };
+        let lesion = |position| Lesion { component: head, action: Action::Zero, position };
+        let trial = Trial::new([1, 2, 3, 4], [5, 6]).with_edits(vec![
+            Replace { position: 3, id: 9 },
+            Insert { position: 4, id: 8 },
+            Replace { position: 5, id: 7 },
+            lesion(None),
+            lesion(Some(2)),
+        ]);
+        let prompt = Trial::new([11, 12, 13, 14, 15, 16], [17, 18]);
+        let moved = transplant(&trial, &prompt, 1).unwrap();
+        let expect = [
+            Replace { position: 5, id: 9 },
+            Insert { position: 6, id: 8 },
+            Replace { position: 7, id: 7 },
+            lesion(None),
+            lesion(Some(4)),
+        ];
+        assert_eq!((&moved.base, &moved.edits[..]), (&prompt.base, &expect[..]));
+        // Too short in front, too short behind, and a deletion.
+        assert_eq!(transplant(&trial, &Trial::new([11, 12], [17, 18]), 1), None);
+        assert_eq!(transplant(&trial, &Trial::new([11, 12, 13, 14, 15, 16], [17]), 1), None);
+        let delete = trial.with_edits(vec![Delete { position: 3 }]);
+        assert_eq!(transplant(&delete, &prompt, 1), None);
+    }
+
+    #[test]
+    fn an_echo_is_of_one_token() {
+        let at = |position, id| Edit::Replace { position, id };
+        let trial = |edits| Trial::new([1, 2, 3], [4]).with_edits(edits);
+        assert_eq!(echoed(&trial(vec![at(1, 9), at(3, 9)])), Some(9));
+        assert_eq!(echoed(&trial(vec![at(1, 9), at(3, 8)])), None);
+        assert_eq!(echoed(&trial(vec![at(1, 9), Edit::Delete { position: 2 }])), None);
+        assert_eq!(echoed(&trial(vec![])), None);
+    }
+}
