@@ -31,6 +31,10 @@ pub struct Args {
         help = format!("Replay on this model, whichever one the cases were made on. {MODEL_HELP}"),
     )]
     model: Option<String>,
+    /// Judge each case again under N seeds of controls that did not make its verdict, and say under
+    /// how many it holds.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    control_seeds: Option<u64>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -98,8 +102,14 @@ pub fn run(args: Args) -> Result<u8> {
         };
         let evaluator = model.evaluator();
         for (path, case) in cases {
-            match corpus::replay(&path, &case, &model, &evaluator, args.model.is_some()) {
-                Ok(outcome) => tally.replayed(&path, &case, &outcome),
+            let held = |seeds| -> Result<(u64, u64)> {
+                let held = corpus::holds_under(&path, &case, &model, &evaluator, seeds)?;
+                Ok((held, seeds))
+            };
+            let replayed = corpus::replay(&path, &case, &model, &evaluator, args.model.is_some())
+                .and_then(|outcome| Ok((outcome, args.control_seeds.map(held).transpose()?)));
+            match replayed {
+                Ok((outcome, held)) => tally.replayed(&path, &case, &outcome, held),
                 Err(error) => tally.failed(&path, &error),
             }
         }
@@ -109,7 +119,8 @@ pub fn run(args: Args) -> Result<u8> {
 }
 
 impl Tally {
-    fn replayed(&mut self, path: &Path, case: &Case, outcome: &Outcome) {
+    /// A case that was replayed; `held` is under how many seeds of controls it holds, of how many.
+    fn replayed(&mut self, path: &Path, case: &Case, outcome: &Outcome, held: Option<(u64, u64)>) {
         match outcome.status {
             Status::Reproduced => self.reproduced += 1,
             Status::Gone => self.gone += 1,
@@ -119,14 +130,19 @@ impl Tally {
         self.unexpected += usize::from(!as_expected);
         let (then, now) = (&case.verdict, &outcome.verdict);
         if self.json {
-            self.rows.push(json!({
+            let mut row = json!({
                 "path": path.display().to_string(), "id": case.id, "status": outcome.status.name(),
                 "as_expected": as_expected, "expectation": case.expectation, "oracle": now.oracle,
                 "score_then": then.score, "score": now.score, "threshold_then": then.threshold,
                 "threshold": now.threshold,
                 "margin_then": then.margin, "margin": now.margin, "noise_floor": now.noise_floor,
                 "title": case.comment.title,
-            }));
+            });
+            if let (Some((held, seeds)), Some(row)) = (held, row.as_object_mut()) {
+                row.insert("control_seeds".into(), seeds.into());
+                row.insert("control_seeds_held".into(), held.into());
+            }
+            self.rows.push(row);
             return;
         }
         let surprise = match (as_expected, case.expectation) {
@@ -134,8 +150,11 @@ impl Tally {
             (false, Expectation::Reproduces) => "  NOT AS EXPECTED (reproduced)",
             (false, Expectation::Gone) => "  NOT AS EXPECTED (gone)",
         };
+        let held = held.map_or(String::new(), |(held, seeds)| {
+            format!("holds under {held} of {seeds} seeds of controls  ")
+        });
         output::line(format!(
-            "{:<10}  {}  {:<11}  score {} -> {}  threshold {}  margin {}  {}{surprise}",
+            "{:<10}  {}  {:<11}  score {} -> {}  threshold {}  margin {}  {held}{}{surprise}",
             outcome.status.name(),
             escape(&case.id),
             now.oracle.name(),

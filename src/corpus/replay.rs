@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use rand::Rng as _;
+
 use super::under_test::ModelUnderTest;
 use crate::case::{Case, Expectation};
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluator;
 use crate::oracle::{Judge, ModelJudge, Verdict};
+use crate::rng;
 
 /// Scores that differ by no more than this share of the stored one are the same: machines differ in
 /// the last digits.
@@ -77,6 +80,28 @@ pub fn replay(
         Error::Request(message) => Error::file(path, "edits", message),
         other => other,
     })
+}
+
+/// Judges a case's trial again under each of `seeds` seeds of controls, none of which made its
+/// verdict; returns under how many it fails.
+///
+/// # Errors
+/// As [`replay`].
+pub fn holds_under(
+    path: &Path,
+    case: &Case,
+    model: &ModelUnderTest,
+    evaluator: &dyn Evaluator,
+    seeds: u64,
+) -> Result<u64> {
+    model.check(path, case)?;
+    let (judge, trial) = (model.judge(evaluator, case), case.trial());
+    let mut holds = 0;
+    for seed in 0..seeds {
+        let seed = rng::stream(seed, &format!("unseen controls of {}", case.id)).random();
+        holds += u64::from(judge.confirm(&trial, seed)?.fails());
+    }
+    Ok(holds)
 }
 
 /// Judges every trial by itself, as a finding is confirmed.

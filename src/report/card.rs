@@ -8,6 +8,7 @@ use super::{attribution, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
 use crate::localize::{Localization, PositionEffect};
+use crate::replicate::Replication;
 use crate::text;
 
 /// Number of cards that are open when the page loads.
@@ -50,6 +51,8 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     );
     let mut lead = vec![words::what(case)];
     lead.extend(words::controls(case));
+    lead.extend(words::baseline(case));
+    lead.extend(words::replicated(case));
     lead.extend(case.localization.as_ref().and_then(words::localized));
     let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
     prompts(out, case);
@@ -57,6 +60,9 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     next_tokens(out, case);
     score(out, case);
     out.push_str("</div>");
+    if let Some(replication) = &case.replication {
+        new_prompts(out, replication, &words::unit(case.verdict.oracle));
+    }
     if let Some(localization) = &case.localization {
         localized(out, localization);
     }
@@ -171,7 +177,7 @@ fn score(out: &mut String, case: &Case) {
         ("threshold", number(v.threshold) + &unit),
         ("margin", number(v.margin) + &unit),
         ("noise floor", number(v.noise_floor)),
-        ("p-value", number(v.p_value)),
+        ("rank", words::own_controls(case).unwrap_or_else(|| "no controls".into())),
     ] {
         let _ = write!(out, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     }
@@ -179,6 +185,36 @@ fn score(out: &mut String, case: &Case) {
         out,
         "</dl><p class=\"soft\">{}</p></figure>",
         text::html(v.oracle.oracle().meaning())
+    );
+}
+
+/// Writes the scores in new prompts as a table.
+fn new_prompts(out: &mut String, replication: &Replication, unit: &str) {
+    const MOST: usize = 24;
+    let _ = write!(
+        out,
+        "<h3>In new prompts</h3><div class=\"scroll\"><table><thead><tr><th>prompt</th><th \
+        class=\"n\">score</th><th class=\"n\">threshold</th><th class=\"n\">controls that score \
+        as much</th><th>holds</th></tr></thead><tbody>"
+    );
+    for prompt in replication.prompts.iter().take(MOST) {
+        let _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"n\">{}{unit}</td><td class=\"n\">{}{unit}</td><td \
+            class=\"n\">{} of {}</td><td>{}</td></tr>",
+            text::html(&clip(&prompt.prompt, 40)),
+            number(prompt.score),
+            number(prompt.threshold),
+            prompt.as_extreme,
+            prompt.controls,
+            if prompt.holds { "yes" } else { "no" }
+        );
+    }
+    let _ = write!(
+        out,
+        "</tbody></table></div><p class=\"soft\">The search used none of these prompts, and each has \
+        controls of its own. E-value of the ranks: {}.</p>",
+        number(replication.e_value)
     );
 }
 

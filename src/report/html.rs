@@ -101,8 +101,29 @@ fn header(out: &mut String, summary: &Summary, cases: usize) {
     tile(
         &funnel,
         "findings",
-        &format!("raw → confirmed alone → minimized; {} kept", plural(cases as u64, "case")),
+        &format!(
+            "raw → confirmed with new controls → minimized; {} kept",
+            plural(cases as u64, "case")
+        ),
     );
+    if summary.replicated > 0 {
+        let specific = summary.replicated.saturating_sub(summary.consistent);
+        tile(
+            &format!("{} → {}", count(summary.replicated), count(summary.consistent)),
+            "in new prompts",
+            &format!(
+                "put there → consistent (false discovery rate 5%); {} specific to their prompt",
+                count(specific)
+            ),
+        );
+    }
+    if summary.judged > 0 {
+        tile(
+            &format!("{} → {}", count(summary.extreme), count(summary.judged)),
+            "extreme trials",
+            "beyond the upper decile of controls → judged, the most extreme of each round",
+        );
+    }
     tile(
         &count(summary.evaluations),
         "evaluations",
@@ -118,7 +139,7 @@ fn header(out: &mut String, summary: &Summary, cases: usize) {
             &percent(summary.controls_flagged as f64 / summary.controls as f64),
             "of controls flagged",
             &format!(
-                "{} of {} ordinary trials; 95% interval {} to {}",
+                "{} of {} ordinary trials taken at random; 95% interval {} to {}",
                 count(summary.controls_flagged),
                 count(summary.controls),
                 percent(low),
@@ -147,7 +168,7 @@ fn campaign(out: &mut String, summary: &Summary) {
             write!(out, "<figure><figcaption>Behaviours seen</figcaption>{behaviours}</figure>");
         let _ = write!(
             out,
-            "<figure><figcaption>Findings: <span class=\"key0\">— confirmed alone</span>, <span \
+            "<figure><figcaption>Findings: <span class=\"key0\">— confirmed</span>, <span \
             class=\"key1\">- - raw</span></figcaption>{findings}</figure>"
         );
     }

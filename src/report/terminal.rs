@@ -36,18 +36,22 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
     page.say(
         0,
         &format!(
-            "Findings: {} raw, {} confirmed alone, {} minimized, {} kept.",
+            "Findings: {} raw, {} confirmed with new controls, {} minimized, {} kept.",
             count(summary.findings_raw),
             count(summary.findings_confirmed),
             count(summary.findings_minimized),
             plural(cases.len() as u64, "case")
         ),
     );
+    for sentence in words::campaign(summary) {
+        page.say(0, &sentence);
+    }
     if let Some((low, high)) = wilson(summary.controls_flagged, summary.controls) {
         page.say(
             0,
             &format!(
-                "The same thresholds flag {} of {} ordinary controls: {} (95% interval {} to {}).",
+                "Taken at random, {} of {} controls exceed the same thresholds: {} (95% interval {} to \
+                {}).",
                 count(summary.controls_flagged),
                 count(summary.controls),
                 percent(summary.controls_flagged as f64 / summary.controls as f64),
@@ -64,6 +68,8 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         }
         let mut sentences = vec![words::what(case)];
         sentences.extend(words::controls(case));
+        sentences.extend(words::baseline(case));
+        sentences.extend(words::replicated(case));
         sentences.extend(case.localization.as_ref().and_then(words::localized));
         let attribution =
             case.localization.as_ref().and_then(|localization| localization.attribution.as_ref());
@@ -77,11 +83,11 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         page.say(
             3,
             &format!(
-                "{}: score {}, threshold {}, p {}{}",
+                "{}: score {}, threshold {}{}{}",
                 v.oracle.oracle().label(),
                 number(v.score),
                 number(v.threshold),
-                number(v.p_value),
+                words::own_controls(case).map_or(String::new(), |own| format!(", {own}")),
                 case.minimization.as_ref().map_or(String::new(), |m| format!(
                     "; {} left of {}{}",
                     m.elements_after,

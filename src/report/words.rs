@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::diff::{self, Span};
-use super::format::{list, number, percent};
+use super::format::{count, list, number, percent, plural, wilson};
+use crate::campaign::Summary;
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
 use crate::localize::{ComparisonKind, Localization, TokenAttribution};
@@ -118,6 +119,74 @@ pub fn controls(case: &Case) -> Option<String> {
     ))
 }
 
+/// Says of a campaign how its trials were selected and what became of its findings in new prompts,
+/// a sentence each; nothing of one of a version that did not count it.
+pub fn campaign(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    if summary.null {
+        said.push(
+            "A null campaign: every trial is one of its own controls, and what is reported is \
+            reported by chance."
+                .to_owned(),
+        );
+    }
+    if summary.judged > 0 {
+        said.push(format!(
+            "Selection: of {} trials {} score beyond the upper decile of controls; the most \
+            extreme {} were judged.",
+            count(summary.evaluations),
+            count(summary.extreme),
+            count(summary.judged)
+        ));
+    }
+    if summary.replicated > 0 {
+        said.push(format!(
+            "Of {} put into new prompts, {} are consistent (false discovery rate 5%) and {} \
+            specific to their prompt.",
+            plural(summary.replicated, "finding"),
+            count(summary.consistent),
+            count(summary.replicated - summary.consistent.min(summary.replicated))
+        ));
+    }
+    said
+}
+
+/// Says what the model does without the edits; `None` for a case that does not have it.
+pub fn baseline(case: &Case) -> Option<String> {
+    let sentence = case.verdict.oracle.oracle().baseline_sentence(case.verdict.baseline?);
+    (!sentence.is_empty()).then_some(sentence)
+}
+
+/// Says how many of the controls in the case's own prompt score less; `None` if there are none.
+pub fn own_controls(case: &Case) -> Option<String> {
+    let all = case.verdict.controls.len();
+    let below = all - case.verdict.as_extreme();
+    (all > 0).then(|| format!("above {below} of {all} controls in its own prompt"))
+}
+
+/// Says in how many new prompts a case holds; `None` for one of a version that did not ask.
+pub fn replicated(case: &Case) -> Option<String> {
+    // Cases of searches that ask have their search's verdict as well.
+    let Some(replication) = &case.replication else {
+        let asked = case.search.is_some();
+        return asked.then(|| {
+            "It cannot be put into another prompt: it is specific to its own.".to_owned()
+        });
+    };
+    let (holds, all) = (replication.holds() as u64, replication.prompts.len() as u64);
+    let (low, high) = wilson(holds, all)?;
+    let interval = format!("95% interval {} to {}", percent(low), percent(high));
+    Some(match replication.consistent {
+        true => format!(
+            "It holds in {holds} of {all} new prompts ({interval}), p {}.",
+            number(replication.p_value())
+        ),
+        false => format!(
+            "It is specific to its prompt: of {all} new ones it holds in {holds} ({interval})."
+        ),
+    })
+}
+
 /// Says to which components a case is localized; `None` if the set is empty.
 pub fn localized(localization: &Localization) -> Option<String> {
     if localization.set.is_empty() {
@@ -229,8 +298,8 @@ pub fn emergence(localization: &Localization) -> String {
     }
 }
 
-/// Sorts cases by the ratio of score to threshold, largest first. A ratio, because oracles have
-/// different units.
+/// Sorts cases: those that are consistent in new prompts first, then by the ratio of score to
+/// threshold, largest first. A ratio, because oracles have different units.
 pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
     let mut order: Vec<&Case> = cases.iter().collect();
     let strength = |case: &Case| {
@@ -238,7 +307,12 @@ pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
         let ratio = v.score / v.threshold.max(1e-9);
         if ratio.is_nan() { f64::NEG_INFINITY } else { ratio }
     };
-    order.sort_by(|a, b| strength(b).total_cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
+    let specific = |case: &Case| !case.replication.as_ref().is_some_and(|found| found.consistent);
+    order.sort_by(|a, b| {
+        (specific(a).cmp(&specific(b)))
+            .then(strength(b).total_cmp(&strength(a)))
+            .then_with(|| a.id.cmp(&b.id))
+    });
     order
 }
 
