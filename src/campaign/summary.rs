@@ -96,7 +96,7 @@ pub struct CurvePoint {
     pub behaviours: u64,
     /// Raw findings so far.
     pub findings_raw: u64,
-    /// Findings confirmed alone so far.
+    /// Findings confirmed so far.
     pub findings_confirmed: u64,
 }
 

@@ -216,7 +216,7 @@ impl Patching<'_, '_> {
         }
     }
 
-    /// Measures the necessity of random sets of the same kinds and size, ascending.
+    /// Measures the necessity of distinct random sets of the same kinds and size, ascending.
     fn controls(
         &mut self,
         set: &[Component],
@@ -238,7 +238,9 @@ impl Patching<'_, '_> {
                 pool.shuffle(&mut rng);
                 drawn.extend(pool.first());
             }
-            if drawn.len() == set.len() {
+            // Where there are few other components, the same few sets are drawn again and again.
+            drawn.sort();
+            if drawn.len() == set.len() && !sets.contains(&drawn) {
                 sets.push(drawn);
             }
         }

@@ -49,7 +49,10 @@ pub trait Oracle: Sync {
 
     /// Returns one sentence on what [`Oracle::baseline`] is, given its value.
     fn baseline_sentence(&self, value: f64) -> String {
-        format!("Without the edits the model predicts the text with {} a token.", percent(value))
+        format!(
+            "Without the edits the tokens of the text have a probability of {} (geometric mean).",
+            percent(value)
+        )
     }
 
     /// Returns true if the oracle can judge mutations that leave the continuation as it is: all

@@ -170,7 +170,8 @@ pub fn replicated(case: &Case) -> Option<String> {
     let Some(replication) = &case.replication else {
         let asked = case.search.is_some();
         return asked.then(|| {
-            "It cannot be put into another prompt: it is specific to its own.".to_owned()
+            "What is edited cannot be put into another prompt: this is specific to its own."
+                .to_owned()
         });
     };
     let (holds, all) = (replication.holds() as u64, replication.prompts.len() as u64);
@@ -251,7 +252,13 @@ pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
 pub fn necessity_and_sufficiency(localization: &Localization) -> String {
     let best = localization.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
     let random = best
-        .map(|c| format!("; random sets of the same kinds and size remove at most {}", percent(c)))
+        .map(|c| {
+            let sets = match localization.controls.len() {
+                1 => "the one other set of the same kinds and size removes".to_owned(),
+                n => format!("{n} random sets of the same kinds and size remove at most"),
+            };
+            format!("; {sets} {}", percent(c))
+        })
         .unwrap_or_default();
     format!(
         "Patching the set's clean output into the corrupted run removes {} of the effect{random}. \

@@ -26,14 +26,15 @@ impl Oracle for Echo {
     }
 
     fn meaning(&self) -> &'static str {
-        "The model is shown how to repeat a token and cannot; the score is how improbable it finds \
-        the right answer, in bits."
+        "The model is shown how to repeat a token and cannot; the score is by how many bits the \
+        right answer is more surprising than that of the ordinary token."
     }
 
     fn sentence(&self, token: &str, score: f64) -> String {
         let score = number(score);
         format!(
-            "The model cannot repeat {token}: the right answer comes as a surprise of {score} bits."
+            "The model cannot repeat {token}: it finds the right answer {score} bits more surprising \
+            than that of an ordinary token in the same place."
         )
     }
 
@@ -70,7 +71,7 @@ impl Oracle for Echo {
     }
 
     fn baseline_sentence(&self, value: f64) -> String {
-        format!("It repeats an ordinary token in the same place with {}.", percent(value))
+        format!("It repeats the ordinary token with a probability of {}.", percent(value))
     }
 
     /// Sixteen times less probable than the ordinary token.
