@@ -42,6 +42,11 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     if let Some(replication) = &case.replication {
         check_replication(replication)?;
     }
+    if let Some(sampled) = &case.sampled
+        && sampled.degenerate.max(sampled.degenerate_baseline) > sampled.samples
+    {
+        return fault("sampled", format!("more degenerate than the {} samples", sampled.samples));
+    }
     check_work(case, total)?;
     if let Some(localization) = &case.localization {
         check_localization(localization, total)?;

@@ -106,7 +106,7 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
                 return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
             };
             fields.insert("schema_version".into(), 3.into());
-            for new in ["search", "replication"] {
+            for new in ["search", "replication", "sampled"] {
                 if fields.contains_key(new) {
                     return Err(Error::file(path, new, "unknown field in a case of version 2"));
                 }

@@ -11,7 +11,7 @@ use crate::localize::Localization;
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
-use crate::replicate::Replication;
+use crate::replicate::{Replication, Sampled};
 use crate::text;
 
 mod check;
@@ -24,8 +24,8 @@ pub use on_model::{check_edit, check_length};
 
 /// The version of the case schema that this program writes; older ones stay readable.
 ///
-/// Version 2 added `implication.positions`; version 3 `verdict.baseline`, `search` and
-/// `replication`.
+/// Version 2 added `implication.positions`; version 3 `verdict.baseline`, `search`,
+/// `replication` and `sampled`.
 pub const SCHEMA_VERSION: u32 = 3;
 
 /// The largest number of token ids in a case, base and continuation together. Cases are kilobytes;
@@ -72,6 +72,9 @@ pub struct Case {
     /// cannot be put anywhere else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
+    /// What the model generates by sampling, for verdicts about greedy generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<Sampled>,
     /// The outcome that a replay should find.
     pub expectation: Expectation,
     /// The record of its minimization, if it was minimized.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::edit::{Action, Component, EmbeddingChange, Matrix};
 use crate::localize::{ComparisonKind, ComparisonTokens, Mediation, TokenAttribution};
-use crate::replicate::InPrompt;
+use crate::replicate::{InPrompt, Sampled};
 
 /// A small valid case, for the tests of every room that keeps cases.
 pub(crate) fn example() -> Case {
@@ -52,6 +52,7 @@ pub(crate) fn example() -> Case {
             e_value: 3.25,
             consistent: false,
         }),
+        sampled: Some(Sampled { samples: 32, degenerate: 20, degenerate_baseline: 1 }),
         expectation: Expectation::Reproduces,
         minimization: None,
         localization: None,
@@ -122,6 +123,7 @@ fn a_field_that_is_wrong_is_named() {
         ("/search/p_value", "-1", "search.p_value: -1 is not between"),
         ("/replication/e_value", "-1", "replication.e_value: -1 is negative"),
         ("/replication/prompts/0/as_extreme", "32", "replication.prompts[0].as_extreme: 32 of 31"),
+        ("/sampled/degenerate", "33", "sampled: more degenerate than the 32 samples"),
         ("/verdict/controls", "[0.1,null]", "verdict.controls[1]: invalid type"),
         ("/verdict/oracle", "\"delphi\"", "verdict.oracle: unknown variant"),
         ("/top_before/0/probability", "2", "top_before[0].probability: 2 is not between"),
@@ -369,8 +371,9 @@ fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
     old["schema_version"] = 1.into();
     old["implication"].as_object_mut().unwrap().remove("positions");
     // Version 3 added these.
-    (case.search, case.replication) = (None, None);
-    old.as_object_mut().unwrap().retain(|key, _| key != "search" && key != "replication");
+    (case.search, case.replication, case.sampled) = (None, None, None);
+    let new = ["search", "replication", "sampled"];
+    old.as_object_mut().unwrap().retain(|key, _| !new.contains(&key.as_str()));
     assert_eq!(Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap(), case);
     let mut newer = old.clone();
     newer["replication"] = serde_json::Value::Null;

@@ -19,8 +19,10 @@ pub struct Request {
     pub reference: Option<Arc<Distributions>>,
     /// Keeps the full distributions, as a reference for other requests.
     pub keep_distributions: bool,
-    /// The number of tokens to generate greedily after the prompt.
+    /// The number of tokens to generate after the prompt.
     pub generate: usize,
+    /// Seed with which they are sampled at temperature 1; `None`: greedily.
+    pub sample: Option<u64>,
     /// Activations of another run that replace this one's, after the trial's own edits.
     pub patches: Vec<Patch>,
     /// Asks for [`Observation::memory`].
@@ -46,6 +48,7 @@ impl Request {
             reference: None,
             keep_distributions: false,
             generate: 0,
+            sample: None,
             patches: Vec::new(),
             memory: false,
         }
@@ -72,6 +75,12 @@ impl Request {
     /// Asks for so many greedily generated tokens as well.
     pub fn generating(mut self, tokens: usize) -> Self {
         self.generate = tokens;
+        self
+    }
+
+    /// Asks for so many tokens sampled at temperature 1 as well.
+    pub fn sampling(mut self, tokens: usize, seed: u64) -> Self {
+        (self.generate, self.sample) = (tokens, Some(seed));
         self
     }
 }

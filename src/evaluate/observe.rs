@@ -133,7 +133,7 @@ impl ModelEvaluator<'_> {
         plans.iter().map(&mut start).collect()
     }
 
-    /// Generates greedily for the requests that ask for it, all in step. A row stops at an end
+    /// Generates for the requests that ask for it, greedily or by sampling, all in step. A row stops at an end
     /// token, and at logits that are not finite.
     fn generate(&self, rows: &[(&Request, &Plan)]) -> Result<Vec<Vec<u32>>> {
         let mut generated = vec![Vec::new(); rows.len()];
@@ -141,12 +141,14 @@ impl ModelEvaluator<'_> {
             index: usize,
             next: Vec<u32>,
             prefix: Vec<Segment>,
+            sampler: Option<rng::Rng>,
         }
         let mut live: Vec<Live> = (0..rows.len())
             .map(|index| Live {
                 index,
                 next: rows[index].1.layout.ids[..rows[index].1.layout.prompt_len].to_vec(),
                 prefix: Vec::new(),
+                sampler: rows[index].0.sample.map(|seed| rng::stream(seed, "sampled tokens")),
             })
             .collect();
         live.retain(|l| rows[l.index].0.generate > 0);
@@ -175,7 +177,13 @@ impl ModelEvaluator<'_> {
                 output.kv.ok_or_else(|| Error::internal("keys and values were not kept"))?;
             let reads: Vec<Read> = offsets[1..]
                 .iter()
-                .map(|end| Read { token: end - 1, target: None, reference: None, keep: false })
+                .zip(&live)
+                .map(|(end, l)| Read {
+                    token: end - 1,
+                    target: None,
+                    reference: None,
+                    keep: l.sampler.is_some(),
+                })
                 .collect();
             let readouts = self.model.read(&output.residual, &reads);
             for (i, (l, readout)) in live.iter_mut().zip(readouts).enumerate() {
@@ -184,13 +192,17 @@ impl ModelEvaluator<'_> {
                     start: offsets[i],
                     len: l.next.len(),
                 });
-                let Some((id, _)) = readout.top.first().filter(|_| readout.finite) else {
+                let chosen = match (&mut l.sampler, &readout.distribution) {
+                    (Some(rng), Some(row)) => sample(row, rng.random()),
+                    _ => readout.top.first().map(|(id, _)| *id),
+                };
+                let Some(id) = chosen.filter(|_| readout.finite) else {
                     l.next.clear();
                     continue;
                 };
-                generated[l.index].push(*id);
-                l.next = vec![*id];
-                if self.model.config.eos_token_ids.contains(id)
+                generated[l.index].push(id);
+                l.next = vec![id];
+                if self.model.config.eos_token_ids.contains(&id)
                     || generated[l.index].len() >= rows[l.index].0.generate
                 {
                     l.next.clear();
@@ -200,6 +212,23 @@ impl ModelEvaluator<'_> {
         }
         Ok(generated)
     }
+}
+
+/// Returns the token at which the cumulative probability passes `at` (0 to 1); the last one that has
+/// any where rounding keeps the sum below it. `None` if no token has a probability.
+fn sample(log_probs: &[f32], at: f64) -> Option<u32> {
+    let (mut sum, mut last) = (0.0, None);
+    for (id, log_prob) in log_probs.iter().enumerate() {
+        let probability = f64::from(*log_prob).exp();
+        if probability > 0.0 {
+            sum += probability;
+            last = Some(id as u32);
+            if sum > at {
+                break;
+            }
+        }
+    }
+    last
 }
 
 impl Evaluator for ModelEvaluator<'_> {
@@ -264,5 +293,18 @@ impl Evaluator for ModelEvaluator<'_> {
             observation.memory = self.memory(&[request])?.pop();
         }
         Ok(observation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_drawn_by_their_probabilities() {
+        let row: Vec<f32> = [0.5f32, 0.0, 0.25, 0.25].iter().map(|p| p.ln()).collect();
+        let drawn = [0.0, 0.49, 0.51, 0.74, 0.76, 0.999_999, 1.0].map(|at| sample(&row, at));
+        assert_eq!(drawn.map(Option::unwrap), [0, 0, 2, 2, 3, 3, 3]);
+        assert_eq!(sample(&[f32::NEG_INFINITY; 3], 0.5), None);
     }
 }

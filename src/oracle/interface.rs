@@ -84,6 +84,12 @@ pub trait Oracle: Sync {
         0
     }
 
+    /// Returns true if what an observation generated is degenerate by itself, whatever the baseline
+    /// does; only oracles that [`generate`](Oracle::generate) are asked.
+    fn degenerates(&self, _observation: &Observation) -> bool {
+        false
+    }
+
     /// Returns true if a trial costs many forwards.
     fn is_costly(&self) -> bool {
         self.generate() > 0 || self.needs_memory()

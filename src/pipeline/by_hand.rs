@@ -84,6 +84,7 @@ pub fn case_by_hand(
         control_seed: seed,
         search: None,
         replication: None,
+        sampled: None,
         expectation,
         minimization: None,
         localization: None,

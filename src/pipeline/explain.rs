@@ -75,8 +75,7 @@ pub fn attribute_replaced_tokens(
 
 impl Explainer for ModelExplainer<'_, '_> {
     fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)> {
-        let Finding { trial, verdict, control_seed, search, minimization, replication, lineage } =
-            finding;
+        let Finding { trial, verdict, control_seed, search, .. } = finding;
         let options = localize::LocalizeOptions { seed: *control_seed, ..Default::default() };
         let mut localization = (localize && comparable(trial))
             .then(|| localize::localize(self.evaluator, trial, &options))
@@ -97,11 +96,12 @@ impl Explainer for ModelExplainer<'_, '_> {
             verdict: verdict.clone(),
             control_seed: *control_seed,
             search: search.clone(),
-            replication: replication.clone(),
+            replication: finding.replication.clone(),
+            sampled: finding.sampled,
             expectation: Expectation::Reproduces,
-            minimization: minimization.clone(),
+            minimization: finding.minimization.clone(),
             localization,
-            lineage: lineage.clone(),
+            lineage: finding.lineage.clone(),
             top_before: Vec::new(),
             top_after: Vec::new(),
             comment: Comment::default(),

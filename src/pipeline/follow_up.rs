@@ -102,6 +102,7 @@ impl FollowUp<'_> {
             search,
             minimization: None,
             replication: None,
+            sampled: None,
             lineage,
         };
         let (mut finding, others) = self.reduce(raw)?;
@@ -118,6 +119,8 @@ impl FollowUp<'_> {
             let discovery = steps.is_discovery(replication.e_value);
             replication.consistent = discovery && replication.holds_often();
         }
+        let seed = self.seed(&finding.trial, "samples");
+        finding.sampled = replicate::sampled(self.judge, &finding.trial, seed)?;
         let (case, calls) = self.explainer.explain(&finding, localize)?;
         Ok(Followed::Case { case: Box::new(case), calls, others })
     }

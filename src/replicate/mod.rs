@@ -8,9 +8,11 @@
 //! ([`crate::stats::evidence`]).
 
 mod prompts;
+mod sampled;
 mod transplant;
 
-pub use prompts::NewPrompts;
+pub use prompts::{NewPrompts, passages};
+pub use sampled::{Sampled, sampled};
 pub use transplant::transplant;
 
 use serde::{Deserialize, Serialize};

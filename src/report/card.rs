@@ -53,6 +53,7 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     lead.extend(words::controls(case));
     lead.extend(words::baseline(case));
     lead.extend(words::replicated(case));
+    lead.extend(words::sampled(case));
     lead.extend(case.localization.as_ref().and_then(words::localized));
     let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
     prompts(out, case);

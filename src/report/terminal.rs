@@ -70,6 +70,7 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         sentences.extend(words::controls(case));
         sentences.extend(words::baseline(case));
         sentences.extend(words::replicated(case));
+        sentences.extend(words::sampled(case));
         sentences.extend(case.localization.as_ref().and_then(words::localized));
         let attribution =
             case.localization.as_ref().and_then(|localization| localization.attribution.as_ref());

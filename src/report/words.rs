@@ -188,6 +188,22 @@ pub fn replicated(case: &Case) -> Option<String> {
     })
 }
 
+/// Says how often what is sampled degenerates; `None` for a verdict that is not about generation.
+pub fn sampled(case: &Case) -> Option<String> {
+    let sampled = case.sampled?;
+    let share = |degenerate: u64| {
+        let (low, high) = wilson(degenerate, sampled.samples)?;
+        let interval = format!("95% interval {} to {}", percent(low), percent(high));
+        Some(format!("{degenerate} of {} ({interval})", sampled.samples))
+    };
+    Some(format!(
+        "The score is about greedy generation; of continuations sampled at temperature 1, {} \
+        degenerate, and {} without the edits.",
+        share(sampled.degenerate)?,
+        share(sampled.degenerate_baseline)?
+    ))
+}
+
 /// Says to which components a case is localized; `None` if the set is empty.
 pub fn localized(localization: &Localization) -> Option<String> {
     if localization.set.is_empty() {

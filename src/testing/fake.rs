@@ -123,6 +123,7 @@ pub fn case_of(finding: &Finding) -> Case {
         control_seed: finding.control_seed,
         search: finding.search.clone(),
         replication: finding.replication.clone(),
+        sampled: finding.sampled,
         expectation: Expectation::Reproduces,
         minimization: finding.minimization.clone(),
         localization: None,

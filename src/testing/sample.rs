@@ -11,7 +11,7 @@ use crate::localize::{
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
-use crate::replicate::{InPrompt, Replication};
+use crate::replicate::{InPrompt, Replication, Sampled};
 use crate::stats::evidence;
 
 /// Returns a repeatable number in `[0, 1)`.
@@ -226,6 +226,11 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
         },
         control_seed: 11,
         search: Some(Verdict::new(oracle, score + 0.4, &[0.02; 16], 2.4e-6)),
+        sampled: (oracle == OracleKind::Collapse).then_some(Sampled {
+            samples: 32,
+            degenerate: 20,
+            degenerate_baseline: 1,
+        }),
         replication: Some(replication(if id == 0xa1 { 11 } else { 1 })),
         expectation: Expectation::Reproduces,
         minimization: Some(Minimization {

@@ -41,6 +41,7 @@ pub fn case() -> &'static Case {
             search: None,
             minimization: None,
             replication: None,
+            sampled: None,
             lineage,
         };
         let reference = model.reference();

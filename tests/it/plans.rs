@@ -204,3 +204,27 @@ fn a_row_begins_where_its_edits_take_hold() {
         check("olmoe", Edit::lesion(component, Action::Mask), read);
     }
 }
+
+/// Sampled tokens come with the probabilities of the distribution they are drawn from, edits and
+/// all, and do not depend on what shares the batch.
+#[test]
+fn sampled_tokens_have_the_probabilities_of_the_distribution() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let ids = model.encode("The people of the United States").unwrap();
+    let lesion = Edit::lesion(Component::Mlp { layer: 2 }, Action::Zero);
+    let trial = Trial::new(&ids[..], []).with_edits(vec![lesion]);
+    let whole = evaluator.observe_alone(&Request::new(trial.clone()).keeping_distributions());
+    let (top, log_prob) = whole.unwrap().top[0][0];
+    let requests: Vec<Request> =
+        (0..2000).map(|seed| Request::new(trial.clone()).sampling(3, seed)).collect();
+    let sampled = evaluator.observe(&requests).unwrap();
+    let (n, p) = (sampled.len() as f64, f64::from(log_prob).exp());
+    let drawn = sampled.iter().filter(|o| o.generated[0] == top).count() as f64;
+    let deviation = (n * p * (1.0 - p)).sqrt();
+    assert!((drawn - n * p).abs() < 4.0 * deviation, "{drawn} of {n} at {p}");
+    for index in [0, 7] {
+        let alone = evaluator.observe_alone(&requests[index]).unwrap();
+        assert_eq!(alone.generated, sampled[index].generated);
+    }
+}

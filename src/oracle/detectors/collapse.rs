@@ -52,6 +52,10 @@ impl Oracle for Collapse {
         GENERATE
     }
 
+    fn degenerates(&self, observation: &Observation) -> bool {
+        degeneracy(&observation.generated, GENERATE) >= self.minimum()
+    }
+
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
         degeneracy(&trial.generated, GENERATE) - degeneracy(&baseline.generated, GENERATE)
     }

@@ -1,0 +1,49 @@
+//! Generation that is sampled and not greedy. A verdict about greedy generation is about one text
+//! of many, and the most probable token at each place is a knife's edge.
+
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+
+use crate::edit::Trial;
+use crate::error::Result;
+use crate::evaluate::Request;
+use crate::oracle::ModelJudge;
+use crate::rng;
+
+/// Continuations sampled with and without the edits.
+pub const SAMPLES: u64 = 32;
+
+/// How many sampled continuations degenerate, with the edits and without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampled {
+    /// Continuations sampled at temperature 1, with the edits and as many without.
+    pub samples: u64,
+    /// Of those with the edits, how many degenerate.
+    pub degenerate: u64,
+    /// Of those without, how many do.
+    pub degenerate_baseline: u64,
+}
+
+/// Samples continuations of a trial and of its baseline; `None` for an oracle that does not read
+/// what the model generates.
+///
+/// # Errors
+/// Those of the evaluator.
+pub fn sampled(judge: &ModelJudge, trial: &Trial, seed: u64) -> Result<Option<Sampled>> {
+    let oracle = judge.oracle.oracle();
+    if oracle.generate() == 0 {
+        return Ok(None);
+    }
+    let mut rng = rng::stream(seed, "sampled continuations");
+    let mut degenerate = |trial: &Trial| -> Result<u64> {
+        let requests: Vec<Request> = (0..SAMPLES)
+            .map(|_| Request::new(trial.clone()).sampling(oracle.generate(), rng.random()))
+            .collect();
+        judge.add_calls(SAMPLES);
+        let observations = judge.evaluator.observe(&requests)?;
+        Ok(observations.iter().filter(|observation| oracle.degenerates(observation)).count() as u64)
+    };
+    let (with, without) = (degenerate(trial)?, degenerate(&trial.baseline())?);
+    Ok(Some(Sampled { samples: SAMPLES, degenerate: with, degenerate_baseline: without }))
+}
