@@ -142,6 +142,19 @@ pub fn categories(model: &Model) -> Vec<Category> {
         .collect()
 }
 
+/// Returns the indicator below which a token looks untrained: several robust standard deviations
+/// below the median of the tokens that text can reach.
+pub fn untrained_below(indicator: &[f32], categories: &[Category]) -> f64 {
+    let reachable: Vec<f64> = indicator
+        .iter()
+        .zip(categories)
+        .filter(|(_, category)| **category == Category::Reachable)
+        .map(|(value, _)| f64::from(*value))
+        .collect();
+    let deviation = (stats::MAD_TO_DEVIATION * stats::mad(&reachable)).max(1e-6);
+    stats::median(&reachable) - SUSPECT_DEVIATIONS * deviation
+}
+
 impl Vocabulary {
     /// Sorts the tokens of a model by its embeddings alone, without a forward pass.
     pub fn of(model: &Model) -> Self {
@@ -154,21 +167,11 @@ impl Vocabulary {
         let value = |id: u32| f64::from(indicator[id as usize]);
         let special: Vec<u32> =
             ids().filter(|id| categories[*id as usize] == Category::Special).collect();
-        let (low, deviation) = {
-            let reachable: Vec<f64> = ids()
-                .filter(|id| categories[*id as usize] == Category::Reachable)
-                .map(value)
-                .collect();
-            (
-                stats::median(&reachable),
-                (stats::MAD_TO_DEVIATION * stats::mad(&reachable)).max(1e-6),
-            )
-        };
+        let untrained = untrained_below(indicator, categories);
         let mut by_suspicion: Vec<u32> =
             ids().filter(|id| categories[*id as usize] != Category::Special).collect();
         by_suspicion.sort_by(|a, b| value(*a).total_cmp(&value(*b)).then(a.cmp(b)));
-        let suspects =
-            by_suspicion.partition_point(|id| value(*id) < low - SUSPECT_DEVIATIONS * deviation);
+        let suspects = by_suspicion.partition_point(|id| value(*id) < untrained);
         // Beyond half of the vocabulary "anomalous" would lose its meaning.
         let suspects = suspects.max(LEAST_SUSPECTS).min(by_suspicion.len() / 2);
         let (anomalous, rest) = by_suspicion.split_at(suspects);

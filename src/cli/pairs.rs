@@ -165,6 +165,6 @@ pub fn run(args: &Args) -> Result<u8> {
             row.kind.name()
         ));
     }
-    more(rows, &sweep.rows)?;
+    more(rows, &sweep.rows, SHOWN)?;
     Ok(exit::OK)
 }

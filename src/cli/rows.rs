@@ -13,14 +13,15 @@ use crate::text::escape;
 /// Most rows of a table in the terminal.
 pub const SHOWN: usize = 20;
 
-/// Writes the rows and says below the table where all of them are.
-pub fn more<T: serde::Serialize>(rows: Rows, all: &[T]) -> Result<()> {
+/// Writes the rows and says below the table, of which `shown` rows were printed, where all of them
+/// are.
+pub fn more<T: serde::Serialize>(rows: Rows, all: &[T], shown: usize) -> Result<()> {
     let path = rows.path().map(|path| escape(&path.display().to_string()));
     rows.write(all)?;
     match path {
         Some(path) => output::line(format!("all {} rows: {path}", all.len())),
-        None if all.len() > SHOWN => {
-            let left = all.len() - SHOWN;
+        None if all.len() > shown => {
+            let left = all.len() - shown;
             output::line(format!("... {left} more; --out FILE keeps them all"));
         }
         None => {}

@@ -99,6 +99,7 @@ fn vocabulary(options: &Options) -> Result<u8> {
     let count = |v: TokenVerdict| sweep.rows.iter().filter(|r| r.verdict == v).count();
     let verdicts = [
         TokenVerdict::Glitch,
+        TokenVerdict::Unrepeatable,
         TokenVerdict::Weak,
         TokenVerdict::Ordinary,
         TokenVerdict::Special,
@@ -152,21 +153,25 @@ fn vocabulary(options: &Options) -> Result<u8> {
         sweep.controls_flagged, sweep.controls
     ));
     output::line(format!(
-        "\n{:>7}  {:<24} {:>9} {:>9} {:>9}  verdict",
-        "id", "token", "indicator", "repeated", "q"
+        "\n{:>7}  {:<20} {:>9} {:>9} {:>8}  {:<12} class",
+        "id", "token", "indicator", "repeated", "q", "verdict"
     ));
-    for row in sweep.rows.iter().take(SHOWN) {
+    // Every token that is not repeated; where there are few, the next ones for comparison.
+    let last = sweep.rows.iter().rposition(|row| row.unrepeatable.is_some()).map_or(0, |at| at + 1);
+    let shown = last.max(SHOWN).min(sweep.rows.len());
+    for row in &sweep.rows[..shown] {
         let repeated = row.repeated().map_or("-".into(), |p| format!("{p:.2e}"));
         let q = row.q_value.map_or("-".into(), |q| format!("{q:.1e}"));
         output::line(format!(
-            "{:>7}  {:<24} {:>9.4} {repeated:>9} {q:>9}  {}",
+            "{:>7}  {:<20} {:>9.4} {repeated:>9} {q:>8}  {:<12} {}",
             row.id,
-            fit(&escape(&row.text), 24),
+            fit(&escape(&row.text), 20),
             row.indicator,
-            name(&row.verdict)
+            name(&row.verdict),
+            row.unrepeatable.map_or("", |why| why.class.name())
         ));
     }
-    more(rows, &sweep.rows)?;
+    more(rows, &sweep.rows, shown)?;
     Ok(exit::OK)
 }
 
@@ -235,6 +240,6 @@ fn lesions(options: &Options, target: Target) -> Result<u8> {
             row.q_value
         ));
     }
-    more(rows, &sweep.rows)?;
+    more(rows, &sweep.rows, SHOWN)?;
     Ok(exit::OK)
 }

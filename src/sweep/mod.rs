@@ -6,6 +6,7 @@ mod null;
 mod pairs;
 mod screen;
 mod sets;
+mod unrepeatable;
 mod vocabulary;
 
 pub use lesions::{FALSE_DISCOVERY, LesionRow, LesionSweep, Target, propose_weights};
@@ -13,6 +14,7 @@ pub use null::LEAST_NATS;
 pub use pairs::{PairKind, PairOptions, PairRow, PairSweep};
 pub use screen::{Screened, screen};
 pub use sets::{Baseline, Effect, MinimalSet, interactions, minimal, set_of_lesions};
+pub use unrepeatable::{TokenClass, Unrepeatable};
 pub use vocabulary::{GLITCH_PROBABILITY, LEAST_ECHO, TokenRow, TokenVerdict, VocabularySweep};
 
 /// Called with (newly done, total) as a sweep goes on.

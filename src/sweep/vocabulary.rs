@@ -5,28 +5,33 @@
 //! costs nothing. The *echo* is the probability with which the model repeats the token when asked
 //! to. P-values are ranks among ordinary tokens, corrected for the number of tokens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::unrepeatable::{Unrepeatable, unrepeatable};
 use super::{FALSE_DISCOVERY, Progress};
 use crate::echo::EchoPrompt;
 use crate::error::Result;
 use crate::evaluate::Evaluator;
 use crate::model::Model;
 use crate::stats;
-use crate::vocabulary::{Category, Vocabulary, categories, indicator};
+use crate::vocabulary::{Category, Vocabulary, categories, indicator, untrained_below};
 
-/// The verdict on a token. Unless it is a control token, a token whose behaviour is anomalous is
-/// `glitch` or `weak` whatever its category; the other verdicts say why an unremarkable token is
-/// not simply `ordinary`.
+/// The verdict on a token. What the model does and how rare that is are two things: a token that is
+/// not repeated is `unrepeatable`, and a `glitch` if it also looks untrained or is rare among
+/// ordinary tokens. Unless it is a control token, this holds whatever its category; the other
+/// verdicts say why an unremarkable token is not simply `ordinary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenVerdict {
-    /// Cannot be repeated: the probability is below [`GLITCH_PROBABILITY`] under every prompt, and
-    /// the q-value below [`FALSE_DISCOVERY`].
+    /// Cannot be repeated, like `Unrepeatable`; and its embedding looks untrained, or its q-value is
+    /// at most [`FALSE_DISCOVERY`].
     Glitch,
-    /// Repeated worse than ordinary tokens, q below [`FALSE_DISCOVERY`].
+    /// Cannot be repeated: the probability is below [`GLITCH_PROBABILITY`] under every prompt under
+    /// which ordinary tokens are. [`TokenRow::unrepeatable`] says more.
+    Unrepeatable,
+    /// Repeated worse than ordinary tokens, q at most [`FALSE_DISCOVERY`].
     Weak,
     /// Repeated like ordinary tokens.
     Ordinary,
@@ -62,6 +67,9 @@ pub struct TokenRow {
     /// Benjamini-Hochberg q-value of the rank among the controls, corrected separately for the
     /// tokens that the indicator suspects and for the others.
     pub q_value: Option<f64>,
+    /// For a token that is not repeated, what else was measured on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unrepeatable: Option<Unrepeatable>,
 }
 
 impl TokenRow {
@@ -157,6 +165,27 @@ impl VocabularySweep {
         let anomalous: BTreeSet<u32> = vocabulary.anomalous.iter().copied().collect();
         let suspect: Vec<bool> = ids.iter().map(|id| anomalous.contains(id)).collect();
         let q = stratified_q_values(&p, &suspect);
+        let untrained = untrained_below(&indicator, &categories);
+        let looks_untrained = |id: u32| f64::from(indicator[id as usize]) < untrained;
+        let unrepeated: Vec<u32> = ids
+            .iter()
+            .copied()
+            .filter(|id| used && repeated(*id) < GLITCH_PROBABILITY)
+            .filter(|id| categories[*id as usize] != Category::Special)
+            .collect();
+        let why: BTreeMap<u32, Unrepeatable> = unrepeated
+            .iter()
+            .copied()
+            .zip(unrepeatable(
+                model,
+                evaluator,
+                &prompt,
+                &unrepeated,
+                &vocabulary.ordinary,
+                &categories,
+                &looks_untrained,
+            )?)
+            .collect();
         // The largest echo probability that is flagged, to count flagged controls.
         let flagged_from = ids
             .iter()
@@ -172,8 +201,11 @@ impl VocabularySweep {
                 let verdict = match category {
                     // A control token is not expected to be repeated.
                     Category::Special => TokenVerdict::Special,
-                    _ if used && q <= FALSE_DISCOVERY && p < GLITCH_PROBABILITY => {
-                        TokenVerdict::Glitch
+                    _ if used && p < GLITCH_PROBABILITY => {
+                        match looks_untrained(id) || q <= FALSE_DISCOVERY {
+                            true => TokenVerdict::Glitch,
+                            false => TokenVerdict::Unrepeatable,
+                        }
                     }
                     _ if used && q <= FALSE_DISCOVERY && p < 0.5 * median_ordinary => {
                         TokenVerdict::Weak
@@ -192,6 +224,7 @@ impl VocabularySweep {
                     verdict,
                     category,
                     q_value: used.then_some(q),
+                    unrepeatable: why.get(&id).copied(),
                 }
             })
             .collect();
@@ -221,6 +254,7 @@ impl VocabularySweep {
             },
             category: categories[id as usize],
             q_value: None,
+            unrepeatable: None,
         }));
         Ok(Self {
             rows,
