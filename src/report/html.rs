@@ -33,8 +33,8 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
         );
     } else {
         out.push_str(
-            "<p class=\"soft\">Strongest first: by how many times the score exceeds the threshold \
-            that matched controls set.</p>",
+            "<p class=\"soft\">Those that hold in new prompts first; then by how many times the \
+            score exceeds the threshold that matched controls set.</p>",
         );
     }
     for (i, case) in order.iter().take(MOST_CARDS).enumerate() {
