@@ -133,8 +133,8 @@ impl ModelEvaluator<'_> {
         plans.iter().map(&mut start).collect()
     }
 
-    /// Generates for the requests that ask for it, greedily or by sampling, all in step. A row stops at an end
-    /// token, and at logits that are not finite.
+    /// Generates for the requests that ask for it, greedily or by sampling, all in step. A row
+    /// stops at an end token, and at logits that are not finite.
     fn generate(&self, rows: &[(&Request, &Plan)]) -> Result<Vec<Vec<u32>>> {
         let mut generated = vec![Vec::new(); rows.len()];
         struct Live {
@@ -214,8 +214,8 @@ impl ModelEvaluator<'_> {
     }
 }
 
-/// Returns the token at which the cumulative probability passes `at` (0 to 1); the last one that has
-/// any where rounding keeps the sum below it. `None` if no token has a probability.
+/// Returns the token at which the cumulative probability passes `at` (0 to 1); the last one that
+/// has any where rounding keeps the sum below it. `None` if no token has a probability.
 fn sample(log_probs: &[f32], at: f64) -> Option<u32> {
     let (mut sum, mut last) = (0.0, None);
     for (id, log_prob) in log_probs.iter().enumerate() {

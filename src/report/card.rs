@@ -213,8 +213,8 @@ fn new_prompts(out: &mut String, replication: &Replication, unit: &str) {
     }
     let _ = write!(
         out,
-        "</tbody></table></div><p class=\"soft\">The search used none of these prompts, and each has \
-        controls of its own. E-value of the ranks: {}.</p>",
+        "</tbody></table></div><p class=\"soft\">The search used none of these prompts, and each \
+        has controls of its own. E-value of the ranks: {}.</p>",
         number(replication.e_value)
     );
 }

@@ -50,8 +50,8 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         page.say(
             0,
             &format!(
-                "Taken at random, {} of {} controls exceed the same thresholds: {} (95% interval {} to \
-                {}).",
+                "Taken at random, {} of {} controls exceed the same thresholds: {} (95% interval \
+                {} to {}).",
                 count(summary.controls_flagged),
                 count(summary.controls),
                 percent(summary.controls_flagged as f64 / summary.controls as f64),

@@ -25,8 +25,8 @@ use crate::vocabulary::{Category, Vocabulary, categories, indicator, untrained_b
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenVerdict {
-    /// Cannot be repeated, like `Unrepeatable`; and its embedding looks untrained, or its q-value is
-    /// at most [`FALSE_DISCOVERY`].
+    /// Cannot be repeated, like `Unrepeatable`; and its embedding looks untrained, or its q-value
+    /// is at most [`FALSE_DISCOVERY`].
     Glitch,
     /// Cannot be repeated: the probability is below [`GLITCH_PROBABILITY`] under every prompt under
     /// which ordinary tokens are. [`TokenRow::unrepeatable`] says more.

@@ -2,8 +2,9 @@
 //!
 //! An ordinary trial replaces one token of a seed prompt by an ordinary one, or inserts one; there
 //! is nothing to find in it. The most extreme of tens of thousands beats its own controls all the
-//! same. In new prompts it should turn out to be specific to its own. Of the trials with the highest
-//! scores, that with the largest excess over controls of the search is taken: what a campaign picks.
+//! same. In new prompts it should turn out to be specific to its own. Of the trials with the
+//! highest scores, that with the largest excess over controls of the search is taken, which is what
+//! a campaign picks.
 //!
 //! `chance_findings MODEL [TRIALS] [SEEDS]` [50000, 20], one line for each seed and oracle.
 

@@ -33,8 +33,8 @@ impl Oracle for Echo {
     fn sentence(&self, token: &str, score: f64) -> String {
         let score = number(score);
         format!(
-            "The model cannot repeat {token}: it finds the right answer {score} bits more surprising \
-            than that of an ordinary token in the same place."
+            "The model cannot repeat {token}: it finds the right answer {score} bits more \
+            surprising than that of an ordinary token in the same place."
         )
     }
 
