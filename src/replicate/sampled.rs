@@ -19,9 +19,9 @@ pub const SAMPLES: u64 = 32;
 pub struct Sampled {
     /// Continuations sampled at temperature 1, with the edits and as many without.
     pub samples: u64,
-    /// Of those with the edits, how many degenerate.
+    /// Degenerate ones with the edits.
     pub degenerate: u64,
-    /// Of those without, how many do.
+    /// Degenerate ones without.
     pub degenerate_baseline: u64,
 }
 
