@@ -42,13 +42,13 @@ pub struct Summary {
     /// Trials of the loop with a score beyond the pre-threshold of an oracle.
     #[serde(default)]
     pub extreme: u64,
-    /// Of these, those that were judged against matched controls: the most extreme of each round.
+    /// Those of them that were judged against matched controls: the most extreme of each round.
     #[serde(default)]
     pub judged: u64,
     /// Minimized findings that were put into new prompts.
     #[serde(default)]
     pub replicated: u64,
-    /// Of these, those called consistent, of which 5% are expected to be false; the others are
+    /// Those of them called consistent, of which 5% are expected to be false; the others are
     /// specific to their prompt.
     #[serde(default)]
     pub consistent: u64,
