@@ -32,8 +32,7 @@ struct Recorder<'c, 'd> {
 }
 
 impl Steps for Recorder<'_, '_> {
-    fn confirmed(&mut self, verdict: &Verdict) -> Result<()> {
-        let holds = verdict.fails();
+    fn confirmed(&mut self, verdict: &Verdict, holds: bool) -> Result<()> {
         self.sink.event(Event::Confirmed { verdict: verdict.clone(), holds })?;
         self.summary.findings_confirmed += u64::from(holds);
         Ok(())

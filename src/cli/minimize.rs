@@ -119,7 +119,7 @@ struct Before {
 }
 
 impl Steps for Before {
-    fn confirmed(&mut self, verdict: &Verdict) -> Result<()> {
+    fn confirmed(&mut self, verdict: &Verdict, _: bool) -> Result<()> {
         self.verdict = Some(verdict.clone());
         Ok(())
     }

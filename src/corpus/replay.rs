@@ -99,7 +99,7 @@ pub fn holds_under(
     let mut holds = 0;
     for seed in 0..seeds {
         let seed = rng::stream(seed, &format!("unseen controls of {}", case.id)).random();
-        holds += u64::from(judge.confirm(&trial, seed)?.fails());
+        holds += u64::from(judge.confirm(&trial, seed)?.0.fails());
     }
     Ok(holds)
 }

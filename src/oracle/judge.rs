@@ -11,7 +11,7 @@ use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Observation, Request};
 use crate::model::Config;
-use crate::stats::sequential;
+use crate::stats::sequential::{self, Decision};
 use crate::vocabulary::Vocabulary;
 
 /// Gives verdicts: an oracle on a model or, in tests, a function.
@@ -126,12 +126,13 @@ impl<'a> ModelJudge<'a> {
     }
 
     /// Judges one trial against controls of `seed`, as many as it takes until the verdict is clear
-    /// ([`sequential`]). Baseline and trial are run alone, controls in batches: a row does not
-    /// depend on its batch.
+    /// ([`sequential`]); returns also whether it is confirmed, which takes a little more than a
+    /// verdict that fails: else what is confirmed once would often not be under other controls.
+    /// Baseline and trial are run alone, controls in batches: a row does not depend on its batch.
     ///
     /// # Errors
     /// Those of the evaluator.
-    pub fn confirm(&self, trial: &Trial, seed: u64) -> Result<Verdict> {
+    pub fn confirm(&self, trial: &Trial, seed: u64) -> Result<(Verdict, bool)> {
         self.calls.fetch_add(2, Ordering::Relaxed);
         let baseline = self.evaluator.observe_alone(&baseline_request(&[self.oracle], trial))?;
         let score = |observation: &Observation| self.oracle.oracle().score(observation, &baseline);
@@ -140,12 +141,14 @@ impl<'a> ModelJudge<'a> {
         let most =
             sequential::MOST.min((MOST_CONTROL_TOKENS / tokens.max(1)).max(sequential::LEAST));
         let mut drawn = controls::draw(trial, most, seed, self.config, self.vocabulary).into_iter();
-        let (_, controls) = sequential::test(own, |count| -> Result<Vec<f64>> {
+        let (decision, controls) = sequential::test(own, |count| -> Result<Vec<f64>> {
             let requests: Vec<Request> =
                 drawn.by_ref().take(count).map(|c| self.request(&c, &baseline)).collect();
             Ok(self.observe(&requests)?.iter().map(score).collect())
         })?;
-        Ok(self.verdict(own, &controls, &baseline))
+        let verdict = self.verdict(own, &controls, &baseline);
+        let confirmed = verdict.fails() && decision != Decision::Ordinary;
+        Ok((verdict, confirmed))
     }
 
     fn verdict(&self, score: f64, controls: &[f64], baseline: &Observation) -> Verdict {

@@ -27,11 +27,11 @@ pub enum Explanation {
 /// Hooks of the caller between the steps of a follow-up.
 pub trait Steps {
     /// Called with the verdict of the trial against controls of a seed of its own; the follow-up
-    /// ends here where that does not fail.
+    /// ends here where it does not hold.
     ///
     /// # Errors
     /// Whatever ends the follow-up, such as a journal that cannot be written.
-    fn confirmed(&mut self, _verdict: &Verdict) -> Result<()> {
+    fn confirmed(&mut self, _verdict: &Verdict, _holds: bool) -> Result<()> {
         Ok(())
     }
 
@@ -90,9 +90,9 @@ impl FollowUp<'_> {
         steps: &mut dyn Steps,
     ) -> Result<Followed> {
         let control_seed = self.seed(&trial, "confirmation");
-        let confirmed = self.judge.confirm(&trial, control_seed)?;
-        steps.confirmed(&confirmed)?;
-        if !confirmed.fails() {
+        let (confirmed, holds) = self.judge.confirm(&trial, control_seed)?;
+        steps.confirmed(&confirmed, holds)?;
+        if !holds {
             return Ok(Followed::Dropped);
         }
         let raw = Finding {
@@ -157,8 +157,8 @@ impl FollowUp<'_> {
                 return Ok((Finding { minimization, ..raw }, others));
             };
             let control_seed = self.seed(trial, "confirmation");
-            let verdict = self.judge.confirm(trial, control_seed)?;
-            if verdict.fails() {
+            let (verdict, holds) = self.judge.confirm(trial, control_seed)?;
+            if holds {
                 let minimization = Minimization {
                     elements_after: minimize::elements(trial),
                     one_minimal: minimization.one_minimal && undone == 0,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     impl Steps for Recorded {
-        fn confirmed(&mut self, verdict: &Verdict) -> Result<()> {
+        fn confirmed(&mut self, verdict: &Verdict, _: bool) -> Result<()> {
             self.verdicts.push(verdict.clone());
             Ok(())
         }
