@@ -20,8 +20,8 @@ pub enum TokenClass {
     Byte,
     /// White space alone.
     WhiteSpace,
-    /// Part of a word: the model expects the word to go on, and finds what follows in the prompt ten
-    /// times less probable than after an ordinary token.
+    /// Part of a word: the model expects the word to go on, and finds what follows in the prompt
+    /// ten times less probable than after an ordinary token.
     Fragment,
     /// None of these.
     Other,
