@@ -115,8 +115,8 @@ fn main() -> Result<()> {
             }
         };
         println!(
-            "{name} prompt {seed}: {strongest} scaled by {:.3} scores {score:.3} of {threshold:.3}; \
-            {outcome}",
+            "{name} prompt {seed}: {strongest} scaled by {:.3} scores {score:.3} of \
+            {threshold:.3}; {outcome}",
             1.0 - high
         );
     }
