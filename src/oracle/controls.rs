@@ -391,6 +391,42 @@ mod tests {
         });
     }
 
+    /// The controls of a reduced trial are those of the whole one, reduced alike.
+    #[test]
+    fn substitutions_are_the_controls_and_reduce_with_the_trial() {
+        use Edit::*;
+        let head = |head| Edit::lesion(Component::Head { layer: 1, head }, Action::Zero);
+        let edits = vec![
+            Replace { position: 3, id: 666 },
+            Delete { position: 6 },
+            Replace { position: 7, id: 667 },
+            Embedding { position: 8, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
+            head(2),
+        ];
+        let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
+        let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
+        let whole = draw(&trial, 16, 7, &config, &vocabulary);
+        let made = substitutions(&trial, 16, 7, &config, &vocabulary);
+        assert_eq!(made.iter().map(|s| s.apply(&trial)).collect::<Vec<_>>(), whole);
+        // Two tokens cut in front, and the first edit gone.
+        let cut = Trial::new((3..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(vec![
+            Delete { position: 4 },
+            Replace { position: 5, id: 667 },
+            Embedding { position: 6, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
+            head(2),
+        ]);
+        for (control, substitution) in whole.iter().zip(&made) {
+            let reduced = substitution.apply(&cut);
+            let [_, Delete { position: deleted }, rest @ ..] = &control.edits[..] else { panic!() };
+            let [Delete { position }, reduced @ ..] = &reduced.edits[..] else { panic!() };
+            // A place that was cut has another in its stead.
+            assert!(*deleted < 2 || *position == deleted - 2, "{deleted} {position}");
+            let mut moved = rest.to_vec();
+            moved.iter_mut().filter_map(Edit::position_mut).for_each(|at| *at -= 2);
+            assert_eq!(reduced, moved);
+        }
+    }
+
     #[test]
     fn what_has_no_alternative_has_no_controls() {
         let trial = Trial::new([1, 2], [3]);
