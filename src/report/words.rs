@@ -175,8 +175,7 @@ pub fn replicated(case: &Case) -> Option<String> {
         });
     };
     let (holds, all) = (replication.holds() as u64, replication.prompts.len() as u64);
-    let (low, high) = wilson(holds, all)?;
-    let interval = format!("95% interval {} to {}", percent(low), percent(high));
+    let interval = interval(holds, all)?;
     Some(match replication.consistent {
         true => format!(
             "It holds in {holds} of {all} new prompts ({interval}), p {}.",
@@ -188,12 +187,17 @@ pub fn replicated(case: &Case) -> Option<String> {
     })
 }
 
+/// Says between which shares `hits` of `all` may lie: "95% interval 65% to 99%"; `None` of nothing.
+fn interval(hits: u64, all: u64) -> Option<String> {
+    let (low, high) = wilson(hits, all)?;
+    Some(format!("95% interval {} to {}", percent(low), percent(high)))
+}
+
 /// Says how often what is sampled degenerates; `None` for a verdict that is not about generation.
 pub fn sampled(case: &Case) -> Option<String> {
     let sampled = case.sampled?;
     let share = |degenerate: u64| {
-        let (low, high) = wilson(degenerate, sampled.samples)?;
-        let interval = format!("95% interval {} to {}", percent(low), percent(high));
+        let interval = interval(degenerate, sampled.samples)?;
         Some(format!("{degenerate} of {} ({interval})", sampled.samples))
     };
     Some(format!(

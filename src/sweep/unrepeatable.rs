@@ -81,6 +81,9 @@ pub fn unrepeatable(
     categories: &[Category],
     untrained: &dyn Fn(u32) -> bool,
 ) -> Result<Vec<Unrepeatable>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let step = ordinary.len().div_ceil(ORDINARY).max(1);
     let ordinary: Vec<u32> = ordinary.iter().copied().step_by(step).collect();
     let usual = stats::median(&present(&goes_on(evaluator, prompt, &ordinary)?));

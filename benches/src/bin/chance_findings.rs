@@ -18,6 +18,7 @@ use glitch::oracle::{self, Judge as _, ModelJudge, OracleKind, Verdict};
 use glitch::pipeline::{Explanation, Finding, FollowUp, Followed, ModelExplainer, Steps};
 use glitch::replicate::{NewPrompts, Replicator};
 use glitch::vocabulary::Vocabulary;
+use glitch_benches::seed_prompts;
 use rand::Rng as _;
 
 const ORACLES: [OracleKind; 2] = [OracleKind::Divergence, OracleKind::LossBlowup];
@@ -48,17 +49,7 @@ fn main() -> Result<()> {
     let reference = model.reference();
     let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
     let token = |id| model.token(id);
-    let mut parents = Vec::new();
-    for file in ["addresses", "novel", "scripture", "sea"] {
-        let path = format!("{}/../corpus/seeds/{file}.txt", env!("CARGO_MANIFEST_DIR"));
-        for paragraph in std::fs::read_to_string(path)?.split("\n\n") {
-            let ids = model.encode(paragraph.trim())?;
-            if ids.len() > 2 * CONTINUATION {
-                let (base, rest) = ids.split_at(ids.len() - CONTINUATION);
-                parents.push(Trial::new(base, rest));
-            }
-        }
-    }
+    let parents = seed_prompts(&model, CONTINUATION)?;
     let baselines = evaluator.observe(
         &parents.iter().map(|p| oracle::baseline_request(&ORACLES, p)).collect::<Vec<_>>(),
     )?;

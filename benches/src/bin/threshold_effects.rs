@@ -8,7 +8,7 @@
 
 use anyhow::{Context as _, Result};
 use glitch::case::Lineage;
-use glitch::edit::{Action, Component, Edit, Trial};
+use glitch::edit::{Action, Component, Edit};
 use glitch::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use glitch::minimize::MinimizeOptions;
 use glitch::model::Model;
@@ -17,6 +17,7 @@ use glitch::pipeline::{Explanation, Finding, FollowUp, Followed, ModelExplainer,
 use glitch::replicate::{NewPrompts, Replicator};
 use glitch::stats;
 use glitch::vocabulary::Vocabulary;
+use glitch_benches::seed_prompts;
 
 const ORACLE: OracleKind = OracleKind::LossBlowup;
 const CONTINUATION: usize = 8;
@@ -49,17 +50,7 @@ fn main() -> Result<()> {
     let floor = evaluator.score_noise_floor()?;
     let reference = model.reference();
     let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
-    let mut prompts = Vec::new();
-    for file in ["addresses", "novel", "scripture", "sea"] {
-        let path = format!("{}/../corpus/seeds/{file}.txt", env!("CARGO_MANIFEST_DIR"));
-        for paragraph in std::fs::read_to_string(path)?.split("\n\n") {
-            let ids = model.encode(paragraph.trim())?;
-            if ids.len() > 2 * CONTINUATION {
-                let (base, rest) = ids.split_at(ids.len() - CONTINUATION);
-                prompts.push(Trial::new(base, rest));
-            }
-        }
-    }
+    let prompts = seed_prompts(&model, CONTINUATION)?;
     let config = &model.config;
     let all: Vec<Component> =
         [Component::Head { layer: 0, head: 0 }, Component::State { layer: 0, part: Some(0) }]
