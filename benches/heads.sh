@@ -8,7 +8,7 @@ text=$benches/lesion_text.txt
 peer() { "$PYTHON" "$benches/hf_all_lesions.py" "$MODEL" "$text"; }
 ours() {
   rm -f "$scratch/rows.jsonl"
-  "$GLITCH" sweep heads --model "$MODEL" --text "$text" --controls 0 \
+  "$GLITCH" sweep heads --model "$MODEL" --text "$text" \
     --out "$scratch/rows.jsonl" --json
 }
 turns

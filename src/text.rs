@@ -229,6 +229,11 @@ pub fn count(value: u64) -> String {
     out
 }
 
+/// Formats a count with its noun: `1 case`, `1,234 cases`.
+pub fn plural(value: u64, word: &str) -> String {
+    if value == 1 { format!("1 {word}") } else { format!("{} {word}s", count(value)) }
+}
+
 /// Formats a share as a percentage.
 pub fn percent(share: f64) -> String {
     if !share.is_finite() {

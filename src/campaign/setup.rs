@@ -75,9 +75,12 @@ pub fn subject<'a>(
         Vec::new()
     };
     let weights = match seeds.first() {
-        Some(seed) => {
-            sweep::propose_weights(evaluator, &seed.trial, PROPOSED_WEIGHTS, config.layers)?
-        }
+        Some(seed) => sweep::propose_weights(
+            evaluator,
+            std::slice::from_ref(&seed.trial),
+            PROPOSED_WEIGHTS,
+            config.layers,
+        )?,
         None => Vec::new(),
     };
     let floor = evaluator.score_noise_floor()?;

@@ -9,6 +9,7 @@ pub mod exit;
 mod fuzz;
 mod implicate;
 mod interrupt;
+mod lesions;
 mod minimize;
 mod model;
 mod output;

@@ -1,11 +1,11 @@
 //! Rows of a sweep: the text they are measured on, the first of them as a table, all of them in a
 //! file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::args::Rows;
 use super::output;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::storage;
 use crate::text::escape;
@@ -29,6 +29,45 @@ pub fn more<T: serde::Serialize>(rows: Rows, all: &[T], shown: usize) -> Result<
     Ok(())
 }
 
+/// Returns the texts whose loss is measured, as token ids, none longer than the model's context:
+/// the paragraphs of the files, or that many of the bundled passages.
+pub fn texts(model: &Model, paths: &[PathBuf], passages: usize) -> Result<Vec<Vec<u32>>> {
+    let encode = |text: &str| -> Result<Vec<u32>> {
+        let mut ids = model.encode(text)?;
+        ids.truncate(model.config.max_position_embeddings);
+        Ok(ids)
+    };
+    if paths.is_empty() {
+        return crate::replicate::passages().take(passages).map(encode).collect();
+    }
+    let mut texts = Vec::new();
+    for path in paths {
+        let file = storage::read_text(path, storage::MAX_TEXT)?;
+        for (n, paragraph) in paragraphs(&file).into_iter().enumerate() {
+            let ids = encode(&paragraph)?;
+            if ids.len() < 2 {
+                let field = format!("paragraph {}", n + 1);
+                return Err(Error::file(path, field, "a loss needs at least two tokens"));
+            }
+            texts.push(ids);
+        }
+    }
+    if texts.is_empty() {
+        return Err(Error::request("the text has no tokens"));
+    }
+    Ok(texts)
+}
+
+/// Splits a text at its blank lines.
+fn paragraphs(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .split(|line| line.trim().is_empty())
+        .filter(|lines| !lines.is_empty())
+        .map(|lines| lines.join("\n"))
+        .collect()
+}
+
 /// Returns the text whose loss is measured, as token ids, no longer than the model's context.
 pub fn lesion_text(model: &Model, path: Option<&Path>) -> Result<Vec<u32>> {
     let text = match path {
@@ -38,4 +77,15 @@ pub fn lesion_text(model: &Model, path: Option<&Path>) -> Result<Vec<u32>> {
     let mut ids = model.encode(&text)?;
     ids.truncate(model.config.max_position_embeddings);
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blank_lines_end_a_paragraph() {
+        assert_eq!(paragraphs("a\nb\n\n\r\n c\n \n"), ["a\nb", " c"]);
+        assert!(paragraphs(" \n\n").is_empty());
+    }
 }

@@ -1,16 +1,14 @@
 //! `glitch sweep vocabulary|blocks|heads|mlps|neurons|experts|routers|states|weights|pairs`.
 
-use std::path::PathBuf;
-
 use clap::Subcommand;
 
 use super::args::{ModelArg, RowsArg};
-use super::rows::{SHOWN, lesion_text, more};
-use super::{exit, output, pairs};
+use super::rows::{SHOWN, more};
+use super::{exit, lesions, output, pairs};
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
-use crate::sweep::{LesionSweep, Target, TokenVerdict, VocabularySweep};
+use crate::sweep::{Target, TokenVerdict, VocabularySweep};
 use crate::text::{escape, fit};
 
 /// Map a whole model: test every token, or remove every head, MLP, neuron or suspect weight in
@@ -24,45 +22,37 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Every token: how near it is to the never-trained ones, and whether the model can repeat it.
-    Vocabulary(Options),
+    Vocabulary(VocabularyArgs),
     /// Zero what every layer's attention (state space, time mixing) and MLP add, in turn.
-    Blocks(Options),
+    Blocks(lesions::Args),
     /// Zero every attention head in turn.
-    Heads(Options),
+    Heads(lesions::Args),
     /// Zero every MLP in turn.
-    Mlps(Options),
+    Mlps(lesions::Args),
     /// Zero every MLP neuron in turn (a large model has tens of thousands: see --limit).
-    Neurons(Options),
+    Neurons(lesions::Args),
     /// Zero every expert of a mixture of experts in turn.
-    Experts(Options),
+    Experts(lesions::Args),
     /// Zero the logits of every router in turn: it has no preference then.
-    Routers(Options),
+    Routers(lesions::Args),
     /// Zero the recurrent state of every head or channel in turn, after each position: it has no
     /// memory then.
-    States(Options),
+    States(lesions::Args),
     /// Zero the single weights whose product with their largest input is largest ("super weights").
-    Weights(Options),
+    Weights(lesions::Args),
     /// Lesion two at a time: what do they do together beyond what each does alone?
     Pairs(pairs::Args),
 }
 
 #[derive(clap::Args)]
-struct Options {
+struct VocabularyArgs {
     #[command(flatten)]
     model: ModelArg,
-    /// Text whose loss is measured (lesions); a paragraph of plain English by default.
-    #[arg(long, value_name = "FILE")]
-    text: Option<PathBuf>,
     #[command(flatten)]
     rows: RowsArg,
-    /// Test only this many (vocabulary: the echo of the most suspect, and of as many controls;
-    /// weights: the largest products, 256 by default).
+    /// Test the echo of the N most suspect tokens only, and of as many controls.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Matched controls: components given noise of their own norm instead of being removed
-    /// (lesions).
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    controls: usize,
     /// Print a JSON summary instead of the table.
     #[arg(long)]
     json: bool,
@@ -81,10 +71,10 @@ pub fn run(args: Args) -> Result<u8> {
         Command::Weights(options) => (options, Target::Weights),
         Command::Pairs(args) => return pairs::run(&args),
     };
-    lesions(&options, target)
+    lesions::run(&options, target)
 }
 
-fn vocabulary(options: &Options) -> Result<u8> {
+fn vocabulary(options: &VocabularyArgs) -> Result<u8> {
     let rows = options.rows.open()?;
     let model = Model::load(options.model.name())?;
     let evaluator = ModelEvaluator::new(&model);
@@ -172,74 +162,5 @@ fn vocabulary(options: &Options) -> Result<u8> {
         ));
     }
     more(rows, &sweep.rows, shown)?;
-    Ok(exit::OK)
-}
-
-fn lesions(options: &Options, target: Target) -> Result<u8> {
-    let rows = options.rows.open()?;
-    let model = Model::load(options.model.name())?;
-    let evaluator = ModelEvaluator::new(&model);
-    let ids = lesion_text(&model, options.text.as_deref())?;
-    let bar = output::Progress::bar(0, "lesions");
-    let start = std::time::Instant::now();
-    let sweep = LesionSweep::run(
-        &evaluator,
-        target,
-        &ids,
-        options.limit,
-        options.controls,
-        &|done, total| {
-            bar.set_length(total);
-            bar.inc(done);
-        },
-    )?;
-    let seconds = start.elapsed().as_secs_f64();
-    bar.finish_and_clear();
-    let flagged = sweep.rows.iter().filter(|r| r.q_value <= crate::sweep::FALSE_DISCOVERY).count();
-    if options.json {
-        output::json(&serde_json::json!({
-            "work": format!("{target:?}").to_lowercase(), "tokens": sweep.tokens,
-            "lesions": sweep.rows.len(), "seconds": seconds,
-            "baseline_loss": sweep.baseline_loss, "flagged": flagged, "controls": sweep.controls,
-            "controls_flagged": sweep.controls_flagged,
-            "routing_correlation": sweep.routing_correlation,
-            "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
-        }))?;
-        rows.write(&sweep.rows)?;
-        return Ok(exit::OK);
-    }
-    output::line(format!(
-        "{} lesions of {} in {seconds:.1} s; loss on {} tokens without any: {:.4} nats a token",
-        sweep.rows.len(),
-        escape(&model.name),
-        sweep.tokens,
-        sweep.baseline_loss
-    ));
-    output::line(format!(
-        "{flagged} stand out at a false discovery rate of 5%; of {} matched controls (noise of the \
-        same norm) {} diverge as much",
-        sweep.controls, sweep.controls_flagged
-    ));
-    if let Some(correlation) = sweep.routing_correlation {
-        output::line(format!(
-            "how often an expert is chosen and how far its loss moves the output: rank correlation \
-            {correlation:.2}"
-        ));
-    }
-    output::line(format!(
-        "\n{:<26} {:>9} {:>11} {:>11} {:>9}",
-        "component", "loss", "perplexity", "divergence", "q"
-    ));
-    for row in sweep.rows.iter().take(SHOWN) {
-        output::line(format!(
-            "{:<26} {:>9.4} {:>10.3}x {:>6.4} bit {:>9.1e}",
-            row.component.to_string(),
-            row.loss,
-            row.perplexity_ratio,
-            row.divergence_bits,
-            row.q_value
-        ));
-    }
-    more(rows, &sweep.rows, SHOWN)?;
     Ok(exit::OK)
 }

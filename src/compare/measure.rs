@@ -13,7 +13,8 @@ use crate::model::Model;
 use crate::oracle::OracleKind;
 use crate::pipeline::ModelExplainer;
 use crate::sweep::{
-    LesionSweep, PairKind, PairOptions, PairSweep, Target, TokenVerdict, VocabularySweep,
+    LesionOptions, LesionSweep, PairKind, PairOptions, PairSweep, Target, TokenVerdict,
+    VocabularySweep,
 };
 use crate::vocabulary::Vocabulary;
 
@@ -107,14 +108,14 @@ pub fn measure(
     let (mut harmful, mut not_applicable) = (BTreeMap::new(), Vec::new());
     for (target, name) in TARGETS {
         progress(&format!("{spec}: lesions of {name}"));
+        let options = LesionOptions { limit: Some(LESIONS), ..LesionOptions::new(target) };
         let Some(sweep) =
-            LesionSweep::if_any(&evaluator, target, &ids, Some(LESIONS), 0, &|_, _| {})?
+            LesionSweep::if_any(&evaluator, std::slice::from_ref(&ids), &options, &|_, _| {})?
         else {
             not_applicable.push(name.to_owned());
             continue;
         };
-        let harms =
-            sweep.rows.iter().filter(|row| row.loss - sweep.baseline_loss >= HARMFUL).count();
+        let harms = sweep.rows.iter().filter(|row| row.effect >= HARMFUL).count();
         harmful.insert(name.to_owned(), Share::new(harms as u64, sweep.rows.len() as u64));
     }
     let kinds = config.oracles_on(&model.config)?;

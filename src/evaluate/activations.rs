@@ -122,6 +122,8 @@ pub fn width(layer: usize, site: Site, config: &Config) -> usize {
             let (parts, size) = config.state_parts(layer);
             parts * size
         }
+        // As wide as the sequence is long: no component's output.
+        Site::Pattern => 0,
         Site::Embed
         | Site::ResidPre
         | Site::AttnOut

@@ -7,6 +7,7 @@
 
 mod activations;
 mod batching;
+mod block_outputs;
 mod cache;
 mod engine;
 mod gradient;
@@ -16,16 +17,19 @@ mod memory;
 mod observation;
 mod observe;
 mod one_hot;
+mod patterns;
 mod plan;
 mod reach;
 mod residual_patching;
 mod rows;
 
 pub use activations::{Activations, Means, hook_name};
+pub use block_outputs::{BlockOutputs, block_of};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
 pub use halving::{Expected, SuccessiveHalving};
 pub use observation::{LayerRouting, Observation, Patch, Request};
 pub use one_hot::{LossOfLogits, OneHotGradient};
+pub use patterns::Patterns;
 pub use residual_patching::LayerwisePatching;
 
 use crate::error::Result;

@@ -22,6 +22,9 @@ pub enum Site {
     /// Input of the mixer's output projection (`hook_z`): the heads of attention, `[tokens, heads *
     /// value_dim]`, the gated channels of Mamba, the gated heads of RWKV.
     Z,
+    /// Attention pattern of each head (`hook_pattern`), `[tokens, heads * longest row]`: how much
+    /// it attends to each position. Captured only, and only where no row continues another.
+    Pattern,
     /// Contribution of the mixer (attention, state space or time mixing) to the residual stream,
     /// `[tokens, d_model]`; after the post-norm where there is one.
     AttnOut,

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::Model;
 use super::arithmetic::kernels::{LANES, exp, lanes_sum, largest, ln, norm};
 use super::arithmetic::pool::Pooled;
+use super::config::NormKind;
 
 /// Number of most probable tokens that are kept for each read position.
 pub const TOP_TOKENS: usize = 5;
@@ -75,6 +76,30 @@ impl Model {
         let rows = x.len() / self.config.hidden_size;
         let mut logits = Pooled::take(rows * self.config.vocab_size);
         self.weights.head.matrix.matmul(&x, rows, &mut logits);
+        logits
+    }
+
+    /// Returns what vectors `[n, d_model]` in the residual stream add directly to the logits of
+    /// `ids`, `[n, ids]`, up to the factor by which the final normalization divides.
+    pub fn direct_logits(&self, vectors: &[f32], ids: &[u32]) -> Vec<f32> {
+        let (d, final_norm) = (self.config.hidden_size, &self.weights.norm);
+        let unembeddings: Vec<Vec<f32>> = ids
+            .iter()
+            .map(|&id| {
+                let row = self.unembedding(id);
+                row.iter().zip(&final_norm.weight).map(|(u, w)| u * w).collect()
+            })
+            .collect();
+        let mut logits = Vec::with_capacity(vectors.len() / d * ids.len());
+        for vector in vectors.chunks_exact(d) {
+            let mean = match final_norm.kind {
+                NormKind::Layer => vector.iter().sum::<f32>() / d as f32,
+                _ => 0.0,
+            };
+            logits.extend(unembeddings.iter().map(|unembedding| {
+                unembedding.iter().zip(vector).map(|(u, x)| u * (x - mean)).sum::<f32>()
+            }));
+        }
         logits
     }
 

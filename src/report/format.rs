@@ -1,12 +1,7 @@
 //! Numbers and lists for readers: short, whatever a file holds.
 
 use crate::stats;
-pub use crate::text::{count, number, percent};
-
-/// Formats a count with its noun: `1 case`, `1,234 cases`.
-pub fn plural(value: u64, word: &str) -> String {
-    if value == 1 { format!("1 {word}") } else { format!("{} {word}s", count(value)) }
-}
+pub use crate::text::{count, number, percent, plural};
 
 /// Formats seconds: `12 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn duration(seconds: f64) -> String {

@@ -5,6 +5,9 @@
 
 pub mod evidence;
 pub mod sequential;
+mod signed_rank;
+
+pub use signed_rank::signed_rank_p_value;
 
 /// Returns a copy in ascending order (NaN last).
 pub fn sorted(values: &[f64]) -> Vec<f64> {
@@ -97,6 +100,24 @@ pub fn t_half_width(values: &[f64]) -> f64 {
     QUANTILES[(n - 2).min(QUANTILES.len() - 1)] * (variance / n as f64).sqrt()
 }
 
+/// Returns `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below
+/// 1.5e-7, and the asymptotic form in the far tail, where the value is smaller than that error.
+pub fn upper_tail(z: f64) -> f64 {
+    if z > 4.0 {
+        return (-0.5 * z * z).exp() / (z * (std::f64::consts::TAU).sqrt()) * (1.0 - 1.0 / (z * z));
+    }
+    if z < 0.0 {
+        return 1.0 - upper_tail(-z);
+    }
+    let x = z / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let poly = t
+        * (0.254_829_592
+            + t * (-0.284_496_736
+                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    0.5 * poly * (-x * x).exp()
+}
+
 /// Returns Spearman's rank correlation, ties at their mean rank; `None` when it is undefined (fewer
 /// than two pairs, unequal lengths, or a side that is constant).
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
@@ -153,6 +174,19 @@ mod tests {
         assert_eq!(median(&[f64::INFINITY, f64::INFINITY]), f64::INFINITY);
         assert!(median(&[]).is_nan());
         close(mad(&[1.0, 1.0, 2.0, 2.0, 4.0, 6.0, 9.0]), 1.0);
+    }
+
+    #[test]
+    fn the_normal_tail_is_right() {
+        for (z, p) in [
+            (0.0, 0.5),
+            (1.0, 0.158_655_25),
+            (1.96, 0.024_997_9),
+            (-1.0, 0.841_344_75),
+            (5.0, 2.866_5e-7),
+        ] {
+            assert!((upper_tail(z) / p - 1.0f64).abs() < 5e-3, "{z}: {} not {p}", upper_tail(z));
+        }
     }
 
     #[test]

@@ -1,380 +1,406 @@
 //! `sweep blocks|heads|mlps|neurons|experts|routers|states|weights`: lesions (ablates) every
-//! component of a kind and measures the loss on a text.
+//! component of a kind and measures what that costs, on many texts.
 //!
-//! Which lesions stand out is decided against an empirical null (Efron 2004): most lesions do
-//! little, so median and MAD of the log divergences of one kind in one third of the layers describe
-//! the ordinary ones. P-values under that null become q-values by the procedure of Benjamini and
-//! Hochberg (1995): flagging `q <= 0.05` makes 5% of the flags false on average. Controls, given
-//! noise of their own norm instead of a lesion, check it.
+//! A component's effect is the mean over the texts of how much the loss rises, with Student's
+//! interval. It is flagged if two tests say so, both paired by text (Wilcoxon's signed ranks):
+//!
+//! 1. its lesion costs more than [`LEAST_NATS`];
+//! 2. it costs more, or less, than a noise lesion of the same norm (`noise.rs`). Otherwise the cost
+//!    says nothing of what the component does: any disturbance of its size has it.
+//!
+//! The second is two-sided because neither direction is the rule. To remove what writes a massive
+//! activation costs less than to put noise of that size beside it. The procedure of Benjamini and
+//! Hochberg (1995) corrects for the number of components. With lesions that are noise themselves
+//! ([`LesionOptions::null`]) both members of a pair are made alike, so the second null hypothesis
+//! holds, and what is flagged is flagged falsely.
+//!
+//! What stands out from its peers is another question, and has a score of its own (`outlier.rs`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Progress;
-use crate::edit::{Action, Component, Edit, Matrix, Trial};
+use super::groups::{HeadGroup, WrittenChannel, head_groups, written_channels};
+use super::head_scores::{HeadScores, head_scores};
+use super::noise::noise_lesions;
+use super::outlier::outlier_scores;
+use super::row::{LEAST_TEXTS, LesionRow};
+use super::targets::{components, propose_weights, refuse, spread};
+use super::texts::{Text, trials};
+use super::{LEAST_NATS, Progress, Target};
+use crate::edit::{Action, Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
-use crate::model::hooks::Site;
-use crate::model::{Config, Model};
-use crate::mutate::Layers;
-use crate::stats;
+use crate::model::Distributions;
+use crate::{rng, stats};
 
-/// The kind of component that is swept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// The blocks of every layer: its mixer, and its MLP where it has one.
-    Blocks,
-    /// Heads of attention, Mamba-2 and RWKV.
-    Heads,
-    /// MLPs, mixtures of experts, and channel mixing.
-    Mlps,
-    /// MLP neurons.
-    Neurons,
-    /// Experts of mixtures.
-    Experts,
-    /// Routers of mixtures.
-    Routers,
-    /// Parts of recurrent states.
-    States,
-    /// Single weights that [`propose_weights`] suspects.
-    Weights,
+/// The largest number of lesions in one call, and of values of their patches (256 MB), which keeps
+/// residual streams and patches small.
+const CHUNK: usize = 256;
+const CHUNK_VALUES: usize = 64 << 20;
+
+/// Options of [`LesionSweep::run`].
+#[derive(Debug, Clone, Copy)]
+pub struct LesionOptions {
+    /// The components that are swept.
+    pub target: Target,
+    /// Lesions only this many, an even choice (of weights, the most suspect). `None`: all (of
+    /// weights, 256).
+    pub limit: Option<usize>,
+    /// The seed of the noise.
+    pub seed: u64,
+    /// Replaces each lesion by a noise lesion too, so that nothing is left to be found.
+    pub null: bool,
 }
 
-/// One lesion, measured.
-#[derive(Debug, Clone, Serialize)]
-pub struct LesionRow {
-    /// The lesioned component.
-    pub component: Component,
-    /// Loss of the intact model, nats per token.
-    pub baseline_loss: f64,
-    /// Loss without the component, nats per token.
-    pub loss: f64,
-    /// `exp(loss - baseline_loss)`.
-    pub perplexity_ratio: f64,
-    /// Mean Jensen-Shannon divergence over the text, bits.
-    pub divergence_bits: f64,
-    /// Benjamini-Hochberg q-value under the empirical null of the same third of the layers.
-    pub q_value: f64,
-    /// For an expert, the share of its router's choices on the text that fell on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub routed_share: Option<f64>,
+impl LesionOptions {
+    /// Sweeps all components of a kind.
+    pub fn new(target: Target) -> Self {
+        Self { target, limit: None, seed: 1, null: false }
+    }
 }
 
 /// A sweep over single lesions.
 pub struct LesionSweep {
     /// The lesions, largest loss first.
     pub rows: Vec<LesionRow>,
-    /// Loss of the intact model, nats per token.
+    /// Loss of the intact model, nats per token, mean over the texts.
     pub baseline_loss: f64,
-    /// The number of tokens of the text.
+    /// The number of texts.
+    pub texts: usize,
+    /// The number of tokens of the texts together.
     pub tokens: usize,
     /// For experts, Spearman's correlation of how often each is chosen with the divergence that its
     /// lesion causes. (How often an expert is used says little about its effect.)
     pub routing_correlation: Option<f64>,
-    /// The number of matched controls: components of the sweep given noise of the norm of their own
-    /// output instead of being removed.
-    pub controls: usize,
-    /// The number of them that exceed the smallest divergence flagged at 5%.
-    pub controls_flagged: usize,
+    /// The key/value groups with a flagged head.
+    pub groups: Vec<HeadGroup>,
+    /// The channels that flagged weights write to.
+    pub channels: Vec<WrittenChannel>,
 }
 
-/// The false discovery rate of a flag.
-pub const FALSE_DISCOVERY: f64 = 0.05;
-/// The number of lesions in one call, which keeps its residual streams within some tens of MB.
-const CHUNK: usize = 256;
-
-/// Returns every component of a kind, in model order; no weights, which are proposed from a text.
-pub(super) fn components(model: &Model, target: Target) -> Vec<Component> {
-    let c = &model.config;
-    let like = match target {
-        Target::Blocks => {
-            return (0..c.num_hidden_layers)
-                .flat_map(|l| std::iter::once(c.mixer(l)).chain(c.mlp(l)))
-                .collect();
-        }
-        Target::Heads => Component::Head { layer: 0, head: 0 },
-        Target::Mlps => return (0..c.num_hidden_layers).filter_map(|layer| c.mlp(layer)).collect(),
-        Target::Neurons => Component::Neuron { layer: 0, neuron: 0 },
-        Target::Experts => Component::Expert { layer: 0, expert: 0 },
-        Target::Routers => Component::Router { layer: 0 },
-        Target::States => Component::State { layer: 0, part: Some(0) },
-        Target::Weights => return Vec::new(),
-    };
-    c.all_like(like).collect()
-}
-
-/// Proposes single weights that could matter: those with the largest product of the weight and the
-/// largest input it meets on the text, over the matrices that write to the residual stream. "Super
-/// weights" are found so (Yu et al. 2024). Returns the `limit` largest of these layers (`None`: of
-/// all), most suspect first.
-///
-/// # Errors
-/// Errors of the forward pass.
-pub fn propose_weights(
-    evaluator: &ModelEvaluator,
-    trial: &Trial,
-    limit: usize,
-    layers: Option<Layers>,
-) -> Result<Vec<Component>> {
-    let model = evaluator.model;
-    let run = evaluator.activations(trial, &[])?;
-    let mut best: Vec<(f32, Component)> = Vec::new();
-    let every = 0..model.config.num_hidden_layers;
-    for layer in every.filter(|layer| layers.is_none_or(|range| range.contains(*layer))) {
-        let writers = [
-            (Matrix::Down, Site::Neurons),
-            (Matrix::O, Site::Z),
-            (Matrix::SsmOut, Site::Z),
-            (Matrix::TimeOut, Site::Z),
-            (Matrix::ChannelValue, Site::Neurons),
-        ];
-        for (matrix, site) in writers {
-            let Some((rows, width)) = model.config.matrix_shape(layer, matrix) else { continue };
-            let values = run
-                .sites
-                .get(&(layer, site))
-                .ok_or_else(|| Error::internal("the input of a matrix was not captured"))?;
-            let mut largest = vec![0f32; width];
-            values
-                .chunks_exact(width)
-                .for_each(|x| largest.iter_mut().zip(x).for_each(|(m, x)| *m = m.max(x.abs())));
-            for out in 0..rows {
-                for (input, (w, x)) in
-                    model.weight_row(layer, matrix, out).iter().zip(&largest).enumerate()
-                {
-                    best.push(((w * x).abs(), Component::Weight { layer, matrix, out, input }));
-                }
-                // Trimmed as it grows: the whole list would be as long as the model has weights.
-                if best.len() > 64 * limit.max(1024) {
-                    keep(&mut best, limit);
-                }
-            }
-        }
-    }
-    keep(&mut best, limit);
-    Ok(best.into_iter().map(|(_, c)| c).collect())
-}
-
-/// Sorts the list, largest first, and trims it.
-fn keep(best: &mut Vec<(f32, Component)>, limit: usize) {
-    best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    best.truncate(limit);
-}
-
-/// Returns the error for a sweep over components that the model does not have.
-pub(super) fn refuse(sweep: &str, target: Target, config: &Config) -> Error {
-    let what = format!("{sweep} {target:?}").to_lowercase();
-    Error::request(format!(
-        "sweep {} has no meaning for {}: the model has none",
-        what.trim_start(),
-        config.model_type
-    ))
+/// What the lesions did, for each component one value a text.
+struct Measured {
+    losses: Vec<Vec<f64>>,
+    bits: Vec<Vec<f64>>,
+    /// The choices of each expert, and of all experts of its router.
+    chosen: BTreeMap<Component, (usize, usize)>,
 }
 
 impl LesionSweep {
+    /// Zeroes each component in turn and measures the loss on `texts`, token ids with BOS first
+    /// where the model has one.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for no text, for one of fewer than two tokens, and for a model without
+    /// such components.
+    pub fn run(
+        evaluator: &ModelEvaluator,
+        texts: &[Vec<u32>],
+        options: &LesionOptions,
+        progress: Progress,
+    ) -> Result<Self> {
+        let trials = trials(texts)?;
+        let swept = Swept { evaluator, components: swept(evaluator, &trials, options)? };
+        let everything: Vec<usize> = (0..swept.components.len()).collect();
+        // In a null sweep, noise of another seed stands for the lesion.
+        let noise = options.null.then_some(!options.seed);
+        let total = (everything.len() * trials.len()) as u64;
+        let done = |done: u64| progress(done, total);
+        let (mut all, mut measured) = (Vec::new(), Measured::new(everything.len()));
+        for (index, trial) in trials.into_iter().enumerate() {
+            let baseline =
+                evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
+            let baseline =
+                baseline.ok_or_else(|| Error::internal("the baseline was not observed"))?;
+            measured.count_routing(&baseline);
+            let reference = baseline.distributions.clone();
+            let text = Text { index, trial, loss: baseline.loss() };
+            let observed = swept.observe(&text, &everything, noise, reference.as_ref(), &done)?;
+            for (component, o) in observed.iter().enumerate() {
+                measured.losses[component].push(o.loss());
+                measured.bits[component].push(o.mean_divergence_bits());
+            }
+            all.push(text);
+        }
+        let noise = match all.len() >= LEAST_TEXTS {
+            true => swept.noise_losses(&all, &measured, options.seed, progress)?,
+            false => BTreeMap::new(),
+        };
+        let mut sweep = Self::new(&swept, &all, &measured, &noise);
+        if !options.null {
+            sweep.describe(evaluator, &all, options)?;
+        }
+        Ok(sweep)
+    }
+
+    /// Adds what is known of heads and of the groups that flagged components form.
+    fn describe(
+        &mut self,
+        evaluator: &ModelEvaluator,
+        texts: &[Text],
+        options: &LesionOptions,
+    ) -> Result<()> {
+        if options.target == Target::Heads {
+            let ids: Vec<Vec<u32>> = texts.iter().map(Text::ids).collect();
+            let scores = head_scores(evaluator, &ids, options.seed)?;
+            self.rows.iter_mut().for_each(|row| row.head = scores.get(&row.component).copied());
+        }
+        self.groups = head_groups(evaluator, texts, &self.rows)?;
+        self.channels = written_channels(evaluator, texts, &self.rows)?;
+        Ok(())
+    }
+
     /// Runs [`LesionSweep::run`]; returns `None` for a model without such components.
     ///
     /// # Errors
     /// As `run`.
     pub fn if_any(
         evaluator: &ModelEvaluator,
-        target: Target,
-        text: &[u32],
-        limit: Option<usize>,
-        controls: usize,
+        texts: &[Vec<u32>],
+        options: &LesionOptions,
         progress: Progress,
     ) -> Result<Option<Self>> {
+        let target = options.target;
         if target != Target::Weights && components(evaluator.model, target).is_empty() {
             return Ok(None);
         }
-        Self::run(evaluator, target, text, limit, controls, progress).map(Some)
+        Self::run(evaluator, texts, options, progress).map(Some)
     }
 
-    /// Zeroes each component in turn and measures the loss on `text`, token ids with BOS first
-    /// where the model has one. With a `limit`, an even choice of that many components stands for
-    /// all; `controls` is the number of matched controls.
-    ///
-    /// # Errors
-    /// [`Error::Request`] for a text of fewer than two tokens, and for a model without such
-    /// components.
-    pub fn run(
-        evaluator: &ModelEvaluator,
-        target: Target,
-        text: &[u32],
-        limit: Option<usize>,
-        controls: usize,
-        progress: Progress,
-    ) -> Result<Self> {
-        let [first, rest @ ..] = text else { return Err(Error::request("the text has no tokens")) };
-        if rest.is_empty() {
-            return Err(Error::request("the text needs at least two tokens"));
-        }
-        let trial = Trial::new([*first], rest);
-        let mut swept = match target {
-            Target::Weights => propose_weights(evaluator, &trial, limit.unwrap_or(256), None)?,
-            _ => components(evaluator.model, target),
+    fn new(
+        swept: &Swept,
+        texts: &[Text],
+        measured: &Measured,
+        noise: &BTreeMap<usize, Vec<f64>>,
+    ) -> Self {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let intact: Vec<f64> = texts.iter().map(|text| text.loss).collect();
+        let baseline_loss = mean(&intact);
+        let effects = |losses: &[f64]| -> Vec<f64> {
+            losses.iter().zip(&intact).map(|(loss, intact)| loss - intact).collect()
         };
-        if swept.is_empty() {
-            return Err(refuse("", target, &evaluator.model.config));
-        }
-        // Proposed weights are in order of suspicion; other components are thinned out evenly.
-        match limit {
-            Some(limit) if target == Target::Weights => swept.truncate(limit),
-            Some(limit) if limit < swept.len() => swept = spread(&swept, limit),
-            _ => {}
-        }
-        let baseline =
-            evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
-        let baseline = baseline.ok_or_else(|| Error::internal("the baseline was not observed"))?;
-        let reference = baseline
-            .distributions
-            .clone()
-            .ok_or_else(|| Error::internal("the baseline's distributions were not kept"))?;
-        let baseline_loss = baseline.loss();
-        let control_components = spread(&swept, controls);
-        let routed =
-            if target == Target::Experts { routed_shares(&baseline) } else { BTreeMap::new() };
-        let lesion = |component: &Component, action: Action| {
-            let edit = Edit::lesion(*component, action);
-            Request::new(trial.with_edits(vec![edit])).with_reference(reference.clone())
-        };
-        let removed = swept.iter().map(|c| lesion(c, Action::Zero));
-        let noised = control_components
-            .iter()
-            .enumerate()
-            .map(|(i, c)| lesion(c, Action::Noise { seed: i as u64, strength: 1.0 }));
-        let requests: Vec<Request> = removed.chain(noised).collect();
-        let mut observations = Vec::with_capacity(requests.len());
-        for chunk in requests.chunks(CHUNK) {
-            observations.extend(evaluator.observe(chunk)?);
-            progress(chunk.len() as u64, requests.len() as u64);
-        }
-        let divergences: Vec<f64> = observations.iter().map(|o| o.mean_divergence_bits()).collect();
-        let p = p_values(&swept, &divergences, evaluator.model.config.num_hidden_layers);
-        let mut rows: Vec<LesionRow> = swept
-            .iter()
-            .zip(&observations)
-            .zip(stats::q_values(&p))
-            .map(|((component, observation), q_value)| LesionRow {
-                component: *component,
-                baseline_loss,
-                loss: observation.loss(),
-                perplexity_ratio: (observation.loss() - baseline_loss).exp(),
-                divergence_bits: observation.mean_divergence_bits(),
-                q_value,
-                routed_share: routed.get(component).copied(),
+        let divergences: Vec<f64> = measured.bits.iter().map(|bits| mean(bits)).collect();
+        let layers = swept.evaluator.model.config.num_hidden_layers;
+        let swept = &swept.components;
+        let outliers = outlier_scores(swept, &divergences, layers);
+        // A lesion that costs nothing of interest was not compared with noise, and has p = 1.
+        let p: Vec<f64> = (0..swept.len())
+            .map(|i| noise.get(&i).map_or(1.0, |n| p_value(&intact, &measured.losses[i], n)))
+            .collect();
+        let q = stats::q_values(&p);
+        let tested = texts.len() >= LEAST_TEXTS;
+        let mut rows: Vec<LesionRow> = (0..swept.len())
+            .map(|i| {
+                let effects = effects(&measured.losses[i]);
+                let (effect, half) = (mean(&effects), stats::t_half_width(&effects));
+                LesionRow {
+                    component: swept[i],
+                    baseline_loss,
+                    loss: mean(&measured.losses[i]),
+                    effect,
+                    effect_interval: (texts.len() > 1).then_some((effect - half, effect + half)),
+                    perplexity_ratio: effect.exp(),
+                    divergence_bits: divergences[i],
+                    noise_effect: noise.get(&i).map(|noise| mean(noise) - baseline_loss),
+                    p_value: tested.then_some(p[i]),
+                    q_value: tested.then_some(q[i]),
+                    outlier_score: outliers[i],
+                    routed_share: measured.routed_share(&swept[i]),
+                    head: None,
+                }
             })
             .collect();
-        let shares: Vec<f64> = rows.iter().filter_map(|row| row.routed_share).collect();
-        let effects: Vec<f64> = rows
-            .iter()
-            .filter(|row| row.routed_share.is_some())
-            .map(|row| row.divergence_bits)
-            .collect();
-        let routing_correlation = stats::spearman(&shares, &effects);
-        let flagged = rows
-            .iter()
-            .filter(|r| r.q_value <= FALSE_DISCOVERY)
-            .map(|r| r.divergence_bits)
-            .fold(f64::INFINITY, f64::min);
-        let controls_flagged = divergences[swept.len()..].iter().filter(|d| **d >= flagged).count();
+        let (shares, bits): (Vec<f64>, Vec<f64>) =
+            rows.iter().filter_map(|row| Some((row.routed_share?, row.divergence_bits))).unzip();
         rows.sort_by(|a, b| b.loss.total_cmp(&a.loss).then(a.component.cmp(&b.component)));
-        let tokens = text.len();
-        Ok(Self {
+        Self {
             rows,
             baseline_loss,
-            tokens,
-            routing_correlation,
-            controls: control_components.len(),
-            controls_flagged,
-        })
-    }
-}
-
-/// Returns the share of its router's choices that fell on each expert.
-fn routed_shares(baseline: &Observation) -> BTreeMap<Component, f64> {
-    let mut shares = BTreeMap::new();
-    for routing in &baseline.routing {
-        let (layer, all) = (routing.layer, routing.chosen.len() as f64);
-        for expert in 0..routing.num_experts {
-            let chosen = routing.chosen.iter().filter(|e| **e as usize == expert).count();
-            shares.insert(Component::Expert { layer, expert }, chosen as f64 / all);
+            texts: texts.len(),
+            tokens: texts.iter().map(|text| text.trial.len()).sum(),
+            routing_correlation: stats::spearman(&shares, &bits),
+            groups: Vec::new(),
+            channels: Vec::new(),
         }
     }
-    shares
 }
 
-/// Returns `n` members, evenly spread.
-fn spread(all: &[Component], n: usize) -> Vec<Component> {
-    let n = n.min(all.len());
-    (0..n).map(|i| all[i * all.len() / n]).collect()
-}
-
-/// Returns upper-tail p-values under the empirical null of each third of the layers.
-fn p_values(components: &[Component], divergences: &[f64], layers: usize) -> Vec<f64> {
-    let third = |c: &Component| 3 * c.layer() / layers.max(1);
-    let log = |d: f64| d.max(1e-9).ln();
-    let null: Vec<(f64, f64)> = (0..3)
-        .map(|t| {
-            let all: Vec<f64> = components
-                .iter()
-                .zip(divergences)
-                .filter(|(c, _)| third(c) == t)
-                .map(|(_, d)| log(*d))
-                .collect();
-            (stats::median(&all), (stats::MAD_TO_DEVIATION * stats::mad(&all)).max(1e-3))
-        })
-        .collect();
-    components
-        .iter()
-        .zip(divergences)
-        .map(|(c, d)| upper_tail((log(*d) - null[third(c)].0) / null[third(c)].1))
-        .collect()
-}
-
-/// Returns `P(Z >= z)` of a standard normal: Abramowitz and Stegun 7.1.26, absolute error below
-/// 1.5e-7, and the asymptotic form in the far tail, where the value is smaller than that error.
-pub(super) fn upper_tail(z: f64) -> f64 {
-    if z > 4.0 {
-        return (-0.5 * z * z).exp() / (z * (std::f64::consts::TAU).sqrt()) * (1.0 - 1.0 / (z * z));
+impl Measured {
+    fn new(components: usize) -> Self {
+        let empty = vec![Vec::new(); components];
+        Self { losses: empty.clone(), bits: empty, chosen: BTreeMap::new() }
     }
-    if z < 0.0 {
-        return 1.0 - upper_tail(-z);
+
+    /// Adds the choices of the intact model's routers on a text.
+    fn count_routing(&mut self, baseline: &Observation) {
+        for routing in &baseline.routing {
+            for expert in 0..routing.num_experts {
+                let component = Component::Expert { layer: routing.layer, expert };
+                let chosen = routing.chosen.iter().filter(|e| **e as usize == expert).count();
+                let (of_expert, all) = self.chosen.entry(component).or_default();
+                (*of_expert, *all) = (*of_expert + chosen, *all + routing.chosen.len());
+            }
+        }
     }
-    let x = z / std::f64::consts::SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * x);
-    let poly = t
-        * (0.254_829_592
-            + t * (-0.284_496_736
-                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
-    0.5 * poly * (-x * x).exp()
+
+    fn routed_share(&self, component: &Component) -> Option<f64> {
+        self.chosen.get(component).map(|(chosen, all)| *chosen as f64 / *all as f64)
+    }
+}
+
+/// Returns the components that are swept.
+fn swept(
+    evaluator: &ModelEvaluator,
+    trials: &[Trial],
+    options: &LesionOptions,
+) -> Result<Vec<Component>> {
+    if options.target == Target::Weights {
+        return propose_weights(evaluator, trials, options.limit.unwrap_or(256), None);
+    }
+    let all = components(evaluator.model, options.target);
+    if all.is_empty() {
+        return Err(refuse("", options.target, &evaluator.model.config));
+    }
+    Ok(match options.limit {
+        Some(limit) if limit < all.len() => spread(&all, limit),
+        _ => all,
+    })
+}
+
+/// The components of a sweep and the model they are in.
+struct Swept<'a> {
+    evaluator: &'a ModelEvaluator<'a>,
+    components: Vec<Component>,
+}
+
+impl Swept<'_> {
+    /// Observes the `chosen` components, by index, on a text: lesioned or, with a seed of `noise`,
+    /// given noise of the lesion's norm. `done` is told how many more there are.
+    fn observe(
+        &self,
+        text: &Text,
+        chosen: &[usize],
+        noise: Option<u64>,
+        reference: Option<&Arc<Distributions>>,
+        done: &dyn Fn(u64),
+    ) -> Result<Vec<Observation>> {
+        let values = text.trial.len() * self.evaluator.model.config.hidden_size;
+        let ids = text.ids();
+        let mut observations = Vec::with_capacity(chosen.len());
+        for chunk in chosen.chunks((CHUNK_VALUES / values.max(1)).clamp(1, CHUNK)) {
+            let lesions = chunk.iter().map(|&i| {
+                let component = self.components[i];
+                (component, Edit::lesion(component, Action::Zero))
+            });
+            let requests: Vec<Request> = match noise {
+                None => lesions
+                    .map(|(_, edit)| Request::new(text.trial.with_edits(vec![edit])))
+                    .collect(),
+                Some(seed) => {
+                    let stream = |i: &usize| {
+                        let purpose = format!("noise {} {}", text.index, self.components[*i]);
+                        rng::stream(seed, &purpose)
+                    };
+                    let mut rngs: Vec<rng::Rng> = chunk.iter().map(stream).collect();
+                    let lesions: Vec<_> = lesions.collect();
+                    noise_lesions(self.evaluator, &ids, &lesions, &mut rngs)?
+                        .into_iter()
+                        .map(|patch| Request::new(text.trial.clone()).patched(vec![patch]))
+                        .collect()
+                }
+            };
+            let requests: Vec<Request> = match reference {
+                None => requests,
+                Some(reference) => {
+                    requests.into_iter().map(|r| r.with_reference(reference.clone())).collect()
+                }
+            };
+            observations.extend(self.evaluator.observe(&requests)?);
+            done(chunk.len() as u64);
+        }
+        Ok(observations)
+    }
+
+    /// Returns the losses under noise of the lesion's norm, one a text, of the components whose
+    /// lesions cost more than [`LEAST_NATS`], by index.
+    fn noise_losses(
+        &self,
+        texts: &[Text],
+        measured: &Measured,
+        seed: u64,
+        progress: Progress,
+    ) -> Result<BTreeMap<usize, Vec<f64>>> {
+        let costs = |i: &usize| {
+            let total: f64 =
+                measured.losses[*i].iter().zip(texts).map(|(loss, text)| loss - text.loss).sum();
+            total.is_nan() || total > LEAST_NATS * texts.len() as f64
+        };
+        let chosen: Vec<usize> = (0..self.components.len()).filter(costs).collect();
+        let total = ((self.components.len() + chosen.len()) * texts.len()) as u64;
+        let done = |done: u64| progress(done, total);
+        let mut losses: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for text in texts {
+            let observed = self.observe(text, &chosen, Some(seed), None, &done)?;
+            for (i, o) in chosen.iter().zip(observed) {
+                losses.entry(*i).or_default().push(o.loss());
+            }
+        }
+        Ok(losses)
+    }
+}
+
+/// Returns the p-value of a lesion that costs something, and something else than noise of its norm:
+/// the larger of those of the two tests, because both null hypotheses have to be rejected (an
+/// intersection-union test, Berger 1982). The arguments are losses, one a text.
+fn p_value(intact: &[f64], lesioned: &[f64], noised: &[f64]) -> f64 {
+    let costs: Vec<f64> =
+        lesioned.iter().zip(intact).map(|(lesioned, intact)| excess(*lesioned, *intact)).collect();
+    let beyond: Vec<f64> = costs.iter().map(|cost| cost - LEAST_NATS).collect();
+    let over: Vec<f64> =
+        lesioned.iter().zip(noised).map(|(lesioned, noised)| excess(*lesioned, *noised)).collect();
+    let under: Vec<f64> = over.iter().map(|difference| -difference).collect();
+    let [costs, over, under] = [beyond, over, under].map(|d| stats::signed_rank_p_value(&d));
+    costs.max((2.0 * over.min(under)).min(1.0))
+}
+
+/// Returns the difference of two losses. One that is not finite is worse than any other, and two
+/// such are alike.
+fn excess(loss: f64, other: f64) -> f64 {
+    match (loss.is_finite(), other.is_finite()) {
+        (true, true) => loss - other,
+        (false, true) => f64::INFINITY,
+        (true, false) => f64::NEG_INFINITY,
+        (false, false) => 0.0,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_normal_tail_is_right() {
-        for (z, p) in [
-            (0.0, 0.5),
-            (1.0, 0.158_655_25),
-            (1.96, 0.024_997_9),
-            (-1.0, 0.841_344_75),
-            (5.0, 2.866_5e-7),
-        ] {
-            assert!((upper_tail(z) / p - 1.0f64).abs() < 5e-3, "{z}: {} not {p}", upper_tail(z));
-        }
+    /// Six texts on which the intact model's loss is 3.
+    fn p(lesioned: [f64; 6], noised: [f64; 6]) -> f64 {
+        p_value(&[3.0; 6], &lesioned, &noised)
     }
 
     #[test]
-    fn the_one_lesion_that_stands_out_gets_the_small_p() {
-        let heads: Vec<Component> =
-            (0..30).map(|i| Component::Head { layer: i / 10, head: i % 10 }).collect();
-        let mut divergences: Vec<f64> = (0..30).map(|i| 0.001 * (1.0 + f64::from(i % 7))).collect();
-        divergences[13] = 0.9;
-        let q = stats::q_values(&p_values(&heads, &divergences, 3));
-        assert!(q[13] < 0.01 && q.iter().enumerate().all(|(i, q)| i == 13 || *q > 0.05), "{q:?}");
+    fn both_tests_have_to_reject() {
+        let costly = [4.0, 4.1, 4.2, 4.3, 4.4, 4.5];
+        // More than noise, and less: two-sided, 2/64.
+        assert_eq!(p(costly, [3.5; 6]), 1.0 / 32.0);
+        assert_eq!(p(costly, [9.0; 6]), 1.0 / 32.0);
+        // As noise, or without cost, or with less than a thousandth of a nat.
+        assert!(p(costly, [3.9, 4.2, 4.1, 4.4, 4.3, 4.6]) > 0.5);
+        assert_eq!(p([2.0; 6], [5.0; 6]), 1.0);
+        assert_eq!(p([3.0005; 6], [5.0; 6]), 1.0);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_worse_and_two_are_alike() {
+        assert_eq!(p([f64::NAN, f64::INFINITY, 5.0, 5.0, 5.0, 5.0], [3.0; 6]), 1.0 / 32.0);
+        assert_eq!(p([f64::NAN; 6], [f64::INFINITY; 6]), 1.0);
+        assert_eq!(p([5.0; 6], [f64::NAN; 6]), 1.0 / 32.0);
     }
 }

@@ -9,15 +9,12 @@ use std::collections::BTreeMap;
 
 use rand::Rng as _;
 
-use super::lesions::upper_tail;
+use super::LEAST_NATS;
 use super::sets::Effect;
 use crate::edit::Component;
 use crate::oracle::LEAST_CONTROLS;
 use crate::{rng, stats};
 
-/// The smallest interaction of interest, nats per token: a perplexity changed by a thousandth,
-/// however small the single effects are.
-pub const LEAST_NATS: f64 = 1e-3;
 /// The largest number of random pairs that the null of a screened sweep is measured on.
 const NULL_PAIRS: usize = 256;
 /// The number of pairs from which a null of their own thirds of the layers is used; with fewer, all
@@ -137,7 +134,7 @@ impl Null {
         };
         let above_noise_floor =
             m.interaction.abs() > self.floor.max(LEAST_NATS) && m.ratio().is_finite();
-        if above_noise_floor { upper_tail((m.ratio().ln() - centre) / spread) } else { 1.0 }
+        if above_noise_floor { stats::upper_tail((m.ratio().ln() - centre) / spread) } else { 1.0 }
     }
 }
 

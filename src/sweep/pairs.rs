@@ -29,10 +29,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::lesions::{components, refuse};
 use super::null::{Measured, Null, Pair, matched};
 use super::screen;
 use super::sets::{Baseline, Effect, set_of_lesions};
+use super::targets::{components, refuse};
 use super::{FALSE_DISCOVERY, Progress, Target};
 use crate::edit::{Action, Component, Edit, Trial};
 use crate::error::{Error, Result};

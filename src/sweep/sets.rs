@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng as _;
 use serde::Serialize;
 
-use super::lesions::components;
+use super::targets::components;
 use super::{Progress, Target};
 use crate::edit::{Action, Component, Edit, Trial};
 use crate::error::{Error, Result};

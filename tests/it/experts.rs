@@ -7,7 +7,7 @@ use glitch::evaluate::{Evaluator, ModelEvaluator, Patch, Request};
 use glitch::model::batch::Row;
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, Model};
-use glitch::sweep::{LesionSweep, Target};
+use glitch::sweep::{LesionOptions, LesionSweep, Target};
 
 use super::cut_out::load_changed;
 use super::parity::load;
@@ -242,17 +242,16 @@ fn a_sweep_of_experts_and_routers_has_every_one() {
     let model = load("qwen2-moe"); // of its three layers, the second has an MLP
     let evaluator = ModelEvaluator::new(&model);
     for (target, count) in [(Target::Experts, 16), (Target::Routers, 2), (Target::Neurons, 64)] {
-        let sweep = LesionSweep::run(&evaluator, target, &ids(), None, 4, &|_, _| {}).unwrap();
+        let options = LesionOptions::new(target);
+        let sweep = LesionSweep::run(&evaluator, &[ids()], &options, &|_, _| {}).unwrap();
         let named: BTreeSet<Component> = sweep.rows.iter().map(|row| row.component).collect();
         assert_eq!((named.len(), sweep.rows.len()), (count, count), "{target:?}");
     }
     let dense = load("llama");
     let refused = LesionSweep::run(
         &ModelEvaluator::new(&dense),
-        Target::Experts,
-        &ids(),
-        None,
-        4,
+        &[ids()],
+        &LesionOptions::new(Target::Experts),
         &|_, _| {},
     );
     assert!(refused.err().unwrap().to_string().contains("has no meaning for llama"));

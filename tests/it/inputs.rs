@@ -32,7 +32,7 @@ fn a_byte_order_mark_and_windows_line_ends_are_not_read_as_text() {
     fs::write(dir.join("unix.txt"), text).unwrap();
     fs::write(dir.join("windows.txt"), &windows).unwrap();
     let loss = |file: &str| {
-        let args = ["sweep", "mlps", "--controls", "8", "--json", "--text", file];
+        let args = ["sweep", "mlps", "--json", "--text", file];
         let value: Value = serde_json::from_str(&run(dir, &args, 0).0).unwrap();
         (value["tokens"].clone(), value["baseline_loss"].clone())
     };
@@ -143,8 +143,8 @@ fn a_model_is_an_argument_or_an_option_in_every_command() {
         "model logits MODEL --ids 1,2",
         "model complete MODEL It --tokens 1",
         "model bench MODEL --batch 1 --length 4",
-        "sweep mlps MODEL --controls 8",
-        "sweep weights MODEL --limit 8",
+        "sweep mlps MODEL --passages 2",
+        "sweep weights MODEL --limit 8 --passages 2",
         "sweep pairs MODEL --of mlps --limit 4 --controls 8",
         "fuzz MODEL --max-evals 1 --mutate tokens",
         "suffix MODEL --prompt It --target a --steps 1 --length 2 --width 8 --no-implication",

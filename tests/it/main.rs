@@ -14,6 +14,7 @@ mod hostile;
 mod identity;
 mod imports;
 mod inputs;
+mod lesions;
 mod made;
 mod pairs;
 mod parity;

@@ -6,7 +6,7 @@ use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Patch, Request};
 use glitch::model::Model;
 use glitch::model::hooks::Site;
-use glitch::sweep::{LesionSweep, PairOptions, PairSweep, Target};
+use glitch::sweep::{LesionOptions, LesionSweep, PairOptions, PairSweep, Target};
 
 use super::parity::load;
 
@@ -249,9 +249,8 @@ fn a_sweep_of_states_has_every_part_and_is_refused_where_there_are_none() {
     ] {
         let model = load(name);
         let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 96).collect();
-        let sweep =
-            LesionSweep::run(&ModelEvaluator::new(&model), target, &ids, None, 4, &|_, _| {})
-                .unwrap();
+        let (evaluator, options) = (ModelEvaluator::new(&model), LesionOptions::new(target));
+        let sweep = LesionSweep::run(&evaluator, &[ids], &options, &|_, _| {}).unwrap();
         let named: BTreeSet<Component> = sweep.rows.iter().map(|row| row.component).collect();
         assert_eq!((named.len(), sweep.rows.len()), (count, count), "{name} {target:?}");
     }
@@ -262,8 +261,8 @@ fn a_sweep_of_states_has_every_part_and_is_refused_where_there_are_none() {
         ("rwkv7", Target::Experts),
     ] {
         let model = load(name);
-        let refused =
-            LesionSweep::run(&ModelEvaluator::new(&model), target, &[1, 2, 3], None, 4, &|_, _| {});
+        let (evaluator, options) = (ModelEvaluator::new(&model), LesionOptions::new(target));
+        let refused = LesionSweep::run(&evaluator, &[vec![1, 2, 3]], &options, &|_, _| {});
         let error = refused.err().unwrap().to_string();
         assert!(error.contains("has no meaning for"), "{name} {target:?}: {error}");
     }

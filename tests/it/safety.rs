@@ -265,7 +265,7 @@ fn a_campaign_under_nohup_ignores_a_hangup() {
 const SWEEP: [&str; 3] = ["sweep", "mlps", "--out"];
 
 fn sweep_to(file: &str) -> Vec<&str> {
-    [&SWEEP[..], &[file, "--controls", "8"]].concat()
+    [&SWEEP[..], &[file, "--passages", "2"]].concat()
 }
 
 #[test]

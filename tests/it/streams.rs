@@ -24,8 +24,8 @@ fn output_that_cannot_be_written_is_an_error_in_every_command() {
         &["model", "complete", "builtin:dense", "It was", "--tokens", "1"],
         &["fuzz", "--max-evals", "1", "--mutate", "tokens", "--out", "o", "--json"],
         &["fuzz", "--max-evals", "1", "--mutate", "tokens", "--out", "p"],
-        &["sweep", "mlps", "--controls", "8"],
-        &["sweep", "mlps", "--controls", "8", "--json"],
+        &["sweep", "mlps", "--passages", "6"],
+        &["sweep", "mlps", "--passages", "6", "--json"],
         &["replay", case],
         &["replay", case, "--json"],
         &["corpus", "--dir", folder, "list"],
@@ -86,7 +86,7 @@ fn nothing_is_said_on_the_way_in_less_than_a_minute() {
     for args in [
         &["fuzz", "--max-evals", "1", "--mutate", "tokens", "--out", "o"][..],
         &suffix.split(' ').chain(["--out", "s"]).collect::<Vec<_>>(),
-        &["sweep", "mlps", "--controls", "8"],
+        &["sweep", "mlps", "--passages", "6"],
     ] {
         let ran = safety::glitch_in(dir.path(), args);
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{args:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::latent::LatentProjection;
 use super::pass::{PackedRows, Pass};
 use crate::edit::Matrix;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::arithmetic::kernels::{AttentionRow, AttentionShape, Rope};
 use crate::model::arithmetic::linear::PackedMatrix;
 use crate::model::arithmetic::{HeadNorms, Numerics, Span};
@@ -98,9 +98,46 @@ impl Attention {
         drop(qkv);
         let attention_rows: Vec<AttentionRow> =
             rows.iter().zip(spans).map(|(r, s)| attention_row(r, s, layer, config)).collect();
+        if pass.captures(layer, Site::Pattern) {
+            let pattern = self.pattern(pass, layer, &q, &keys, packed)?;
+            pass.keep(layer, Site::Pattern, mode.values(&pattern)?);
+        }
         let z = mode.attention(&q, &keys, &values, &attention_rows, shape(config, layer))?;
         let z = pass.at(layer, Site::Z, z)?;
         Ok(Attended { out: pass.product(layer, &z, &self.o, &[Matrix::O])?, keys, values })
+    }
+
+    /// Returns the attention pattern, `[tokens, heads * longest row]`: what the attention makes of
+    /// values that are one-hot vectors of their own positions.
+    fn pattern<N: Numerics>(
+        &self,
+        pass: &Pass<N>,
+        layer: usize,
+        q: &N::Array,
+        keys: &N::Array,
+        PackedRows { rows, spans }: PackedRows,
+    ) -> Result<N::Array> {
+        let config = &pass.model.config;
+        if rows.iter().any(|row| row.prefix_len() > 0) {
+            return Err(Error::internal("the attention pattern of a row that continues another"));
+        }
+        let longest = spans.iter().map(|span| span.tokens.len()).max().unwrap_or(0);
+        let tokens: usize = spans.iter().map(|span| span.tokens.len()).sum();
+        let width = config.num_key_value_heads * longest;
+        let mut one_hot = vec![0f32; tokens * width];
+        for span in spans {
+            for (position, token) in span.tokens.clone().enumerate() {
+                for head in 0..config.num_key_value_heads {
+                    one_hot[token * width + head * longest + position] = 1.0;
+                }
+            }
+        }
+        let shape = AttentionShape { value_dim: longest, ..shape(config, layer) };
+        let rows: Vec<AttentionRow> = spans
+            .iter()
+            .map(|span| AttentionRow { tokens: span.tokens.clone(), prefix: Vec::new() })
+            .collect();
+        pass.mode.attention(q, keys, &pass.mode.array(one_hot, width)?, &rows, shape)
     }
 }
 

@@ -1,0 +1,184 @@
+//! `glitch sweep blocks|heads|mlps|neurons|experts|routers|states|weights`: what each component is
+//! worth.
+
+use std::path::PathBuf;
+
+use super::args::{ModelArg, RowsArg};
+use super::rows::{SHOWN, more, texts};
+use super::{exit, output};
+use crate::error::Result;
+use crate::evaluate::ModelEvaluator;
+use crate::model::Model;
+use crate::sweep::{LEAST_TEXTS, LesionOptions, LesionRow, LesionSweep, Target};
+use crate::text::{count, escape, percent, plural};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Texts whose loss is measured, one a paragraph; may be given many times. Passages of plain
+    /// English by default.
+    #[arg(long, value_name = "FILE")]
+    text: Vec<PathBuf>,
+    /// How many of the 32 bundled passages are used: more give narrower intervals and take longer.
+    #[arg(long, value_name = "N", default_value_t = 16, conflicts_with = "text",
+        value_parser = clap::value_parser!(u64).range(1..=32))]
+    passages: u64,
+    #[command(flatten)]
+    rows: RowsArg,
+    /// Lesion only this many, evenly spread (weights: the largest products, 256 by default).
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Seed of the noise that each lesion is compared with.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Replace each lesion by noise of its norm: what is flagged then is flagged by chance.
+    #[arg(long)]
+    null: bool,
+    /// Print a JSON summary instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args, target: Target) -> Result<u8> {
+    let rows = args.rows.open()?;
+    let model = Model::load(args.model.name())?;
+    let evaluator = ModelEvaluator::new(&model);
+    let texts = texts(&model, &args.text, args.passages as usize)?;
+    let options = LesionOptions { target, limit: args.limit, seed: args.seed, null: args.null };
+    let bar = output::Progress::bar(0, "lesions");
+    let start = std::time::Instant::now();
+    let sweep = LesionSweep::run(&evaluator, &texts, &options, &|done, total| {
+        bar.set_length(total);
+        bar.inc(done);
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    let flagged: Vec<&LesionRow> = sweep.rows.iter().filter(|row| row.is_flagged()).collect();
+    let above = flagged.iter().filter(|row| row.noise_effect < Some(row.effect)).count();
+    let flagged = flagged.len();
+    if args.json {
+        output::json(&serde_json::json!({
+            "work": format!("{target:?}").to_lowercase(), "null": args.null,
+            "texts": sweep.texts, "tokens": sweep.tokens,
+            "lesions": sweep.rows.len(), "seconds": seconds,
+            "baseline_loss": sweep.baseline_loss, "flagged": flagged, "flagged_above_noise": above,
+            "routing_correlation": sweep.routing_correlation,
+            "groups": sweep.groups, "channels": sweep.channels,
+            "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
+        }))?;
+        rows.write(&sweep.rows)?;
+        return Ok(exit::OK);
+    }
+    output::line(format!(
+        "{} lesions of {} in {seconds:.1} s; loss of the intact model on {} ({} tokens): {:.4} \
+        nats a token",
+        count(sweep.rows.len() as u64),
+        escape(&model.name),
+        plural(sweep.texts as u64, "text"),
+        count(sweep.tokens as u64),
+        sweep.baseline_loss
+    ));
+    output::line(match (sweep.texts < LEAST_TEXTS, args.null) {
+        (true, _) => format!(
+            "not tested: with fewer than {LEAST_TEXTS} texts, chance and effect cannot be told apart"
+        ),
+        (_, true) => format!(
+            "null sweep, noise in place of every lesion: {flagged} are flagged at a false \
+            discovery rate of 5%"
+        ),
+        _ => format!(
+            "{flagged} cost something, and not what noise of the same norm costs (false discovery \
+            rate 5%): {above} more than it, {} less",
+            flagged - above
+        ),
+    });
+    if let Some(correlation) = sweep.routing_correlation {
+        output::line(format!(
+            "how often an expert is chosen and how far its loss moves the output: rank correlation \
+            {correlation:.2}"
+        ));
+    }
+    output::line("effect: loss over the intact model's, nats a token; bits: divergence from it\n");
+    output::line(match target {
+        Target::Heads => {
+            head_line(&["head", "effect", "95%", "noise", "q", "outlier", "sink", "name"])
+        }
+        _ => line(&["component", "effect", "95%", "noise", "q", "bits", "outlier"]),
+    });
+    for row in sweep.rows.iter().take(SHOWN) {
+        output::line(match target {
+            Target::Heads => head_row(row),
+            _ => component_row(row),
+        });
+    }
+    more(rows, &sweep.rows, SHOWN)?;
+    groups(&sweep);
+    Ok(exit::OK)
+}
+
+/// Formats what is shown of every lesion: effect, interval, noise, q, bits, outlier score.
+fn figures(row: &LesionRow) -> [String; 6] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    [
+        format!("{:+.3}", row.effect),
+        or_dash(row.effect_interval.map(|(low, high)| format!("{low:+.3}..{high:+.3}"))),
+        or_dash(row.noise_effect.map(|noise| format!("{noise:+.3}"))),
+        or_dash(row.q_value.map(|q| format!("{q:.1e}"))),
+        format!("{:.4}", row.divergence_bits),
+        or_dash(row.outlier_score.map(|score| format!("{score:.1}"))),
+    ]
+}
+
+fn component_row(row: &LesionRow) -> String {
+    let [effect, interval, noise, q, bits, outlier] = figures(row);
+    line(&[&row.component.to_string(), &effect, &interval, &noise, &q, &bits, &outlier])
+}
+
+fn line(cells: &[&str; 7]) -> String {
+    let [component, effect, interval, noise, q, bits, outlier] = cells;
+    format!("{component:<22} {effect:>7} {interval:>15} {noise:>7} {q:>7} {bits:>6} {outlier:>7}")
+}
+
+fn head_row(row: &LesionRow) -> String {
+    let [effect, interval, noise, q, _, outlier] = figures(row);
+    let sink = row.head.map_or("-".into(), |head| format!("{:.2}", head.sink));
+    let name = row.head.and_then(|head| head.name()).unwrap_or_default();
+    let component = row.component.to_string();
+    head_line(&[&component, &effect, &interval, &noise, &q, &outlier, &sink, name])
+}
+
+fn head_line(cells: &[&str; 8]) -> String {
+    let [head, effect, interval, noise, q, outlier, sink, name] = cells;
+    let line = format!(
+        "{head:<10} {effect:>7} {interval:>15} {noise:>7} {q:>7} {outlier:>7} {sink:>5}  {name}"
+    );
+    line.trim_end().to_owned()
+}
+
+/// Prints the groups that flagged components form.
+fn groups(sweep: &LesionSweep) {
+    for group in sweep.groups.iter().take(SHOWN) {
+        let heads: Vec<String> = group.heads.iter().map(usize::to_string).collect();
+        output::line(format!(
+            "L{} heads {} share one key/value head: {:+.3} nats without all of them, {:+.3} in sum",
+            group.layer,
+            heads.join(", "),
+            group.effect,
+            group.sum_of_effects
+        ));
+    }
+    for channel in sweep.channels.iter().take(SHOWN) {
+        output::line(format!(
+            "channel {} of the residual stream, written to by {}: up to {:.0} at position {}, {} \
+            times the median{}; of the costliest one's effect {} goes through the first token",
+            channel.channel,
+            plural(channel.weights.len() as u64, "flagged weight"),
+            channel.largest,
+            channel.position,
+            count(channel.times_median as u64),
+            if channel.massive { " (a massive activation)" } else { "" },
+            percent(channel.through_first_token)
+        ));
+    }
+}

@@ -1,0 +1,90 @@
+//! Noise lesions: the control of a lesion in a sweep.
+//!
+//! A lesion changes what its block adds to the residual stream. Its noise lesion makes a change of
+//! the same norm at each position, in a direction that has nothing to do with the component: the
+//! channels of the change are permuted and their signs drawn at random, the same for all positions
+//! of a text. So everything about the change is kept but its direction. What costs no more than
+//! this is the size of the disturbance, not the loss of what the component does.
+
+use rand::Rng as _;
+use rand::seq::SliceRandom as _;
+
+use crate::edit::{Component, Edit};
+use crate::error::{Error, Result};
+use crate::evaluate::{ModelEvaluator, Patch, block_of};
+use crate::rng::Rng;
+
+/// Returns the noise lesion of each of these lesions on the tokens `ids`, as a patch of its block;
+/// `rngs` has one generator for each.
+///
+/// # Errors
+/// Those of [`ModelEvaluator::block_outputs`].
+pub fn noise_lesions(
+    evaluator: &ModelEvaluator,
+    ids: &[u32],
+    lesions: &[(Component, Edit)],
+    rngs: &mut [Rng],
+) -> Result<Vec<Patch>> {
+    let d = evaluator.model.config.hidden_size;
+    let block = |component: &Component| {
+        block_of(component, &evaluator.model.config)
+            .ok_or_else(|| Error::internal("a component that is in no block"))
+    };
+    let mut patches = Vec::with_capacity(lesions.len());
+    let mut rest = lesions;
+    while let Some((first, _)) = rest.first() {
+        let block_of_first = block(first)?;
+        let same = rest.iter().take_while(|(c, _)| block(c).ok() == Some(block_of_first)).count();
+        let edits: Vec<Edit> = rest[..same].iter().map(|(_, edit)| edit.clone()).collect();
+        let outputs = evaluator.block_outputs(ids, block_of_first, &edits)?;
+        for lesioned in &outputs.lesioned {
+            let rng = &mut rngs[patches.len()];
+            let values = with_noise(&outputs.intact, lesioned, d, rng);
+            patches.push(Patch { component: block_of_first, first: 0, values: values.into() });
+        }
+        rest = &rest[same..];
+    }
+    Ok(patches)
+}
+
+/// Returns `intact` plus the change to `lesioned` in permuted channels with random signs; all
+/// `[positions, d_model]`.
+fn with_noise(intact: &[f32], lesioned: &[f32], d_model: usize, rng: &mut Rng) -> Vec<f32> {
+    let mut from: Vec<usize> = (0..d_model).collect();
+    from.shuffle(rng);
+    let signs: Vec<f32> = (0..d_model).map(|_| if rng.random() { 1.0 } else { -1.0 }).collect();
+    let mut values = intact.to_vec();
+    for (at, out) in values.chunks_exact_mut(d_model).enumerate() {
+        let position = at * d_model..(at + 1) * d_model;
+        let (intact, lesioned) = (&intact[position.clone()], &lesioned[position]);
+        for ((value, from), sign) in out.iter_mut().zip(&from).zip(&signs) {
+            *value += sign * (lesioned[*from] - intact[*from]);
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng;
+
+    #[test]
+    fn the_norm_at_each_position_and_the_angles_between_them_are_kept() {
+        let mut rng = rng::stream(1, "test");
+        let draw = |rng: &mut Rng| (0..48).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let (intact, lesioned): (Vec<f32>, Vec<f32>) = (draw(&mut rng), draw(&mut rng));
+        let noised = with_noise(&intact, &lesioned, 16, &mut rng);
+        let change = |x: &[f32]| x.iter().zip(&intact).map(|(a, b)| a - b).collect::<Vec<f32>>();
+        let dot = |x: &[f32], a: usize, b: usize| -> f32 {
+            x[a * 16..][..16].iter().zip(&x[b * 16..][..16]).map(|(a, b)| a * b).sum()
+        };
+        let (lesion, noise) = (change(&lesioned), change(&noised));
+        for (a, b) in [(0, 0), (1, 1), (2, 2), (0, 1), (1, 2)] {
+            assert!((dot(&lesion, a, b) - dot(&noise, a, b)).abs() < 1e-4);
+        }
+        assert!(lesion.iter().zip(&noise).any(|(a, b)| (a - b).abs() > 0.1));
+        // A position that the lesion leaves alone is left alone.
+        assert_eq!(with_noise(&intact, &intact, 16, &mut rng), intact);
+    }
+}
