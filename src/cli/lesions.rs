@@ -81,7 +81,8 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
     ));
     output::line(match (sweep.texts < LEAST_TEXTS, args.null) {
         (true, _) => format!(
-            "not tested: with fewer than {LEAST_TEXTS} texts, chance and effect cannot be told apart"
+            "not tested: with fewer than {LEAST_TEXTS} texts, effect and chance cannot be told \
+            apart"
         ),
         (_, true) => format!(
             "null sweep, noise in place of every lesion: {flagged} are flagged at a false \

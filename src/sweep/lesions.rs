@@ -19,10 +19,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::groups::{HeadGroup, WrittenChannel, head_groups, written_channels};
-use super::head_scores::{HeadScores, head_scores};
+use super::head_scores::head_scores;
 use super::noise::noise_lesions;
 use super::outlier::outlier_scores;
 use super::row::{LEAST_TEXTS, LesionRow};

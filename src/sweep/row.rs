@@ -29,7 +29,8 @@ pub struct LesionRow {
     /// Mean Jensen-Shannon divergence over the texts, bits.
     pub divergence_bits: f64,
     /// The effect of noise of the same norm, nats per token; `None` where it was not measured,
-    /// because the lesion costs no more than [`LEAST_NATS`](super::LEAST_NATS) or the texts are too few to test.
+    /// because the lesion costs no more than [`LEAST_NATS`](super::LEAST_NATS) or the texts are too
+    /// few to test.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_effect: Option<f64>,
     /// P-value of costing more than [`LEAST_NATS`](super::LEAST_NATS) and not as much as noise of
