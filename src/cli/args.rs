@@ -65,20 +65,39 @@ impl Rows {
         self.0.as_ref().map(OutputFile::path)
     }
 
+    /// Writes the rows that there are so far to a regular file, in the place of those of the last
+    /// call. A device or a pipe gets the final rows alone.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if they cannot be written.
+    pub fn keep<T: serde::Serialize>(&self, rows: &[T]) -> Result<()> {
+        match &self.0 {
+            Some(file) => file.keep(lines(rows)?.as_bytes()),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the rows, one a line. Called after the table is printed: a full disk must not take
     /// the table too.
     ///
     /// # Errors
     /// [`crate::Error::Io`] if they cannot be written.
     pub fn write<T: serde::Serialize>(self, rows: &[T]) -> Result<()> {
-        let Some(file) = self.0 else { return Ok(()) };
-        let mut text = String::new();
-        for row in rows {
-            text.push_str(&output::json_line(row)?);
-            text.push('\n');
+        match self.0 {
+            Some(file) => file.write(lines(rows)?.as_bytes()),
+            None => Ok(()),
         }
-        file.write(text.as_bytes())
     }
+}
+
+/// Returns the rows as JSON, one a line.
+fn lines<T: serde::Serialize>(rows: &[T]) -> Result<String> {
+    let mut text = String::new();
+    for row in rows {
+        text.push_str(&output::json_line(row)?);
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// Checks that a path of the command line leads somewhere.

@@ -1,12 +1,13 @@
 //! `glitch sweep pairs`: what two lesions do together beyond what each does alone.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use clap::ValueEnum;
 
 use super::args::{ModelArg, RowsArg};
 use super::rows::{SHOWN, lesion_text, more};
-use super::{exit, output};
+use super::{exit, interrupt, output};
 use crate::edit::{Action, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
@@ -30,7 +31,8 @@ pub struct Args {
     text: Option<PathBuf>,
     #[command(flatten)]
     rows: RowsArg,
-    /// Measure at most this many pairs exactly; where there are more, a gradient screen picks them.
+    /// Measure at most this many pairs; where there are more, a screen of at most as many gradients
+    /// picks them.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     limit: usize,
     /// Matched controls: pairs given noise of their own norm instead of being removed.
@@ -92,43 +94,52 @@ pub fn run(args: &Args) -> Result<u8> {
     };
     let bar = output::Progress::bar(0, "pairs");
     let start = std::time::Instant::now();
-    let sweep =
-        PairSweep::run(&evaluator, &Trial::new([*first], rest), &options, &|done, total| {
-            // Phase by phase: the bar begins anew with each.
-            if bar.length() != Some(total) || bar.position() >= total {
-                bar.set_length(total);
-                bar.set_position(0);
-            }
-            bar.inc(done);
-        })?;
+    let interrupted = interrupt::flag();
+    let progress = |done, total| {
+        // Phase by phase: the bar begins anew with each.
+        if bar.length() != Some(total) || bar.position() >= total {
+            bar.set_length(total);
+            bar.set_position(0);
+        }
+        bar.inc(done);
+    };
+    let trial = Trial::new([*first], rest);
+    let sweep = PairSweep::run_with(&evaluator, &trial, &options, &progress, &mut |sweep| {
+        rows.keep(&sweep.rows)?;
+        Ok(!interrupted.load(Ordering::Relaxed))
+    })?;
+    let status = if sweep.complete { exit::OK } else { exit::INTERRUPTED };
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let flagged = sweep.flagged().count();
     if args.json {
         output::json(&serde_json::json!({
-            "work": "pairs", "tokens": sweep.tokens, "components": sweep.singles.len(),
+            "work": "pairs", "tokens": sweep.tokens, "components": sweep.components,
             "pairs": sweep.pairs,
             "measured": sweep.rows.len(), "seconds": seconds, "baseline_loss": sweep.baseline_loss,
             "flagged": flagged,
             "null_pairs": sweep.null_pairs, "null_flagged": sweep.null_flagged,
             "controls": sweep.controls, "controls_flagged": sweep.controls_flagged,
-            "noise_floor": sweep.noise_floor,
+            "noise_floor": sweep.noise_floor, "complete": sweep.complete,
             "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
         }))?;
         rows.write(&sweep.rows)?;
-        return Ok(exit::OK);
+        return Ok(status);
     }
     output::line(format!(
         "{} of {} pairs of {} {} of {} in {seconds:.1} s; loss on {} tokens of the intact model: \
         {:.4} nats a token",
         sweep.rows.len(),
         sweep.pairs,
-        sweep.singles.len(),
+        sweep.components,
         format!("{of:?}").to_lowercase(),
         escape(&model.name),
         sweep.tokens,
         sweep.baseline_loss
     ));
+    if !sweep.complete {
+        output::line("interrupted: what follows is judged on the pairs measured so far");
+    }
     output::line(format!(
         "{flagged} interact at a false discovery rate of 5%; the same threshold flags {} of {} {} \
         and {} of {} pairs given noise of the same norm",
@@ -166,5 +177,5 @@ pub fn run(args: &Args) -> Result<u8> {
         ));
     }
     more(rows, &sweep.rows, SHOWN)?;
-    Ok(exit::OK)
+    Ok(status)
 }

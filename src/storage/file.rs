@@ -74,6 +74,18 @@ impl OutputFile {
         &self.named
     }
 
+    /// Writes what there is so far, whole, in the place of what an earlier call wrote; nothing to a
+    /// device, a pipe or an empty file, which are written once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn keep(&self, bytes: &[u8]) -> Result<()> {
+        match &self.target {
+            Target::Open(_) => Ok(()),
+            Target::Whole(path) => write_atomic(path, bytes),
+        }
+    }
+
     /// Writes the content.
     ///
     /// # Errors
@@ -123,6 +135,25 @@ mod tests {
         write(false).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), ROW);
         assert!(OutputFile::open(dir.path(), true).is_err());
+    }
+
+    #[test]
+    fn rows_so_far_are_kept_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let file = OutputFile::open(&path, false).unwrap();
+        for kept in ["a\n", "a\nb\n"] {
+            file.keep(kept.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), kept);
+        }
+        file.write(b"c\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "c\n");
+        // What is written in place is written once.
+        fs::write(&path, "").unwrap();
+        let file = OutputFile::open(&path, false).unwrap();
+        file.keep(b"a\n").unwrap();
+        file.write(b"b\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "b\n");
     }
 
     #[cfg(unix)]

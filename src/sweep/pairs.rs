@@ -128,8 +128,10 @@ impl Default for PairOptions {
 pub struct PairSweep {
     /// The measured pairs, by q-value, then largest interaction first.
     pub rows: Vec<PairRow>,
-    /// Every component alone, in model order.
+    /// Every component of the measured pairs alone, in model order.
     pub singles: Vec<(Component, Effect)>,
+    /// The number of components that are paired.
+    pub components: usize,
     /// Loss of the intact model, nats per token.
     pub baseline_loss: f64,
     /// The number of tokens of the text.
@@ -147,6 +149,133 @@ pub struct PairSweep {
     pub controls_flagged: usize,
     /// The largest change of a loss when only the batch changes, nats.
     pub noise_floor: f64,
+    /// Whether every chosen pair was measured; false for a sweep that was ended before.
+    pub complete: bool,
+}
+
+/// The number of pairs that are measured between two calls of `each`.
+const CHUNK: usize = 64;
+
+/// The pairs that are measured.
+struct Choice {
+    /// All of them, in the order they are measured in.
+    order: Vec<Pair>,
+    /// Those that the null is taken from.
+    null: BTreeSet<Pair>,
+    /// The screen's estimates, nats per token; empty where every pair is measured.
+    estimates: BTreeMap<Pair, f64>,
+}
+
+impl Choice {
+    /// Takes every pair or, of more than the limit, those with the largest estimates, and random
+    /// ones of the same layers between them.
+    fn new(
+        evaluator: &ModelEvaluator,
+        baseline: &Baseline,
+        all: &[Component],
+        options: &PairOptions,
+        progress: Progress,
+    ) -> Result<Self> {
+        let every: Vec<Pair> =
+            (0..all.len()).flat_map(|a| (a + 1..all.len()).map(move |b| (a, b))).collect();
+        if every.len() <= options.limit {
+            // All pairs are the null: median and MAD are robust to the few that stand out.
+            let null = every.iter().copied().collect();
+            return Ok(Self { order: every, null, estimates: BTreeMap::new() });
+        }
+        let (text, limit) = (baseline.text(), options.limit);
+        let screened = screen::screen(evaluator, text, all, options.action, limit, progress)?;
+        let estimates: BTreeMap<Pair, f64> =
+            every.iter().filter_map(|&pair| Some((pair, screened.estimate(pair)?))).collect();
+        let mut chosen: Vec<Pair> = estimates.keys().copied().collect();
+        chosen.sort_by(|x, y| estimates[y].abs().total_cmp(&estimates[x].abs()).then(x.cmp(y)));
+        chosen.truncate(limit);
+        let layers = evaluator.model.config.num_hidden_layers;
+        let random = matched(&chosen, &every, all, layers, options.seed);
+        let null: BTreeSet<Pair> = random.iter().copied().collect();
+        // Taken in turn, so that a sweep that is ended has a null as well.
+        let mut order: Vec<Pair> = Vec::new();
+        let mut random = random.into_iter();
+        let mut seen = BTreeSet::new();
+        for pair in chosen {
+            order.extend(
+                [Some(pair), random.next()].into_iter().flatten().filter(|p| seen.insert(*p)),
+            );
+        }
+        order.extend(random.filter(|p| seen.insert(*p)));
+        Ok(Self { order, null, estimates })
+    }
+}
+
+/// The measured pairs, and how they are judged.
+struct Table<'a> {
+    all: &'a [Component],
+    layers: usize,
+    choice: &'a Choice,
+    singles: &'a BTreeMap<usize, Effect>,
+    noise_floor: f64,
+    measured: Vec<Measured>,
+    joint: Vec<Effect>,
+}
+
+impl Table<'_> {
+    fn add(&mut self, pairs: &[Pair], joint: &[Effect]) {
+        self.measured.extend(pairs.iter().zip(joint).map(|(&pair, &joint)| {
+            Measured::new(pair, self.singles[&pair.0], self.singles[&pair.1], joint)
+        }));
+        self.joint.extend(joint);
+    }
+
+    /// Returns p- and q-values of the measured pairs under this null. Pairs that were not measured
+    /// count too, because the screen looked at them.
+    fn p_and_q(&self, null: &Null) -> (Vec<f64>, Vec<f64>) {
+        let pairs = self.all.len() * (self.all.len() - 1) / 2;
+        let p: Vec<f64> = self.measured.iter().map(|m| null.p_value(m)).collect();
+        let rest = std::iter::repeat_n(1.0, pairs - p.len());
+        let q = stats::q_values(&p.iter().copied().chain(rest).collect::<Vec<_>>());
+        (p, q)
+    }
+
+    /// Returns the null and the largest p-value that is flagged under it.
+    fn null(&self) -> (Null, f64) {
+        let random = self.measured.iter().filter(|m| self.choice.null.contains(&m.pair));
+        let null = Null::new(random, self.all, self.layers, 4.0 * self.noise_floor);
+        let (p, q) = self.p_and_q(&null);
+        let flagged = p.iter().zip(&q).filter(|(_, q)| **q <= FALSE_DISCOVERY);
+        let threshold = flagged.map(|(p, _)| *p).fold(-1.0, f64::max);
+        (null, threshold)
+    }
+
+    /// Judges the pairs measured so far.
+    fn judge(&self, sweep: &mut PairSweep) {
+        let (null, threshold) = self.null();
+        let (p, q) = self.p_and_q(&null);
+        let random = |m: &Measured| self.choice.null.contains(&m.pair);
+        sweep.null_pairs = self.measured.iter().filter(|m| random(m)).count();
+        sweep.null_flagged =
+            self.measured.iter().zip(&p).filter(|(m, p)| random(m) && **p <= threshold).count();
+        let row = |((m, joint), &q_value): ((&Measured, &Effect), &f64)| {
+            let (a, b) = m.pair;
+            PairRow {
+                a: self.all[a],
+                b: self.all[b],
+                alone_a: m.alone.0,
+                alone_b: m.alone.1,
+                joint: joint.nats,
+                interaction: m.interaction,
+                ratio: m.ratio(),
+                interaction_bits: joint.bits - self.singles[&a].bits - self.singles[&b].bits,
+                kind: PairKind::classify(m.alone.0, m.alone.1, joint.nats),
+                estimate: self.choice.estimates.get(&m.pair).copied(),
+                q_value,
+            }
+        };
+        sweep.rows = self.measured.iter().zip(&self.joint).zip(&q).map(row).collect();
+        let larger = |x: &PairRow, y: &PairRow| y.interaction.abs().total_cmp(&x.interaction.abs());
+        sweep.rows.sort_by(|x, y| {
+            x.q_value.total_cmp(&y.q_value).then(larger(x, y)).then((x.a, x.b).cmp(&(y.a, y.b)))
+        });
+    }
 }
 
 impl PairSweep {
@@ -161,6 +290,21 @@ impl PairSweep {
         trial: &Trial,
         options: &PairOptions,
         progress: Progress,
+    ) -> Result<Self> {
+        Self::run_with(evaluator, trial, options, progress, &mut |_| Ok(true))
+    }
+
+    /// Runs [`PairSweep::run`] and calls `each` with the sweep so far whenever more pairs are
+    /// measured; ends with that where `each` returns false.
+    ///
+    /// # Errors
+    /// As `run`, and those of `each`.
+    pub fn run_with(
+        evaluator: &ModelEvaluator,
+        trial: &Trial,
+        options: &PairOptions,
+        progress: Progress,
+        each: &mut dyn FnMut(&Self) -> Result<bool>,
     ) -> Result<Self> {
         let config = &evaluator.model.config;
         let all = components(evaluator.model, options.target);
@@ -183,109 +327,61 @@ impl PairSweep {
         }
         let noise_floor = evaluator.score_noise_floor()?;
         let baseline = Baseline::new(evaluator, trial)?;
-        let singles = baseline.effects(
-            &all.iter().map(|&c| set_of_lesions(&[c], options.action)).collect::<Vec<_>>(),
-            progress,
-        )?;
-        let every: Vec<Pair> =
-            (0..all.len()).flat_map(|a| (a + 1..all.len()).map(move |b| (a, b))).collect();
-        let mut estimates: BTreeMap<Pair, f64> = BTreeMap::new();
-        let (chosen, random) = if pairs <= options.limit {
-            (every, Vec::new())
-        } else {
-            let screened =
-                screen::screen(evaluator, baseline.text(), &all, options.action, progress)?;
-            estimates.extend(every.iter().map(|&pair| (pair, screened.estimate(pair))));
-            let mut order = every.clone();
-            order.sort_by(|x, y| {
-                screened.estimate(*y).abs().total_cmp(&screened.estimate(*x).abs()).then(x.cmp(y))
-            });
-            order.truncate(options.limit);
-            let random = matched(&order, &every, &all, config.num_hidden_layers, options.seed);
-            (order, random)
+        let choice = Choice::new(evaluator, &baseline, &all, options, progress)?;
+        let mut members: Vec<usize> = choice.order.iter().flat_map(|&(a, b)| [a, b]).collect();
+        members.sort_unstable();
+        members.dedup();
+        let alone: Vec<Vec<Edit>> =
+            members.iter().map(|&c| set_of_lesions(&[all[c]], options.action)).collect();
+        let singles: BTreeMap<usize, Effect> =
+            members.iter().copied().zip(baseline.effects(&alone, progress)?).collect();
+        let mut table = Table {
+            all: &all,
+            layers: config.num_hidden_layers,
+            choice: &choice,
+            singles: &singles,
+            noise_floor,
+            measured: Vec::new(),
+            joint: Vec::new(),
         };
-        let mut pairs_measured: Vec<Pair> = chosen.iter().chain(&random).copied().collect();
-        // Neighbours share their first member, and so the forward below the second.
-        pairs_measured.sort_unstable();
-        pairs_measured.dedup();
-        let sets: Vec<Vec<Edit>> = pairs_measured
-            .iter()
-            .map(|&(a, b)| set_of_lesions(&[all[a], all[b]], options.action))
-            .collect();
-        let joint = baseline.effects(&sets, progress)?;
-        let measured: Vec<Measured> = pairs_measured
-            .iter()
-            .zip(&joint)
-            .map(|(&pair, &joint)| Measured::new(pair, singles[pair.0], singles[pair.1], joint))
-            .collect();
-        // In an exact sweep all pairs are the null: median and MAD are robust to the few that stand
-        // out.
-        let random: BTreeSet<Pair> = if random.is_empty() {
-            pairs_measured.into_iter().collect()
-        } else {
-            random.into_iter().collect()
-        };
-        let null = Null::new(
-            measured.iter().filter(|m| random.contains(&m.pair)),
-            &all,
-            config.num_hidden_layers,
-            4.0 * noise_floor,
-        );
-        let p: Vec<f64> = measured.iter().map(|m| null.p_value(m)).collect();
-        // Pairs that were not measured count too, because the screen looked at them.
-        let q = stats::q_values(
-            &p.iter().copied().chain(std::iter::repeat_n(1.0, pairs - p.len())).collect::<Vec<_>>(),
-        );
-        let threshold = p
-            .iter()
-            .zip(&q)
-            .filter(|(_, q)| **q <= FALSE_DISCOVERY)
-            .map(|(p, _)| *p)
-            .fold(-1.0, f64::max);
-        let null_flagged = measured
-            .iter()
-            .zip(&p)
-            .filter(|(m, p)| random.contains(&m.pair) && **p <= threshold)
-            .count();
-        let noised = noised(&baseline, &measured, &all, options.controls, progress)?;
-        let controls_flagged = noised.iter().filter(|m| null.p_value(m) <= threshold).count();
-        let mut rows: Vec<PairRow> = measured
-            .iter()
-            .zip(&joint)
-            .zip(&q)
-            .map(|((m, joint), &q_value)| {
-                let (a, b) = m.pair;
-                PairRow {
-                    a: all[a],
-                    b: all[b],
-                    alone_a: m.alone.0,
-                    alone_b: m.alone.1,
-                    joint: joint.nats,
-                    interaction: m.interaction,
-                    ratio: m.ratio(),
-                    interaction_bits: joint.bits - singles[a].bits - singles[b].bits,
-                    kind: PairKind::classify(m.alone.0, m.alone.1, joint.nats),
-                    estimate: estimates.get(&m.pair).copied(),
-                    q_value,
-                }
-            })
-            .collect();
-        let larger = |x: &PairRow, y: &PairRow| y.interaction.abs().total_cmp(&x.interaction.abs());
-        rows.sort_by(|x, y| {
-            x.q_value.total_cmp(&y.q_value).then(larger(x, y)).then((x.a, x.b).cmp(&(y.a, y.b)))
-        });
-        Ok(Self {
-            rows,
-            singles: all.into_iter().zip(singles).collect(),
+        let mut sweep = Self {
+            rows: Vec::new(),
+            singles: singles.iter().map(|(&c, &effect)| (all[c], effect)).collect(),
+            components: all.len(),
             baseline_loss: baseline.loss,
             tokens: trial.len(),
-            pairs,
-            null_pairs: random.len(),
-            null_flagged,
-            controls: noised.len(),
-            controls_flagged,
+            pairs: all.len() * (all.len() - 1) / 2,
+            null_pairs: 0,
+            null_flagged: 0,
+            controls: 0,
+            controls_flagged: 0,
             noise_floor,
-        })
+            complete: false,
+        };
+        let (mut done, total) = (0, choice.order.len() as u64);
+        for chunk in choice.order.chunks(CHUNK) {
+            // Neighbours share their first member, and so the forward below the second.
+            let mut chunk = chunk.to_vec();
+            chunk.sort_unstable();
+            let sets: Vec<Vec<Edit>> = chunk
+                .iter()
+                .map(|&(a, b)| set_of_lesions(&[all[a], all[b]], options.action))
+                .collect();
+            let joint = baseline.effects(&sets, &|_, _| {})?;
+            table.add(&chunk, &joint);
+            done += chunk.len();
+            progress(chunk.len() as u64, total);
+            table.judge(&mut sweep);
+            sweep.complete = done == choice.order.len();
+            if !each(&sweep)? {
+                return Ok(sweep);
+            }
+        }
+        let noised = noised(&baseline, &table.measured, &all, options.controls, progress)?;
+        let (null, threshold) = table.null();
+        sweep.controls = noised.len();
+        sweep.controls_flagged = noised.iter().filter(|m| null.p_value(m) <= threshold).count();
+        Ok(sweep)
     }
 
     /// Returns the pairs that stand out at a false discovery rate of 5%.

@@ -1,13 +1,15 @@
-//! A screen: estimates every interaction of many components with one gradient per component instead
-//! of one forward per pair.
+//! A screen: estimates many interactions with one gradient per component instead of one forward per
+//! pair.
 //!
 //! With `a` ablated, a gradient estimates to first order the effect of ablating each other
 //! component; without any lesion, another gradient estimates the same for the intact model. The
-//! difference is how the absence of `a` changes the effect of `b`: an estimate of `I(a, b)`. The
-//! two orders give two estimates, of which the mean is taken, so that `n + 1` gradients replace
-//! `n (n - 1) / 2` forwards. A first-order estimate misses saturation: while the second of two
-//! backups still determines the answer, its gradient is small, and so is the estimate, though still
-//! larger than for other pairs. So the estimates only rank pairs; what is reported is measured.
+//! difference is how the absence of `a` changes the effect of `b`: an estimate of `I(a, b)`. Where
+//! both orders were computed there are two estimates, of which the mean is taken, so that `n + 1`
+//! gradients replace `n (n - 1) / 2` forwards. With a limit, only that many components are ablated,
+//! those with the largest estimated effect of their own; pairs of two others have no estimate. A
+//! first-order estimate misses saturation: while the second of two backups still determines the
+//! answer, its gradient is small, and so is the estimate, though still larger than for other pairs.
+//! So the estimates only rank pairs; what is reported is measured.
 
 use super::Progress;
 use super::sets::set_of_lesions;
@@ -17,22 +19,27 @@ use crate::evaluate::ModelEvaluator;
 
 /// Estimated interactions, nats per token.
 pub struct Screened {
-    n: usize,
-    /// `[components, components]`, symmetric.
-    estimates: Vec<f64>,
+    /// For each component, the estimates of its interactions with all others, if it was ablated.
+    estimates: Vec<Option<Vec<f64>>>,
 }
 
 impl Screened {
-    /// Returns the estimate of a pair, given by two indices into the list of components.
-    pub fn estimate(&self, (a, b): (usize, usize)) -> f64 {
-        self.estimates[a * self.n + b]
+    /// Returns the estimate of a pair, given by two indices into the list of components; `None` if
+    /// neither of them was ablated.
+    pub fn estimate(&self, (a, b): (usize, usize)) -> Option<f64> {
+        let one = |a: usize, b: usize| self.estimates[a].as_ref().map(|row| row[b]);
+        match (one(a, b), one(b, a)) {
+            (Some(x), Some(y)) => Some(0.5 * (x + y)),
+            (one, other) => one.or(other),
+        }
     }
 }
 
 /// The number of trials whose gradients are taken in one call.
 const CHUNK: usize = 8;
 
-/// Estimates the interaction of every pair of these components on one text.
+/// Estimates the interactions of pairs of these components on one text, with a gradient for each of
+/// at most `limit` of them.
 ///
 /// # Errors
 /// As [`ModelEvaluator::first_order`].
@@ -41,6 +48,7 @@ pub fn screen(
     text: &Trial,
     components: &[Component],
     action: Action,
+    limit: usize,
     progress: Progress,
 ) -> Result<Screened> {
     let n = components.len();
@@ -48,20 +56,24 @@ pub fn screen(
     let direction = if action == Action::Mean { Action::Mean } else { Action::Zero };
     let intact =
         evaluator.first_order(std::slice::from_ref(text), components, direction)?.remove(0);
-    let trials: Vec<Trial> =
-        components.iter().map(|&c| text.with_edits(set_of_lesions(&[c], action))).collect();
-    let mut lesioned = Vec::with_capacity(n);
-    for chunk in trials.chunks(CHUNK) {
-        lesioned.extend(evaluator.first_order(chunk, components, direction)?);
-        progress(chunk.len() as u64, n as u64);
-    }
-    let mut estimates = vec![0.0; n * n];
-    for a in 0..n {
-        for b in (0..n).filter(|&b| b != a) {
+    let mut ablated: Vec<usize> = (0..n).collect();
+    ablated.sort_by(|a, b| intact[*b].abs().total_cmp(&intact[*a].abs()).then(a.cmp(b)));
+    ablated.truncate(limit);
+    ablated.sort_unstable();
+    let mut estimates = vec![None; n];
+    for chunk in ablated.chunks(CHUNK) {
+        let trials: Vec<Trial> = chunk
+            .iter()
+            .map(|&a| text.with_edits(set_of_lesions(&[components[a]], action)))
+            .collect();
+        let lesioned = evaluator.first_order(&trials, components, direction)?;
+        for (&a, effects) in chunk.iter().zip(lesioned) {
             // A lesion that breaks everything has no finite gradient; such pairs rank first.
-            let estimate = 0.5 * (lesioned[a][b] - intact[b] + lesioned[b][a] - intact[a]);
-            estimates[a * n + b] = if estimate.is_finite() { estimate } else { f64::MAX };
+            let finite = |x: f64| if x.is_finite() { x } else { f64::MAX };
+            let row = effects.iter().zip(&intact).map(|(with, without)| finite(with - without));
+            estimates[a] = Some(row.collect());
         }
+        progress(chunk.len() as u64, ablated.len() as u64);
     }
-    Ok(Screened { n, estimates })
+    Ok(Screened { estimates })
 }

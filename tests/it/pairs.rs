@@ -135,10 +135,12 @@ fn the_screen_keeps_the_largest_interactions() {
         )
         .unwrap();
         let components: Vec<Component> = exact.singles.iter().map(|(c, _)| *c).collect();
-        let screened = screen(&evaluator, &text, &components, Action::Zero, &|_, _| {}).unwrap();
+        let screened =
+            screen(&evaluator, &text, &components, Action::Zero, usize::MAX, &|_, _| {}).unwrap();
         let place = |c| components.iter().position(|known| *known == c).unwrap();
-        let estimate =
-            |row: &glitch::sweep::PairRow| screened.estimate((place(row.a), place(row.b))).abs();
+        let estimate = |row: &glitch::sweep::PairRow| {
+            screened.estimate((place(row.a), place(row.b))).unwrap().abs()
+        };
         let mut by_size: Vec<_> = exact.rows.iter().collect();
         by_size.sort_by(|x, y| y.interaction.abs().total_cmp(&x.interaction.abs()));
         let mut by_estimate = by_size.clone();
@@ -359,4 +361,47 @@ fn sets_that_share_lower_lesions_are_those_alone_to_the_last_bit() {
             request.trial.edits
         );
     }
+}
+
+/// The limit bounds the screen and the single lesions too; what the screen did not look at has no
+/// estimate and is measured only as a random pair.
+#[test]
+fn a_small_limit_is_little_work() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let (echo, _) = texts(&model);
+    let phases = std::cell::RefCell::new(Vec::new());
+    let progress = |_: u64, total: u64| phases.borrow_mut().push(total);
+    let options = PairOptions { limit: 3, controls: 0, ..Default::default() };
+    let sweep = PairSweep::run(&evaluator, &echo, &options, &progress).unwrap();
+    assert!(phases.borrow()[0] == 3 && phases.borrow().iter().all(|n| *n <= 12), "{phases:?}");
+    assert!((3..=6).contains(&sweep.rows.len()) && sweep.singles.len() <= 12);
+    assert!(sweep.rows.iter().filter(|row| row.estimate.is_some()).count() >= 3);
+    assert_eq!((sweep.pairs, sweep.components, sweep.complete), (120, 16, true));
+    // Too few pairs to say what is ordinary.
+    assert!(sweep.rows.iter().all(|row| row.q_value == 1.0));
+}
+
+/// A sweep that is ended has judged what it measured, and measures the same when it goes on.
+#[test]
+fn an_ended_sweep_keeps_what_it_has() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let (echo, _) = texts(&model);
+    let options = PairOptions { controls: 0, ..Default::default() };
+    let mut seen = Vec::new();
+    let whole = PairSweep::run_with(&evaluator, &echo, &options, &|_, _| {}, &mut |sweep| {
+        seen.push((sweep.rows.len(), sweep.complete));
+        Ok(true)
+    });
+    assert_eq!(seen, [(64, false), (120, true)]);
+    let ended =
+        PairSweep::run_with(&evaluator, &echo, &options, &|_, _| {}, &mut |_| Ok(false)).unwrap();
+    assert_eq!((ended.rows.len(), ended.complete, ended.pairs), (64, false, 120));
+    let whole = whole.unwrap();
+    for row in &ended.rows {
+        let other = whole.rows.iter().find(|r| (r.a, r.b) == (row.a, row.b)).unwrap();
+        assert_eq!((row.joint, row.interaction), (other.joint, other.interaction));
+    }
+    assert!(ended.null_pairs == 64 && ended.rows.iter().any(|row| row.q_value < 1.0));
 }
