@@ -8,6 +8,8 @@
 //! densest spot of the matrix: trained rows differ from each other, since they mean different
 //! things.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use crate::model::Model;
@@ -28,6 +30,45 @@ pub enum Category {
     Undecodable,
 }
 
+/// What a token looks like as text. Tokens of different forms do different things in any prompt (a
+/// quotation mark more than most words), so a control has the form of what it stands in for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TokenForm {
+    /// A space and letters.
+    Word,
+    /// Letters without a space before them.
+    Fragment,
+    /// Digits.
+    Number,
+    /// Neither letters nor digits.
+    Punctuation,
+    /// White space alone.
+    Space,
+    /// Anything else, and what is no text.
+    Other,
+}
+
+impl TokenForm {
+    /// Returns the form of a token's text.
+    pub fn new(text: &str) -> Self {
+        let body = text.strip_prefix(' ').unwrap_or(text);
+        let all = |is: fn(char) -> bool| !body.is_empty() && body.chars().all(is);
+        if text.is_empty() || text.contains('\u{fffd}') {
+            Self::Other
+        } else if text.chars().all(char::is_whitespace) {
+            Self::Space
+        } else if all(char::is_alphabetic) {
+            if body.len() < text.len() { Self::Word } else { Self::Fragment }
+        } else if all(char::is_numeric) {
+            Self::Number
+        } else if all(|c| !c.is_alphanumeric()) {
+            Self::Punctuation
+        } else {
+            Self::Other
+        }
+    }
+}
+
 /// Token ids of a model, sorted into suspects, ordinary and special ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vocabulary {
@@ -37,7 +78,14 @@ pub struct Vocabulary {
     pub ordinary: Vec<u32>,
     /// Control tokens (BOS, EOS and the like). Ascending.
     pub special: Vec<u32>,
+    /// The form of each token, `[vocab]`; empty for a model without a tokenizer.
+    pub forms: Vec<TokenForm>,
+    /// The ordinary tokens of each form, ascending.
+    pub ordinary_by_form: BTreeMap<TokenForm, Vec<u32>>,
 }
+
+/// Ordinary tokens of a form from which they stand in for each other.
+const LEAST_OF_FORM: usize = 32;
 
 /// Number of rows whose neighbourhoods are compared to find the densest spot.
 const VOTERS: usize = 2048;
@@ -158,7 +206,34 @@ pub fn untrained_below(indicator: &[f32], categories: &[Category]) -> f64 {
 impl Vocabulary {
     /// Sorts the tokens of a model by its embeddings alone, without a forward pass.
     pub fn of(model: &Model) -> Self {
-        Self::from(&indicator(model), &categories(model))
+        let vocabulary = Self::from(&indicator(model), &categories(model));
+        let form = |id: u32| TokenForm::new(&model.token(id));
+        match &model.tokenizer {
+            Some(_) => vocabulary.with_forms(
+                (0..model.config.vocab_size as u32).into_par_iter().map(form).collect(),
+            ),
+            None => vocabulary,
+        }
+    }
+
+    /// Sets the form of each token, `[vocab]`.
+    pub fn with_forms(mut self, forms: Vec<TokenForm>) -> Self {
+        self.ordinary_by_form.clear();
+        for &id in &self.ordinary {
+            if let Some(form) = forms.get(id as usize) {
+                self.ordinary_by_form.entry(*form).or_default().push(id);
+            }
+        }
+        self.forms = forms;
+        self
+    }
+
+    /// Returns the ordinary tokens that stand in for a token in controls: those of its form or,
+    /// where these are too few, all of them.
+    pub fn stand_ins(&self, id: u32) -> &[u32] {
+        let form = self.forms.get(id as usize);
+        let alike = form.and_then(|form| self.ordinary_by_form.get(form));
+        alike.filter(|ids| ids.len() >= LEAST_OF_FORM).unwrap_or(&self.ordinary)
     }
 
     /// Sorts tokens by their indicators and categories, `[vocab]` each.
@@ -182,6 +257,50 @@ impl Vocabulary {
             .filter(|id| categories[*id as usize] == Category::Reachable)
             .collect();
         ordinary.sort_unstable();
-        Self { anomalous: anomalous.to_vec(), ordinary, special }
+        Self { anomalous: anomalous.to_vec(), ordinary, special, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_by_hand() {
+        use TokenForm::*;
+        for (text, form) in [
+            (" house", Word),
+            ("ing", Fragment),
+            (" \u{e9}t\u{e9}", Word),
+            (" 1999", Number),
+            ("7", Number),
+            ("\"", Punctuation),
+            (" \u{201c}", Punctuation),
+            (",\"", Punctuation),
+            (" ", Space),
+            ("\n\n", Space),
+            ("", Other),
+            ("\u{fffd}", Other),
+            ("a1", Other),
+            ("'s", Other),
+        ] {
+            assert_eq!(TokenForm::new(text), form, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_stood_in_for_by_its_own_kind() {
+        let forms: Vec<TokenForm> = (0..100)
+            .map(|id| if id < 60 { TokenForm::Word } else { TokenForm::Punctuation })
+            .chain([TokenForm::Space])
+            .collect();
+        let vocabulary = Vocabulary { ordinary: (1..=100).collect(), ..Vocabulary::default() };
+        let unknown = vocabulary.clone();
+        let vocabulary = vocabulary.with_forms(forms);
+        assert_eq!(vocabulary.stand_ins(0), &vocabulary.ordinary[..59]);
+        assert_eq!(vocabulary.stand_ins(70), &vocabulary.ordinary[59..99]);
+        // One ordinary token is white space: too few to compare with.
+        assert_eq!(vocabulary.stand_ins(100), vocabulary.ordinary);
+        assert_eq!(unknown.stand_ins(70), unknown.ordinary);
     }
 }

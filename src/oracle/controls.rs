@@ -205,7 +205,9 @@ impl StandIns for Draws<'_> {
         }
         let mut drawn = id;
         for _ in 0..DRAWS {
-            let Some(&candidate) = rng::pick(&self.vocabulary.ordinary, self.rng) else { break };
+            let Some(&candidate) = rng::pick(self.vocabulary.stand_ins(id), self.rng) else {
+                break;
+            };
             // Tokens of the continuation would give it away (or, in an echo prompt, change
             // nothing).
             if candidate != id

@@ -62,6 +62,7 @@ pub fn vocabulary() -> Vocabulary {
         anomalous: (660..670).collect(),
         ordinary: (25..500).collect(),
         special: vec![0, 1],
+        ..Vocabulary::default()
     }
 }
 

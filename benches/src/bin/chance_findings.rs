@@ -6,7 +6,8 @@
 //! highest scores, that with the largest excess over controls of the search is taken, which is what
 //! a campaign picks.
 //!
-//! `chance_findings MODEL [TRIALS] [SEEDS]` [50000, 20], one line for each seed and oracle.
+//! `chance_findings MODEL [TRIALS] [SEEDS] [FIRST]` [50000, 20, 0], one line for each seed and
+//! oracle.
 
 use anyhow::{Context as _, Result};
 use glitch::case::Lineage;
@@ -37,9 +38,10 @@ impl Steps for Described {
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let name = args.next().context("chance_findings MODEL [TRIALS] [SEEDS]")?;
+    let name = args.next().context("chance_findings MODEL [TRIALS] [SEEDS] [FIRST]")?;
     let trials: usize = args.next().map_or(Ok(50_000), |n| n.parse())?;
     let seeds: u64 = args.next().map_or(Ok(20), |n| n.parse())?;
+    let first: u64 = args.next().map_or(Ok(0), |n| n.parse())?;
     let model = Model::load(&name)?;
     let evaluator = ModelEvaluator::new(&model);
     let vocabulary = Vocabulary::of(&model);
@@ -54,7 +56,7 @@ fn main() -> Result<()> {
         &parents.iter().map(|p| oracle::baseline_request(&ORACLES, p)).collect::<Vec<_>>(),
     )?;
     let mut reported = 0;
-    for seed in 0..seeds {
+    for seed in first..first + seeds {
         let mut rng = glitch::rng::stream(seed, "ordinary trials");
         let mut best: [Vec<(f64, Trial)>; 2] = [Vec::new(), Vec::new()];
         for _ in 0..trials.div_ceil(BATCH) {
