@@ -117,7 +117,7 @@ impl FollowUp<'_> {
         }
         if let Some(replication) = &mut finding.replication {
             let discovery = steps.is_discovery(replication.e_value);
-            replication.consistent = discovery && replication.holds_often();
+            replication.consistent = discovery && replication.holds_in_most();
         }
         let seed = self.seed(&finding.trial, "samples");
         finding.sampled = replicate::sampled(self.judge, &finding.trial, seed)?;

@@ -27,10 +27,6 @@ use crate::stats::evidence;
 pub const PROMPTS: usize = 12;
 /// Controls in each.
 pub const CONTROLS: usize = 31;
-/// Share of the new prompts in which a finding must hold to be called consistent. Ordinary tokens
-/// differ too (a quotation mark changes what follows more than most do, in any prompt), and the
-/// most extreme of thousands ranks high everywhere; but it seldom fails in most prompts.
-pub const LEAST_SHARE: f64 = 0.5;
 /// False discovery rate of the findings called consistent.
 pub const FALSE_DISCOVERY: f64 = 0.05;
 
@@ -61,8 +57,8 @@ pub struct Replication {
     /// The product of the e-values of the ranks.
     pub e_value: f64,
     /// True if the finding is consistent: its e-value is a discovery in the stream of those tested
-    /// ([`evidence::Lond`] at [`FALSE_DISCOVERY`]), and it holds in [`LEAST_SHARE`] of the prompts.
-    /// Else it is specific to its prompt.
+    /// ([`evidence::Lond`] at [`FALSE_DISCOVERY`]), and it [holds in most](Self::holds_in_most)
+    /// of the prompts. Else it is specific to its prompt.
     pub consistent: bool,
 }
 
@@ -77,9 +73,12 @@ impl Replication {
         evidence::p_of_e(self.e_value)
     }
 
-    /// Returns whether it holds in enough of the prompts to be called consistent.
-    pub fn holds_often(&self) -> bool {
-        self.holds() as f64 >= LEAST_SHARE * self.prompts.len() as f64 && !self.prompts.is_empty()
+    /// Returns whether it holds in more than half of the prompts, as it must to be called
+    /// consistent. Ordinary tokens differ too (a quotation mark changes what follows more than most
+    /// tokens do, in any prompt), and the most extreme of thousands of trials ranks high
+    /// everywhere; but it seldom fails in most prompts.
+    pub fn holds_in_most(&self) -> bool {
+        2 * self.holds() > self.prompts.len()
     }
 }
 
@@ -162,7 +161,7 @@ mod tests {
         let token = |id| vec![Edit::Replace { position: 6, id }];
         let glitch = replicate(token(666), divergence, 1, false).unwrap();
         assert_eq!((glitch.holds(), glitch.prompts.len()), (PROMPTS, PROMPTS));
-        assert!(glitch.p_value() < 1e-5 && glitch.holds_often(), "{glitch:?}");
+        assert!(glitch.p_value() < 1e-5 && glitch.holds_in_most(), "{glitch:?}");
         let head = Component::Head { layer: 1, head: 2 };
         let lesion = replicate(vec![Edit::lesion(head, Action::Zero)], divergence, 1, false);
         assert_eq!(lesion.unwrap().holds(), PROMPTS);

@@ -172,6 +172,7 @@ pub fn replicated(case: &Case) -> Option<String> {
         return asked.then(|| {
             "What is edited cannot be put into another prompt: this is specific to its own."
                 .to_owned()
+                + &by_chance(case)
         });
     };
     let (holds, all) = (replication.holds() as u64, replication.prompts.len() as u64);
@@ -182,9 +183,28 @@ pub fn replicated(case: &Case) -> Option<String> {
             number(replication.p_value())
         ),
         false => format!(
-            "It is specific to its prompt: of {all} new ones it holds in {holds} ({interval})."
+            "It is specific to its prompt: of {all} new ones it holds in {holds} ({interval}).{}",
+            by_chance(case)
         ),
     })
+}
+
+/// Says how many trials as extreme among their own controls the search would have met by chance,
+/// had each been one of its controls; with a space before it, empty where there was no search.
+fn by_chance(case: &Case) -> String {
+    let (trials, p) = (case.lineage.evaluation, case.verdict.p_value);
+    if trials == 0 || !(0.0..=1.0).contains(&p) {
+        return String::new();
+    }
+    let expected = p * trials as f64;
+    let expected = match expected < 1.0 {
+        true => "less than one".to_owned(),
+        false => format!("up to {}", count(expected.round() as u64)),
+    };
+    format!(
+        " By chance, {} trials would have met {expected} that rank as high in their own prompts.",
+        count(trials)
+    )
 }
 
 /// Says between which shares `hits` of `all` may lie: "95% interval 65% to 99%"; `None` of nothing.
