@@ -26,7 +26,7 @@ pub struct Args {
     passages: u64,
     #[command(flatten)]
     rows: RowsArg,
-    /// Lesion only this many, evenly spread (weights: the largest products, 256 by default).
+    /// Lesion only this many, evenly spread (weights: the largest products, 64 by default).
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Seed of the noise that each lesion is compared with.

@@ -38,13 +38,16 @@ use crate::{rng, stats};
 const CHUNK: usize = 256;
 const CHUNK_VALUES: usize = 64 << 20;
 
+/// The number of proposed weights that are lesioned where no limit is given.
+const WEIGHTS: usize = 64;
+
 /// Options of [`LesionSweep::run`].
 #[derive(Debug, Clone, Copy)]
 pub struct LesionOptions {
     /// The components that are swept.
     pub target: Target,
     /// Lesions only this many, an even choice (of weights, the most suspect). `None`: all (of
-    /// weights, 256).
+    /// weights, 64).
     pub limit: Option<usize>,
     /// The seed of the noise.
     pub seed: u64,
@@ -255,7 +258,7 @@ fn swept(
     options: &LesionOptions,
 ) -> Result<Vec<Component>> {
     if options.target == Target::Weights {
-        return propose_weights(evaluator, trials, options.limit.unwrap_or(256), None);
+        return propose_weights(evaluator, trials, options.limit.unwrap_or(WEIGHTS), None);
     }
     let all = components(evaluator.model, options.target);
     if all.is_empty() {
