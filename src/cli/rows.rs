@@ -1,6 +1,7 @@
 //! Rows of a sweep: the text they are measured on, the first of them as a table, all of them in a
 //! file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::args::Rows;
@@ -8,7 +9,7 @@ use super::output;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::storage;
-use crate::text::escape;
+use crate::text::{escape, plural};
 
 /// Most rows of a table in the terminal.
 pub const SHOWN: usize = 20;
@@ -51,6 +52,14 @@ pub fn texts(model: &Model, paths: &[PathBuf], passages: usize) -> Result<Vec<Ve
             }
             texts.push(ids);
         }
+    }
+    // The tests take texts for independent of each other.
+    let mut seen = BTreeSet::new();
+    let given = texts.len();
+    texts.retain(|ids| seen.insert(ids.clone()));
+    if texts.len() < given {
+        let left_out = plural((given - texts.len()) as u64, "text");
+        output::warn(format!("{left_out} left out, given more than once"));
     }
     if texts.is_empty() {
         return Err(Error::request("the text has no tokens"));

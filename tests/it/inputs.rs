@@ -67,6 +67,24 @@ fn a_byte_order_mark_and_windows_line_ends_are_not_read_as_text() {
     assert_eq!(prompts("One\nTwo\n", "p"), prompts("\u{feff}One\r\nTwo\r\n", "q"));
 }
 
+/// The tests of a sweep take its texts for independent: one given twice counts once.
+#[test]
+fn texts_of_a_sweep_are_paragraphs_and_count_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::write(dir.join("a.txt"), "The king was here.\n\nThe queen\nwas there.\n\n").unwrap();
+    fs::write(dir.join("b.txt"), "The king was here.\n").unwrap();
+    let args = ["sweep", "mlps", "--json", "--text", "a.txt", "--text", "b.txt"];
+    let (stdout, stderr) = run(dir, &args, 0);
+    let value: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&value["texts"], &value["flagged"]), (&2.into(), &0.into()));
+    assert!(stderr.contains("1 text left out, given more than once"), "{stderr}");
+    fs::write(dir.join("d.txt"), "\n \n").unwrap();
+    refused(dir, &["sweep", "mlps", "--text", "d.txt"], "the text has no tokens");
+    let (_, stderr) = run(dir, &["sweep", "mlps", "--passages", "33"], 2);
+    assert!(stderr.contains("33 is not in 1..=32"), "{stderr}");
+}
+
 #[test]
 fn bytes_that_are_not_utf8_are_named_with_their_offset() {
     let dir = tempfile::tempdir().unwrap();
