@@ -25,15 +25,19 @@ with open(os.path.join(root, "corpus", "passages", "passages.txt"), encoding="ut
     passages = [p.strip() for p in f.read().split("\n\n") if p.strip()][: summary["texts"]]
 tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
 m = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
-texts = [torch.tensor([[m.config.bos_token_id] + tokenizer.encode(p).ids]) for p in passages]
+texts = [[m.config.bos_token_id] + tokenizer.encode(p).ids for p in passages]
+# One batch, padded on the right, where causal attention does not see it.
+ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+counted = torch.zeros(ids.shape[0], ids.shape[1] - 1)
+for n, text in enumerate(texts):
+    ids[n, : len(text)] = torch.tensor(text)
+    counted[n, : len(text) - 1] = 1.0 / (len(text) - 1)
 
 
 def loss():
-    total = 0.0
-    for ids in texts:
-        lp = m(ids).logits[0, :-1].log_softmax(-1)
-        total -= lp.gather(1, ids[0, 1:, None]).mean().item()
-    return total / len(texts)
+    """Mean over the texts of the loss, nats per token."""
+    lp = m(ids).logits[:, :-1].log_softmax(-1)
+    return -(lp.gather(2, ids[:, 1:, None])[..., 0] * counted).sum().item() / len(texts)
 
 
 def zeroed(component):
@@ -41,7 +45,8 @@ def zeroed(component):
     layer = m.model.layers[int(re.match(r"L(\d+)", component)[1])]
     if head := re.search(r"head(\d+)$", component):
         d = m.config.head_dim
-        return layer.self_attn.o_proj.weight, (slice(None), slice(int(head[1]) * d, int(head[1]) * d + d))
+        columns = slice(int(head[1]) * d, int(head[1]) * d + d)
+        return layer.self_attn.o_proj.weight, (slice(None), columns)
     if at := re.search(r"mlp\.down\[(\d+),(\d+)\]$", component):
         return layer.mlp.down_proj.weight, (int(at[1]), int(at[2]))
     if at := re.search(r"attn\.o\[(\d+),(\d+)\]$", component):

@@ -55,7 +55,7 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let flagged: Vec<&LesionRow> = sweep.rows.iter().filter(|row| row.is_flagged()).collect();
-    let above = flagged.iter().filter(|row| row.noise_effect < Some(row.effect)).count();
+    let above = flagged.iter().filter(|row| row.above_noise == Some(true)).count();
     let flagged = flagged.len();
     if args.json {
         output::json(&serde_json::json!({
@@ -71,10 +71,12 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
         return Ok(exit::OK);
     }
     output::line(format!(
-        "{} lesions of {} in {seconds:.1} s; loss of the intact model on {} ({} tokens): {:.4} \
-        nats a token",
-        count(sweep.rows.len() as u64),
-        escape(&model.name),
+        "{} of {} in {seconds:.1} s",
+        plural(sweep.rows.len() as u64, "lesion"),
+        escape(&model.name)
+    ));
+    output::line(format!(
+        "{}, {} tokens; loss of the intact model: {:.4} nats a token",
         plural(sweep.texts as u64, "text"),
         count(sweep.tokens as u64),
         sweep.baseline_loss
@@ -85,19 +87,19 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
             apart"
         ),
         (_, true) => format!(
-            "null sweep, noise in place of every lesion: {flagged} are flagged at a false \
-            discovery rate of 5%"
+            "null sweep, noise in place of every lesion: {flagged} flagged at a false discovery\n\
+            rate of 5%"
         ),
         _ => format!(
-            "{flagged} cost something, and not what noise of the same norm costs (false discovery \
-            rate 5%): {above} more than it, {} less",
+            "{flagged} flagged at a false discovery rate of 5%: they cost something, and not what\n\
+            noise of the same norm costs; {above} of them more than it, {} less",
             flagged - above
         ),
     });
     if let Some(correlation) = sweep.routing_correlation {
         output::line(format!(
-            "how often an expert is chosen and how far its loss moves the output: rank correlation \
-            {correlation:.2}"
+            "how often an expert is chosen and how far its removal moves the output:\n\
+            rank correlation {correlation:.2}"
         ));
     }
     output::line("effect: loss over the intact model's, nats a token; bits: divergence from it\n");
@@ -162,7 +164,7 @@ fn groups(sweep: &LesionSweep) {
     for group in sweep.groups.iter().take(SHOWN) {
         let heads: Vec<String> = group.heads.iter().map(usize::to_string).collect();
         output::line(format!(
-            "L{} heads {} share one key/value head: {:+.3} nats without all of them, {:+.3} in sum",
+            "L{} heads {} share keys and values: {:+.3} without all, {:+.3} in sum",
             group.layer,
             heads.join(", "),
             group.effect,
@@ -171,8 +173,8 @@ fn groups(sweep: &LesionSweep) {
     }
     for channel in sweep.channels.iter().take(SHOWN) {
         output::line(format!(
-            "channel {} of the residual stream, written to by {}: up to {:.0} at position {}, {} \
-            times the median{}; of the costliest one's effect {} goes through the first token",
+            "channel {}, written to by {}: up to {:.0} at position {},\n  {} times the median{}; \
+            {} of the costliest one's effect\n  goes through the first token",
             channel.channel,
             plural(channel.weights.len() as u64, "flagged weight"),
             channel.largest,

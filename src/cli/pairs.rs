@@ -140,18 +140,18 @@ pub fn run(args: &Args) -> Result<u8> {
     if !sweep.complete {
         output::line("interrupted: what follows is judged on the pairs measured so far");
     }
+    let null = match sweep.screened {
+        true => format!(
+            "{} of {} random pairs of the same layers (the null) and ",
+            sweep.null_flagged, sweep.null_pairs
+        ),
+        // All measured pairs are the null.
+        false => String::new(),
+    };
     output::line(format!(
-        "{flagged} interact at a false discovery rate of 5%; the same threshold flags {} of {} {} \
-        and {} of {} pairs given noise of the same norm",
-        sweep.null_flagged,
-        sweep.null_pairs,
-        if sweep.rows.len() == sweep.pairs {
-            "pairs (all: the null)"
-        } else {
-            "random pairs of the same layers (the null)"
-        },
-        sweep.controls_flagged,
-        sweep.controls
+        "{flagged} interact at a false discovery rate of 5%;\nthe same threshold flags {null}{} of \
+        {} pairs given noise of the same norm",
+        sweep.controls_flagged, sweep.controls
     ));
     output::line(
         "loss over the intact model's, nats a token; interaction = joint - a alone - b alone; \

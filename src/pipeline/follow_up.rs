@@ -116,8 +116,11 @@ impl FollowUp<'_> {
             finding.replication = replicator.run(self.judge, &finding.trial, seed)?;
         }
         if let Some(replication) = &mut finding.replication {
-            let discovery = steps.is_discovery(replication.e_value);
-            replication.consistent = discovery && replication.holds_in_most();
+            // The condition is part of the evidence, which stays an e-value: of discoveries that
+            // are picked from afterwards, the false discovery rate would not be controlled.
+            let holds = replication.holds_in_most();
+            replication.consistent =
+                steps.is_discovery(if holds { replication.e_value } else { 0.0 });
         }
         let seed = self.seed(&finding.trial, "samples");
         finding.sampled = replicate::sampled(self.judge, &finding.trial, seed)?;

@@ -322,10 +322,10 @@ fn provenance(out: &mut String, case: &Case) {
                 count(m.elements_after as u64),
                 plural(m.calls, "trial"),
                 if m.one_minimal {
-                    "1-minimal: removing any single remaining element makes the glitch disappear."
+                    "1-minimal: without any single edit or sentence that is left, or the first \
+                    words, less than half of the margin remains."
                 } else {
-                    "not shown to be 1-minimal: the budget ran out before every remaining element \
-                    was tried."
+                    "not shown to be 1-minimal: the budget ran out, or the last steps were undone."
                 }
             );
         }

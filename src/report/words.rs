@@ -102,7 +102,9 @@ pub fn controls(case: &Case) -> Option<String> {
     let verdict = &case.verdict;
     let most = verdict.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp)?;
     let kind = |f: fn(&Edit) -> bool| !case.edits.is_empty() && case.edits.iter().all(f);
-    let who = if kind(Edit::is_token_edit) {
+    let who = if kind(|e| matches!(e, Edit::Delete { .. })) {
+        "deletions of other tokens"
+    } else if kind(Edit::is_token_edit) {
         "ordinary tokens in the same place"
     } else if kind(|e| matches!(e, Edit::Lesion { .. })) {
         "the same lesions of other components of the same kind"
@@ -132,8 +134,8 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
     }
     if summary.judged > 0 {
         said.push(format!(
-            "Selection: of {} trials {} score beyond the upper decile of controls; the most \
-            extreme {} were judged.",
+            "Selection: of {} trials {} score beyond the minimum and the upper decile of \
+            controls; {} of the most extreme were judged.",
             count(summary.evaluations),
             count(summary.extreme),
             count(summary.judged)
@@ -170,8 +172,7 @@ pub fn replicated(case: &Case) -> Option<String> {
     let Some(replication) = &case.replication else {
         let asked = case.search.is_some();
         return asked.then(|| {
-            "What is edited cannot be put into another prompt: this is specific to its own."
-                .to_owned()
+            "It could not be put into new prompts: this is specific to its own.".to_owned()
                 + &by_chance(case)
         });
     };
@@ -189,8 +190,8 @@ pub fn replicated(case: &Case) -> Option<String> {
     })
 }
 
-/// Says how many trials as extreme among their own controls the search would have met by chance,
-/// had each been one of its controls; with a space before it, empty where there was no search.
+/// Says how many trials that rank as high under this oracle among their own controls the search
+/// would be expected to meet, were each one of its controls; with a space before it, empty where there was no search.
 fn by_chance(case: &Case) -> String {
     let (trials, p) = (case.lineage.evaluation, case.verdict.p_value);
     if trials == 0 || !(0.0..=1.0).contains(&p) {
@@ -199,10 +200,11 @@ fn by_chance(case: &Case) -> String {
     let expected = p * trials as f64;
     let expected = match expected < 1.0 {
         true => "less than one".to_owned(),
-        false => format!("up to {}", count(expected.round() as u64)),
+        false => format!("about {}", count(expected.round() as u64)),
     };
     format!(
-        " By chance, {} trials would have met {expected} that rank as high in their own prompts.",
+        " By chance, {} trials would have met {expected} that rank as high under this oracle in \
+        their own prompts.",
         count(trials)
     )
 }
@@ -328,7 +330,7 @@ pub fn emergence(localization: &Localization) -> String {
             .into(),
         Some(e) if !e.is_finite() => "Emergence could not be measured.".into(),
         Some(e) if e > 0.25 => format!(
-            "The parts do not add up to the whole: {} of the effect appears only when all members \
+            "The parts do not add up to the whole: {} of their joint effect appears only when all members \
             act together (emergence).",
             percent(e.min(1.0))
         ),

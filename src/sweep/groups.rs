@@ -65,9 +65,12 @@ pub fn head_groups(
             continue;
         }
         let size = config.group();
-        if size > 1 {
-            let kv_head = head / size;
-            members.insert((layer, kv_head), (kv_head * size..(kv_head + 1) * size).collect());
+        let kv_head = head / size;
+        let heads: Vec<usize> = (kv_head * size..(kv_head + 1) * size).collect();
+        // With a limit, some heads of a group may not have been swept.
+        let all = heads.iter().all(|&head| effects.contains_key(&Component::Head { layer, head }));
+        if size > 1 && all {
+            members.insert((layer, kv_head), heads);
         }
     }
     let of = |(layer, heads): (usize, &[usize])| -> Vec<Component> {

@@ -10,9 +10,9 @@
 //!
 //! The second is two-sided because neither direction is the rule. To remove what writes a massive
 //! activation costs less than to put noise of that size beside it. The procedure of Benjamini and
-//! Hochberg (1995) corrects for the number of components. With lesions that are noise themselves
-//! ([`LesionOptions::null`]) both members of a pair are made alike, so the second null hypothesis
-//! holds, and what is flagged is flagged falsely.
+//! Hochberg (1995) corrects for the number of components. [`LesionOptions::null`] puts in the place
+//! of each lesion noise of its norm in one direction for all texts. Such a direction means nothing,
+//! so what is flagged then is flagged falsely.
 //!
 //! What stands out from its peers is another question, and has a score of its own (`outlier.rs`).
 
@@ -106,7 +106,7 @@ impl LesionSweep {
         let swept = Swept { evaluator, components: swept(evaluator, &trials, options)? };
         let everything: Vec<usize> = (0..swept.components.len()).collect();
         // In a null sweep, noise of another seed stands for the lesion.
-        let noise = options.null.then_some(!options.seed);
+        let change = if options.null { Change::FixedNoise(!options.seed) } else { Change::Zero };
         let total = (everything.len() * trials.len()) as u64;
         let done = |done: u64| progress(done, total);
         let (mut all, mut measured) = (Vec::new(), Measured::new(everything.len()));
@@ -118,7 +118,7 @@ impl LesionSweep {
             measured.count_routing(&baseline);
             let reference = baseline.distributions.clone();
             let text = Text { index, trial, loss: baseline.loss() };
-            let observed = swept.observe(&text, &everything, noise, reference.as_ref(), &done)?;
+            let observed = swept.observe(&text, &everything, change, reference.as_ref(), &done)?;
             for (component, o) in observed.iter().enumerate() {
                 measured.losses[component].push(o.loss());
                 measured.bits[component].push(o.mean_divergence_bits());
@@ -187,9 +187,12 @@ impl LesionSweep {
         let swept = &swept.components;
         let outliers = outlier_scores(swept, &divergences, layers);
         // A lesion that costs nothing of interest was not compared with noise, and has p = 1.
-        let p: Vec<f64> = (0..swept.len())
-            .map(|i| noise.get(&i).map_or(1.0, |n| p_value(&intact, &measured.losses[i], n)))
-            .collect();
+        let (p, above): (Vec<f64>, Vec<bool>) = (0..swept.len())
+            .map(|i| match noise.get(&i) {
+                Some(noise) => p_value(&intact, &measured.losses[i], noise),
+                None => (1.0, false),
+            })
+            .unzip();
         let q = stats::q_values(&p);
         let tested = texts.len() >= LEAST_TEXTS;
         let mut rows: Vec<LesionRow> = (0..swept.len())
@@ -205,6 +208,7 @@ impl LesionSweep {
                     perplexity_ratio: effect.exp(),
                     divergence_bits: divergences[i],
                     noise_effect: noise.get(&i).map(|noise| mean(noise) - baseline_loss),
+                    above_noise: noise.contains_key(&i).then_some(above[i]),
                     p_value: tested.then_some(p[i]),
                     q_value: tested.then_some(q[i]),
                     outlier_score: outliers[i],
@@ -270,6 +274,17 @@ fn swept(
     })
 }
 
+/// What is done to a component.
+#[derive(Clone, Copy)]
+enum Change {
+    /// It is set to zero.
+    Zero,
+    /// Noise of the lesion's norm, drawn anew for each text from this seed.
+    FreshNoise(u64),
+    /// Noise of the lesion's norm in one direction for all texts, as the lesion itself has one.
+    FixedNoise(u64),
+}
+
 /// The components of a sweep and the model they are in.
 struct Swept<'a> {
     evaluator: &'a ModelEvaluator<'a>,
@@ -277,13 +292,13 @@ struct Swept<'a> {
 }
 
 impl Swept<'_> {
-    /// Observes the `chosen` components, by index, on a text: lesioned or, with a seed of `noise`,
-    /// given noise of the lesion's norm. `done` is told how many more there are.
+    /// Observes the `chosen` components, by index, on a text, changed in this way. `done` is told
+    /// how many more there are.
     fn observe(
         &self,
         text: &Text,
         chosen: &[usize],
-        noise: Option<u64>,
+        change: Change,
         reference: Option<&Arc<Distributions>>,
         done: &dyn Fn(u64),
     ) -> Result<Vec<Observation>> {
@@ -295,13 +310,17 @@ impl Swept<'_> {
                 let component = self.components[i];
                 (component, Edit::lesion(component, Action::Zero))
             });
-            let requests: Vec<Request> = match noise {
-                None => lesions
+            let requests: Vec<Request> = match change {
+                Change::Zero => lesions
                     .map(|(_, edit)| Request::new(text.trial.with_edits(vec![edit])))
                     .collect(),
-                Some(seed) => {
+                Change::FreshNoise(seed) | Change::FixedNoise(seed) => {
                     let stream = |i: &usize| {
-                        let purpose = format!("noise {} {}", text.index, self.components[*i]);
+                        let component = self.components[*i];
+                        let purpose = match change {
+                            Change::FixedNoise(_) => format!("noise for {component}"),
+                            _ => format!("noise {} {component}", text.index),
+                        };
                         rng::stream(seed, &purpose)
                     };
                     let mut rngs: Vec<rng::Rng> = chunk.iter().map(stream).collect();
@@ -343,7 +362,7 @@ impl Swept<'_> {
         let done = |done: u64| progress(done, total);
         let mut losses: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for text in texts {
-            let observed = self.observe(text, &chosen, Some(seed), None, &done)?;
+            let observed = self.observe(text, &chosen, Change::FreshNoise(seed), None, &done)?;
             for (i, o) in chosen.iter().zip(observed) {
                 losses.entry(*i).or_default().push(o.loss());
             }
@@ -355,7 +374,8 @@ impl Swept<'_> {
 /// Returns the p-value of a lesion that costs something, and something else than noise of its norm:
 /// the larger of those of the two tests, because both null hypotheses have to be rejected (an
 /// intersection-union test, Berger 1982). The arguments are losses, one a text.
-fn p_value(intact: &[f64], lesioned: &[f64], noised: &[f64]) -> f64 {
+/// Returns also whether it costs more than the noise.
+fn p_value(intact: &[f64], lesioned: &[f64], noised: &[f64]) -> (f64, bool) {
     let costs: Vec<f64> =
         lesioned.iter().zip(intact).map(|(lesioned, intact)| excess(*lesioned, *intact)).collect();
     let beyond: Vec<f64> = costs.iter().map(|cost| cost - LEAST_NATS).collect();
@@ -363,7 +383,7 @@ fn p_value(intact: &[f64], lesioned: &[f64], noised: &[f64]) -> f64 {
         lesioned.iter().zip(noised).map(|(lesioned, noised)| excess(*lesioned, *noised)).collect();
     let under: Vec<f64> = over.iter().map(|difference| -difference).collect();
     let [costs, over, under] = [beyond, over, under].map(|d| stats::signed_rank_p_value(&d));
-    costs.max((2.0 * over.min(under)).min(1.0))
+    (costs.max((2.0 * over.min(under)).min(1.0)), over < under)
 }
 
 /// Returns the difference of two losses. One that is not finite is worse than any other, and two
@@ -383,7 +403,7 @@ mod tests {
 
     /// Six texts on which the intact model's loss is 3.
     fn p(lesioned: [f64; 6], noised: [f64; 6]) -> f64 {
-        p_value(&[3.0; 6], &lesioned, &noised)
+        p_value(&[3.0; 6], &lesioned, &noised).0
     }
 
     #[test]
@@ -396,6 +416,8 @@ mod tests {
         assert!(p(costly, [3.9, 4.2, 4.1, 4.4, 4.3, 4.6]) > 0.5);
         assert_eq!(p([2.0; 6], [5.0; 6]), 1.0);
         assert_eq!(p([3.0005; 6], [5.0; 6]), 1.0);
+        let above = |noise: f64| p_value(&[3.0; 6], &costly, &[noise; 6]).1;
+        assert!(above(3.5) && !above(9.0));
     }
 
     #[test]

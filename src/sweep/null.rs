@@ -102,7 +102,7 @@ impl Null {
         let thirds: Vec<usize> = all.iter().map(|c| third(c, layers)).collect();
         let mut groups: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
         // A component that is inactive on this text says nothing about how the others interact.
-        for m in pairs.filter(|m| m.interaction.abs() > floor) {
+        for m in pairs.filter(|m| m.interaction.abs() > floor && m.interaction.is_finite()) {
             groups.entry((thirds[m.pair.0], thirds[m.pair.1])).or_default().push(m.ratio().ln());
         }
         let spread = |sizes: &[f64]| {
@@ -123,7 +123,8 @@ impl Null {
     }
 
     /// Returns the upper-tail p-value of a pair's ratio; 1 for an interaction that is not above the
-    /// noise floor, not of interest, or not finite.
+    /// noise floor, not of interest, or NaN (one member alone breaks the model), 0 for one that is
+    /// infinite.
     pub fn p_value(&self, m: &Measured) -> f64 {
         let Some((centre, spread)) = self
             .by_thirds
@@ -133,7 +134,7 @@ impl Null {
             return 1.0;
         };
         let above_noise_floor =
-            m.interaction.abs() > self.floor.max(LEAST_NATS) && m.ratio().is_finite();
+            m.interaction.abs() > self.floor.max(LEAST_NATS) && !m.ratio().is_nan();
         if above_noise_floor { stats::upper_tail((m.ratio().ln() - centre) / spread) } else { 1.0 }
     }
 }
@@ -173,6 +174,8 @@ mod tests {
         }
         let odd = Measured { pair: (1, 2), alone: (0.1, f64::NAN), interaction: f64::NAN };
         assert_eq!(null.p_value(&odd), 1.0);
+        let broken = Measured { pair: (1, 2), alone: (0.1, 0.1), interaction: f64::INFINITY };
+        assert_eq!(null.p_value(&broken), 0.0);
     }
 
     #[test]

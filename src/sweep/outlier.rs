@@ -24,7 +24,8 @@ pub fn outlier_scores(
         0 => 0,
         layer => 1 + 3 * layer / layers.max(1),
     };
-    let log = |divergence: f64| divergence.max(1e-9).ln();
+    // A lesion that breaks the model diverges as far as there is: one bit.
+    let log = |divergence: f64| if divergence.is_nan() { 0.0 } else { divergence.max(1e-9).ln() };
     let scale = |is_peer: &dyn Fn(&Component) -> bool| {
         let peers: Vec<f64> = components
             .iter()

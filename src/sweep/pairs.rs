@@ -149,6 +149,8 @@ pub struct PairSweep {
     pub controls_flagged: usize,
     /// The largest change of a loss when only the batch changes, nats.
     pub noise_floor: f64,
+    /// Whether a screen chose the pairs; false where every pair is measured.
+    pub screened: bool,
     /// Whether every chosen pair was measured; false for a sweep that was ended before.
     pub complete: bool,
 }
@@ -356,6 +358,7 @@ impl PairSweep {
             controls: 0,
             controls_flagged: 0,
             noise_floor,
+            screened: !choice.estimates.is_empty(),
             complete: false,
         };
         let (mut done, total) = (0, choice.order.len() as u64);

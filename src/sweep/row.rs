@@ -33,6 +33,9 @@ pub struct LesionRow {
     /// few to test.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_effect: Option<f64>,
+    /// Whether it costs more than that noise, by the ranks of the texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub above_noise: Option<bool>,
     /// P-value of costing more than [`LEAST_NATS`](super::LEAST_NATS) and not as much as noise of
     /// the same norm; `None` with fewer than [`LEAST_TEXTS`] texts.
     #[serde(skip_serializing_if = "Option::is_none")]
