@@ -73,7 +73,7 @@ print(f"largest difference of an effect: {difference:.2e} ({worst})")
 for c in most:
     r = rows[c]
     print(f"    {c:<24} {effects[c]:+.4f} (glitch {r['effect']:+.4f}, noise "
-          f"{r.get('noise_effect') or float('nan'):+.4f}, q {r['q_value']:.1e})")
+          f"{r.get('noise_effects')}, q {r['q_value']:.1e})")
 print(f"groups {summary['groups'][:3]}\nchannels {summary['channels'][:3]}")
 met = difference <= 1e-3 and all(c in flagged for c in most)
 print("wanted: the costliest are flagged, effects within 1e-3:", "met" if met else "NOT met")

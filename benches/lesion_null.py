@@ -22,7 +22,7 @@ def sweep(target, model, *options):
     with open(out) as f:
         rows = [json.loads(line) for line in f]
     flagged = sum(r["q_value"] <= 0.05 for r in rows)
-    return flagged, [r["p_value"] for r in rows if "noise_effect" in r], len(rows)
+    return flagged, [r["p_value"] for r in rows if "noise_effects" in r], len(rows)
 
 
 def table(name, sweeps):
@@ -31,8 +31,8 @@ def table(name, sweeps):
     for f, compared, n in sweeps:
         flagged, p, lesions, runs = flagged + f, p + compared, lesions + n, runs + (f > 0)
     low = sum(x <= 0.05 for x in p) / max(len(p), 1)
-    print(f"{name:<36} {flagged:>4} of {lesions:>6} flagged, in {runs} sweeps; of {len(p)} compared "
-          f"with noise {100 * low:.1f}% have p <= 0.05")
+    print(f"{name:<36} {flagged:>4} of {lesions:>6} flagged, in {runs} of {len(sweeps)} sweeps; of "
+          f"{len(p)} compared with noise {100 * low:.1f}% have p <= 0.05")
     return flagged / lesions
 
 

@@ -55,7 +55,7 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let flagged: Vec<&LesionRow> = sweep.rows.iter().filter(|row| row.is_flagged()).collect();
-    let above = flagged.iter().filter(|row| row.above_noise == Some(true)).count();
+    let above = flagged.iter().filter(|row| row.noise_effect() < Some(row.effect)).count();
     let flagged = flagged.len();
     if args.json {
         output::json(&serde_json::json!({
@@ -126,7 +126,7 @@ fn figures(row: &LesionRow) -> [String; 6] {
     [
         format!("{:+.3}", row.effect),
         or_dash(row.effect_interval.map(|(low, high)| format!("{low:+.3}..{high:+.3}"))),
-        or_dash(row.noise_effect.map(|noise| format!("{noise:+.3}"))),
+        or_dash(row.noise_effect().map(|noise| format!("{noise:+.3}"))),
         or_dash(row.q_value.map(|q| format!("{q:.1e}"))),
         format!("{:.4}", row.divergence_bits),
         or_dash(row.outlier_score.map(|score| format!("{score:.1}"))),

@@ -2,23 +2,24 @@
 //! component of a kind and measures what that costs, on many texts.
 //!
 //! A component's effect is the mean over the texts of how much the loss rises, with Student's
-//! interval. It is flagged if two tests say so, both paired by text (Wilcoxon's signed ranks):
+//! interval. It is flagged if two tests say so:
 //!
-//! 1. its lesion costs more than [`LEAST_NATS`];
-//! 2. it costs more, or less, than a noise lesion of the same norm (`noise.rs`). Otherwise the cost
-//!    says nothing of what the component does: any disturbance of its size has it.
+//! 1. its lesion costs more than [`LEAST_NATS`] on texts like these (Wilcoxon's signed ranks);
+//! 2. it costs more, or less, than noise lesions of the same norm (`noise.rs`), each of which has
+//!    one direction for all texts, as the lesion has (`directions.rs`). Otherwise the cost says
+//!    nothing of what the component does: a change in any direction has it.
 //!
 //! The second is two-sided because neither direction is the rule. To remove what writes a massive
-//! activation costs less than to put noise of that size beside it. The procedure of Benjamini and
-//! Hochberg (1995) corrects for the number of components. [`LesionOptions::null`] puts in the place
-//! of each lesion noise of its norm in one direction for all texts. Such a direction means nothing,
-//! so what is flagged then is flagged falsely.
+//! activation can cost less than to put noise of that size beside it. The procedure of Benjamini
+//! and Hochberg (1995) corrects for the number of components. [`LesionOptions::null`] puts one more
+//! noise lesion in the place of each lesion, so that what is flagged then is flagged falsely.
 //!
 //! What stands out from its peers is another question, and has a score of its own (`outlier.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::directions::Spread;
 use super::groups::{HeadGroup, WrittenChannel, head_groups, written_channels};
 use super::head_scores::head_scores;
 use super::noise::noise_lesions;
@@ -40,6 +41,9 @@ const CHUNK_VALUES: usize = 64 << 20;
 
 /// The number of proposed weights that are lesioned where no limit is given.
 const WEIGHTS: usize = 64;
+
+/// The number of directions of noise that a lesion is compared with.
+const DIRECTIONS: usize = 2;
 
 /// Options of [`LesionSweep::run`].
 #[derive(Debug, Clone, Copy)]
@@ -105,19 +109,22 @@ impl LesionSweep {
         let trials = trials(texts)?;
         let swept = Swept { evaluator, components: swept(evaluator, &trials, options)? };
         let everything: Vec<usize> = (0..swept.components.len()).collect();
-        // In a null sweep, noise of another seed stands for the lesion.
-        let change = if options.null { Change::FixedNoise(!options.seed) } else { Change::Zero };
+        // In a null sweep, noise in one more direction stands for the lesion.
+        let change = match options.null {
+            true => Change::Noise { seed: options.seed, direction: DIRECTIONS },
+            false => Change::Zero,
+        };
         let total = (everything.len() * trials.len()) as u64;
         let done = |done: u64| progress(done, total);
         let (mut all, mut measured) = (Vec::new(), Measured::new(everything.len()));
-        for (index, trial) in trials.into_iter().enumerate() {
+        for trial in trials {
             let baseline =
                 evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
             let baseline =
                 baseline.ok_or_else(|| Error::internal("the baseline was not observed"))?;
             measured.count_routing(&baseline);
             let reference = baseline.distributions.clone();
-            let text = Text { index, trial, loss: baseline.loss() };
+            let text = Text { trial, loss: baseline.loss() };
             let observed = swept.observe(&text, &everything, change, reference.as_ref(), &done)?;
             for (component, o) in observed.iter().enumerate() {
                 measured.losses[component].push(o.loss());
@@ -126,7 +133,7 @@ impl LesionSweep {
             all.push(text);
         }
         let noise = match all.len() >= LEAST_TEXTS {
-            true => swept.noise_losses(&all, &measured, options.seed, progress)?,
+            true => swept.noise_effects(&all, &measured, options.seed, progress)?,
             false => BTreeMap::new(),
         };
         let mut sweep = Self::new(&swept, &all, &measured, &noise);
@@ -179,26 +186,31 @@ impl LesionSweep {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
         let intact: Vec<f64> = texts.iter().map(|text| text.loss).collect();
         let baseline_loss = mean(&intact);
-        let effects = |losses: &[f64]| -> Vec<f64> {
+        let over = |losses: &[f64]| -> Vec<f64> {
             losses.iter().zip(&intact).map(|(loss, intact)| loss - intact).collect()
         };
         let divergences: Vec<f64> = measured.bits.iter().map(|bits| mean(bits)).collect();
         let layers = swept.evaluator.model.config.num_hidden_layers;
         let swept = &swept.components;
         let outliers = outlier_scores(swept, &divergences, layers);
-        // A lesion that costs nothing of interest was not compared with noise, and has p = 1.
-        let (p, above): (Vec<f64>, Vec<bool>) = (0..swept.len())
-            .map(|i| match noise.get(&i) {
-                Some(noise) => p_value(&intact, &measured.losses[i], noise),
-                None => (1.0, false),
+        let effects: Vec<Vec<f64>> = measured.losses.iter().map(|losses| over(losses)).collect();
+        let spread = Spread::new(noise.values().map(Vec::as_slice));
+        // Both null hypotheses have to be rejected (an intersection-union test, Berger 1982). A
+        // lesion that costs nothing of interest was not compared with noise, and has p = 1.
+        let p: Vec<f64> = (0..swept.len())
+            .map(|i| match (noise.get(&i), &spread) {
+                (Some(noise), Some(spread)) => {
+                    let cost = cost_p_value(&intact, &measured.losses[i]);
+                    cost.max(spread.p_value(mean(&effects[i]), noise))
+                }
+                _ => 1.0,
             })
-            .unzip();
+            .collect();
         let q = stats::q_values(&p);
         let tested = texts.len() >= LEAST_TEXTS;
         let mut rows: Vec<LesionRow> = (0..swept.len())
             .map(|i| {
-                let effects = effects(&measured.losses[i]);
-                let (effect, half) = (mean(&effects), stats::t_half_width(&effects));
+                let (effect, half) = (mean(&effects[i]), stats::t_half_width(&effects[i]));
                 LesionRow {
                     component: swept[i],
                     baseline_loss,
@@ -207,8 +219,7 @@ impl LesionSweep {
                     effect_interval: (texts.len() > 1).then_some((effect - half, effect + half)),
                     perplexity_ratio: effect.exp(),
                     divergence_bits: divergences[i],
-                    noise_effect: noise.get(&i).map(|noise| mean(noise) - baseline_loss),
-                    above_noise: noise.contains_key(&i).then_some(above[i]),
+                    noise_effects: noise.get(&i).cloned(),
                     p_value: tested.then_some(p[i]),
                     q_value: tested.then_some(q[i]),
                     outlier_score: outliers[i],
@@ -279,10 +290,13 @@ fn swept(
 enum Change {
     /// It is set to zero.
     Zero,
-    /// Noise of the lesion's norm, drawn anew for each text from this seed.
-    FreshNoise(u64),
-    /// Noise of the lesion's norm in one direction for all texts, as the lesion itself has one.
-    FixedNoise(u64),
+    /// It gets noise of the lesion's norm in one direction, the same for all texts.
+    Noise {
+        /// The seed of the sweep.
+        seed: u64,
+        /// Which of the directions.
+        direction: usize,
+    },
 }
 
 /// The components of a sweep and the model they are in.
@@ -314,14 +328,9 @@ impl Swept<'_> {
                 Change::Zero => lesions
                     .map(|(_, edit)| Request::new(text.trial.with_edits(vec![edit])))
                     .collect(),
-                Change::FreshNoise(seed) | Change::FixedNoise(seed) => {
+                Change::Noise { seed, direction } => {
                     let stream = |i: &usize| {
-                        let component = self.components[*i];
-                        let purpose = match change {
-                            Change::FixedNoise(_) => format!("noise for {component}"),
-                            _ => format!("noise {} {component}", text.index),
-                        };
-                        rng::stream(seed, &purpose)
+                        rng::stream(seed, &format!("noise {direction} {}", self.components[*i]))
                     };
                     let mut rngs: Vec<rng::Rng> = chunk.iter().map(stream).collect();
                     let lesions: Vec<_> = lesions.collect();
@@ -343,9 +352,9 @@ impl Swept<'_> {
         Ok(observations)
     }
 
-    /// Returns the losses under noise of the lesion's norm, one a text, of the components whose
-    /// lesions cost more than [`LEAST_NATS`], by index.
-    fn noise_losses(
+    /// Returns the effects of noise of the lesion's norm, nats per token, one in each direction, of
+    /// the components whose lesions cost more than [`LEAST_NATS`], by index.
+    fn noise_effects(
         &self,
         texts: &[Text],
         measured: &Measured,
@@ -358,72 +367,45 @@ impl Swept<'_> {
             total.is_nan() || total > LEAST_NATS * texts.len() as f64
         };
         let chosen: Vec<usize> = (0..self.components.len()).filter(costs).collect();
-        let total = ((self.components.len() + chosen.len()) * texts.len()) as u64;
+        let total = ((self.components.len() + DIRECTIONS * chosen.len()) * texts.len()) as u64;
         let done = |done: u64| progress(done, total);
-        let mut losses: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        let mut effects: BTreeMap<usize, Vec<f64>> =
+            chosen.iter().map(|&i| (i, vec![0.0; DIRECTIONS])).collect();
         for text in texts {
-            let observed = self.observe(text, &chosen, Change::FreshNoise(seed), None, &done)?;
-            for (i, o) in chosen.iter().zip(observed) {
-                losses.entry(*i).or_default().push(o.loss());
+            for direction in 0..DIRECTIONS {
+                let change = Change::Noise { seed, direction };
+                let observed = self.observe(text, &chosen, change, None, &done)?;
+                for (effects, o) in effects.values_mut().zip(observed) {
+                    effects[direction] += (o.loss() - text.loss) / texts.len() as f64;
+                }
             }
         }
-        Ok(losses)
+        Ok(effects)
     }
 }
 
-/// Returns the p-value of a lesion that costs something, and something else than noise of its norm:
-/// the larger of those of the two tests, because both null hypotheses have to be rejected (an
-/// intersection-union test, Berger 1982). The arguments are losses, one a text.
-/// Returns also whether it costs more than the noise.
-fn p_value(intact: &[f64], lesioned: &[f64], noised: &[f64]) -> (f64, bool) {
-    let costs: Vec<f64> =
-        lesioned.iter().zip(intact).map(|(lesioned, intact)| excess(*lesioned, *intact)).collect();
-    let beyond: Vec<f64> = costs.iter().map(|cost| cost - LEAST_NATS).collect();
-    let over: Vec<f64> =
-        lesioned.iter().zip(noised).map(|(lesioned, noised)| excess(*lesioned, *noised)).collect();
-    let under: Vec<f64> = over.iter().map(|difference| -difference).collect();
-    let [costs, over, under] = [beyond, over, under].map(|d| stats::signed_rank_p_value(&d));
-    (costs.max((2.0 * over.min(under)).min(1.0)), over < under)
-}
-
-/// Returns the difference of two losses. One that is not finite is worse than any other, and two
-/// such are alike.
-fn excess(loss: f64, other: f64) -> f64 {
-    match (loss.is_finite(), other.is_finite()) {
-        (true, true) => loss - other,
-        (false, true) => f64::INFINITY,
-        (true, false) => f64::NEG_INFINITY,
-        (false, false) => 0.0,
-    }
+/// Returns the p-value of costing more than [`LEAST_NATS`], from the losses on each text.
+fn cost_p_value(intact: &[f64], lesioned: &[f64]) -> f64 {
+    // A loss that is not finite is worse than any other.
+    let cost = |lesioned: f64, intact: f64| match lesioned.is_finite() {
+        true => lesioned - intact - LEAST_NATS,
+        false => f64::INFINITY,
+    };
+    let costs: Vec<f64> = lesioned.iter().zip(intact).map(|(l, i)| cost(*l, *i)).collect();
+    stats::signed_rank_p_value(&costs)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Six texts on which the intact model's loss is 3.
-    fn p(lesioned: [f64; 6], noised: [f64; 6]) -> f64 {
-        p_value(&[3.0; 6], &lesioned, &noised).0
-    }
-
     #[test]
-    fn both_tests_have_to_reject() {
-        let costly = [4.0, 4.1, 4.2, 4.3, 4.4, 4.5];
-        // More than noise, and less: two-sided, 2/64.
-        assert_eq!(p(costly, [3.5; 6]), 1.0 / 32.0);
-        assert_eq!(p(costly, [9.0; 6]), 1.0 / 32.0);
-        // As noise, or without cost, or with less than a thousandth of a nat.
-        assert!(p(costly, [3.9, 4.2, 4.1, 4.4, 4.3, 4.6]) > 0.5);
-        assert_eq!(p([2.0; 6], [5.0; 6]), 1.0);
-        assert_eq!(p([3.0005; 6], [5.0; 6]), 1.0);
-        let above = |noise: f64| p_value(&[3.0; 6], &costly, &[noise; 6]).1;
-        assert!(above(3.5) && !above(9.0));
-    }
-
-    #[test]
-    fn a_loss_that_is_not_finite_is_worse_and_two_are_alike() {
-        assert_eq!(p([f64::NAN, f64::INFINITY, 5.0, 5.0, 5.0, 5.0], [3.0; 6]), 1.0 / 32.0);
-        assert_eq!(p([f64::NAN; 6], [f64::INFINITY; 6]), 1.0);
-        assert_eq!(p([5.0; 6], [f64::NAN; 6]), 1.0 / 32.0);
+    fn a_cost_has_to_be_of_interest_and_on_most_texts() {
+        let p = |lesioned: [f64; 6]| cost_p_value(&[3.0; 6], &lesioned);
+        assert_eq!(p([4.0, 4.1, 4.2, 4.3, 4.4, 4.5]), 1.0 / 64.0);
+        assert_eq!(p([f64::NAN, f64::INFINITY, 5.0, 5.0, 5.0, 5.0]), 1.0 / 64.0);
+        assert!(p([2.0, 4.1, 1.0, 4.3, 2.5, 4.5]) > 0.2);
+        // Less than a thousandth of a nat is none.
+        assert_eq!(p([3.0005; 6]), 1.0);
     }
 }

@@ -3,7 +3,7 @@
 //! A lesion changes what its block adds to the residual stream. Its noise lesion makes a change of
 //! the same norm at each position, in a direction that has nothing to do with the component: the
 //! channels of the change are permuted and their signs drawn at random, the same for all positions
-//! of a text. So everything about the change is kept but its direction. What costs no more than
+//! of all texts. So everything about the change is kept but its direction. What costs no more than
 //! this is the size of the disturbance, not the loss of what the component does.
 
 use rand::Rng as _;

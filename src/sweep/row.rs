@@ -28,16 +28,13 @@ pub struct LesionRow {
     pub perplexity_ratio: f64,
     /// Mean Jensen-Shannon divergence over the texts, bits.
     pub divergence_bits: f64,
-    /// The effect of noise of the same norm, nats per token; `None` where it was not measured,
-    /// because the lesion costs no more than [`LEAST_NATS`](super::LEAST_NATS) or the texts are too
-    /// few to test.
+    /// The effects of noise of the same norm in random directions, nats per token; `None` where
+    /// they were not measured, because the lesion costs no more than
+    /// [`LEAST_NATS`](super::LEAST_NATS) or the texts are too few to test.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub noise_effect: Option<f64>,
-    /// Whether it costs more than that noise, by the ranks of the texts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub above_noise: Option<bool>,
-    /// P-value of costing more than [`LEAST_NATS`](super::LEAST_NATS) and not as much as noise of
-    /// the same norm; `None` with fewer than [`LEAST_TEXTS`] texts.
+    pub noise_effects: Option<Vec<f64>>,
+    /// P-value of costing more than [`LEAST_NATS`](super::LEAST_NATS) and not what noise of the
+    /// same norm costs; `None` with fewer than [`LEAST_TEXTS`] texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p_value: Option<f64>,
     /// Benjamini-Hochberg q-value over the components of the sweep.
@@ -55,6 +52,12 @@ pub struct LesionRow {
 }
 
 impl LesionRow {
+    /// Returns the mean effect of noise of the same norm, nats per token.
+    pub fn noise_effect(&self) -> Option<f64> {
+        let effects = self.noise_effects.as_ref()?;
+        Some(effects.iter().sum::<f64>() / effects.len() as f64)
+    }
+
     /// Returns whether the component costs something, and something else than noise of the same
     /// norm, at a false discovery rate of 5%.
     pub fn is_flagged(&self) -> bool {

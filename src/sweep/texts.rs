@@ -5,8 +5,6 @@ use crate::error::{Error, Result};
 
 /// One text with the intact model's loss on it.
 pub struct Text {
-    /// Which of the texts it is.
-    pub index: usize,
     /// The first token as the prompt, the rest as the continuation.
     pub trial: Trial,
     /// The loss, nats per token.

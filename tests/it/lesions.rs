@@ -93,7 +93,7 @@ fn patterns_times_values_are_the_heads() {
 
 #[test]
 fn what_matters_is_flagged_and_noise_is_not() {
-    let model = Model::load("builtin:dense").unwrap();
+    let model = Model::load("builtin:moe").unwrap();
     let evaluator = ModelEvaluator::new(&model);
     let texts = passages(&model, 8);
     let sweep = |null| {
@@ -108,13 +108,13 @@ fn what_matters_is_flagged_and_noise_is_not() {
     assert!(flagged(&real).contains(&"L0.mlp".to_owned()), "{:?}", real.rows);
     let first = &real.rows[0];
     let (low, high) = first.effect_interval.unwrap();
-    assert!(first.component == Component::Mlp { layer: 0 } && low > 2.0 && high < 6.0, "{first:?}");
-    // Noise costs much too, and is like other noise.
+    assert!(first.component == Component::Mlp { layer: 0 } && low > 4.0 && high < 8.0, "{first:?}");
+    // Noise costs something too, and is like other noise.
     let null = sweep(true);
-    assert!(null.rows[0].effect > 1.0 && flagged(&null).is_empty(), "{:?}", null.rows);
+    assert!(null.rows[0].effect > 0.5 && flagged(&null).is_empty(), "{:?}", null.rows);
     // The same again: nothing is drawn from a clock.
     let again = sweep(false);
-    let figures = |s: &LesionSweep| s.rows.iter().map(|r| r.noise_effect).collect::<Vec<_>>();
+    let figures = |s: &LesionSweep| s.rows.iter().map(|r| r.noise_effect()).collect::<Vec<_>>();
     assert_eq!(figures(&real), figures(&again));
 }
 
@@ -126,7 +126,7 @@ fn few_texts_are_not_tested() {
     let sweep = |texts: &[Vec<u32>]| LesionSweep::run(&evaluator, texts, &options, &|_, _| {});
     let one = sweep(&[ids()]).unwrap();
     assert!(one.rows.iter().all(|row| {
-        (row.effect_interval, row.p_value, row.q_value, row.noise_effect)
+        (row.effect_interval, row.p_value, row.q_value, row.noise_effect())
             == (None, None, None, None)
     }));
     let five = sweep(&vec![ids(); 5]).unwrap();
