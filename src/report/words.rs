@@ -191,7 +191,8 @@ pub fn replicated(case: &Case) -> Option<String> {
 }
 
 /// Says how many trials that rank as high under this oracle among their own controls the search
-/// would be expected to meet, were each one of its controls; with a space before it, empty where there was no search.
+/// would be expected to meet, were each one of its controls; with a space before it, empty where
+/// there was no search.
 fn by_chance(case: &Case) -> String {
     let (trials, p) = (case.lineage.evaluation, case.verdict.p_value);
     if trials == 0 || !(0.0..=1.0).contains(&p) {
@@ -330,8 +331,8 @@ pub fn emergence(localization: &Localization) -> String {
             .into(),
         Some(e) if !e.is_finite() => "Emergence could not be measured.".into(),
         Some(e) if e > 0.25 => format!(
-            "The parts do not add up to the whole: {} of their joint effect appears only when all members \
-            act together (emergence).",
+            "The parts do not add up to the whole: {} of their joint effect appears only when all \
+            members act together (emergence).",
             percent(e.min(1.0))
         ),
         Some(e) if e < -0.25 => format!(

@@ -2,8 +2,8 @@
 //!
 //! Lesions: the head or recurrent state whose removal costs most on the seed prompts has a real
 //! effect. In each prompt it is scaled down by as little as still fails against controls of the
-//! search, which puts it at the threshold. Tokens: those that the echo prompt gets repeated so badly
-//! that they fail, and no worse than that. How many of these are confirmed, and how many consistent?
+//! search, which puts it at the threshold. Tokens: those that the echo prompt gets repeated so
+//! badly that they fail, and no worse. How many of these are confirmed, and how many consistent?
 //!
 //! `threshold_effects MODEL`, one line for each effect.
 
