@@ -2,8 +2,8 @@
 //!
 //! A lesion changes what its block adds to the residual stream. Its noise lesion makes a change of
 //! the same norm at each position, in a direction that has nothing to do with the component: the
-//! channels of the change are permuted and their signs drawn at random, the same for all positions
-//! of all texts. So everything about the change is kept but its direction. What costs no more than
+//! change is rotated at random, in the same way at all positions of all texts. So everything about
+//! it is kept but its direction. What costs no more than
 //! this is the size of the disturbance, not the loss of what the component does.
 
 use rand::Rng as _;
@@ -47,21 +47,61 @@ pub fn noise_lesions(
     Ok(patches)
 }
 
-/// Returns `intact` plus the change to `lesioned` in permuted channels with random signs; all
-/// `[positions, d_model]`.
+/// Returns `intact` plus the change to `lesioned`, rotated at random; all `[positions, d_model]`.
 fn with_noise(intact: &[f32], lesioned: &[f32], d_model: usize, rng: &mut Rng) -> Vec<f32> {
-    let mut from: Vec<usize> = (0..d_model).collect();
-    from.shuffle(rng);
-    let signs: Vec<f32> = (0..d_model).map(|_| if rng.random() { 1.0 } else { -1.0 }).collect();
+    let rotation = Rotation::new(d_model, rng);
     let mut values = intact.to_vec();
     for (at, out) in values.chunks_exact_mut(d_model).enumerate() {
         let position = at * d_model..(at + 1) * d_model;
-        let (intact, lesioned) = (&intact[position.clone()], &lesioned[position]);
-        for ((value, from), sign) in out.iter_mut().zip(&from).zip(&signs) {
-            *value += sign * (lesioned[*from] - intact[*from]);
-        }
+        let mut change: Vec<f32> =
+            lesioned[position.clone()].iter().zip(&intact[position]).map(|(l, i)| l - i).collect();
+        rotation.apply(&mut change);
+        out.iter_mut().zip(change).for_each(|(value, change)| *value += change);
     }
     values
+}
+
+/// Rounds of a rotation: after three, a vector along one channel lies along all of them.
+const ROUNDS: usize = 3;
+
+/// A random rotation that takes `d log d` steps: rounds of permuted channels, random signs, and a
+/// Walsh-Hadamard transform of as many channels as a power of two has room for.
+struct Rotation(Vec<Vec<(usize, f32)>>);
+
+impl Rotation {
+    fn new(d: usize, rng: &mut Rng) -> Self {
+        let round = |rng: &mut Rng| {
+            let mut from: Vec<usize> = (0..d).collect();
+            from.shuffle(rng);
+            from.into_iter().map(|from| (from, if rng.random() { 1.0 } else { -1.0 })).collect()
+        };
+        Self((0..ROUNDS).map(|_| round(rng)).collect())
+    }
+
+    fn apply(&self, x: &mut Vec<f32>) {
+        for round in &self.0 {
+            *x = round.iter().map(|(from, sign)| sign * x[*from]).collect();
+            let width = 1usize << x.len().max(1).ilog2();
+            hadamard(&mut x[..width]);
+        }
+    }
+}
+
+/// Applies the Walsh-Hadamard transform, scaled so that it keeps the norm, to `x`, whose length is a
+/// power of two.
+fn hadamard(x: &mut [f32]) {
+    let mut half = 1;
+    while half < x.len() {
+        for block in x.chunks_exact_mut(2 * half) {
+            let (a, b) = block.split_at_mut(half);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let scale = (x.len() as f32).sqrt().recip();
+    x.iter_mut().for_each(|x| *x *= scale);
 }
 
 #[cfg(test)]
@@ -84,6 +124,16 @@ mod tests {
             assert!((dot(&lesion, a, b) - dot(&noise, a, b)).abs() < 1e-4);
         }
         assert!(lesion.iter().zip(&noise).any(|(a, b)| (a - b).abs() > 0.1));
+        // A change in one channel spreads over all of them.
+        for d in [16, 24, 576] {
+            let mut one = vec![0.0; d];
+            one[d / 3] = 1.0;
+            Rotation::new(d, &mut rng).apply(&mut one);
+            let (norm, largest) =
+                one.iter().fold((0.0f32, 0.0f32), |(n, m), x| (n + x * x, m.max(x.abs())));
+            assert!((norm - 1.0).abs() < 1e-5, "{d}: {norm}");
+            assert!(largest < 4.5 / (d as f32).sqrt(), "{d}: {largest}");
+        }
         // A position that the lesion leaves alone is left alone.
         assert_eq!(with_noise(&intact, &intact, 16, &mut rng), intact);
     }
