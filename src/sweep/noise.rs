@@ -87,8 +87,8 @@ impl Rotation {
     }
 }
 
-/// Applies the Walsh-Hadamard transform, scaled so that it keeps the norm, to `x`, whose length is a
-/// power of two.
+/// Applies the Walsh-Hadamard transform, scaled so that it keeps the norm, to `x`, whose length is
+/// a power of two.
 fn hadamard(x: &mut [f32]) {
     let mut half = 1;
     while half < x.len() {
