@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::row::LesionRow;
-use super::sets::set_of_lesions;
+use super::sets::{Baseline, set_of_lesions};
 use super::texts::Text;
 use crate::edit::{Action, Component, Edit, Matrix};
-use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
+use crate::error::Result;
+use crate::evaluate::ModelEvaluator;
 use crate::stats;
 
 /// The heads that share one key/value head (grouped-query attention, Ainslie et al. 2023), of which
@@ -159,15 +159,10 @@ fn mean_effects(
     texts: &[Text],
     sets: &[Vec<Edit>],
 ) -> Result<Vec<f64>> {
-    let mut sums = vec![0.0; sets.len()];
-    for text in texts {
-        let requests: Vec<Request> =
-            sets.iter().map(|edits| Request::new(text.trial.with_edits(edits.clone()))).collect();
-        let observed = evaluator.observe(&requests)?;
-        if observed.len() != sets.len() {
-            return Err(Error::internal("a set of lesions was not observed"));
-        }
-        sums.iter_mut().zip(observed).for_each(|(sum, o)| *sum += o.loss() - text.loss);
+    let mut means = vec![0.0; sets.len()];
+    for text in texts.iter().filter(|_| !sets.is_empty()) {
+        let effects = Baseline::new(evaluator, &text.trial)?.effects(sets, &|_, _| {})?;
+        means.iter_mut().zip(effects).for_each(|(mean, e)| *mean += e.nats / texts.len() as f64);
     }
-    Ok(sums.into_iter().map(|sum| sum / texts.len() as f64).collect())
+    Ok(means)
 }

@@ -69,12 +69,12 @@ pub fn head_scores(
         .filter(|&layer| config.mixer(layer) == Component::Attention { layer })
         .flat_map(|layer| (0..config.heads(layer)).map(move |head| (layer, head)))
         .collect();
-    let ordinary = Vocabulary::of(model).ordinary;
     let bos: Vec<u32> = config.bos_token_id.into_iter().collect();
-    if heads.is_empty()
-        || ordinary.len() < TOKENS
-        || bos.len() + 2 * TOKENS > config.max_position_embeddings
-    {
+    if heads.is_empty() || bos.len() + 2 * TOKENS > config.max_position_embeddings {
+        return Ok(BTreeMap::new());
+    }
+    let ordinary = Vocabulary::of(model).ordinary;
+    if ordinary.len() < TOKENS {
         return Ok(BTreeMap::new());
     }
     let mut sums: BTreeMap<(usize, usize), HeadScores> = BTreeMap::new();
@@ -100,7 +100,6 @@ pub fn head_scores(
             }
         }
     }
-    let mut scores = BTreeMap::new();
     for score in sums.values_mut() {
         let n = SEQUENCES as f64;
         score.previous_token /= n;
@@ -115,10 +114,8 @@ pub fn head_scores(
             score.sink += mean(sink) / texts.len() as f64;
         }
     }
-    for ((layer, head), score) in sums {
-        scores.insert(Component::Head { layer, head }, score);
-    }
-    Ok(scores)
+    let component = |((layer, head), score)| (Component::Head { layer, head }, score);
+    Ok(sums.into_iter().map(component).collect())
 }
 
 fn attention(patterns: &Patterns, layer: usize, head: usize, query: usize, key: usize) -> f64 {

@@ -228,31 +228,18 @@ impl Table<'_> {
         self.joint.extend(joint);
     }
 
-    /// Returns p- and q-values of the measured pairs under this null. Pairs that were not measured
-    /// count too, because the screen looked at them.
-    fn p_and_q(&self, null: &Null) -> (Vec<f64>, Vec<f64>) {
-        let pairs = self.all.len() * (self.all.len() - 1) / 2;
+    /// Judges the pairs measured so far. Returns the null and the largest p-value that is flagged
+    /// under it.
+    fn judge(&self, sweep: &mut PairSweep) -> (Null, f64) {
+        let random = |m: &Measured| self.choice.null.contains(&m.pair);
+        let of_null = self.measured.iter().filter(|m| random(m));
+        let null = Null::new(of_null, self.all, self.layers, 4.0 * self.noise_floor);
         let p: Vec<f64> = self.measured.iter().map(|m| null.p_value(m)).collect();
-        let rest = std::iter::repeat_n(1.0, pairs - p.len());
+        // Pairs that were not measured count too, because the screen looked at them.
+        let rest = std::iter::repeat_n(1.0, sweep.pairs - p.len());
         let q = stats::q_values(&p.iter().copied().chain(rest).collect::<Vec<_>>());
-        (p, q)
-    }
-
-    /// Returns the null and the largest p-value that is flagged under it.
-    fn null(&self) -> (Null, f64) {
-        let random = self.measured.iter().filter(|m| self.choice.null.contains(&m.pair));
-        let null = Null::new(random, self.all, self.layers, 4.0 * self.noise_floor);
-        let (p, q) = self.p_and_q(&null);
         let flagged = p.iter().zip(&q).filter(|(_, q)| **q <= FALSE_DISCOVERY);
         let threshold = flagged.map(|(p, _)| *p).fold(-1.0, f64::max);
-        (null, threshold)
-    }
-
-    /// Judges the pairs measured so far.
-    fn judge(&self, sweep: &mut PairSweep) {
-        let (null, threshold) = self.null();
-        let (p, q) = self.p_and_q(&null);
-        let random = |m: &Measured| self.choice.null.contains(&m.pair);
         sweep.null_pairs = self.measured.iter().filter(|m| random(m)).count();
         sweep.null_flagged =
             self.measured.iter().zip(&p).filter(|(m, p)| random(m) && **p <= threshold).count();
@@ -277,6 +264,7 @@ impl Table<'_> {
         sweep.rows.sort_by(|x, y| {
             x.q_value.total_cmp(&y.q_value).then(larger(x, y)).then((x.a, x.b).cmp(&(y.a, y.b)))
         });
+        (null, threshold)
     }
 }
 
@@ -359,9 +347,10 @@ impl PairSweep {
             controls_flagged: 0,
             noise_floor,
             screened: !choice.estimates.is_empty(),
-            complete: false,
+            complete: choice.order.is_empty(),
         };
-        let (mut done, total) = (0, choice.order.len() as u64);
+        let total = choice.order.len();
+        let (mut null, mut threshold) = table.judge(&mut sweep);
         for chunk in choice.order.chunks(CHUNK) {
             // Neighbours share their first member, and so the forward below the second.
             let mut chunk = chunk.to_vec();
@@ -372,16 +361,14 @@ impl PairSweep {
                 .collect();
             let joint = baseline.effects(&sets, &|_, _| {})?;
             table.add(&chunk, &joint);
-            done += chunk.len();
-            progress(chunk.len() as u64, total);
-            table.judge(&mut sweep);
-            sweep.complete = done == choice.order.len();
+            progress(chunk.len() as u64, total as u64);
+            (null, threshold) = table.judge(&mut sweep);
+            sweep.complete = table.measured.len() == total;
             if !each(&sweep)? {
                 return Ok(sweep);
             }
         }
         let noised = noised(&baseline, &table.measured, &all, options.controls, progress)?;
-        let (null, threshold) = table.null();
         sweep.controls = noised.len();
         sweep.controls_flagged = noised.iter().filter(|m| null.p_value(m) <= threshold).count();
         Ok(sweep)
