@@ -17,16 +17,18 @@ parser.add_argument("glitch", nargs="?", default=os.path.join(root, "target", "r
 parser.add_argument("--keep")
 args = parser.parse_args()
 
-# Examples of many forms (those of the PyTorch script for echo tests), so that a token is not
-# refused for its form alone.
+# Examples of many forms, so that a token is not refused for its form alone. These two prompts are
+# the best of 33 at getting tokens repeated, by the first decile of 256 random ones (0.16 and 0.17,
+# medians 0.61 and 0.64); nothing of glitch was looked at.
 EXAMPLES = [
-    "apple", " river", "Window", " seventeen", "ness", "//", " Moreover", "graph", " blue", "ing"
+    " apple", "graph", " River", "ness", " seventeen", "Window", "ing", " blue", "//", " Moreover",
+    " sch", "ation", " Harvest", "cod", " underst", "pre",
 ]
 BATCH, SAMPLE = 64, 8
 # Text before the token, between its two places, and after.
 PROMPTS = [
-    ("Input: \"", "\" Output: \"", "\"\n"),
     ("The text is \"", "\". Once more: \"", "\".\n"),
+    ("| ", "|", "|\n"),
 ]
 
 

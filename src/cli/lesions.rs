@@ -55,7 +55,7 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let flagged: Vec<&LesionRow> = sweep.rows.iter().filter(|row| row.is_flagged()).collect();
-    let above = flagged.iter().filter(|row| row.noise_effect() < Some(row.effect)).count();
+    let above = flagged.iter().filter(|row| row.is_above_noise()).count();
     let flagged = flagged.len();
     if args.json {
         output::json(&serde_json::json!({

@@ -4,9 +4,11 @@
 //! the numbers come from models that may well produce NaN.
 
 pub mod evidence;
+mod moderated;
 pub mod sequential;
 mod signed_rank;
 
+pub use moderated::CommonVariance;
 pub use signed_rank::signed_rank_p_value;
 
 /// Returns a copy in ascending order (NaN last).

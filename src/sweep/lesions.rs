@@ -10,40 +10,40 @@
 //!    nothing of what the component does: a change in any direction has it.
 //!
 //! The second is two-sided because neither direction is the rule. To remove what writes a massive
-//! activation can cost less than to put noise of that size beside it. The procedure of Benjamini
-//! and Hochberg (1995) corrects for the number of components. [`LesionOptions::null`] puts one more
+//! activation can cost less than to put noise of that size beside it. It is also the expensive one,
+//! and is left out where a flag is out of reach or unlikely. The procedure of Benjamini and
+//! Hochberg (1995) corrects for the number of components. [`LesionOptions::null`] puts one more
 //! noise lesion in the place of each lesion, so that what is flagged then is flagged falsely.
 //!
 //! What stands out from its peers is another question, and has a score of its own (`outlier.rs`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::directions::Spread;
+use super::directions::p_values;
 use super::groups::{HeadGroup, WrittenChannel, head_groups, written_channels};
 use super::head_scores::head_scores;
-use super::noise::noise_lesions;
+use super::measure::{Change, Swept};
 use super::outlier::outlier_scores;
 use super::row::{LEAST_TEXTS, LesionRow};
 use super::targets::{components, propose_weights, refuse, spread};
 use super::texts::{Text, trials};
-use super::{LEAST_NATS, Progress, Target};
-use crate::edit::{Action, Component, Edit, Trial};
+use super::{FALSE_DISCOVERY, LEAST_NATS, Progress, Target};
+use crate::edit::{Component, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
-use crate::model::Distributions;
-use crate::{rng, stats};
-
-/// The largest number of lesions in one call, and of values of their patches (256 MB), which keeps
-/// residual streams and patches small.
-const CHUNK: usize = 256;
-const CHUNK_VALUES: usize = 64 << 20;
+use crate::stats;
 
 /// The number of proposed weights that are lesioned where no limit is given.
 const WEIGHTS: usize = 64;
 
-/// The number of directions of noise that a lesion is compared with.
-const DIRECTIONS: usize = 2;
+/// The numbers of directions of noise and of texts that a lesion is first compared on, and the
+/// p-value above which it is not compared further. (It has p = 1 then, so that this decides nothing
+/// in favour of a flag.)
+const FIRST: (usize, usize) = (4, 2);
+const NOT_FURTHER: f64 = 0.2;
+
+/// The numbers of directions and of texts on which it is tested.
+const TESTED: (usize, usize) = (8, 8);
 
 /// Options of [`LesionSweep::run`].
 #[derive(Debug, Clone, Copy)]
@@ -110,8 +110,9 @@ impl LesionSweep {
         let swept = Swept { evaluator, components: swept(evaluator, &trials, options)? };
         let everything: Vec<usize> = (0..swept.components.len()).collect();
         // In a null sweep, noise in one more direction stands for the lesion.
+        let further = TESTED.0..TESTED.0 + 1;
         let change = match options.null {
-            true => Change::Noise { seed: options.seed, direction: DIRECTIONS },
+            true => Change::Noise { seed: options.seed, directions: further },
             false => Change::Zero,
         };
         let total = (everything.len() * trials.len()) as u64;
@@ -125,18 +126,24 @@ impl LesionSweep {
             measured.count_routing(&baseline);
             let reference = baseline.distributions.clone();
             let text = Text { trial, loss: baseline.loss() };
-            let observed = swept.observe(&text, &everything, change, reference.as_ref(), &done)?;
+            let observed = swept.observe(&text, &everything, &change, reference.as_ref(), &done)?;
             for (component, o) in observed.iter().enumerate() {
                 measured.losses[component].push(o.loss());
                 measured.bits[component].push(o.mean_divergence_bits());
             }
             all.push(text);
         }
-        let noise = match all.len() >= LEAST_TEXTS {
-            true => swept.noise_effects(&all, &measured, options.seed, progress)?,
-            false => BTreeMap::new(),
+        let intact: Vec<f64> = all.iter().map(|text| text.loss).collect();
+        let costs: Vec<f64> =
+            measured.losses.iter().map(|lesioned| cost_p_value(&intact, lesioned)).collect();
+        // What is not found to cost anything cannot be flagged, whatever noise costs.
+        let chosen: Vec<usize> = match all.len() >= LEAST_TEXTS {
+            true => (0..costs.len()).filter(|&i| costs[i] <= FALSE_DISCOVERY).collect(),
+            false => Vec::new(),
         };
-        let mut sweep = Self::new(&swept, &all, &measured, &noise);
+        let compared =
+            compare_with_noise(&swept, &all, &chosen, &measured, options.seed, progress)?;
+        let mut sweep = Self::new(&swept, &all, &measured, &costs, &compared);
         if !options.null {
             sweep.describe(evaluator, &all, options)?;
         }
@@ -181,9 +188,9 @@ impl LesionSweep {
         swept: &Swept,
         texts: &[Text],
         measured: &Measured,
-        noise: &BTreeMap<usize, Vec<f64>>,
+        costs: &[f64],
+        compared: &BTreeMap<usize, Compared>,
     ) -> Self {
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
         let intact: Vec<f64> = texts.iter().map(|text| text.loss).collect();
         let baseline_loss = mean(&intact);
         let over = |losses: &[f64]| -> Vec<f64> {
@@ -194,17 +201,10 @@ impl LesionSweep {
         let swept = &swept.components;
         let outliers = outlier_scores(swept, &divergences, layers);
         let effects: Vec<Vec<f64>> = measured.losses.iter().map(|losses| over(losses)).collect();
-        let spread = Spread::new(noise.values().map(Vec::as_slice));
         // Both null hypotheses have to be rejected (an intersection-union test, Berger 1982). A
-        // lesion that costs nothing of interest was not compared with noise, and has p = 1.
+        // lesion that was not compared with noise has p = 1.
         let p: Vec<f64> = (0..swept.len())
-            .map(|i| match (noise.get(&i), &spread) {
-                (Some(noise), Some(spread)) => {
-                    let cost = cost_p_value(&intact, &measured.losses[i]);
-                    cost.max(spread.p_value(mean(&effects[i]), noise))
-                }
-                _ => 1.0,
-            })
+            .map(|i| compared.get(&i).map_or(1.0, |compared| costs[i].max(compared.p_value)))
             .collect();
         let q = stats::q_values(&p);
         let tested = texts.len() >= LEAST_TEXTS;
@@ -219,7 +219,8 @@ impl LesionSweep {
                     effect_interval: (texts.len() > 1).then_some((effect - half, effect + half)),
                     perplexity_ratio: effect.exp(),
                     divergence_bits: divergences[i],
-                    noise_effects: noise.get(&i).cloned(),
+                    noise_effects: compared.get(&i).map(|compared| compared.noise.clone()),
+                    compared_effect: compared.get(&i).map(|compared| compared.effect),
                     p_value: tested.then_some(p[i]),
                     q_value: tested.then_some(q[i]),
                     outlier_score: outliers[i],
@@ -266,6 +267,81 @@ impl Measured {
     }
 }
 
+/// A lesion and noise of its norm, on the same texts.
+struct Compared {
+    /// The lesion's effect, nats per token, mean over the texts.
+    effect: f64,
+    /// The effects of noise, one in each direction.
+    noise: Vec<f64>,
+    /// The p-value of the lesion being one more direction; 1 for one that was not tested, since a
+    /// first comparison told it would not differ.
+    p_value: f64,
+}
+
+/// Compares the `chosen` lesions with noise, by index: all of them roughly, and those that differ
+/// then on more texts and in more directions.
+fn compare_with_noise(
+    swept: &Swept,
+    texts: &[Text],
+    chosen: &[usize],
+    measured: &Measured,
+    seed: u64,
+    progress: Progress,
+) -> Result<BTreeMap<usize, Compared>> {
+    let calls = |chosen: &[usize], (directions, on): (usize, usize)| {
+        chosen.len() * directions * on.min(texts.len())
+    };
+    let lesions = swept.components.len() * texts.len();
+    let total = lesions + calls(chosen, FIRST);
+    let first =
+        compare(swept, texts, chosen, FIRST, measured, seed, &|n| progress(n, total as u64))?;
+    let differ: Vec<usize> =
+        first.iter().filter(|(_, c)| c.p_value <= NOT_FURTHER).map(|(i, _)| *i).collect();
+    let total = total + calls(&differ, TESTED);
+    let tested =
+        compare(swept, texts, &differ, TESTED, measured, seed, &|n| progress(n, total as u64))?;
+    let mut all: BTreeMap<usize, Compared> =
+        first.into_iter().map(|(i, c)| (i, Compared { p_value: 1.0, ..c })).collect();
+    all.extend(tested);
+    Ok(all)
+}
+
+/// Compares the `chosen` lesions with noise in so many directions, on so many of the texts.
+fn compare(
+    swept: &Swept,
+    texts: &[Text],
+    chosen: &[usize],
+    (directions, on): (usize, usize),
+    measured: &Measured,
+    seed: u64,
+    done: &dyn Fn(u64),
+) -> Result<Vec<(usize, Compared)>> {
+    let n = on.min(texts.len());
+    let mut effects = vec![0.0; chosen.len()];
+    let mut noise = vec![vec![0.0; directions]; chosen.len()];
+    let change = Change::Noise { seed, directions: 0..directions };
+    for at in (0..n).map(|i| i * texts.len() / n) {
+        let text = &texts[at];
+        let share = |loss: f64| (loss - text.loss) / n as f64;
+        effects.iter_mut().zip(chosen).for_each(|(sum, &i)| *sum += share(measured.losses[i][at]));
+        let observed = swept.observe(text, chosen, &change, None, done)?;
+        noise.iter_mut().flatten().zip(observed).for_each(|(sum, o)| *sum += share(o.loss()));
+    }
+    let pairs: Vec<(f64, &[f64])> =
+        effects.iter().copied().zip(noise.iter().map(Vec::as_slice)).collect();
+    let p = p_values(&pairs);
+    let compared = effects.into_iter().zip(noise).zip(p);
+    Ok(chosen
+        .iter()
+        .copied()
+        .zip(compared.map(|((effect, noise), p_value)| Compared { effect, noise, p_value }))
+        .collect())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
 /// Returns the components that are swept.
 fn swept(
     evaluator: &ModelEvaluator,
@@ -283,105 +359,6 @@ fn swept(
         Some(limit) if limit < all.len() => spread(&all, limit),
         _ => all,
     })
-}
-
-/// What is done to a component.
-#[derive(Clone, Copy)]
-enum Change {
-    /// It is set to zero.
-    Zero,
-    /// It gets noise of the lesion's norm in one direction, the same for all texts.
-    Noise {
-        /// The seed of the sweep.
-        seed: u64,
-        /// Which of the directions.
-        direction: usize,
-    },
-}
-
-/// The components of a sweep and the model they are in.
-struct Swept<'a> {
-    evaluator: &'a ModelEvaluator<'a>,
-    components: Vec<Component>,
-}
-
-impl Swept<'_> {
-    /// Observes the `chosen` components, by index, on a text, changed in this way. `done` is told
-    /// how many more there are.
-    fn observe(
-        &self,
-        text: &Text,
-        chosen: &[usize],
-        change: Change,
-        reference: Option<&Arc<Distributions>>,
-        done: &dyn Fn(u64),
-    ) -> Result<Vec<Observation>> {
-        let values = text.trial.len() * self.evaluator.model.config.hidden_size;
-        let ids = text.ids();
-        let mut observations = Vec::with_capacity(chosen.len());
-        for chunk in chosen.chunks((CHUNK_VALUES / values.max(1)).clamp(1, CHUNK)) {
-            let lesions = chunk.iter().map(|&i| {
-                let component = self.components[i];
-                (component, Edit::lesion(component, Action::Zero))
-            });
-            let requests: Vec<Request> = match change {
-                Change::Zero => lesions
-                    .map(|(_, edit)| Request::new(text.trial.with_edits(vec![edit])))
-                    .collect(),
-                Change::Noise { seed, direction } => {
-                    let stream = |i: &usize| {
-                        rng::stream(seed, &format!("noise {direction} {}", self.components[*i]))
-                    };
-                    let mut rngs: Vec<rng::Rng> = chunk.iter().map(stream).collect();
-                    let lesions: Vec<_> = lesions.collect();
-                    noise_lesions(self.evaluator, &ids, &lesions, &mut rngs)?
-                        .into_iter()
-                        .map(|patch| Request::new(text.trial.clone()).patched(vec![patch]))
-                        .collect()
-                }
-            };
-            let requests: Vec<Request> = match reference {
-                None => requests,
-                Some(reference) => {
-                    requests.into_iter().map(|r| r.with_reference(reference.clone())).collect()
-                }
-            };
-            observations.extend(self.evaluator.observe(&requests)?);
-            done(chunk.len() as u64);
-        }
-        Ok(observations)
-    }
-
-    /// Returns the effects of noise of the lesion's norm, nats per token, one in each direction, of
-    /// the components whose lesions cost more than [`LEAST_NATS`], by index.
-    fn noise_effects(
-        &self,
-        texts: &[Text],
-        measured: &Measured,
-        seed: u64,
-        progress: Progress,
-    ) -> Result<BTreeMap<usize, Vec<f64>>> {
-        let costs = |i: &usize| {
-            let total: f64 =
-                measured.losses[*i].iter().zip(texts).map(|(loss, text)| loss - text.loss).sum();
-            total.is_nan() || total > LEAST_NATS * texts.len() as f64
-        };
-        let chosen: Vec<usize> = (0..self.components.len()).filter(costs).collect();
-        let total = ((self.components.len() + DIRECTIONS * chosen.len()) * texts.len()) as u64;
-        let done = |done: u64| progress(done, total);
-        let mut effects: BTreeMap<usize, Vec<f64>> =
-            chosen.iter().map(|&i| (i, vec![0.0; DIRECTIONS])).collect();
-        for text in texts {
-            for direction in 0..DIRECTIONS {
-                let change = Change::Noise { seed, direction };
-                let observed = self.observe(text, &chosen, change, None, &done)?;
-                for (effects, o) in effects.values_mut().zip(observed) {
-                    effects[direction] += (o.loss() - text.loss) / texts.len() as f64;
-                }
-            }
-        }
-        Ok(effects)
-    }
 }
 
 /// Returns the p-value of costing more than [`LEAST_NATS`], from the losses on each text.

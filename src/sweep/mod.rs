@@ -5,6 +5,7 @@ mod directions;
 mod groups;
 mod head_scores;
 mod lesions;
+mod measure;
 mod noise;
 mod null;
 mod outlier;

@@ -3,8 +3,8 @@
 //! A lesion changes what its block adds to the residual stream. Its noise lesion makes a change of
 //! the same norm at each position, in a direction that has nothing to do with the component: the
 //! change is rotated at random, in the same way at all positions of all texts. So everything about
-//! it is kept but its direction. What costs no more than
-//! this is the size of the disturbance, not the loss of what the component does.
+//! it is kept but its direction. Where the lesion costs what this costs, the size of the
+//! disturbance explains it, and not the loss of what the component does.
 
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::evaluate::{ModelEvaluator, Patch, block_of};
 use crate::rng::Rng;
 
-/// Returns the noise lesion of each of these lesions on the tokens `ids`, as a patch of its block;
-/// `rngs` has one generator for each.
+/// Returns noise lesions on the tokens `ids`, as patches of the lesions' blocks: for each of these
+/// lesions one with every generator that `rngs` returns for its index.
 ///
 /// # Errors
 /// Those of [`ModelEvaluator::block_outputs`].
@@ -23,26 +23,28 @@ pub fn noise_lesions(
     evaluator: &ModelEvaluator,
     ids: &[u32],
     lesions: &[(Component, Edit)],
-    rngs: &mut [Rng],
+    rngs: &dyn Fn(usize) -> Vec<Rng>,
 ) -> Result<Vec<Patch>> {
     let d = evaluator.model.config.hidden_size;
     let block = |component: &Component| {
         block_of(component, &evaluator.model.config)
             .ok_or_else(|| Error::internal("a component that is in no block"))
     };
-    let mut patches = Vec::with_capacity(lesions.len());
-    let mut rest = lesions;
-    while let Some((first, _)) = rest.first() {
-        let block_of_first = block(first)?;
-        let same = rest.iter().take_while(|(c, _)| block(c).ok() == Some(block_of_first)).count();
+    let mut patches = Vec::new();
+    let mut first = 0;
+    while let Some((component, _)) = lesions.get(first) {
+        let component = block(component)?;
+        let rest = &lesions[first..];
+        let same = rest.iter().take_while(|(c, _)| block(c).ok() == Some(component)).count();
         let edits: Vec<Edit> = rest[..same].iter().map(|(_, edit)| edit.clone()).collect();
-        let outputs = evaluator.block_outputs(ids, block_of_first, &edits)?;
-        for lesioned in &outputs.lesioned {
-            let rng = &mut rngs[patches.len()];
-            let values = with_noise(&outputs.intact, lesioned, d, rng);
-            patches.push(Patch { component: block_of_first, first: 0, values: values.into() });
+        let outputs = evaluator.block_outputs(ids, component, &edits)?;
+        for (i, lesioned) in outputs.lesioned.iter().enumerate() {
+            patches.extend(rngs(first + i).iter_mut().map(|rng| {
+                let values = with_noise(&outputs.intact, lesioned, d, rng);
+                Patch { component, first: 0, values: values.into() }
+            }));
         }
-        rest = &rest[same..];
+        first += same;
     }
     Ok(patches)
 }

@@ -28,11 +28,14 @@ pub struct LesionRow {
     pub perplexity_ratio: f64,
     /// Mean Jensen-Shannon divergence over the texts, bits.
     pub divergence_bits: f64,
-    /// The effects of noise of the same norm in random directions, nats per token; `None` where
-    /// they were not measured, because the lesion costs no more than
-    /// [`LEAST_NATS`](super::LEAST_NATS) or the texts are too few to test.
+    /// The effects of noise of the same norm in random directions, nats per token, means over some
+    /// of the texts; `None` where they were not measured, because the lesion was not found to cost
+    /// more than [`LEAST_NATS`](super::LEAST_NATS) or the texts are too few to test.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_effects: Option<Vec<f64>>,
+    /// The lesion's own effect on the texts of `noise_effects`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared_effect: Option<f64>,
     /// P-value of costing more than [`LEAST_NATS`](super::LEAST_NATS) and not what noise of the
     /// same norm costs; `None` with fewer than [`LEAST_TEXTS`] texts.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +55,11 @@ pub struct LesionRow {
 }
 
 impl LesionRow {
+    /// Returns whether the lesion costs more than noise of the same norm, on the same texts.
+    pub fn is_above_noise(&self) -> bool {
+        self.noise_effect().zip(self.compared_effect).is_some_and(|(noise, effect)| noise < effect)
+    }
+
     /// Returns the mean effect of noise of the same norm, nats per token.
     pub fn noise_effect(&self) -> Option<f64> {
         let effects = self.noise_effects.as_ref()?;
