@@ -2,10 +2,11 @@
 //! worth.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use super::args::{ModelArg, RowsArg};
 use super::rows::{SHOWN, more, texts};
-use super::{exit, output};
+use super::{exit, interrupt, output};
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
@@ -48,10 +49,16 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
     let options = LesionOptions { target, limit: args.limit, seed: args.seed, null: args.null };
     let bar = output::Progress::bar(0, "lesions");
     let start = std::time::Instant::now();
-    let sweep = LesionSweep::run(&evaluator, &texts, &options, &|done, total| {
+    let progress = |done, total| {
         bar.set_length(total);
         bar.inc(done);
+    };
+    let interrupted = interrupt::flag();
+    let sweep = LesionSweep::run_with(&evaluator, &texts, &options, &progress, &mut |sweep| {
+        rows.keep(&sweep.rows)?;
+        Ok(!interrupted.load(Ordering::Relaxed))
     })?;
+    let status = if sweep.complete { exit::OK } else { exit::INTERRUPTED };
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let flagged: Vec<&LesionRow> = sweep.rows.iter().filter(|row| row.is_flagged()).collect();
@@ -61,14 +68,14 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
         output::json(&serde_json::json!({
             "work": format!("{target:?}").to_lowercase(), "null": args.null,
             "texts": sweep.texts, "tokens": sweep.tokens,
-            "lesions": sweep.rows.len(), "seconds": seconds,
+            "lesions": sweep.rows.len(), "seconds": seconds, "complete": sweep.complete,
             "baseline_loss": sweep.baseline_loss, "flagged": flagged, "flagged_above_noise": above,
             "routing_correlation": sweep.routing_correlation,
             "groups": sweep.groups, "channels": sweep.channels,
             "worst": sweep.rows.iter().take(8).collect::<Vec<_>>(),
         }))?;
         rows.write(&sweep.rows)?;
-        return Ok(exit::OK);
+        return Ok(status);
     }
     output::line(format!(
         "{} of {} in {seconds:.1} s",
@@ -82,6 +89,7 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
         sweep.baseline_loss
     ));
     output::line(match (sweep.texts < LEAST_TEXTS, args.null) {
+        _ if !sweep.complete => "interrupted: measured on the texts so far, and not tested".into(),
         (true, _) => format!(
             "not tested: with fewer than {LEAST_TEXTS} texts, effect and chance cannot be told \
             apart"
@@ -117,7 +125,7 @@ pub fn run(args: &Args, target: Target) -> Result<u8> {
     }
     more(rows, &sweep.rows, SHOWN)?;
     groups(&sweep);
-    Ok(exit::OK)
+    Ok(status)
 }
 
 /// Formats what is shown of every lesion: effect, interval, noise, q, bits, outlier score.

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use super::directions::p_values;
+use super::against_noise::{AgainstNoise, Compared, DIRECTIONS};
 use super::groups::{HeadGroup, WrittenChannel, head_groups, written_channels};
 use super::head_scores::head_scores;
 use super::measure::{Change, Swept};
@@ -35,15 +35,6 @@ use crate::stats;
 
 /// The number of proposed weights that are lesioned where no limit is given.
 const WEIGHTS: usize = 64;
-
-/// The numbers of directions of noise and of texts that a lesion is first compared on, and the
-/// p-value above which it is not compared further. (It has p = 1 then, so that this decides nothing
-/// in favour of a flag.)
-const FIRST: (usize, usize) = (4, 2);
-const NOT_FURTHER: f64 = 0.2;
-
-/// The numbers of directions and of texts on which it is tested.
-const TESTED: (usize, usize) = (8, 8);
 
 /// Options of [`LesionSweep::run`].
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +74,8 @@ pub struct LesionSweep {
     pub groups: Vec<HeadGroup>,
     /// The channels that flagged weights write to.
     pub channels: Vec<WrittenChannel>,
+    /// False if it was ended early: the rows are of the texts until then, and nothing is tested.
+    pub complete: bool,
 }
 
 /// What the lesions did, for each component one value a text.
@@ -106,18 +99,34 @@ impl LesionSweep {
         options: &LesionOptions,
         progress: Progress,
     ) -> Result<Self> {
+        Self::run_with(evaluator, texts, options, progress, &mut |_| Ok(true))
+    }
+
+    /// Runs [`LesionSweep::run`] and calls `each` after every text, with what was measured so far
+    /// and nothing tested; `false` ends the sweep with that.
+    ///
+    /// # Errors
+    /// As `run`, and those of `each`.
+    pub fn run_with(
+        evaluator: &ModelEvaluator,
+        texts: &[Vec<u32>],
+        options: &LesionOptions,
+        progress: Progress,
+        each: &mut dyn FnMut(&Self) -> Result<bool>,
+    ) -> Result<Self> {
         let trials = trials(texts)?;
         let swept = Swept { evaluator, components: swept(evaluator, &trials, options)? };
         let everything: Vec<usize> = (0..swept.components.len()).collect();
         // In a null sweep, noise in one more direction stands for the lesion.
-        let further = TESTED.0..TESTED.0 + 1;
         let change = match options.null {
-            true => Change::Noise { seed: options.seed, directions: further },
+            true => Change::Noise { seed: options.seed, directions: DIRECTIONS..DIRECTIONS + 1 },
             false => Change::Zero,
         };
         let total = (everything.len() * trials.len()) as u64;
         let done = |done: u64| progress(done, total);
         let (mut all, mut measured) = (Vec::new(), Measured::new(everything.len()));
+        let untested =
+            |texts: &[Text], measured: &Measured| Self::new(&swept, texts, measured, None);
         for trial in trials {
             let baseline =
                 evaluator.observe(&[Request::new(trial.clone()).keeping_distributions()])?.pop();
@@ -132,21 +141,34 @@ impl LesionSweep {
                 measured.bits[component].push(o.mean_divergence_bits());
             }
             all.push(text);
+            let so_far = untested(&all, &measured);
+            if !each(&so_far)? {
+                return Ok(Self { complete: false, ..so_far });
+            }
+        }
+        if all.len() < LEAST_TEXTS {
+            let mut sweep = untested(&all, &measured);
+            sweep.describe(evaluator, &all, options)?;
+            return Ok(sweep);
         }
         let intact: Vec<f64> = all.iter().map(|text| text.loss).collect();
         let costs: Vec<f64> =
             measured.losses.iter().map(|lesioned| cost_p_value(&intact, lesioned)).collect();
         // What is not found to cost anything cannot be flagged, whatever noise costs.
-        let chosen: Vec<usize> = match all.len() >= LEAST_TEXTS {
-            true => (0..costs.len()).filter(|&i| costs[i] <= FALSE_DISCOVERY).collect(),
-            false => Vec::new(),
+        let chosen = (0..costs.len()).filter(|&i| costs[i] <= FALSE_DISCOVERY).collect();
+        let noise = AgainstNoise {
+            swept: &swept,
+            texts: &all,
+            losses: &measured.losses,
+            seed: options.seed,
+            progress,
         };
-        let compared =
-            compare_with_noise(&swept, &all, &chosen, &measured, options.seed, progress)?;
-        let mut sweep = Self::new(&swept, &all, &measured, &costs, &compared);
-        if !options.null {
-            sweep.describe(evaluator, &all, options)?;
-        }
+        let so_far = untested(&all, &measured);
+        let Some(compared) = noise.compare(chosen, &mut || each(&so_far))? else {
+            return Ok(Self { complete: false, ..so_far });
+        };
+        let mut sweep = Self::new(&swept, &all, &measured, Some((&costs, &compared)));
+        sweep.describe(evaluator, &all, options)?;
         Ok(sweep)
     }
 
@@ -157,6 +179,9 @@ impl LesionSweep {
         texts: &[Text],
         options: &LesionOptions,
     ) -> Result<()> {
+        if options.null {
+            return Ok(());
+        }
         if options.target == Target::Heads {
             let ids: Vec<Vec<u32>> = texts.iter().map(Text::ids).collect();
             let scores = head_scores(evaluator, &ids, options.seed)?;
@@ -184,12 +209,12 @@ impl LesionSweep {
         Self::run(evaluator, texts, options, progress).map(Some)
     }
 
+    /// Makes the rows; `tested` are the p-values of costing nothing and the comparisons with noise.
     fn new(
         swept: &Swept,
         texts: &[Text],
         measured: &Measured,
-        costs: &[f64],
-        compared: &BTreeMap<usize, Compared>,
+        tested: Option<(&[f64], &BTreeMap<usize, Compared>)>,
     ) -> Self {
         let intact: Vec<f64> = texts.iter().map(|text| text.loss).collect();
         let baseline_loss = mean(&intact);
@@ -203,11 +228,12 @@ impl LesionSweep {
         let effects: Vec<Vec<f64>> = measured.losses.iter().map(|losses| over(losses)).collect();
         // Both null hypotheses have to be rejected (an intersection-union test, Berger 1982). A
         // lesion that was not compared with noise has p = 1.
-        let p: Vec<f64> = (0..swept.len())
-            .map(|i| compared.get(&i).map_or(1.0, |compared| costs[i].max(compared.p_value)))
-            .collect();
-        let q = stats::q_values(&p);
-        let tested = texts.len() >= LEAST_TEXTS;
+        let p: Option<Vec<f64>> = tested.map(|(costs, compared)| {
+            let p = |i| compared.get(&i).map_or(1.0, |c: &Compared| costs[i].max(c.p_value));
+            (0..swept.len()).map(p).collect()
+        });
+        let q = p.as_deref().map(stats::q_values);
+        let compared = |i: usize| tested.and_then(|(_, compared)| compared.get(&i));
         let mut rows: Vec<LesionRow> = (0..swept.len())
             .map(|i| {
                 let (effect, half) = (mean(&effects[i]), stats::t_half_width(&effects[i]));
@@ -219,10 +245,10 @@ impl LesionSweep {
                     effect_interval: (texts.len() > 1).then_some((effect - half, effect + half)),
                     perplexity_ratio: effect.exp(),
                     divergence_bits: divergences[i],
-                    noise_effects: compared.get(&i).map(|compared| compared.noise.clone()),
-                    compared_effect: compared.get(&i).map(|compared| compared.effect),
-                    p_value: tested.then_some(p[i]),
-                    q_value: tested.then_some(q[i]),
+                    noise_effects: compared(i).map(|c| c.noise.clone()),
+                    compared_effect: compared(i).map(|c| c.effect),
+                    p_value: p.as_ref().map(|p| p[i]),
+                    q_value: q.as_ref().map(|q| q[i]),
                     outlier_score: outliers[i],
                     routed_share: measured.routed_share(&swept[i]),
                     head: None,
@@ -240,6 +266,7 @@ impl LesionSweep {
             routing_correlation: stats::spearman(&shares, &bits),
             groups: Vec::new(),
             channels: Vec::new(),
+            complete: true,
         }
     }
 }
@@ -265,77 +292,6 @@ impl Measured {
     fn routed_share(&self, component: &Component) -> Option<f64> {
         self.chosen.get(component).map(|(chosen, all)| *chosen as f64 / *all as f64)
     }
-}
-
-/// A lesion and noise of its norm, on the same texts.
-struct Compared {
-    /// The lesion's effect, nats per token, mean over the texts.
-    effect: f64,
-    /// The effects of noise, one in each direction.
-    noise: Vec<f64>,
-    /// The p-value of the lesion being one more direction; 1 for one that was not tested, since a
-    /// first comparison told it would not differ.
-    p_value: f64,
-}
-
-/// Compares the `chosen` lesions with noise, by index: all of them roughly, and those that differ
-/// then on more texts and in more directions.
-fn compare_with_noise(
-    swept: &Swept,
-    texts: &[Text],
-    chosen: &[usize],
-    measured: &Measured,
-    seed: u64,
-    progress: Progress,
-) -> Result<BTreeMap<usize, Compared>> {
-    let calls = |chosen: &[usize], (directions, on): (usize, usize)| {
-        chosen.len() * directions * on.min(texts.len())
-    };
-    let lesions = swept.components.len() * texts.len();
-    let total = lesions + calls(chosen, FIRST);
-    let first =
-        compare(swept, texts, chosen, FIRST, measured, seed, &|n| progress(n, total as u64))?;
-    let differ: Vec<usize> =
-        first.iter().filter(|(_, c)| c.p_value <= NOT_FURTHER).map(|(i, _)| *i).collect();
-    let total = total + calls(&differ, TESTED);
-    let tested =
-        compare(swept, texts, &differ, TESTED, measured, seed, &|n| progress(n, total as u64))?;
-    let mut all: BTreeMap<usize, Compared> =
-        first.into_iter().map(|(i, c)| (i, Compared { p_value: 1.0, ..c })).collect();
-    all.extend(tested);
-    Ok(all)
-}
-
-/// Compares the `chosen` lesions with noise in so many directions, on so many of the texts.
-fn compare(
-    swept: &Swept,
-    texts: &[Text],
-    chosen: &[usize],
-    (directions, on): (usize, usize),
-    measured: &Measured,
-    seed: u64,
-    done: &dyn Fn(u64),
-) -> Result<Vec<(usize, Compared)>> {
-    let n = on.min(texts.len());
-    let mut effects = vec![0.0; chosen.len()];
-    let mut noise = vec![vec![0.0; directions]; chosen.len()];
-    let change = Change::Noise { seed, directions: 0..directions };
-    for at in (0..n).map(|i| i * texts.len() / n) {
-        let text = &texts[at];
-        let share = |loss: f64| (loss - text.loss) / n as f64;
-        effects.iter_mut().zip(chosen).for_each(|(sum, &i)| *sum += share(measured.losses[i][at]));
-        let observed = swept.observe(text, chosen, &change, None, done)?;
-        noise.iter_mut().flatten().zip(observed).for_each(|(sum, o)| *sum += share(o.loss()));
-    }
-    let pairs: Vec<(f64, &[f64])> =
-        effects.iter().copied().zip(noise.iter().map(Vec::as_slice)).collect();
-    let p = p_values(&pairs);
-    let compared = effects.into_iter().zip(noise).zip(p);
-    Ok(chosen
-        .iter()
-        .copied()
-        .zip(compared.map(|((effect, noise), p_value)| Compared { effect, noise, p_value }))
-        .collect())
 }
 
 fn mean(values: &[f64]) -> f64 {

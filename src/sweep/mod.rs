@@ -1,6 +1,7 @@
 //! Sweeps: every token, head, MLP, neuron, expert, proposed weight or pair of a model, measured one
 //! row each, with p-values corrected for their number.
 
+mod against_noise;
 mod directions;
 mod groups;
 mod head_scores;

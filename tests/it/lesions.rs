@@ -136,6 +136,33 @@ fn few_texts_are_not_tested() {
     }
 }
 
+/// A sweep that is ended early has what the whole sweep measured on the texts until then.
+#[test]
+fn an_interrupted_sweep_keeps_the_texts_so_far() {
+    let model = load("llama");
+    let evaluator = ModelEvaluator::new(&model);
+    let options = LesionOptions::new(Target::Mlps);
+    let texts: Vec<Vec<u32>> = (0..7).map(|shift| (shift + 2..shift + 12).collect()).collect();
+    let losses = |sweep: &LesionSweep| sweep.rows.iter().map(|row| row.loss).collect::<Vec<_>>();
+    let ended_after = |calls: usize| {
+        let mut called = 0;
+        let mut each = |_: &LesionSweep| {
+            called += 1;
+            Ok(called < calls)
+        };
+        LesionSweep::run_with(&evaluator, &texts, &options, &|_, _| {}, &mut each).unwrap()
+    };
+    let two = ended_after(2);
+    assert!(!two.complete && two.texts == 2);
+    let whole = LesionSweep::run(&evaluator, &texts[..2], &options, &|_, _| {}).unwrap();
+    assert!(whole.complete && losses(&whole) == losses(&two));
+    // Ended while noise is measured: all texts, and no test.
+    let all = ended_after(8);
+    assert!(!all.complete && all.texts == 7);
+    assert!(all.rows.iter().all(|row| row.q_value.is_none() && row.noise_effect().is_none()));
+    assert!(ended_after(usize::MAX).rows.iter().all(|row| row.q_value.is_some()));
+}
+
 /// The trained model has heads that attend to the previous token and heads that do induction, each
 /// where the literature finds them; random weights have none.
 #[test]
