@@ -167,6 +167,7 @@ fn check_localization(localization: &Localization, total: usize) -> Result<(), F
         ("set", i.set.len()),
         ("controls", i.controls.len()),
         ("effects", i.effects.len()),
+        ("contrasts", i.contrasts.len()),
         ("positions", i.positions.len()),
     ] {
         bounded(&format!("implication.{name}"), length, MAX_ROWS)?;
@@ -177,6 +178,15 @@ fn check_localization(localization: &Localization, total: usize) -> Result<(), F
     finite("implication.routing", i.routing.unwrap_or(0.0))?;
     for (index, &control) in i.controls.iter().enumerate() {
         finite(&format!("implication.controls[{index}]"), control)?;
+    }
+    for (index, contrast) in i.contrasts.iter().enumerate() {
+        let field = format!("implication.contrasts[{index}]");
+        finite(&format!("{field}.necessity"), contrast.necessity)?;
+        share(&format!("{field}.p_value"), contrast.p_value)?;
+        bounded(&format!("{field}.controls"), contrast.controls.len(), MAX_CONTROLS)?;
+        for &control in &contrast.controls {
+            finite(&format!("{field}.controls"), control)?;
+        }
     }
     for (index, effect) in i.effects.iter().enumerate() {
         finite(&format!("implication.effects[{index}].necessity"), effect.necessity)?;

@@ -7,8 +7,8 @@ use super::{exit, output};
 use crate::case::Case;
 use crate::corpus::ModelUnderTest;
 use crate::error::Result;
-use crate::localize::{ComparisonKind, LocalizeOptions, localize};
-use crate::pipeline::attribute_replaced_tokens;
+use crate::localize::ComparisonKind;
+use crate::pipeline::{attribute_replaced_tokens, localize_against_controls};
 use crate::report;
 use crate::storage::OutputDir;
 use crate::text::escape;
@@ -44,11 +44,7 @@ pub fn run(args: Args) -> Result<u8> {
     let under_test = ModelUnderTest::for_case(&args.case, &case, args.model.as_deref())?;
     let evaluator = under_test.evaluator();
     let trial = case.trial();
-    let mut found = localize(
-        &evaluator,
-        &trial,
-        &LocalizeOptions { seed: case.control_seed, ..Default::default() },
-    )?;
+    let mut found = localize_against_controls(&evaluator, &trial, case.control_seed)?;
     // What fails is known to the search that found the case alone.
     let known = case.localization.as_ref().and_then(|i| i.attribution.as_ref());
     let fails = known.and_then(|attribution| {

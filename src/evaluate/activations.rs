@@ -137,7 +137,7 @@ pub fn width(layer: usize, site: Site, config: &Config) -> usize {
 
 impl Activations {
     /// Returns a component's output at `positions`, `[positions, width of the component]`; `None`
-    /// for a weight, for a site that was not captured, and for positions beyond the run.
+    /// for a weight, for a site that was not captured, and for what the run does not have.
     pub fn output(
         &self,
         component: &Component,
@@ -146,7 +146,7 @@ impl Activations {
     ) -> Option<Vec<f32>> {
         let (layer, site, columns) = place(component, config)?;
         let (values, width) = (self.sites.get(&(layer, site))?, width(layer, site, config));
-        if positions.end > self.positions {
+        if positions.end > self.positions || columns.end > width {
             return None;
         }
         Some(positions.flat_map(|p| values[p * width..][columns.clone()].iter().copied()).collect())

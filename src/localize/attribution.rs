@@ -24,7 +24,7 @@ const HEADS_KEPT: usize = 8;
 /// Attributes the effect of a case's replaced tokens to the heads that attend to them, and takes
 /// the same figures of other `trials` with replacements in the same place. Returns the attribution
 /// and the number of trials evaluated; `None` if the case is not made of replacements in its
-/// prompt, or if no component mediates it.
+/// prompt, if nothing follows these, or if no component mediates it.
 ///
 /// # Errors
 /// Errors of the evaluator.
@@ -34,14 +34,21 @@ pub fn attribute_tokens(
     localization: &Localization,
     trials: &[(ComparisonKind, Trial)],
 ) -> Result<Option<(TokenAttribution, u64)>> {
-    let Some(span) = span(trial).filter(|_| !localization.set.is_empty()) else { return Ok(None) };
+    let mediators = localization.mediators();
+    // Where nothing follows the tokens, nothing attends to them.
+    let followed = |span: &Range<usize>| span.end < trial.len();
+    let Some(span) = span(trial).filter(|span| followed(span) && !mediators.is_empty()) else {
+        return Ok(None);
+    };
     let mut own = Patching::new(evaluator, trial)?;
     if own.total < NEGLIGIBLE_BITS {
         return Ok(None);
     }
     let config = &evaluator.model.config;
-    let mixes =
-        |c: &Component| matches!(c, Component::Head { .. }) || config.mixer(c.layer()) == *c;
+    let mixes = |c: &Component| {
+        let whole = config.mixer(c.layer()) == *c && config.heads(c.layer()) == 0;
+        matches!(c, Component::Head { .. }) || whole
+    };
     let tried: Vec<Component> =
         rank(&localization.effects).into_iter().filter(mixes).take(HEADS_TRIED).collect();
     let alone = own.removed_after(tried.chunks(1), &span)?;
@@ -49,16 +56,13 @@ pub fn attribute_tokens(
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let attending: Vec<Component> =
         ranked.into_iter().take(HEADS_KEPT).map(|(_, head)| head).collect();
-    let mediation = own.mediation(&localization.set, &attending, &span)?;
+    let mediation = own.mediation(&mediators, &attending, &span)?;
     let mut calls = own.calls;
     let mut comparisons = Vec::new();
     for (kind, trial) in trials {
         let mut other = Patching::new(evaluator, trial)?;
-        let mediation = other.mediation(
-            &localization.set,
-            &attending,
-            &self::span(trial).unwrap_or(span.clone()),
-        )?;
+        let mediation =
+            other.mediation(&mediators, &attending, &self::span(trial).unwrap_or(span.clone()))?;
         calls += other.calls;
         comparisons.push(ComparisonTokens { kind: *kind, edits: trial.edits.clone(), mediation });
     }

@@ -8,12 +8,15 @@
 
 mod attribution;
 mod components;
+mod contrast;
 mod patching;
 mod search;
+mod set;
 
 pub use attribution::attribute_tokens;
 pub use patching::comparable;
-pub use search::{LocalizeOptions, localize};
+pub use search::localize;
+pub use set::LocalizeOptions;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +32,56 @@ pub struct Effect {
     pub necessity: f64,
     /// Share of the effect that appears when the clean run gets the corrupted output.
     pub sufficiency: f64,
+}
+
+/// The part a component has in a case, seen against controls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It mediates more of the effect of the case than of those of its controls.
+    Specific,
+    /// It mediates whatever is put in the place of the case's edits: at least half as much of the
+    /// effects of the controls.
+    Relay,
+    /// Neither: more than of the controls' effects, but not beyond chance.
+    Unclear,
+}
+
+impl Role {
+    /// Returns the name in tables and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Specific => "specific",
+            Self::Relay => "relay",
+            Self::Unclear => "unclear",
+        }
+    }
+}
+
+/// A component's necessity in a case and in its controls: the same edits with ordinary content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contrast {
+    /// The patched component.
+    pub component: Component,
+    /// Share of the effect that is removed when the corrupted run gets the clean output, between 0
+    /// and 1. The effect is by how much the edits raise the log-probability of what the model says
+    /// with them: the most probable token where its predictions diverge most.
+    pub necessity: f64,
+    /// The same share in each control, of its own effect; ascending.
+    pub controls: Vec<f64>,
+    /// The share of controls (this case counted as one) of which some component stands out as much
+    /// from the others: the family-wise p-value of being one more control.
+    pub p_value: f64,
+    /// What follows.
+    pub role: Role,
+}
+
+impl Contrast {
+    /// Returns how much more of the effect it mediates than of those of the controls (their mean).
+    pub fn excess(&self) -> f64 {
+        self.necessity - self.controls.iter().sum::<f64>() / self.controls.len().max(1) as f64
+    }
 }
 
 /// Effect of patching one component at one position only.
@@ -140,7 +193,9 @@ pub enum ComparisonKind {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Localization {
-    /// The named set, strongest first.
+    /// The named set, strongest first: the smallest that does nearly as much as the largest one
+    /// tried, of specific components where there are [`contrasts`](Localization::contrasts). Empty
+    /// if none is specific, or if even the largest does next to nothing.
     pub set: Vec<Component>,
     /// Share of the effect removed by patching the whole set clean, between 0 and 1.
     pub necessity: f64,
@@ -162,8 +217,12 @@ pub struct Localization {
     pub routing: Option<f64>,
     /// Necessity of random sets of components of the same kinds and number, ascending.
     pub controls: Vec<f64>,
-    /// Every head and MLP tried, in model order (the heat map), then the neurons (or experts, or
-    /// channels) of the strongest blocks.
+    /// All mixers and MLPs compared with controls, largest necessity first; empty where there are
+    /// no controls to compare with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contrasts: Vec<Contrast>,
+    /// Every mixer, head and MLP tried, in model order (the heat map), then the neurons (or
+    /// experts, or channels) of the strongest blocks.
     pub effects: Vec<Effect>,
     /// The places where the strongest members of the set act: for each, the positions at which its
     /// output changes most, strongest first.
@@ -174,4 +233,26 @@ pub struct Localization {
     pub attribution: Option<TokenAttribution>,
     /// Trials evaluated.
     pub calls: u64,
+}
+
+impl Localization {
+    /// Returns the relay that mediates most, in the lowest layer where several mediate as much.
+    pub fn relay(&self) -> Option<&Contrast> {
+        let relays = self.contrasts.iter().filter(|contrast| contrast.role == Role::Relay);
+        // In whole percent, so that rounding errors do not decide.
+        relays.min_by_key(|c| (-(100.0 * c.necessity).round() as i64, c.component))
+    }
+
+    /// Returns what mediates the effect: the named set or, where nothing is specific, the relay, or
+    /// whatever does most.
+    pub fn mediators(&self) -> Vec<Component> {
+        let most = || {
+            let effects = self.effects.iter().filter(|e| e.necessity > 0.0);
+            effects.max_by(|a, b| a.necessity.total_cmp(&b.necessity)).map(|e| e.component)
+        };
+        match &self.set[..] {
+            [] => self.relay().map(|relay| relay.component).or_else(most).into_iter().collect(),
+            set => set.to_vec(),
+        }
+    }
 }

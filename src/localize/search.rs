@@ -4,65 +4,22 @@
 use rand::seq::SliceRandom as _;
 
 use super::components::{coarse, overlap, rank};
+use super::contrast::{Contrasted, contrasted};
 use super::patching::{NEGLIGIBLE_BITS, Patching, Stretch};
+use super::set::{LocalizeOptions, SmallestSet};
 use super::{Effect, Localization, PositionEffect};
 use crate::edit::{Component, Matrix, Trial};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::{Activations, ModelEvaluator};
 use crate::model::hooks::Site;
 use crate::rng;
 
-/// Options of [`localize`]: how much it tries.
-#[derive(Debug, Clone, Copy)]
-pub struct LocalizeOptions {
-    /// The number of strongest MLPs (and of mixers without heads) whose parts are tried.
-    pub mlps: usize,
-    /// The number of neurons (or channels) tried in each of them.
-    pub neurons: usize,
-    /// The size of the largest set tried.
-    pub set: usize,
-    /// The smallest set is named whose necessity is this share of the best set's.
-    pub share_of_best: f64,
-    /// The number of random sets of the same kinds.
-    pub controls: usize,
-    /// The number of strongest members of the set that are also patched position by position.
-    pub members_by_position: usize,
-    /// The number of positions tried for each of them.
-    pub positions: usize,
-    /// The seed of the random sets.
-    pub seed: u64,
-}
-
-impl Default for LocalizeOptions {
-    fn default() -> Self {
-        Self {
-            mlps: 2,
-            neurons: 48,
-            set: 8,
-            share_of_best: 0.9,
-            controls: 16,
-            members_by_position: 3,
-            positions: 12,
-            seed: 0,
-        }
-    }
-}
-
-/// The set that is named, and its effect.
-struct SmallestSet {
-    set: Vec<Component>,
-    necessity: f64,
-    sufficiency: f64,
-    components_for_80_percent: Option<usize>,
-}
-
-/// The share of an effect in [`Localization::components_for_80_percent`].
-const LARGE_SHARE: f64 = 0.8;
-
 /// Below this sufficiency of the whole set, its emergence would be a quotient of rounding errors.
 const LEAST_JOINT_EFFECT: f64 = 0.01;
 
-/// Finds the components that mediate the difference between a trial and its baseline.
+/// Finds the components that mediate the difference between a trial and its baseline. With
+/// `controls`, the same edits with other content, those that are specific to the trial are told
+/// from those that mediate any content; none for edits whose controls edit other components.
 ///
 /// # Errors
 /// Errors of the evaluator; [`Error::Request`] when the edits change how many tokens are
@@ -70,19 +27,40 @@ const LEAST_JOINT_EFFECT: f64 = 0.01;
 pub fn localize(
     evaluator: &ModelEvaluator,
     trial: &Trial,
+    controls: &[Trial],
     options: &LocalizeOptions,
 ) -> Result<Localization> {
     let mut patching = Patching::new(evaluator, trial)?;
     if patching.total < NEGLIGIBLE_BITS {
         return Ok(Localization { calls: patching.calls, ..Localization::default() });
     }
-    let c = &evaluator.model.config;
+    let config = &evaluator.model.config;
     let coarse: Vec<Component> =
-        (0..c.num_hidden_layers).flat_map(|layer| coarse(c, layer)).collect();
+        (0..config.num_hidden_layers).flat_map(|layer| coarse(config, layer)).collect();
     let mut effects = patching.effects(&coarse)?;
     let parts = patching.parts(&effects, options);
     effects.extend(patching.effects(&parts)?);
     let ranked = rank(&effects);
+    let contrasted = match controls {
+        [] => Contrasted::default(),
+        controls => contrasted(evaluator, trial, controls, options)?,
+    };
+    patching.calls += contrasted.calls;
+    // With controls, nothing is named that was not compared with them.
+    if !controls.is_empty() {
+        let SmallestSet { set, necessity, sufficiency, components_for_80_percent } = contrasted.set;
+        return Ok(Localization {
+            set,
+            necessity,
+            sufficiency,
+            components_for_80_percent,
+            routing: patching.routing()?,
+            contrasts: contrasted.contrasts,
+            effects,
+            calls: patching.calls,
+            ..Localization::default()
+        });
+    }
     let SmallestSet { set, necessity, sufficiency, components_for_80_percent } =
         patching.smallest_set(&ranked, options)?;
     let single: f64 = set
@@ -103,6 +81,7 @@ pub fn localize(
         emergence,
         routing,
         controls,
+        contrasts: Vec::new(),
         effects,
         positions,
         attribution: None,
@@ -118,7 +97,9 @@ impl Patching<'_, '_> {
         let config = &self.evaluator.model.config;
         let ranked = rank(effects);
         let mlps = ranked.iter().filter(|c| config.mlp(c.layer()) == Some(**c)).take(options.mlps);
-        let mixers = ranked.iter().filter(|c| config.mixer(c.layer()) == **c).take(options.mlps);
+        // What has heads was tried head by head.
+        let channelled = |c: &Component| config.heads(c.layer()) == 0;
+        let mixers = ranked.iter().filter(|c| config.mixer(c.layer()) == **c && channelled(c));
         let mut chosen = Vec::new();
         for layer in mlps.map(Component::layer) {
             if self.clean.1.sites.contains_key(&(layer, Site::Experts)) {
@@ -133,7 +114,7 @@ impl Patching<'_, '_> {
             let neurons = self.most_changed(layer, Site::Neurons, down, options.neurons);
             chosen.extend(neurons.into_iter().map(|neuron| Component::Neuron { layer, neuron }));
         }
-        for layer in mixers.map(Component::layer) {
+        for layer in mixers.take(options.mlps).map(Component::layer) {
             let out = if config.ssm_of(layer).is_some() { Matrix::SsmOut } else { Matrix::TimeOut };
             let channels = self.most_changed(layer, Site::Z, out, options.neurons);
             chosen.extend(
@@ -203,17 +184,10 @@ impl Patching<'_, '_> {
         }
         let prefixes: Vec<Vec<Component>> =
             (1..=members.len()).map(|n| members[..n].to_vec()).collect();
-        let measured = self.measure(&prefixes)?;
-        let best = measured.iter().map(|m| m.0).fold(f64::NEG_INFINITY, f64::max);
-        let at = measured.iter().position(|m| m.0 >= options.share_of_best * best).unwrap_or(0);
-        let components_for_80_percent =
-            measured.iter().position(|m| m.0 >= LARGE_SHARE).map(|at| at + 1);
-        match (prefixes.into_iter().nth(at), measured.get(at)) {
-            (Some(set), Some(&(necessity, sufficiency))) => {
-                Ok(SmallestSet { set, necessity, sufficiency, components_for_80_percent })
-            }
-            _ => Err(Error::request("the model has no components to localize")),
-        }
+        let (necessity, sufficiency): (Vec<f64>, Vec<f64>) =
+            self.measure(&prefixes)?.into_iter().unzip();
+        let prefixes: Vec<&[Component]> = prefixes.iter().map(Vec::as_slice).collect();
+        Ok(SmallestSet::of(&prefixes, &necessity, &sufficiency, options.share_of_best))
     }
 
     /// Measures the necessity of distinct random sets of the same kinds and size, ascending.
@@ -224,6 +198,9 @@ impl Patching<'_, '_> {
         parts: &[Component],
         options: &LocalizeOptions,
     ) -> Result<Vec<f64>> {
+        if set.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut rng = rng::stream(options.seed, "implication controls");
         let mut sets: Vec<Vec<Component>> = Vec::new();
         for _ in 0..options.controls {

@@ -43,6 +43,31 @@ pub struct Attribution<'a> {
 /// Tokens generated for the reader.
 const GENERATED: usize = 16;
 
+/// Controls that are drawn for a localization. Some have no effect to compare with.
+const CONTRASTED: usize = 32;
+
+/// Localizes a trial, and compares what it is localized to with its controls, drawn as those of the
+/// verdict are. Trials with lesions have none here: their controls lesion other components.
+///
+/// # Errors
+/// Those of [`localize::localize`].
+pub fn localize_against_controls(
+    evaluator: &ModelEvaluator,
+    trial: &Trial,
+    seed: u64,
+) -> Result<Localization> {
+    let config = &evaluator.model.config;
+    let controls = match trial.edits.iter().all(|edit| edit.is_token_edit()) {
+        true => {
+            let vocabulary = Vocabulary::of(evaluator.model);
+            controls::draw(trial, CONTRASTED, seed, config, &vocabulary)
+        }
+        false => Vec::new(),
+    };
+    let options = localize::LocalizeOptions { seed, ..Default::default() };
+    localize::localize(evaluator, trial, &controls, &options)
+}
+
 /// Trials with random tokens in the place of a case's, with which its attribution is compared.
 const COMPARISONS: usize = 4;
 
@@ -76,9 +101,8 @@ pub fn attribute_replaced_tokens(
 impl Explainer for ModelExplainer<'_, '_> {
     fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)> {
         let Finding { trial, verdict, control_seed, search, .. } = finding;
-        let options = localize::LocalizeOptions { seed: *control_seed, ..Default::default() };
         let mut localization = (localize && comparable(trial))
-            .then(|| localize::localize(self.evaluator, trial, &options))
+            .then(|| localize_against_controls(self.evaluator, trial, *control_seed))
             .transpose()?;
         if let (Some(localization), Some(Attribution { fails })) =
             (&mut localization, self.attribution)

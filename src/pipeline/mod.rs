@@ -12,7 +12,10 @@ mod suffixes;
 mod title;
 
 pub use by_hand::{Judgement, case_by_hand, parse_edit};
-pub use explain::{Attribution, Explainer, ModelExplainer, attribute_replaced_tokens, describe};
+pub use explain::{
+    Attribution, Explainer, ModelExplainer, attribute_replaced_tokens, describe,
+    localize_against_controls,
+};
 pub use finding::{Finding, signature};
 pub use follow_up::{Explanation, FollowUp, Followed, Steps};
 pub use suffixes::{SearchFollowUp, cases_of_search};

@@ -6,8 +6,8 @@ use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural};
 use super::{attribution, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
-use crate::edit::{Component, Edit};
-use crate::localize::{Localization, PositionEffect};
+use crate::edit::Edit;
+use crate::localize::{Contrast, Localization, PositionEffect};
 use crate::replicate::Replication;
 use crate::text;
 
@@ -17,6 +17,8 @@ const OPEN_CARDS: usize = 2;
 const MOST_TEXT: usize = 6000;
 /// Most edits listed on a card.
 const MOST_EDITS: usize = 60;
+/// Components whose shares are compared with controls.
+const MOST_CONTRASTS: usize = 8;
 
 /// Returns the title of a finding, one line, unescaped.
 pub fn title(case: &Case) -> String {
@@ -222,18 +224,29 @@ fn new_prompts(out: &mut String, replication: &Replication, unit: &str) {
 fn localized(out: &mut String, localization: &Localization) {
     out.push_str("<h3>Localization</h3>");
     if localization.set.is_empty() {
-        out.push_str("<p>No component stands out.</p>");
+        let nothing = || {
+            "Nothing is named: no component does much alone, or the effect of the case or of too \
+            many of its controls is too small to compare."
+                .to_owned()
+        };
+        let said = words::localized(localization).unwrap_or_else(nothing);
+        let _ = write!(out, "<p>{}</p>", text::html(&said));
     } else {
         let names: Vec<String> = localization.set.iter().map(ToString::to_string).collect();
+        let emergence = match localization.contrasts.is_empty() {
+            true => words::emergence(localization),
+            false => String::new(),
+        };
         let _ = write!(
             out,
             "<p><b>{}</b>. {} {} {}</p>",
             text::html(&list(&names, 40)),
             text::html(&words::necessity_and_sufficiency(localization)),
-            text::html(&words::emergence(localization)),
+            text::html(&emergence),
             text::html(&words::routing(localization).unwrap_or_default())
         );
     }
+    contrasts(out, &localization.contrasts);
     let map = |label, value| svg::heat_map(label, &localization.effects, value, &localization.set);
     out.push_str("<div class=\"pair\">");
     if let Some(svg) =
@@ -258,10 +271,7 @@ fn localized(out: &mut String, localization: &Localization) {
     let mut fine: Vec<_> = localization
         .effects
         .iter()
-        .filter(|e| {
-            !matches!(e.component, Component::Head { .. } | Component::Mlp { .. })
-                && !e.necessity.is_nan()
-        })
+        .filter(|e| svg::heat_map_cell(&e.component).is_none() && !e.necessity.is_nan())
         .collect();
     fine.sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
     let rows = fine
@@ -276,6 +286,34 @@ fn localized(out: &mut String, localization: &Localization) {
         |e: &PositionEffect| format!("{} at position {} (token {})", e.component, e.position, e.id);
     let rows = places.into_iter().take(8).map(|e| (place(e), e.necessity, e.sufficiency)).collect();
     effects_table(out, "at one position only, strongest", rows);
+}
+
+/// Writes what components carry in the case and in its controls, or nothing if none were compared.
+fn contrasts(out: &mut String, contrasts: &[Contrast]) {
+    let Some(first) = contrasts.first() else { return };
+    let _ = write!(
+        out,
+        "<div class=\"scroll\"><table><thead><tr><th>removed by patching in the clean output</th>\
+        <th class=\"n\">here</th><th class=\"n\">in {} controls</th><th class=\"n\">p</th>\
+        <th>role</th></tr></thead><tbody>",
+        first.controls.len()
+    );
+    for contrast in contrasts.iter().take(MOST_CONTRASTS) {
+        let _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td \
+            class=\"n\">{}</td><td>{}</td></tr>",
+            contrast.component,
+            words::whole(contrast.necessity),
+            words::of_controls(contrast),
+            number(contrast.p_value),
+            contrast.role.name()
+        );
+    }
+    out.push_str(
+        "</tbody></table></div><p class=\"soft\">Controls are the same edits with ordinary \
+        content. What carries theirs as well is a relay.</p>",
+    );
 }
 
 /// Writes a table of effects, or nothing if there are no rows.

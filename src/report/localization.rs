@@ -1,5 +1,6 @@
 //! A localization as tables for the terminal.
 
+use super::words::of_controls;
 use crate::case::Case;
 use crate::localize::{ComparisonKind, Effect, Localization, Mediation, TokenAttribution};
 use crate::text::escape;
@@ -7,7 +8,11 @@ use crate::text::escape;
 /// Returns the named set and its figures, in one line.
 pub fn set_in_words(found: &Localization) -> String {
     if found.set.is_empty() {
-        return "nothing: the edits do not change the distributions".into();
+        return match (found.relay(), found.effects.is_empty()) {
+            (_, true) => "nothing: the edits do not change the distributions".into(),
+            (Some(relay), _) => format!("nothing beyond relaying by {}", relay.component),
+            (None, false) => "nothing that stands out".into(),
+        };
     }
     let set: Vec<String> = found.set.iter().map(ToString::to_string).collect();
     let emergence = found.emergence.map(|e| format!(", emergence {e:.2}")).unwrap_or_default();
@@ -77,6 +82,20 @@ pub fn localization(case: &Case, found: &Localization, top: usize) -> Vec<String
         lines.push(format!(
             "random sets   necessity {low:.2} to {high:.2} ({} sets of the same kinds)",
             found.controls.len()
+        ));
+    }
+    if let Some(first) = found.contrasts.first().filter(|_| top > 0) {
+        let controls = format!("in {} controls", first.controls.len());
+        lines.push(format!("{:<18} necessity  {controls:>14}  {:>7}  role", "component", "p"));
+    }
+    for contrast in found.contrasts.iter().take(top) {
+        lines.push(format!(
+            "{:<18} {:>9.3}  {:>14}  {:>7.2}  {}",
+            contrast.component.to_string(),
+            contrast.necessity,
+            of_controls(contrast),
+            contrast.p_value,
+            contrast.role.name()
         ));
     }
     let mut effects: Vec<&Effect> = found.effects.iter().collect();

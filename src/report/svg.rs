@@ -361,6 +361,18 @@ fn in_unit(unit: &str) -> String {
 const MOST_LAYERS: usize = 160;
 const MOST_HEADS: usize = 160;
 
+/// Returns the cell of a component in a heat map: its layer, and its head or `None` for an MLP.
+pub fn heat_map_cell(component: &Component) -> Option<(usize, Option<usize>)> {
+    match *component {
+        Component::Head { layer, head } => Some((layer, Some(head))),
+        Component::Attention { layer }
+        | Component::Ssm { layer }
+        | Component::TimeMix { layer } => Some((layer, Some(0))),
+        Component::Mlp { layer } | Component::ChannelMix { layer } => Some((layer, None)),
+        _ => None,
+    }
+}
+
 /// Plots effects as a heat map: one row per layer, one column per head, the MLP at the right.
 /// `None` if there is nothing to draw. Only rows and columns that occur are drawn, because indices
 /// in a file may be anything.
@@ -372,16 +384,15 @@ pub fn heat_map(
 ) -> Option<String> {
     let mut cells: BTreeMap<(usize, Option<usize>), (f64, Component)> = BTreeMap::new();
     for effect in effects {
-        let key = match effect.component {
-            Component::Head { layer, head } => (layer, Some(head)),
+        let Some(key) = heat_map_cell(&effect.component) else { continue };
+        let cell = (value(effect), effect.component);
+        match effect.component {
+            Component::Head { .. } | Component::Mlp { .. } | Component::ChannelMix { .. } => {
+                cells.insert(key, cell);
+            }
             // A mixer without heads stands where its one head would.
-            Component::Attention { layer }
-            | Component::Ssm { layer }
-            | Component::TimeMix { layer } => (layer, Some(0)),
-            Component::Mlp { layer } | Component::ChannelMix { layer } => (layer, None),
-            _ => continue,
-        };
-        cells.insert(key, (value(effect), effect.component));
+            _ => drop(cells.entry(key).or_insert(cell)),
+        }
     }
     let layers: BTreeSet<usize> = cells.keys().map(|k| k.0).collect();
     let heads: BTreeSet<usize> = cells.keys().filter_map(|k| k.1).collect();

@@ -8,7 +8,7 @@ use super::format::{count, list, number, percent, plural, wilson};
 use crate::campaign::Summary;
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
-use crate::localize::{ComparisonKind, Localization, TokenAttribution};
+use crate::localize::{ComparisonKind, Contrast, Localization, Role, TokenAttribution};
 use crate::oracle::OracleKind;
 
 /// Returns the unit of an oracle's scores with a leading space; empty for a score without one.
@@ -231,18 +231,68 @@ pub fn sampled(case: &Case) -> Option<String> {
     ))
 }
 
-/// Says to which components a case is localized; `None` if the set is empty.
+/// Says to which components a case is localized, and what mediates whatever is put in its place;
+/// `None` if there is nothing to say.
 pub fn localized(localization: &Localization) -> Option<String> {
-    if localization.set.is_empty() {
-        return None;
-    }
     let names: Vec<String> = localization.set.iter().map(ToString::to_string).collect();
     let their = if names.len() == 1 { "its" } else { "their" };
-    Some(format!(
-        "Localized to {}: patching in {their} clean output removes {} of the effect.",
-        list(&names, 6),
+    let removes = format!(
+        "patching in {their} clean output removes {} of the effect",
         percent(localization.necessity)
-    ))
+    );
+    let relay = localization.relay();
+    let specific = localization.contrasts.iter().find(|c| c.role == Role::Specific);
+    if let Some(contrast) = specific.filter(|_| !names.is_empty()) {
+        let (apart, alone) = match names.len() {
+            1 => ("component that sets this case apart is", String::new()),
+            _ => (
+                "components that set this case apart are",
+                format!(" ({} alone {})", contrast.component, whole(contrast.necessity)),
+            ),
+        };
+        let passed_on = relay
+            .map(|relay| format!(" {} passes on whatever is put there.", relay.component))
+            .unwrap_or_default();
+        return Some(format!(
+            "The {apart} {}: {removes}{alone}, but only {} of that of {}.{passed_on}",
+            list(&names, 6),
+            of_controls(contrast),
+            ordinary(contrast)
+        ));
+    }
+    match relay {
+        _ if !names.is_empty() => Some(format!("Localized to {}: {removes}.", list(&names, 6))),
+        Some(relay) => Some(format!(
+            "No explanation was found beyond relaying: {} mediates {} of the effect, but also {} \
+            of that of {}.",
+            relay.component,
+            whole(relay.necessity),
+            of_controls(relay),
+            ordinary(relay)
+        )),
+        None if localization.contrasts.is_empty() => None,
+        None => Some("No component sets this case apart from ordinary content.".into()),
+    }
+}
+
+/// Returns a share between none and all, in whole percent.
+pub fn whole(share: f64) -> String {
+    format!("{:.0}%", 100.0 * share.clamp(0.0, 1.0))
+}
+
+/// Returns the share of their effect that a component mediates in controls, as a range.
+pub fn of_controls(contrast: &Contrast) -> String {
+    match (contrast.controls.first(), contrast.controls.last()) {
+        (Some(low), Some(high)) => match (whole(*low), whole(*high)) {
+            (low, high) if low == high => low,
+            (low, high) => format!("{low} to {high}"),
+        },
+        _ => "none".into(),
+    }
+}
+
+fn ordinary(contrast: &Contrast) -> String {
+    format!("ordinary content in the same place ({} controls)", contrast.controls.len())
 }
 
 /// Says which heads attend to the replaced tokens, compared with other tokens in their place;

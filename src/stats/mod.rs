@@ -8,7 +8,7 @@ mod moderated;
 pub mod sequential;
 mod signed_rank;
 
-pub use moderated::CommonVariance;
+pub use moderated::moderated_p_values;
 pub use signed_rank::signed_rank_p_value;
 
 /// Returns a copy in ascending order (NaN last).

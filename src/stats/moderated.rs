@@ -7,14 +7,46 @@
 //! freedom than the group alone gives, and unlike one with a pooled variance it holds its rate
 //! where some groups vary more than others.
 
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
 use statrs::function::gamma::digamma;
+
+/// Returns for each group the two-sided p-value of a value being one more draw of the group's: a
+/// pair of the value and the draws. The groups should have equally many draws. It is 1 where the
+/// value or a draw is not finite, and where there are fewer than two draws.
+pub fn moderated_p_values(groups: &[(f64, &[f64])]) -> Vec<f64> {
+    let moments: Vec<Option<(f64, f64)>> = groups.iter().map(|(_, draws)| moments(draws)).collect();
+    let degrees = |draws: &[f64]| draws.len().saturating_sub(1) as f64;
+    let least = groups.iter().map(|(_, draws)| degrees(draws)).fold(f64::INFINITY, f64::min);
+    let variances: Vec<f64> = moments.iter().flatten().map(|(_, variance)| *variance).collect();
+    let common = CommonVariance::fit(&variances, least);
+    let p_value = |value: f64, draws: &[f64], moments: Option<(f64, f64)>| {
+        let ((mean, variance), common) = (moments?, common?);
+        let (variance, degrees) = common.shrink(variance, degrees(draws));
+        let of_one_more = variance * (1.0 + 1.0 / draws.len() as f64);
+        let t = (value - mean).abs() / of_one_more.sqrt();
+        Some(2.0 * StudentsT::new(0.0, 1.0, degrees).ok()?.sf(t)).filter(|_| value.is_finite())
+    };
+    let all = groups.iter().zip(moments);
+    all.map(|(&(value, draws), moments)| p_value(value, draws, moments).unwrap_or(1.0)).collect()
+}
+
+/// Returns mean and variance; `None` for fewer than two values or one that is not finite.
+fn moments(values: &[f64]) -> Option<(f64, f64)> {
+    if values.len() < 2 || !values.iter().all(|x| x.is_finite()) {
+        return None;
+    }
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>();
+    Some((mean, squares / (n - 1.0)))
+}
 
 /// The least variance that counts, as a share of the median: one of zero has no logarithm.
 const LEAST_SHARE: f64 = 1e-5;
 
 /// What the variances of many groups have in common.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CommonVariance {
+struct CommonVariance {
     /// The variance they are shrunk towards.
     variance: f64,
     /// How many degrees of freedom it counts for; infinite if the groups do not differ.
@@ -26,7 +58,7 @@ pub struct CommonVariance {
 impl CommonVariance {
     /// Fits the variances of groups with `degrees_of_freedom` each. `None` without a variance above
     /// zero or without degrees of freedom.
-    pub fn fit(variances: &[f64], degrees_of_freedom: f64) -> Option<Self> {
+    fn fit(variances: &[f64], degrees_of_freedom: f64) -> Option<Self> {
         let least = LEAST_SHARE * super::median(variances);
         let pooled = degrees_of_freedom * variances.len() as f64;
         if !(pooled > 0.0 && variances.iter().all(|v| v.is_finite())) {
@@ -59,7 +91,7 @@ impl CommonVariance {
 
     /// Shrinks the variance of a group with these degrees of freedom. Returns it with the degrees
     /// of freedom of a t statistic that uses it.
-    pub fn shrink(&self, variance: f64, degrees_of_freedom: f64) -> (f64, f64) {
+    fn shrink(&self, variance: f64, degrees_of_freedom: f64) -> (f64, f64) {
         let d0 = self.degrees_of_freedom;
         let shrunk = match d0.is_finite() {
             true => {

@@ -1,4 +1,8 @@
-//! Compares lesions with noise of their norm, in two rounds, because noise is what takes time.
+//! Compares lesions with noise of their norm, in rounds, because noise is what takes time.
+//!
+//! What differs from noise enters the next round, with more directions. What does not enter the
+//! second has p = 1, and what does not enter the third keeps the p-value of the second. All
+//! p-values stay valid: one of at most alpha takes one of at most alpha in the last round entered.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +12,25 @@ use super::measure::{Change, Swept};
 use super::texts::Text;
 use crate::error::Result;
 
-/// The numbers of directions of noise and of texts in the first round, and the p-value above which
-/// a lesion does not enter the second. (It has p = 1 then, so that the first round decides nothing
-/// in favour of a flag.)
-const FIRST: (usize, usize) = (4, 2);
-const NOT_FURTHER: f64 = 0.2;
+/// One round of comparisons.
+struct Round {
+    /// The number of directions of noise.
+    directions: usize,
+    /// The number of texts.
+    texts: usize,
+    /// The largest p-value with which a lesion enters the next round.
+    enters_next: f64,
+}
 
-/// The number of directions of noise that a lesion is tested against.
-pub const DIRECTIONS: usize = 8;
+/// The rounds. Directions differ more than texts do, so more of them tell more than more texts.
+const ROUNDS: [Round; 3] = [
+    Round { directions: 4, texts: 2, enters_next: 0.2 },
+    Round { directions: 8, texts: 8, enters_next: 0.02 },
+    Round { directions: DIRECTIONS, texts: 8, enters_next: 0.0 },
+];
 
-/// The numbers of directions and of texts in the second round.
-const SECOND: (usize, usize) = (DIRECTIONS, 8);
+/// The largest number of directions of noise that a lesion is compared with.
+pub const DIRECTIONS: usize = 24;
 
 /// A lesion and noise of its norm, on the same texts.
 pub struct Compared {
@@ -26,7 +38,7 @@ pub struct Compared {
     pub effect: f64,
     /// The effects of noise, one in each direction.
     pub noise: Vec<f64>,
-    /// The p-value of the lesion being one more direction; 1 for one that was left in the first
+    /// The p-value of the lesion being one more direction; 1 for one that did not enter the second
     /// round.
     pub p_value: f64,
 }
@@ -59,33 +71,30 @@ impl AgainstNoise<'_> {
         let mut total = self.swept.components.len() * self.texts.len();
         let mut compared = BTreeMap::new();
         let mut entering = chosen;
-        for round in [FIRST, SECOND] {
-            total += entering.len() * round.0 * round.1.min(self.texts.len());
+        for (n, round) in ROUNDS.iter().enumerate() {
+            total += entering.len() * round.directions * round.texts.min(self.texts.len());
             let done = |done: u64| (self.progress)(done, total as u64);
-            let Some(measured) = self.round(&entering, round, &done, each)? else {
+            let Some(mut measured) = self.round(&entering, round, &done, each)? else {
                 return Ok(None);
             };
-            if round == FIRST {
-                let further = |i: &usize| measured[i].p_value <= NOT_FURTHER;
-                entering.retain(further);
-                compared
-                    .extend(measured.into_iter().map(|(i, c)| (i, Compared { p_value: 1.0, ..c })));
-            } else {
-                compared.extend(measured);
+            entering.retain(|i| measured[i].p_value <= round.enters_next);
+            if n == 0 {
+                measured.values_mut().for_each(|compared| compared.p_value = 1.0);
             }
+            compared.extend(measured);
         }
         Ok(Some(compared))
     }
 
-    /// Compares the `chosen` lesions in so many directions, on so many of the texts.
+    /// Compares the `chosen` lesions with noise.
     fn round(
         &self,
         chosen: &[usize],
-        (directions, on): (usize, usize),
+        &Round { directions, texts, .. }: &Round,
         done: &dyn Fn(u64),
         each: &mut dyn FnMut() -> Result<bool>,
     ) -> Result<Option<BTreeMap<usize, Compared>>> {
-        let n = on.min(self.texts.len());
+        let n = texts.min(self.texts.len());
         let mut effects = vec![0.0; chosen.len()];
         let mut noise = vec![vec![0.0; directions]; chosen.len()];
         let change = Change::Noise { seed: self.seed, directions: 0..directions };

@@ -5,8 +5,8 @@ use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
-    ComparisonKind, ComparisonTokens, Effect, Localization, Mediation, PositionEffect,
-    TokenAttribution,
+    ComparisonKind, ComparisonTokens, Contrast, Effect, Localization, Mediation, PositionEffect,
+    Role, TokenAttribution,
 };
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
@@ -148,10 +148,18 @@ fn localization(
         routing: None,
         attribution: None,
         controls,
+        contrasts: Vec::new(),
         effects,
         positions,
         calls: 412,
     }
+}
+
+/// Returns a component that carries so much of a case's effect, and up to `most` of its controls'.
+fn contrast(component: Component, necessity: f64, most: f64, role: Role) -> Contrast {
+    let controls: Vec<f64> = (0..19).map(|i| most * (1.0 - 0.1 * wave(i))).collect();
+    let p_value = if role == Role::Specific { 0.05 } else { 0.8 };
+    Contrast { component, necessity, controls: crate::stats::sorted(&controls), p_value, role }
 }
 
 /// Tokens that are read between the first layers, against two others.
@@ -281,9 +289,16 @@ pub fn campaign() -> (Summary, Vec<Case>) {
         Some(0.62),
     ));
 
-    king.localization
-        .iter_mut()
-        .for_each(|localization| localization.attribution = Some(attribution(4)));
+    let relay = contrast(Component::Mlp { layer: 0 }, 0.98, 0.99, Role::Relay);
+    king.localization.iter_mut().for_each(|localization| {
+        localization.attribution = Some(attribution(4));
+        localization.contrasts = vec![
+            contrast(Component::Mlp { layer: 2 }, 0.7, 0.07, Role::Specific),
+            contrast(Component::Head { layer: 3, head: 1 }, 0.35, 0.02, Role::Specific),
+            contrast(Component::Mlp { layer: 1 }, 0.4, 0.15, Role::Unclear),
+            relay.clone(),
+        ];
+    });
 
     let mut hostile = case(0xa2, OracleKind::Echo, 14.2, 40);
     hostile.verdict.threshold = 9.1;
@@ -298,7 +313,8 @@ pub fn campaign() -> (Summary, Vec<Case>) {
         (12, "日本語のトークン", 0.1),
     ]);
     hostile.edits = (0..4).map(|i| Edit::Insert { position: 6, id: 4000 + i }).collect();
-    hostile.localization = Some(localization(4, 4, &[Component::Head { layer: 1, head: 2 }], None));
+    hostile.localization =
+        Some(Localization { contrasts: vec![relay], ..localization(4, 4, &[], None) });
 
     let mut large = case(0xa3, OracleKind::LossBlowup, 6.1, 900);
     let weight = Component::Weight { layer: 11, matrix: Matrix::Down, out: 507, input: 1229 };

@@ -5,6 +5,7 @@ mod by_hand;
 mod checkpoints;
 mod cli;
 mod completions;
+mod contrast;
 mod corpus;
 mod cut_out;
 mod edits;

@@ -42,6 +42,7 @@ fn plant(
         let localization = localize(
             &evaluator,
             &trial,
+            &[],
             &LocalizeOptions { neurons: 384, ..LocalizeOptions::default() },
         )
         .unwrap();

@@ -1,0 +1,77 @@
+//! What a localization calls specific to a case, compared with ordinary content in its place.
+
+use glitch::echo::EchoPrompt;
+use glitch::edit::{Component, Edit, Trial};
+use glitch::evaluate::ModelEvaluator;
+use glitch::localize::Role;
+use glitch::model::Model;
+use glitch::pipeline::{attribute_replaced_tokens, localize_against_controls};
+use glitch::vocabulary::Vocabulary;
+use rand::seq::IndexedRandom as _;
+
+const PROMPTS: [&str; 3] = [
+    "The people of the United States have always been",
+    "And it came to pass in those days that there went out",
+    "She was not a woman of many words, for, unlike people in general",
+];
+
+/// The model cannot repeat the token, and patching the first MLP removes all of the effect; but it
+/// removes that of any token, so it is a relay and not named.
+#[test]
+fn what_any_token_goes_through_is_a_relay() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let prompt = EchoPrompt::candidates(&model).unwrap().remove(0);
+    let [glitch] = model.encode("ashington").unwrap()[1..] else { panic!("not one token") };
+    let found = localize_against_controls(&evaluator, &prompt.with_token(glitch), 1).unwrap();
+    let relay = found.relay().unwrap();
+    assert!(relay.necessity > 0.99 && relay.controls.len() == 19 && relay.controls[0] > 0.9);
+    let first_mlp = found.contrasts.iter().find(|c| c.component == Component::Mlp { layer: 0 });
+    assert!(first_mlp.is_some_and(|mlp| mlp.role == Role::Relay && mlp.necessity > 0.98));
+    assert!(!found.set.contains(&Component::Mlp { layer: 0 }), "{:?}", found.set);
+    // The mixer of every layer is among what was tried.
+    let mixer = |e: &&glitch::localize::Effect| matches!(e.component, Component::Attention { .. });
+    assert_eq!(found.effects.iter().filter(mixer).count(), 4);
+}
+
+/// A replacement with nothing after it: no head attends to it from later positions.
+#[test]
+fn the_last_token_can_be_replaced() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let ids = model.encode(PROMPTS[0]).unwrap();
+    let edit = Edit::Replace { position: ids.len() - 1, id: 777 };
+    let trial = Trial::new(ids, []).with_edits(vec![edit]);
+    let mut found = localize_against_controls(&evaluator, &trial, 1).unwrap();
+    assert!(!found.contrasts.is_empty());
+    attribute_replaced_tokens(&evaluator, &trial, &mut found, 1, None).unwrap();
+    assert!(found.attribution.is_none());
+}
+
+/// Of replacements by ordinary tokens few are explained by a specific component: they are like
+/// their controls.
+#[test]
+#[ignore = "an experiment of many runs: .ci/run makes it, and `cargo test -- --ignored`"]
+fn ordinary_replacements_have_nothing_specific() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let vocabulary = Vocabulary::of(&model);
+    let mut rng = glitch::rng::stream(7, "ordinary replacements");
+    let (mut explained, mut compared, all) = (Vec::new(), 0, 60);
+    for n in 0..all {
+        // The last two tokens, on which the prediction depends most.
+        let ids = model.encode(PROMPTS[n % 3]).unwrap();
+        let base = &ids[..ids.len() - (n / 3) % 4];
+        let edits = [base.len() - 2, base.len() - 1].map(|position| {
+            let like = vocabulary.stand_ins(base[position]);
+            Edit::Replace { position, id: *like.choose(&mut rng).unwrap() }
+        });
+        let trial = Trial::new(base, []).with_edits(edits.to_vec());
+        let found = localize_against_controls(&evaluator, &trial, n as u64).unwrap();
+        compared += usize::from(found.contrasts.iter().any(|c| c.controls.len() == 19));
+        explained.extend(found.set.first().map(|c| format!("{n}: {c}")));
+    }
+    println!("{} of {compared} ordinary replacements have something specific", explained.len());
+    // At a rate of 5%, 7 or more of 60 have a probability of 3%.
+    assert!(compared > all / 2 && explained.len() <= 6, "{explained:?} of {compared}");
+}
