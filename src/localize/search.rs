@@ -22,7 +22,7 @@ const LEAST_JOINT_EFFECT: f64 = 0.01;
 /// from those that mediate any content; none for edits whose controls edit other components.
 ///
 /// # Errors
-/// Errors of the evaluator; [`Error::Request`] when the edits change how many tokens are
+/// Errors of the evaluator; [`crate::Error::Request`] when the edits change how many tokens are
 /// predicted.
 pub fn localize(
     evaluator: &ModelEvaluator,
