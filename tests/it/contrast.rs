@@ -48,8 +48,8 @@ fn the_last_token_can_be_replaced() {
     assert!(found.attribution.is_none());
 }
 
-/// Of replacements by ordinary tokens few are explained by a specific component: they are like
-/// their controls.
+/// Few replacements by ordinary tokens are explained by a specific component: they are like their
+/// controls.
 #[test]
 #[ignore = "an experiment of many runs: .ci/run makes it, and `cargo test -- --ignored`"]
 fn ordinary_replacements_have_nothing_specific() {
