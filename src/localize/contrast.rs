@@ -7,27 +7,26 @@
 //! of its own effect.
 //!
 //! Every ordinary token has components that mediate more of its effect than of others', so a case
-//! has to stand out as a whole. A component's *excess* is its share in one run over its mean share
-//! in all of them, and the excess in the case is ranked among the largest excesses, over all
-//! components, of each control (the maxT permutation test of Westfall and Young 1993). If the case
+//! has to stand out as a whole. By how much a component's share in one run exceeds its mean share
+//! in all of them is compared between the case and, over all components, each control: the largest
+//! of a control counts (the maxT permutation test of Westfall and Young 1993). If the case
 //! is one more ordinary token, some component is called specific with a probability of 5% at most,
 //! whatever the shares' distribution. All mixers and MLPs are compared in all runs, since picking
 //! some by what they do in the case would break the symmetry that this rests on.
 
 use super::components::NEARLY_ALL;
-use super::patching::{Direction, Patching, comparable};
+use super::patching::{Direction, Patching, Stretch, comparable};
 use super::set::{LocalizeOptions, SmallestSet};
 use super::{Contrast, Role};
 use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
 
-/// The excess below which a component is not specific.
+/// The excess over the controls' mean below which a component is not specific.
 const LEAST_NECESSITY: f64 = 0.1;
 
-/// The number of controls below which shares are not compared. (With fewer than 19 nothing can be
-/// specific at 5%.)
-const LEAST_CONTROLS: usize = 4;
+/// The number of controls below which shares are not compared: nothing could be specific.
+const LEAST_CONTROLS: usize = 19;
 
 /// The probability with which something is called specific to an ordinary case.
 const LEVEL: f64 = 0.05;
@@ -85,6 +84,10 @@ impl<'a, 'm> Symptom<'a, 'm> {
         }
         let mut runs = Patching::new(evaluator, &shown)?;
         runs.calls += 4;
+        // The position that the token is read at corresponds to itself, though it may hold another
+        // token: one inserted at the end of the prompt, or what a deletion leaves there.
+        let (clean, corrupted) = (end - 1, shown.layout().prompt_len - 1 + at);
+        align(&mut runs.aligned, clean, corrupted);
         Ok(Some(Self { runs, corrupted: said[1], effect }))
     }
 
@@ -125,7 +128,7 @@ impl<'a, 'm> Symptom<'a, 'm> {
         let necessities = self.necessities(&heads)?;
         let strongest = heads.into_iter().zip(necessities).max_by(|a, b| a.1.total_cmp(&b.1));
         Ok(match strongest {
-            Some((head, share)) if share >= NEARLY_ALL * necessity => head,
+            Some((head, share)) if share >= (NEARLY_ALL * necessity).max(LEAST_NECESSITY) => head,
             _ => block,
         })
     }
@@ -146,6 +149,23 @@ impl<'a, 'm> Symptom<'a, 'm> {
         let necessity = self.shares(&prefixes, Direction::Necessity)?;
         let sufficiency = self.shares(&prefixes, Direction::Sufficiency)?;
         Ok(SmallestSet::of(&prefixes, &necessity, &sufficiency, options.share_of_best))
+    }
+}
+
+/// Makes a position of the corrupted run correspond to one of the clean run, whatever the stretches
+/// have it correspond to.
+fn align(stretches: &mut Vec<Stretch>, clean: usize, corrupted: usize) {
+    let covers = |&(_, first, len): &Stretch| (first..first + len).contains(&corrupted);
+    let Some(at) = stretches.iter().position(covers) else {
+        return stretches.push((clean, corrupted, 1));
+    };
+    let (c, first, len) = stretches[at];
+    let before = corrupted - first;
+    if c + before != clean {
+        let parts = [(c, first, before), (clean, corrupted, 1)];
+        let after = (c + before + 1, corrupted + 1, len - before - 1);
+        let parts = parts.into_iter().chain([after]).filter(|(_, _, len)| *len > 0);
+        stretches.splice(at..=at, parts);
     }
 }
 
@@ -192,7 +212,7 @@ pub fn contrasted(
             calls += other.runs.calls;
         }
     }
-    if shares.len() <= LEAST_CONTROLS {
+    if shares.len() < 1 + LEAST_CONTROLS {
         return Ok(Contrasted { calls: calls + own.runs.calls, ..Contrasted::default() });
     }
     let mut contrasts: Vec<Contrast> = (blocks.iter().zip(adjusted_p_values(&shares)))
@@ -241,6 +261,20 @@ mod tests {
 
     use super::*;
     use crate::rng;
+
+    #[test]
+    fn one_position_can_be_made_to_correspond_to_another() {
+        let aligned = |clean, corrupted| {
+            let mut stretches = vec![(0, 0, 5), (7, 6, 2)];
+            align(&mut stretches, clean, corrupted);
+            stretches
+        };
+        assert_eq!(aligned(4, 4), [(0, 0, 5), (7, 6, 2)]);
+        // The last of what a deletion leaves; a token that was inserted; one in the middle.
+        assert_eq!(aligned(5, 4), [(0, 0, 4), (5, 4, 1), (7, 6, 2)]);
+        assert_eq!(aligned(5, 5), [(0, 0, 5), (7, 6, 2), (5, 5, 1)]);
+        assert_eq!(aligned(9, 1), [(0, 0, 1), (9, 1, 1), (2, 2, 3), (7, 6, 2)]);
+    }
 
     #[test]
     fn p_values_by_hand() {

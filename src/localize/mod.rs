@@ -43,7 +43,7 @@ pub enum Role {
     /// It mediates whatever is put in the place of the case's edits: at least half as much of the
     /// effects of the controls.
     Relay,
-    /// Neither: more than of the controls' effects, but not beyond chance.
+    /// Neither; also whatever mediates less than a tenth.
     Unclear,
 }
 

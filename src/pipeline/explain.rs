@@ -47,7 +47,8 @@ const GENERATED: usize = 16;
 const CONTRASTED: usize = 32;
 
 /// Localizes a trial, and compares what it is localized to with its controls, drawn as those of the
-/// verdict are. Trials with lesions have none here: their controls lesion other components.
+/// verdict are. Trials with edits inside the model have none here: their controls edit other
+/// components.
 ///
 /// # Errors
 /// Those of [`localize::localize`].

@@ -6,7 +6,7 @@ use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural};
 use super::{attribution, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
-use crate::edit::Edit;
+use crate::edit::{Component, Edit};
 use crate::localize::{Contrast, Localization, PositionEffect};
 use crate::replicate::Replication;
 use crate::text;
@@ -268,10 +268,19 @@ fn localized(out: &mut String, localization: &Localization) {
         );
     }
     out.push_str("</div>");
+    // A mixer of which the map shows the heads has no cell of its own.
+    let has_heads = |layer: usize| {
+        let is_head = |c: &Component| matches!(*c, Component::Head { layer: l, .. } if l == layer);
+        localization.effects.iter().any(|e| is_head(&e.component))
+    };
+    let in_the_map = |component: &Component| match svg::heat_map_cell(component) {
+        Some((layer, Some(_))) => matches!(component, Component::Head { .. }) || !has_heads(layer),
+        cell => cell.is_some(),
+    };
     let mut fine: Vec<_> = localization
         .effects
         .iter()
-        .filter(|e| svg::heat_map_cell(&e.component).is_none() && !e.necessity.is_nan())
+        .filter(|e| !in_the_map(&e.component) && !e.necessity.is_nan())
         .collect();
     fine.sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
     let rows = fine
@@ -279,7 +288,7 @@ fn localized(out: &mut String, localization: &Localization) {
         .take(8)
         .map(|e| (e.component.to_string(), e.necessity, e.sufficiency))
         .collect();
-    effects_table(out, "strongest smaller components", rows);
+    effects_table(out, "strongest of the others", rows);
     let mut places: Vec<_> = localization.positions.iter().collect();
     places.sort_by(|a, b| (b.necessity + b.sufficiency).total_cmp(&(a.necessity + a.sufficiency)));
     let place =

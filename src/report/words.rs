@@ -243,18 +243,23 @@ pub fn localized(localization: &Localization) -> Option<String> {
     let relay = localization.relay();
     let specific = localization.contrasts.iter().find(|c| c.role == Role::Specific);
     if let Some(contrast) = specific.filter(|_| !names.is_empty()) {
-        let (apart, alone) = match names.len() {
-            1 => ("component that sets this case apart is", String::new()),
-            _ => (
-                "components that set this case apart are",
-                format!(" ({} alone {})", contrast.component, whole(contrast.necessity)),
+        let apart = match names.len() {
+            1 => "component that sets this case apart is",
+            _ => "components that set this case apart are",
+        };
+        let here = match localization.set[..] == [contrast.component] {
+            true => ", but".to_owned(),
+            false => format!(
+                ". That of {} alone removes {}, but",
+                contrast.component,
+                whole(contrast.necessity)
             ),
         };
         let passed_on = relay
             .map(|relay| format!(" {} passes on whatever is put there.", relay.component))
             .unwrap_or_default();
         return Some(format!(
-            "The {apart} {}: {removes}{alone}, but only {} of that of {}.{passed_on}",
+            "The {apart} {}: {removes}{here} only {} of that of {}.{passed_on}",
             list(&names, 6),
             of_controls(contrast),
             ordinary(contrast)
@@ -292,7 +297,7 @@ pub fn of_controls(contrast: &Contrast) -> String {
 }
 
 fn ordinary(contrast: &Contrast) -> String {
-    format!("ordinary content in the same place ({} controls)", contrast.controls.len())
+    format!("ordinary content ({} controls)", contrast.controls.len())
 }
 
 /// Says which heads attend to the replaced tokens, compared with other tokens in their place;

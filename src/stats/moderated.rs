@@ -16,7 +16,8 @@ use statrs::function::gamma::digamma;
 pub fn moderated_p_values(groups: &[(f64, &[f64])]) -> Vec<f64> {
     let moments: Vec<Option<(f64, f64)>> = groups.iter().map(|(_, draws)| moments(draws)).collect();
     let degrees = |draws: &[f64]| draws.len().saturating_sub(1) as f64;
-    let least = groups.iter().map(|(_, draws)| degrees(draws)).fold(f64::INFINITY, f64::min);
+    let several = groups.iter().map(|(_, draws)| degrees(draws)).filter(|degrees| *degrees > 0.0);
+    let least = several.fold(f64::INFINITY, f64::min);
     let variances: Vec<f64> = moments.iter().flatten().map(|(_, variance)| *variance).collect();
     let common = CommonVariance::fit(&variances, least);
     let p_value = |value: f64, draws: &[f64], moments: Option<(f64, f64)>| {
@@ -85,7 +86,8 @@ impl CommonVariance {
             Self { variance, degrees_of_freedom: d0, pooled }
         } else {
             // They differ no more than by chance, or there is only one.
-            Self { variance: mean.exp(), degrees_of_freedom: f64::INFINITY, pooled }
+            let variance = variances.iter().sum::<f64>() / variances.len() as f64;
+            Self { variance, degrees_of_freedom: f64::INFINITY, pooled }
         })
     }
 
@@ -177,7 +179,7 @@ mod tests {
     #[test]
     fn one_group_and_groups_without_variance_are_no_exception() {
         let one = CommonVariance::fit(&[0.09], 3.0).unwrap();
-        assert_eq!(one.shrink(0.09, 3.0).1, 3.0);
+        assert_eq!(one.shrink(0.09, 3.0), (0.09, 3.0));
         assert_eq!(CommonVariance::fit(&[0.0, 0.0], 3.0), None);
         assert_eq!(CommonVariance::fit(&[], 3.0), None);
         assert_eq!(CommonVariance::fit(&[0.1], 0.0), None);

@@ -58,7 +58,7 @@ impl Swept<'_> {
             Change::Noise { directions, .. } => directions.len(),
         };
         let values = each * text.trial.len() * self.evaluator.model.config.hidden_size;
-        let chunk_len = (CHUNK_VALUES / values.max(1)).clamp(1, CHUNK.div_ceil(each.max(1)));
+        let chunk_len = (CHUNK_VALUES / values.max(1)).clamp(1, (CHUNK / each.max(1)).max(1));
         let mut observations = Vec::with_capacity(each * chosen.len());
         for chunk in chosen.chunks(chunk_len) {
             let requests = self.requests(text, chunk, change)?;

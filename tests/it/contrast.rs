@@ -3,7 +3,7 @@
 use glitch::echo::EchoPrompt;
 use glitch::edit::{Component, Edit, Trial};
 use glitch::evaluate::ModelEvaluator;
-use glitch::localize::Role;
+use glitch::localize::{LocalizeOptions, Role, localize};
 use glitch::model::Model;
 use glitch::pipeline::{attribute_replaced_tokens, localize_against_controls};
 use glitch::vocabulary::Vocabulary;
@@ -46,6 +46,30 @@ fn the_last_token_can_be_replaced() {
     assert!(!found.contrasts.is_empty());
     attribute_replaced_tokens(&evaluator, &trial, &mut found, 1, None).unwrap();
     assert!(found.attribution.is_none());
+}
+
+/// What is read where a token was inserted or deleted corresponds to what is read without: patching
+/// the last MLP there takes some of the effect away.
+#[test]
+fn edits_at_the_end_of_the_prompt_are_patched() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let ids = model.encode(PROMPTS[0]).unwrap();
+    let end = ids.len();
+    let like = Vocabulary::of(&model).stand_ins(ids[end - 1]).to_vec();
+    for edit in [Edit::Insert { position: end, id: like[5] }, Edit::Delete { position: end - 1 }] {
+        let trial = Trial::new(ids.clone(), []).with_edits(vec![edit.clone()]);
+        let controls: Vec<Trial> = (0..40)
+            .map(|n| {
+                let edit = Edit::Insert { position: end, id: like[10 + 3 * n] };
+                Trial::new(ids.clone(), []).with_edits(vec![edit])
+            })
+            .collect();
+        let options = LocalizeOptions::default();
+        let found = localize(&evaluator, &trial, &controls, &options).unwrap();
+        let most = found.contrasts.iter().map(|c| c.necessity).fold(0.0, f64::max);
+        assert!(most > 0.5, "{edit:?}: {:?}", found.contrasts);
+    }
 }
 
 /// Few replacements by ordinary tokens are explained by a specific component: they are like their
