@@ -1,10 +1,10 @@
 //! Compares lesions with noise of their norm, in rounds, because noise is what takes time.
 //!
 //! What differs from noise enters the next round, with more directions. What does not enter the
-//! second has p = 1, and what does not enter the third keeps the p-value of the second. Up to how
-//! the spread is pooled over those that enter, p-values stay valid: below the third round's entry
-//! one takes as small a p-value in the third, above it as small a one in the second. Sweeps of noise
-//! in place of lesions say how well that holds (docs/benchmarks.md).
+//! second has p = 1, and what does not enter the third keeps the p-value of the second. So a small
+//! p-value is one of the third round and a larger one of the second, and each stays valid, up to
+//! how the spread is pooled over those that enter. Sweeps of noise in place of lesions say how well
+//! that holds (docs/benchmarks.md).
 
 use std::collections::BTreeMap;
 
