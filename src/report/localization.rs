@@ -11,7 +11,11 @@ pub fn set_in_words(found: &Localization) -> String {
         return match (found.relay(), found.effects.is_empty()) {
             (_, true) => "nothing: the edits do not change the distributions".into(),
             (Some(relay), _) => format!("nothing beyond relaying by {}", relay.component),
-            (None, false) => "nothing that stands out".into(),
+            _ if found.contrasts.is_empty() => {
+                "nothing: no set does much, or too few controls have an effect to compare with"
+                    .into()
+            }
+            (None, false) => "nothing that sets it apart from its controls".into(),
         };
     }
     let set: Vec<String> = found.set.iter().map(ToString::to_string).collect();
