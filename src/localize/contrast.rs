@@ -34,8 +34,8 @@ const LEVEL: f64 = 0.05;
 /// The effect below which shares of it are not taken, nats.
 const LEAST_NATS: f64 = 1.0;
 
-/// What the edits make the model say: where the predictions diverge most, the token that is then
-/// the most probable one. Its log-probability is what patches are measured by: a divergence would
+/// The token that the edits make the model say: where the predictions diverge most, the one that is
+/// then the most probable. Its log-probability is what patches are measured by: a divergence would
 /// not tell a patch that takes this away from one that does nothing, as long as the predictions are
 /// far from those without the edits for whatever reason.
 struct Symptom<'a, 'm> {

@@ -73,7 +73,7 @@ pub struct Contrast {
     /// The share of controls (this case counted as one) of which some component stands out as much
     /// from the others: the family-wise p-value of being one more control.
     pub p_value: f64,
-    /// What follows.
+    /// The part it has in the case.
     pub role: Role,
 }
 

@@ -50,7 +50,7 @@ const LEAST_SHARE: f64 = 1e-5;
 struct CommonVariance {
     /// The variance they are shrunk towards.
     variance: f64,
-    /// How many degrees of freedom it counts for; infinite if the groups do not differ.
+    /// The degrees of freedom that it counts for; infinite if the groups do not differ.
     degrees_of_freedom: f64,
     /// The degrees of freedom of all groups together.
     pooled: f64,

@@ -45,7 +45,7 @@ pub struct Compared {
     pub p_value: f64,
 }
 
-/// What lesions are compared with noise on.
+/// The measured lesions of a sweep, to be compared with noise.
 pub struct AgainstNoise<'a> {
     /// The components.
     pub swept: &'a Swept<'a>,
