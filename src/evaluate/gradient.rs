@@ -5,6 +5,8 @@
 //! pass give this estimate for all components at once, where measuring takes a forward for each.
 //! Gradients are taken at variables of zeros that are added to the sites.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use candle_core::{Tensor, Var};
 
 use super::activations::{place, width};
@@ -18,6 +20,16 @@ use crate::model::{Forward, Probes};
 
 /// The number of tokens of one gradient forward, whose attention is dense over all of them.
 const TOKENS_PER_GRADIENT: usize = 512;
+
+/// A token whose log-probability a gradient is taken of.
+pub(super) struct Target {
+    /// The packed token that predicts it.
+    pub token: u32,
+    /// Its id.
+    pub id: u32,
+    /// Its weight in the sum.
+    pub weight: f32,
+}
 
 impl ModelEvaluator<'_> {
     /// Estimates the change of each trial's loss (nats per token of the continuation) that ablating
@@ -54,7 +66,6 @@ impl ModelEvaluator<'_> {
             trials.iter().map(|t| Row::new([&t.base[..], &t.continuation[..]].concat())).collect();
         let mut forward = Forward { rows, ..Forward::default() };
         let offsets = forward.offsets();
-        let tokens = offsets[trials.len()];
         for (i, trial) in trials.iter().enumerate() {
             let place = Place { tokens: offsets[i]..offsets[i + 1], position: 0, layer: 0 };
             Lowering {
@@ -73,44 +84,19 @@ impl ModelEvaluator<'_> {
             Component::Expert { layer, .. } => Some((*layer, Site::MlpOut)),
             _ => place(component, config).map(|(layer, site, _)| (layer, site)),
         };
-        let mut variables: Vec<((usize, Site), Var)> = Vec::new();
-        for key in components.iter().filter_map(probed) {
-            if !variables.iter().any(|(known, _)| *known == key) {
-                let zeros = Tensor::zeros(
-                    (tokens, width(key.0, key.1, config)),
-                    start.dtype(),
-                    start.device(),
-                )?;
-                variables.push((key, Var::from_tensor(&zeros)?));
-            }
-        }
-        let probes: Probes =
-            variables.iter().map(|(key, var)| (*key, var.as_tensor().clone())).collect();
-        let logits = self.model.forward_gradient_at(&forward, &start, probes, None)?;
-        let vocabulary = config.vocab_size;
-        let values: Vec<f32> = logits.flatten_all()?.to_vec1()?;
-        // The gradient of the loss at the logits: the probabilities, minus 1 for the actual token,
-        // over the number of tokens read.
-        let mut seed = vec![0f32; values.len()];
-        for (i, trial) in trials.iter().enumerate() {
-            for (n, &target) in trial.continuation.iter().enumerate() {
-                let at = (offsets[i] + trial.base.len() - 1 + n) * vocabulary;
-                let (x, g) = (&values[at..at + vocabulary], &mut seed[at..at + vocabulary]);
-                let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum: f32 = x.iter().map(|x| (x - max).exp()).sum();
-                let share = 1.0 / trial.continuation.len() as f32;
-                g.iter_mut().zip(x).for_each(|(g, x)| *g = share * (x - max).exp() / sum);
-                g[target as usize] -= share;
-            }
-        }
-        let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?;
-        let gradients = (logits * seed)?.sum_all()?.backward()?;
-        let mut by_site = std::collections::BTreeMap::new();
-        for (key, var) in &variables {
-            let gradient =
-                gradients.get(var).ok_or_else(|| Error::internal("a site has no gradient"))?;
-            by_site.insert(*key, gradient.flatten_all()?.to_vec1::<f32>()?);
-        }
+        let sites: BTreeSet<(usize, Site)> = components.iter().filter_map(probed).collect();
+        let targets: Vec<Target> = (trials.iter().zip(&offsets))
+            .flat_map(|(trial, offset)| {
+                let first = offset + trial.base.len() - 1;
+                let weight = -1.0 / trial.continuation.len() as f32;
+                (first..).zip(trial.continuation.iter()).map(move |(token, &id)| Target {
+                    token: token as u32,
+                    id,
+                    weight,
+                })
+            })
+            .collect();
+        let by_site = self.gradients_at(&forward, &start, &sites, &targets)?;
         let means = if action == Action::Mean { Some(self.means()?) } else { None };
         let mut all = Vec::with_capacity(trials.len());
         for (i, trial) in trials.iter().enumerate() {
@@ -140,5 +126,48 @@ impl ModelEvaluator<'_> {
             all.push(row);
         }
         Ok(all)
+    }
+
+    /// Takes the gradient of a weighted sum of log-probabilities, nats, at the outputs of `sites`:
+    /// `[tokens, width]` each. `embeddings` is what enters the first layer, `[tokens, d_model]`.
+    pub(super) fn gradients_at(
+        &self,
+        forward: &Forward,
+        embeddings: &Tensor,
+        sites: &BTreeSet<(usize, Site)>,
+        targets: &[Target],
+    ) -> Result<BTreeMap<(usize, Site), Vec<f32>>> {
+        let (config, tokens) = (&self.model.config, embeddings.dim(0)?);
+        let mut variables: Vec<((usize, Site), Var)> = Vec::new();
+        for &(layer, site) in sites {
+            let shape = (tokens, width(layer, site, config));
+            let zeros = Var::zeros(shape, embeddings.dtype(), embeddings.device())?;
+            variables.push(((layer, site), zeros));
+        }
+        let probes: Probes =
+            variables.iter().map(|(key, var)| (*key, var.as_tensor().clone())).collect();
+        let reads: Vec<u32> = targets.iter().map(|target| target.token).collect();
+        let logits = self.model.forward_gradient_at(forward, embeddings, probes, Some(&reads))?;
+        let values: Vec<f32> = logits.flatten_all()?.to_vec1()?;
+        // The gradient of a log-probability at the logits: 1 for its token, minus the
+        // probabilities.
+        let mut seed = vec![0f32; values.len()];
+        let vocabulary = config.vocab_size;
+        let rows = values.chunks_exact(vocabulary).zip(seed.chunks_exact_mut(vocabulary));
+        for ((x, g), target) in rows.zip(targets) {
+            let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = x.iter().map(|x| (x - max).exp()).sum();
+            g.iter_mut().zip(x).for_each(|(g, x)| *g = -target.weight * (x - max).exp() / sum);
+            g[target.id as usize] += target.weight;
+        }
+        let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?;
+        let gradients = (logits * seed)?.sum_all()?.backward()?;
+        let mut by_site = BTreeMap::new();
+        for (key, var) in &variables {
+            let gradient =
+                gradients.get(var).ok_or_else(|| Error::internal("a site has no gradient"))?;
+            by_site.insert(*key, gradient.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(by_site)
     }
 }

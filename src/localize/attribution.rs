@@ -10,7 +10,8 @@
 use std::ops::Range;
 
 use super::components::rank;
-use super::patching::{Direction, NEGLIGIBLE_BITS, Patching};
+use super::patching::{NEGLIGIBLE_BITS, Patching};
+use super::runs::Direction;
 use super::{ComparisonKind, ComparisonTokens, Localization, Mediation, TokenAttribution};
 use crate::edit::{Component, Edit, Trial};
 use crate::error::Result;
@@ -90,12 +91,13 @@ impl Patching<'_, '_> {
         sets: impl Iterator<Item = &'s [Component]>,
         span: &Range<usize>,
     ) -> Result<Vec<f64>> {
-        let after = [(span.end, span.end, self.corrupted.0.len() - span.end)];
+        let after = [(span.end, span.end, self.runs.corrupted.trial.len() - span.end)];
         let requests: Vec<Request> = sets
             .map(|set| self.request(set, &after, Direction::Necessity))
             .collect::<Result<_>>()?;
         self.calls += requests.len() as u64;
         Ok(self
+            .runs
             .evaluator
             .observe(&requests)?
             .iter()
@@ -111,11 +113,11 @@ impl Patching<'_, '_> {
         attending: &[Component],
         span: &Range<usize>,
     ) -> Result<Mediation> {
-        let ids = self.corrupted.0.layout().ids;
-        let clean = self.clean.0.layout().ids;
-        let observed = self.evaluator.patch_residual_by_layer(&LayerwisePatching {
+        let ids = self.runs.corrupted.trial.layout().ids;
+        let clean = self.runs.clean.trial.layout().ids;
+        let observed = self.runs.evaluator.patch_residual_by_layer(&LayerwisePatching {
             ids: &ids,
-            prompt_len: self.corrupted.0.base.len(),
+            prompt_len: self.runs.corrupted.trial.base.len(),
             positions: span.clone(),
             source: &clean,
             reference: &self.reference,

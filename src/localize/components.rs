@@ -4,16 +4,46 @@ use super::Effect;
 use crate::edit::Component;
 use crate::model::Config;
 
-/// The components of a layer that are tried first: its mixer, the mixer's heads, with their states
-/// where they have some, and its MLP.
-pub fn coarse(config: &Config, layer: usize) -> Vec<Component> {
+/// The mixer and the MLP of a layer.
+pub fn blocks(config: &Config, layer: usize) -> Vec<Component> {
+    std::iter::once(config.mixer(layer)).chain(config.mlp(layer)).collect()
+}
+
+/// The heads of a layer's mixer, with their states where they have some.
+pub fn parts_of_mixer(config: &Config, layer: usize) -> Vec<Component> {
     let heads = config.heads(layer);
     let states = if heads > 0 { config.state_parts(layer).0 } else { 0 };
     let mut all: Vec<Component> = (0..heads).map(|head| Component::Head { layer, head }).collect();
     all.extend((0..states).map(|part| Component::State { layer, part: Some(part) }));
-    all.push(config.mixer(layer));
-    all.extend(config.mlp(layer));
     all
+}
+
+/// The place of a component among those of its layer: heads, states, mixer, MLP.
+pub fn order_in_layer(component: &Component) -> (u8, usize) {
+    match *component {
+        Component::Head { head, .. } => (0, head),
+        Component::State { part: Some(part), .. } => (1, part),
+        Component::Attention { .. } | Component::Ssm { .. } | Component::TimeMix { .. } => (2, 0),
+        _ => (3, 0),
+    }
+}
+
+/// Returns the effects of heads, mixers and MLPs. A mixer gives way to its heads where these were
+/// tried.
+pub fn coarse_effects(effects: &[Effect]) -> Vec<Effect> {
+    let has_heads = |layer: usize| {
+        effects
+            .iter()
+            .any(|e| matches!(e.component, Component::Head { layer: l, .. } if l == layer))
+    };
+    let is_unit = |c: &Component| match *c {
+        Component::Head { .. } | Component::Mlp { .. } | Component::ChannelMix { .. } => true,
+        Component::Attention { layer }
+        | Component::Ssm { layer }
+        | Component::TimeMix { layer } => !has_heads(layer),
+        _ => false,
+    };
+    effects.iter().filter(|e| is_unit(&e.component)).cloned().collect()
 }
 
 /// Returns true if two components share a part, so that a set with both would count it twice.
@@ -46,13 +76,17 @@ pub fn overlap(a: &Component, b: &Component) -> bool {
 /// The share of a mixer's strength from which its strongest head is named in its place.
 pub const NEARLY_ALL: f64 = 0.8;
 
+/// Returns the mean of necessity and sufficiency, each capped at 1.
+pub fn strength(effect: &Effect) -> f64 {
+    0.5 * (effect.necessity.min(1.0) + effect.sufficiency.min(1.0))
+}
+
 /// Ranks components by the mean of necessity and sufficiency, each capped at 1, strongest first.
 /// Leaves out a mixer of which one head has nearly all of the strength.
 ///
 /// Between equals the finer component comes first: an MLP whose one neuron does everything acts
 /// through that neuron, and an RWKV head whose state does everything acts through its state.
 pub fn rank(effects: &[Effect]) -> Vec<Component> {
-    let strength = |e: &Effect| 0.5 * (e.necessity.min(1.0) + e.sufficiency.min(1.0));
     let fineness = |c: &Component| match c {
         Component::Neuron { .. }
         | Component::Expert { .. }

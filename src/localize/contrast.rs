@@ -14,16 +14,12 @@
 //! whatever the shares' distribution. All mixers and MLPs are compared in all runs, since picking
 //! some by what they do in the case would break the symmetry that this rests on.
 
-use super::components::NEARLY_ALL;
-use super::patching::{Direction, Patching, Stretch, comparable};
+use super::runs::{Direction, comparable};
 use super::set::{LocalizeOptions, SmallestSet};
+use super::symptom::{LEAST_NECESSITY, Symptom, Symptoms};
 use super::{Contrast, Role};
-use crate::edit::{Component, Edit, Trial};
-use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
-
-/// The excess over the controls' mean below which a component is not specific.
-const LEAST_NECESSITY: f64 = 0.1;
+use crate::edit::{Component, Trial};
+use crate::error::Result;
 
 /// The number of controls below which shares are not compared: nothing could be specific.
 const LEAST_CONTROLS: usize = 19;
@@ -31,108 +27,7 @@ const LEAST_CONTROLS: usize = 19;
 /// The probability with which something is called specific to an ordinary case.
 const LEVEL: f64 = 0.05;
 
-/// The effect below which shares of it are not taken, nats.
-const LEAST_NATS: f64 = 1.0;
-
-/// The token that the edits make the model say: where the predictions diverge most, the one that is
-/// then the most probable. Its log-probability is what patches are measured by: a divergence would
-/// not tell a patch that takes this away from one that does nothing, as long as the predictions are
-/// far from those without the edits for whatever reason.
-struct Symptom<'a, 'm> {
-    /// The runs, with the token as the end of the continuation.
-    runs: Patching<'a, 'm>,
-    /// The token's log-probability with the edits, nats.
-    corrupted: f64,
-    /// By how much the edits raise it, nats.
-    effect: f64,
-}
-
-impl<'a, 'm> Symptom<'a, 'm> {
-    /// Finds the symptom of a trial; `None` if the edits raise no token's log-probability by
-    /// [`LEAST_NATS`].
-    fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Option<Self>> {
-        let baseline = Request::new(trial.baseline()).keeping_distributions();
-        let reference = evaluator.observe(&[baseline])?.pop().and_then(|o| o.distributions);
-        let reference =
-            reference.ok_or_else(|| Error::internal("the clean run's distributions"))?;
-        let observed =
-            evaluator.observe(&[Request::new(trial.clone()).with_reference(reference)])?.pop();
-        let Some(observed) = observed else { return Ok(None) };
-        let most = (observed.divergence_bits.iter().enumerate())
-            .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
-        let Some((at, token)) =
-            most.and_then(|(at, _)| Some((at, observed.top.get(at)?.first()?.0)))
-        else {
-            return Ok(None);
-        };
-        let end = trial.base.len() + at;
-        let before = |edit: &&Edit| match edit {
-            Edit::Insert { position, .. } => *position <= end,
-            other => other.position().is_none_or(|position| position < end),
-        };
-        let continuation = [&trial.continuation[..at.min(trial.continuation.len())], &[token]];
-        let shown = Trial::new(trial.base.clone(), continuation.concat())
-            .with_edits(trial.edits.iter().filter(before).cloned().collect());
-        if !comparable(&shown) {
-            return Ok(None);
-        }
-        let requests = [shown.baseline(), shown.clone()].map(Request::new);
-        let said: Vec<f64> = evaluator.observe(&requests)?.iter().map(last).collect();
-        let effect = said[1] - said[0];
-        if effect.is_nan() || effect < LEAST_NATS {
-            return Ok(None);
-        }
-        let mut runs = Patching::new(evaluator, &shown)?;
-        runs.calls += 4;
-        // The position that the token is read at corresponds to itself, though it may hold another
-        // token: one inserted at the end of the prompt, or what a deletion leaves there.
-        let (clean, corrupted) = (end - 1, shown.layout().prompt_len - 1 + at);
-        align(&mut runs.aligned, clean, corrupted);
-        Ok(Some(Self { runs, corrupted: said[1], effect }))
-    }
-
-    /// Measures which share of the effect each set takes away with its clean outputs (necessity) or
-    /// makes with its corrupted ones (sufficiency), between 0 and 1: a patch that makes matters
-    /// worse mediates nothing.
-    fn shares(&mut self, sets: &[&[Component]], direction: Direction) -> Result<Vec<f64>> {
-        let aligned = self.runs.aligned.clone();
-        let requests: Vec<Request> = sets
-            .iter()
-            .map(|set| self.runs.request(set, &aligned, direction))
-            .collect::<Result<_>>()?;
-        self.runs.calls += requests.len() as u64;
-        let share = |said: f64| match direction {
-            Direction::Necessity => (self.corrupted - said) / self.effect,
-            Direction::Sufficiency => 1.0 - (self.corrupted - said) / self.effect,
-        };
-        let observed = self.runs.evaluator.observe(&requests)?;
-        let share =
-            |o| Some(share(last(o))).filter(|s| !s.is_nan()).map_or(0.0, |s| s.clamp(0.0, 1.0));
-        Ok(observed.iter().map(share).collect())
-    }
-
-    fn necessities(&mut self, components: &[Component]) -> Result<Vec<f64>> {
-        self.shares(&components.chunks(1).collect::<Vec<_>>(), Direction::Necessity)
-    }
-
-    /// Returns the component that is named for a block: itself, or the head of a mixer that
-    /// mediates nearly all that the mixer does.
-    fn named_for(&mut self, block: Component, necessity: f64) -> Result<Component> {
-        let config = &self.runs.evaluator.model.config;
-        let layer = block.layer();
-        if config.mixer(layer) != block {
-            return Ok(block);
-        }
-        let heads: Vec<Component> =
-            (0..config.heads(layer)).map(|head| Component::Head { layer, head }).collect();
-        let necessities = self.necessities(&heads)?;
-        let strongest = heads.into_iter().zip(necessities).max_by(|a, b| a.1.total_cmp(&b.1));
-        Ok(match strongest {
-            Some((head, share)) if share >= (NEARLY_ALL * necessity).max(LEAST_NECESSITY) => head,
-            _ => block,
-        })
-    }
-
+impl Symptom<'_, '_> {
     /// Finds the shortest prefix of the specific components that takes away nearly as much as the
     /// best one.
     fn specific_set(
@@ -152,28 +47,6 @@ impl<'a, 'm> Symptom<'a, 'm> {
     }
 }
 
-/// Makes a position of the corrupted run correspond to one of the clean run, whatever the stretches
-/// have it correspond to.
-fn align(stretches: &mut Vec<Stretch>, clean: usize, corrupted: usize) {
-    let covers = |&(_, first, len): &Stretch| (first..first + len).contains(&corrupted);
-    let Some(at) = stretches.iter().position(covers) else {
-        return stretches.push((clean, corrupted, 1));
-    };
-    let (c, first, len) = stretches[at];
-    let before = corrupted - first;
-    if c + before != clean {
-        let parts = [(c, first, before), (clean, corrupted, 1)];
-        let after = (c + before + 1, corrupted + 1, len - before - 1);
-        let parts = parts.into_iter().chain([after]).filter(|(_, _, len)| *len > 0);
-        stretches.splice(at..=at, parts);
-    }
-}
-
-/// Returns the log-probability of the last token, nats.
-fn last(observation: &Observation) -> f64 {
-    observation.log_probs.last().map_or(f64::NAN, |log_prob| f64::from(*log_prob))
-}
-
 /// A case compared with its controls.
 #[derive(Default)]
 pub struct Contrasted {
@@ -191,29 +64,28 @@ pub struct Contrasted {
 /// # Errors
 /// Errors of the evaluator.
 pub fn contrasted(
-    evaluator: &ModelEvaluator,
-    trial: &Trial,
+    symptoms: &mut Symptoms,
+    own: &mut Symptom,
     controls: &[Trial],
     options: &LocalizeOptions,
 ) -> Result<Contrasted> {
-    let config = &evaluator.model.config;
+    let config = &own.runs.evaluator.model.config;
     let blocks: Vec<Component> = (0..config.num_hidden_layers)
         .flat_map(|layer| std::iter::once(config.mixer(layer)).chain(config.mlp(layer)))
         .collect();
-    let Some(mut own) = Symptom::new(evaluator, trial)? else { return Ok(Contrasted::default()) };
     // One row for the case, one for each control.
     let (mut shares, mut calls) = (vec![own.necessities(&blocks)?], 0);
     for control in controls.iter().filter(|control| comparable(control)) {
         if shares.len() > options.contrasted {
             break;
         }
-        if let Some(mut other) = Symptom::new(evaluator, control)? {
+        if let Some(mut other) = symptoms.find(control)? {
             shares.push(other.necessities(&blocks)?);
-            calls += other.runs.calls;
+            calls += other.calls;
         }
     }
     if shares.len() < 1 + LEAST_CONTROLS {
-        return Ok(Contrasted { calls: calls + own.runs.calls, ..Contrasted::default() });
+        return Ok(Contrasted { calls: calls + own.calls, ..Contrasted::default() });
     }
     let mut contrasts: Vec<Contrast> = (blocks.iter().zip(adjusted_p_values(&shares)))
         .enumerate()
@@ -235,7 +107,7 @@ pub fn contrasted(
     contrasts
         .sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
     let set = own.specific_set(&contrasts, options)?;
-    Ok(Contrasted { contrasts, set, calls: calls + own.runs.calls })
+    Ok(Contrasted { contrasts, set, calls: calls + own.calls })
 }
 
 /// Returns for each column the share of runs of which some column exceeds the mean of its column by
@@ -261,20 +133,6 @@ mod tests {
 
     use super::*;
     use crate::rng;
-
-    #[test]
-    fn one_position_can_be_made_to_correspond_to_another() {
-        let aligned = |clean, corrupted| {
-            let mut stretches = vec![(0, 0, 5), (7, 6, 2)];
-            align(&mut stretches, clean, corrupted);
-            stretches
-        };
-        assert_eq!(aligned(4, 4), [(0, 0, 5), (7, 6, 2)]);
-        // The last of what a deletion leaves; a token that was inserted; one in the middle.
-        assert_eq!(aligned(5, 4), [(0, 0, 4), (5, 4, 1), (7, 6, 2)]);
-        assert_eq!(aligned(5, 5), [(0, 0, 5), (7, 6, 2), (5, 5, 1)]);
-        assert_eq!(aligned(9, 1), [(0, 0, 1), (9, 1, 1), (2, 2, 3), (7, 6, 2)]);
-    }
 
     #[test]
     fn p_values_by_hand() {

@@ -9,12 +9,18 @@
 mod attribution;
 mod components;
 mod contrast;
+mod graph;
+mod interactions;
 mod patching;
+mod runs;
 mod search;
 mod set;
+mod symptom;
 
 pub use attribution::attribute_tokens;
-pub use patching::comparable;
+pub use graph::{Baseline, Edge, Graph, MAX_NODES, Node};
+pub use interactions::{Interactions, Pair, PairKind};
+pub use runs::comparable;
 pub use search::localize;
 pub use set::LocalizeOptions;
 
@@ -22,7 +28,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::{Component, Edit};
 
-/// Effect of patching one component, as a share of the case's whole effect (0: none, 1: all of it).
+/// The symptom of a case: where the predictions with and without the edits diverge most, the token
+/// that the edits make the model say or, where they make it say nothing in particular, the one they
+/// make it no longer say. Shares of the effect are shares of the change of its log-probability.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SymptomToken {
+    /// The token.
+    pub id: u32,
+    /// The position in the edited sequence that predicts it.
+    pub position: usize,
+    /// Its log-probability with the edits, nats.
+    pub log_prob: f64,
+    /// By how much the edits raise it, nats; negative where they lower it.
+    pub effect: f64,
+}
+
+/// Effect of patching one component, as a share of the case's whole effect (0: none, 1: all of it):
+/// of the symptom's where there is one, else of the divergence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Effect {
@@ -205,10 +228,10 @@ pub struct Localization {
     /// patched clean; `None` if those tried together do not.
     #[serde(rename = "most", default, skip_serializing_if = "Option::is_none")]
     pub components_for_80_percent: Option<usize>,
-    /// (joint effect of the set - sum of its members' single effects) / joint effect, on the
-    /// sufficiency side: 0 when the parts add up, near 1 when the effect exists only jointly,
-    /// negative when the members are redundant. `None` for a set of one, and where the joint effect
-    /// is negligible.
+    /// (joint effect of the set - sum of its members' single effects) / joint effect, in shares of
+    /// a divergence. Only in cases of earlier versions: a divergence is bounded and does not add
+    /// up, so the figure said little. See [`interactions`](Self::interactions).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergence: Option<f64>,
     /// In a mixture of experts, the share of the effect that is removed when every token is routed
     /// as without the edits. The rest acts through what the experts compute, not through which
@@ -221,6 +244,17 @@ pub struct Localization {
     /// no controls to compare with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contrasts: Vec<Contrast>,
+    /// The token that shares of the effect are about; `None` in cases of earlier versions, and
+    /// where the edits change no token's log-probability much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symptom: Option<SymptomToken>,
+    /// How the strongest components work together, on an additive scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interactions: Option<Interactions>,
+    /// The components at single positions that make the symptom together, and the paths between
+    /// them; `None` where the edits have no symptom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<Graph>,
     /// Every mixer, head and MLP tried, in model order (the heat map), then the neurons (or
     /// experts, or channels) of the strongest blocks.
     pub effects: Vec<Effect>,

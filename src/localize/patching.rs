@@ -2,59 +2,39 @@
 //! Associations in GPT", section 2; Zhang and Nanda 2024, "Towards Best Practices of Activation
 //! Patching"), batched.
 //!
-//! The effect of a trial is one number: the mean Jensen-Shannon divergence of the corrupted run
+//! The effect of a trial is one number: by how much it changes the log-probability of its symptom
+//! (`symptom.rs`) or, where it has none, the mean Jensen-Shannon divergence of the corrupted run
 //! from the clean run over the read positions. *Necessity* of a set of components is the share of
-//! that divergence which disappears when the corrupted run gets the set's clean outputs;
-//! *sufficiency* is the share which appears when the clean run gets the set's corrupted outputs.
+//! the effect which disappears when the corrupted run gets the set's clean outputs; *sufficiency*
+//! is the share which appears when the clean run gets the set's corrupted outputs.
 //! Positions are matched through the edits' layout, so that inserted and deleted tokens do not
 //! shift what is patched where.
 
 use std::sync::Arc;
 
 use super::Effect;
+use super::runs::{Direction, Runs, Stretch, comparable};
+use super::symptom::Symptom;
 use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Activations, Evaluator as _, ModelEvaluator, Patch, Request};
+use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
 use crate::model::Distributions;
-
-/// Positions that both runs have: first clean position, first corrupted position, length.
-pub type Stretch = (usize, usize, usize);
-
-/// The direction of a patch between the two runs.
-#[derive(Clone, Copy)]
-pub enum Direction {
-    /// The corrupted run gets clean outputs.
-    Necessity,
-    /// The clean run gets corrupted outputs.
-    Sufficiency,
-}
 
 /// Below this divergence, in bits, two runs count as equal: there is no effect to localize.
 pub const NEGLIGIBLE_BITS: f64 = 1e-6;
 
-/// Returns true if the runs with and without the edits predict equally many tokens, so that their
-/// predictions can be compared position by position.
-pub fn comparable(trial: &Trial) -> bool {
-    let layout = trial.layout();
-    layout.ids.len() - layout.prompt_len == trial.continuation.len()
-}
-
-/// The clean and the corrupted run of a trial, ready to be patched with each other's outputs.
+/// The runs of a trial, and by how much they diverge.
 pub struct Patching<'a, 'm> {
-    /// The evaluator of the model under test.
-    pub evaluator: &'a ModelEvaluator<'m>,
-    /// The trial without its edits, and its activations.
-    pub clean: (Trial, Activations),
-    /// The trial with its edits, and its activations.
-    pub corrupted: (Trial, Activations),
-    /// All positions that both runs have, in stretches.
-    pub aligned: Vec<Stretch>,
+    /// The clean and the corrupted run.
+    pub runs: Runs<'a, 'm>,
     /// The clean run's predictions.
     pub reference: Arc<Distributions>,
     /// Mean divergence of the corrupted run from the clean one, bits.
     pub total: f64,
     /// Loss of the corrupted run, nats per token.
     pub loss: f64,
+    /// The trial's symptom, by which sets are measured where there is one.
+    pub symptom: Option<Symptom<'a, 'm>>,
     /// Trials evaluated so far.
     pub calls: u64,
 }
@@ -66,34 +46,22 @@ impl<'a, 'm> Patching<'a, 'm> {
     /// Errors of the evaluator; [`Error::Request`] if the edits change how many tokens are
     /// predicted.
     pub fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Self> {
-        let baseline = trial.baseline();
-        let observed =
-            evaluator.observe(&[Request::new(baseline.clone()).keeping_distributions()])?.pop();
-        let reference = observed
-            .and_then(|o| o.distributions)
-            .ok_or_else(|| Error::internal("the clean run's distributions were not kept"))?;
-        let layout = trial.layout();
         if !comparable(trial) {
             return Err(Error::request(
                 "the edits change how many tokens are predicted: the two runs cannot be compared",
             ));
         }
-        let mut aligned: Vec<Stretch> = Vec::new();
-        for (clean, corrupted) in
-            layout.moved.iter().enumerate().filter_map(|(p, m)| Some((p, (*m)?)))
-        {
-            match aligned.last_mut() {
-                Some((c, g, len)) if *c + *len == clean && *g + *len == corrupted => *len += 1,
-                _ => aligned.push((clean, corrupted, 1)),
-            }
-        }
+        let observed =
+            evaluator.observe(&[Request::new(trial.baseline()).keeping_distributions()])?.pop();
+        let reference = observed
+            .and_then(|o| o.distributions)
+            .ok_or_else(|| Error::internal("the clean run's distributions were not kept"))?;
         let observed =
             evaluator.observe(&[Request::new(trial.clone()).with_reference(reference.clone())])?;
         let (total, loss) =
             observed.first().map_or((0.0, 0.0), |o| (o.mean_divergence_bits(), o.loss()));
-        let clean = (baseline.clone(), evaluator.activations(&baseline, &[])?);
-        let corrupted = (trial.clone(), evaluator.activations(trial, &[])?);
-        Ok(Self { evaluator, clean, corrupted, aligned, reference, total, loss, calls: 4 })
+        let runs = Runs::new(evaluator, trial, None)?;
+        Ok(Self { runs, reference, total, loss, symptom: None, calls: 4 })
     }
 
     /// Builds the request that patches a set of components at the given stretches.
@@ -106,32 +74,14 @@ impl<'a, 'm> Patching<'a, 'm> {
         at: &[Stretch],
         direction: Direction,
     ) -> Result<Request> {
-        let config = &self.evaluator.model.config;
-        let (into, from) = match direction {
-            Direction::Necessity => (&self.corrupted.0, &self.clean.1),
-            Direction::Sufficiency => (&self.clean.0, &self.corrupted.1),
-        };
-        let mut patches = Vec::new();
-        for component in set {
-            for &(clean, corrupted, len) in at {
-                let (first, source) = match direction {
-                    Direction::Necessity => (corrupted, clean),
-                    Direction::Sufficiency => (clean, corrupted),
-                };
-                let values = from.output(component, source..source + len, config);
-                let values = values
-                    .ok_or_else(|| Error::request(format!("{component} has no output to patch")))?;
-                patches.push(Patch { component: *component, first, values: values.into() });
-            }
-        }
-        Ok(Request::new(into.clone()).with_reference(self.reference.clone()).patched(patches))
+        Ok(self.runs.request(set, at, direction)?.with_reference(self.reference.clone()))
     }
 
     /// Measures the share of the effect that is removed by routing every token as in the clean
     /// run; `None` for models without experts.
     pub fn routing(&mut self) -> Result<Option<f64>> {
-        let trial = &self.corrupted.0;
-        if self.evaluator.model.config.experts.is_none()
+        let trial = &self.runs.corrupted.trial;
+        if self.runs.evaluator.model.config.experts.is_none()
             || trial.edits.contains(&Edit::FreezeRouting)
         {
             return Ok(None);
@@ -139,6 +89,7 @@ impl<'a, 'm> Patching<'a, 'm> {
         let frozen =
             trial.with_edits(trial.edits.iter().cloned().chain([Edit::FreezeRouting]).collect());
         let observed = self
+            .runs
             .evaluator
             .observe(&[Request::new(frozen).with_reference(self.reference.clone())])?;
         self.calls += 1;
@@ -148,7 +99,13 @@ impl<'a, 'm> Patching<'a, 'm> {
     /// Measures necessity and sufficiency of each set, patched at all positions that both runs
     /// have.
     pub fn measure(&mut self, sets: &[Vec<Component>]) -> Result<Vec<(f64, f64)>> {
-        let aligned = self.aligned.clone();
+        if let Some(symptom) = &mut self.symptom {
+            let sets: Vec<&[Component]> = sets.iter().map(Vec::as_slice).collect();
+            let necessity = symptom.shares(&sets, Direction::Necessity)?;
+            let sufficiency = symptom.shares(&sets, Direction::Sufficiency)?;
+            return Ok(necessity.into_iter().zip(sufficiency).collect());
+        }
+        let aligned = self.runs.aligned.clone();
         let sets: Vec<(&[Component], &[Stretch])> =
             sets.iter().map(|set| (&set[..], &aligned[..])).collect();
         self.measure_at(&sets)
@@ -162,7 +119,7 @@ impl<'a, 'm> Patching<'a, 'm> {
             requests.push(self.request(set, at, Direction::Sufficiency)?);
         }
         self.calls += requests.len() as u64;
-        let observed = self.evaluator.observe(&requests)?;
+        let observed = self.runs.evaluator.observe(&requests)?;
         let bits: Vec<f64> =
             observed.iter().map(|o| o.mean_divergence_bits() / self.total).collect();
         Ok(bits.chunks_exact(2).map(|pair| (1.0 - pair[0], pair[1])).collect())

@@ -3,19 +3,23 @@
 
 use rand::seq::SliceRandom as _;
 
-use super::components::{coarse, overlap, rank};
-use super::contrast::{Contrasted, contrasted};
-use super::patching::{NEGLIGIBLE_BITS, Patching, Stretch};
+use super::components::{blocks, coarse_effects, order_in_layer, overlap, parts_of_mixer, rank};
+use super::contrast::contrasted;
+use super::graph::graph;
+use super::interactions::interactions;
+use super::patching::{NEGLIGIBLE_BITS, Patching};
+use super::runs::Stretch;
 use super::set::{LocalizeOptions, SmallestSet};
+use super::symptom::Symptoms;
 use super::{Effect, Localization, PositionEffect};
-use crate::edit::{Component, Matrix, Trial};
+use crate::edit::{Component, Edit, Matrix, Trial};
 use crate::error::Result;
-use crate::evaluate::{Activations, ModelEvaluator};
+use crate::evaluate::{Activations, ModelEvaluator, block_of};
 use crate::model::hooks::Site;
 use crate::rng;
 
-/// Below this sufficiency of the whole set, its emergence would be a quotient of rounding errors.
-const LEAST_JOINT_EFFECT: f64 = 0.01;
+/// The number of mixers and MLPs up to which all heads are tried.
+const FEW_BLOCKS: usize = 32;
 
 /// Finds the components that mediate the difference between a trial and its baseline. With
 /// `controls`, the same edits with other content, those that are specific to the trial are told
@@ -34,67 +38,89 @@ pub fn localize(
     if patching.total < NEGLIGIBLE_BITS {
         return Ok(Localization { calls: patching.calls, ..Localization::default() });
     }
-    let config = &evaluator.model.config;
-    let coarse: Vec<Component> =
-        (0..config.num_hidden_layers).flat_map(|layer| coarse(config, layer)).collect();
-    let mut effects = patching.effects(&coarse)?;
-    let parts = patching.parts(&effects, options);
-    effects.extend(patching.effects(&parts)?);
-    let ranked = rank(&effects);
-    let contrasted = match controls {
-        [] => Contrasted::default(),
-        controls => contrasted(evaluator, trial, controls, options)?,
-    };
-    patching.calls += contrasted.calls;
-    // With controls, nothing is named that was not compared with them.
-    if !controls.is_empty() {
-        let SmallestSet { set, necessity, sufficiency, components_for_80_percent } = contrasted.set;
-        return Ok(Localization {
-            set,
-            necessity,
-            sufficiency,
-            components_for_80_percent,
-            routing: patching.routing()?,
-            contrasts: contrasted.contrasts,
-            effects,
-            calls: patching.calls,
-            ..Localization::default()
-        });
+    let mut symptoms = Symptoms::new(evaluator);
+    patching.symptom = symptoms.find(trial)?;
+    let effects = patching.all_effects(options)?;
+    let mut found = Localization { routing: patching.routing()?, ..Localization::default() };
+    let mut set = SmallestSet::default();
+    if controls.is_empty() {
+        let free = patching.outside_edits();
+        let ranked: Vec<Component> = rank(&effects).into_iter().filter(free).collect();
+        let pool: Vec<Component> = effects.iter().map(|e| e.component).filter(free).collect();
+        set = patching.smallest_set(&ranked, options)?;
+        found.controls = patching.controls(&set.set, &pool, options)?;
     }
-    let SmallestSet { set, necessity, sufficiency, components_for_80_percent } =
-        patching.smallest_set(&ranked, options)?;
-    let single: f64 = set
-        .iter()
-        .filter_map(|c| effects.iter().find(|e| e.component == *c))
-        .map(|e| e.sufficiency)
-        .sum();
-    let emergence = (set.len() > 1 && sufficiency > LEAST_JOINT_EFFECT)
-        .then(|| (sufficiency - single) / sufficiency);
-    let controls = patching.controls(&set, &coarse, &parts, options)?;
-    let positions = patching.positions(&set, options)?;
-    let routing = patching.routing()?;
+    if let Some(mut symptom) = patching.symptom.take() {
+        found.symptom = Some(symptom.record());
+        // With controls, nothing is named that was not compared with them.
+        if !controls.is_empty() {
+            let contrasted = contrasted(&mut symptoms, &mut symptom, controls, options)?;
+            (found.contrasts, set) = (contrasted.contrasts, contrasted.set);
+            patching.calls += contrasted.calls;
+        }
+        let (interactions, calls) =
+            interactions(&symptom, &coarse_effects(&effects), options.interacting)?;
+        let (graph, more) = graph(&symptom, controls, &effects, options)?;
+        (found.interactions, found.graph) = (interactions, graph);
+        patching.calls += symptom.calls + calls + more;
+    } else {
+        found.positions = patching.positions(&set.set, options)?;
+    }
+    let SmallestSet { set, necessity, sufficiency, components_for_80_percent } = set;
     Ok(Localization {
         set,
         necessity: necessity.clamp(0.0, 1.0),
         sufficiency: sufficiency.clamp(0.0, 1.0),
         components_for_80_percent,
-        emergence,
-        routing,
-        controls,
-        contrasts: Vec::new(),
         effects,
-        positions,
-        attribution: None,
         calls: patching.calls,
+        ..found
     })
 }
 
 impl Patching<'_, '_> {
+    /// Measures the effect of every mixer and MLP, of the heads of mixers that do something, and of
+    /// the parts of the strongest blocks.
+    fn all_effects(&mut self, options: &LocalizeOptions) -> Result<Vec<Effect>> {
+        let config = &self.runs.evaluator.model.config;
+        let layers = 0..config.num_hidden_layers;
+        let blocks: Vec<Component> = layers.clone().flat_map(|l| blocks(config, l)).collect();
+        let of_blocks = self.effects(&blocks)?;
+        let does_nothing = |layer: usize| {
+            let mixer = config.mixer(layer);
+            of_blocks.iter().any(|e| {
+                e.component == mixer && e.necessity.max(e.sufficiency) < options.least_of_mixer
+            })
+        };
+        let heads: Vec<Component> = layers
+            .filter(|layer| blocks.len() <= FEW_BLOCKS || !does_nothing(*layer))
+            .flat_map(|layer| parts_of_mixer(config, layer))
+            .collect();
+        let mut effects = self.effects(&heads)?;
+        effects.extend(of_blocks);
+        effects.sort_by_key(|e| (e.component.layer(), order_in_layer(&e.component)));
+        let parts = self.parts(&effects, options);
+        effects.extend(self.effects(&parts)?);
+        Ok(effects)
+    }
+
+    /// Returns a test of whether a component is in no block that the edits are in: a lesion does
+    /// not mediate itself.
+    fn outside_edits(&self) -> impl Fn(&Component) -> bool + Copy + use<'_> {
+        let config = &self.runs.evaluator.model.config;
+        let edits = &self.runs.corrupted.trial.edits;
+        move |component| {
+            let block = block_of(component, config);
+            let edited = edits.iter().filter_map(Edit::component);
+            edited.map(|edited| block_of(edited, config)).all(|edited| edited != block)
+        }
+    }
+
     /// Returns the parts of the strongest blocks: the neurons (in a state space model the channels,
     /// with their states) that change most between the runs, weighted by what they write; in a
     /// mixture also its experts and their router.
     fn parts(&self, effects: &[Effect], options: &LocalizeOptions) -> Vec<Component> {
-        let config = &self.evaluator.model.config;
+        let config = &self.runs.evaluator.model.config;
         let ranked = rank(effects);
         let mlps = ranked.iter().filter(|c| config.mlp(c.layer()) == Some(**c)).take(options.mlps);
         // What has heads was tried head by head.
@@ -102,7 +128,7 @@ impl Patching<'_, '_> {
         let mixers = ranked.iter().filter(|c| config.mixer(c.layer()) == **c && channelled(c));
         let mut chosen = Vec::new();
         for layer in mlps.map(Component::layer) {
-            if self.clean.1.sites.contains_key(&(layer, Site::Experts)) {
+            if self.runs.clean.activations.sites.contains_key(&(layer, Site::Experts)) {
                 chosen.push(Component::Router { layer });
                 chosen.extend(
                     (0..config.num_experts(layer))
@@ -120,7 +146,7 @@ impl Patching<'_, '_> {
             chosen.extend(
                 channels.iter().map(|channel| Component::Channel { layer, channel: *channel }),
             );
-            if self.clean.1.sites.contains_key(&(layer, Site::State)) {
+            if self.runs.clean.activations.sites.contains_key(&(layer, Site::State)) {
                 chosen.extend(
                     channels
                         .into_iter()
@@ -134,16 +160,16 @@ impl Patching<'_, '_> {
     /// Returns the `count` columns of a site that change most between the runs: the largest change
     /// over the positions, times the norm of the column of `matrix` that reads it.
     fn most_changed(&self, layer: usize, site: Site, matrix: Matrix, count: usize) -> Vec<usize> {
-        let model = self.evaluator.model;
+        let model = self.runs.evaluator.model;
         let (Some(clean), Some(corrupted), Some((rows, width))) = (
-            self.clean.1.sites.get(&(layer, site)),
-            self.corrupted.1.sites.get(&(layer, site)),
+            self.runs.clean.activations.sites.get(&(layer, site)),
+            self.runs.corrupted.activations.sites.get(&(layer, site)),
             model.config.matrix_shape(layer, matrix),
         ) else {
             return Vec::new();
         };
         let mut change = vec![0f32; width];
-        for &(c, g, len) in &self.aligned {
+        for &(c, g, len) in &self.runs.aligned {
             for i in 0..len {
                 let (a, b) =
                     (&clean[(c + i) * width..][..width], &corrupted[(g + i) * width..][..width]);
@@ -194,8 +220,7 @@ impl Patching<'_, '_> {
     fn controls(
         &mut self,
         set: &[Component],
-        coarse: &[Component],
-        parts: &[Component],
+        pool: &[Component],
         options: &LocalizeOptions,
     ) -> Result<Vec<f64>> {
         if set.is_empty() {
@@ -206,11 +231,10 @@ impl Patching<'_, '_> {
         for _ in 0..options.controls {
             let mut drawn: Vec<Component> = Vec::new();
             for member in set {
-                let mut pool: Vec<Component> = coarse
-                    .iter()
-                    .chain(parts)
-                    .copied()
-                    .filter(|c| c.kind() == member.kind() && !set.contains(c) && !drawn.contains(c))
+                let others = set.iter().chain(&drawn);
+                let apart = |c: &Component| others.clone().all(|other| !overlap(other, c));
+                let mut pool: Vec<Component> = (pool.iter().copied())
+                    .filter(|c| c.kind() == member.kind() && apart(c))
                     .collect();
                 pool.shuffle(&mut rng);
                 drawn.extend(pool.first());
@@ -233,18 +257,18 @@ impl Patching<'_, '_> {
         set: &[Component],
         options: &LocalizeOptions,
     ) -> Result<Vec<PositionEffect>> {
-        let config = &self.evaluator.model.config;
-        let ids = self.corrupted.0.layout().ids;
+        let config = &self.runs.evaluator.model.config;
+        let ids = self.runs.corrupted.trial.layout().ids;
         let mut found: Vec<PositionEffect> = Vec::new();
         for component in set.iter().take(options.members_by_position) {
             let mut changes: Vec<(f32, Stretch)> = Vec::new();
-            for &(clean, corrupted, len) in &self.aligned {
+            for &(clean, corrupted, len) in &self.runs.aligned {
                 for i in 0..len {
                     let outputs =
                         |run: &Activations, at: usize| run.output(component, at..at + 1, config);
                     let (Some(a), Some(b)) = (
-                        outputs(&self.clean.1, clean + i),
-                        outputs(&self.corrupted.1, corrupted + i),
+                        outputs(&self.runs.clean.activations, clean + i),
+                        outputs(&self.runs.corrupted.activations, corrupted + i),
                     ) else {
                         continue;
                     };

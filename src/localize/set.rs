@@ -20,6 +20,10 @@ pub struct LocalizeOptions {
     pub members_by_position: usize,
     /// The number of positions tried for each of them.
     pub positions: usize,
+    /// The number of strongest components whose subsets are all patched.
+    pub interacting: usize,
+    /// The necessity or sufficiency of a mixer from which its heads are tried, in large models.
+    pub least_of_mixer: f64,
     /// The number of controls with an effect that a case is compared with.
     pub contrasted: usize,
     /// The seed of the random sets.
@@ -36,6 +40,8 @@ impl Default for LocalizeOptions {
             controls: 16,
             members_by_position: 3,
             positions: 12,
+            interacting: 6,
+            least_of_mixer: 0.05,
             contrasted: 19,
             seed: 0,
         }

@@ -1,0 +1,107 @@
+//! Values at chosen places of many variants of one run, the means of path patching (Wang et al.
+//! 2023, "Interpretability in the Wild", section 3.1): what a block outputs when one of its inputs,
+//! and nothing else, is changed.
+
+use std::ops::Range;
+
+use super::activations::width;
+use super::batching::forwards;
+use super::engine::ModelEvaluator;
+use super::lower::{Lowering, Place};
+use super::observation::Patch;
+use crate::edit::Trial;
+use crate::error::{Error, Result};
+use crate::model::batch::Row;
+use crate::model::hooks::{Block, Change, Site};
+use crate::model::{Forward, Read};
+
+/// A vector that is added to the residual stream.
+#[derive(Debug, Clone)]
+pub struct Shift {
+    /// The layer.
+    pub layer: usize,
+    /// The place in the layer: [`Site::ResidPre`], [`Site::ResidMid`] or [`Site::ResidPost`].
+    pub site: Site,
+    /// The position in the edited sequence.
+    pub position: usize,
+    /// `[d_model]`.
+    pub values: Vec<f32>,
+}
+
+/// A variant of a run, and the place whose value is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Variant {
+    /// Patches, applied after the trial's own edits.
+    pub patches: Vec<Patch>,
+    /// Changes of the residual stream.
+    pub shifts: Vec<Shift>,
+}
+
+/// A place in a run: layer, site, columns of it, position.
+pub type At = (usize, Site, Range<usize>, usize);
+
+impl ModelEvaluator<'_> {
+    /// Runs each variant of a trial and returns what is at its place, `[columns]` each.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for ids, patches, shifts or places that the model or the trial does not
+    /// have.
+    pub fn capture(&self, trial: &Trial, variants: &[(Variant, At)]) -> Result<Vec<Vec<f32>>> {
+        let (layout, config) = (trial.layout(), &self.model.config);
+        let len = layout.ids.len();
+        self.model.check_ids(&layout.ids)?;
+        let mut values = Vec::with_capacity(variants.len());
+        for chunk in forwards(variants, |_| len) {
+            let mut forward =
+                Forward { rows: vec![Row::new(layout.ids.clone()); chunk.len()], ..<_>::default() };
+            let offsets = forward.offsets();
+            for ((variant, (layer, site, columns, position)), tokens) in
+                chunk.iter().zip(offsets.windows(2))
+            {
+                let place = Place { tokens: tokens[0]..tokens[1], position: 0, layer: 0 };
+                let (layout, hooks) = (&layout, &mut forward.hooks);
+                Lowering { baselines: self, trial, layout, place, hooks }.run(&variant.patches)?;
+                for shift in &variant.shifts {
+                    if shift.position >= len || shift.values.len() != config.hidden_size {
+                        return Err(Error::request("a change of a position that the run lacks"));
+                    }
+                    let token = tokens[0] + shift.position;
+                    let change =
+                        Change::Affine { scale: 1.0, shift: Some(shift.values.clone().into()) };
+                    let columns = 0..config.hidden_size;
+                    let block = Block { tokens: token..token + 1, columns, change };
+                    forward.hooks.push(shift.layer, shift.site, block);
+                }
+                if *layer >= config.num_hidden_layers
+                    || *position >= len
+                    || columns.end > width(*layer, *site, config)
+                {
+                    return Err(Error::request("a place that the run does not have"));
+                }
+                forward.hooks.capture.insert((*layer, *site));
+                forward.layers = forward.layers.max(Some(layer + 1));
+            }
+            let captured = self.forward(&forward)?.captured;
+            for ((_, (layer, site, columns, position)), tokens) in
+                chunk.iter().zip(offsets.windows(2))
+            {
+                let width = width(*layer, *site, config);
+                let all = captured
+                    .get(&(*layer, *site))
+                    .ok_or_else(|| Error::internal("a place that was not captured"))?;
+                values.push(all[(tokens[0] + position) * width..][columns.clone()].to_vec());
+            }
+        }
+        Ok(values)
+    }
+
+    /// Reads the log-probability of the token `id` (nats) from final residual streams, `[rows,
+    /// d_model]`.
+    pub fn read_log_probs(&self, residuals: &[f32], id: u32) -> Vec<f64> {
+        let rows = residuals.len() / self.model.config.hidden_size.max(1);
+        let read = |token| Read { token, target: Some(id), reference: None, keep: false };
+        let readouts = self.model.read(residuals, &(0..rows).map(read).collect::<Vec<_>>());
+        let value = |log_prob: f32, finite| if finite { f64::from(log_prob) } else { f64::NAN };
+        readouts.iter().map(|readout| value(readout.log_prob, readout.finite)).collect()
+    }
+}

@@ -1,0 +1,86 @@
+//! Integrated gradients at the outputs of components, by which attribution patching picks the
+//! components and positions that are worth a patch (Hanna, Pezzelle and Belinkov 2024, "Have Faith
+//! in Faithfulness", section 3: EAP-IG).
+//!
+//! The gradient is averaged over runs whose embeddings lie between those of another run and those
+//! of the trial. A single gradient at either end is misled where something saturates: an attention
+//! head that is sure, a neuron that is off.
+
+use std::collections::BTreeSet;
+
+use candle_core::Tensor;
+
+use super::activations::{Activations, width};
+use super::engine::ModelEvaluator;
+use super::gradient::Target;
+use super::lower::{Lowering, Place};
+use crate::edit::Trial;
+use crate::error::{Error, Result};
+use crate::model::Forward;
+use crate::model::batch::Row;
+use crate::model::hooks::Site;
+
+/// The number of runs between the two ends (Hanna et al. use 5).
+const STEPS: usize = 5;
+
+impl ModelEvaluator<'_> {
+    /// Takes the gradient of the log-probability of the trial's last token (nats) at `sites`,
+    /// averaged over runs between the tokens `from` and the trial's. Where the tokens are the same
+    /// (the edits are inside the model), over the runs with and without the edits. The gradients
+    /// have the form of activations, `[positions, width]` for each site.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for ids that the model does not have, for sequences of different lengths,
+    /// and for a trial of fewer than two tokens.
+    pub fn integrated_gradients(
+        &self,
+        trial: &Trial,
+        from: &[u32],
+        sites: &BTreeSet<(usize, Site)>,
+    ) -> Result<Activations> {
+        let layout = trial.layout();
+        let (len, Some(&id)) = (layout.ids.len(), layout.ids.last()) else {
+            return Err(Error::request("no token to take a gradient of"));
+        };
+        if len < 2 || from.len() != len {
+            return Err(Error::request(format!("{} tokens for a trial of {len}", from.len())));
+        }
+        self.model.check_ids(from)?;
+        // The last token is predicted and never run.
+        let (ids, from) = (&layout.ids[..len - 1], &from[..len - 1]);
+        let baseline = trial.baseline();
+        let (shares, trials): (Vec<f32>, Vec<&Trial>) = match ids == from {
+            true => (vec![1.0; 2], vec![&baseline, trial]),
+            false => (0..STEPS).map(|k| ((k as f32 + 0.5) / STEPS as f32, trial)).unzip(),
+        };
+        let rows =
+            |ids: &[u32]| Forward { rows: vec![Row::new(ids); shares.len()], ..Forward::default() };
+        let mut forward = rows(ids);
+        let offsets = forward.offsets();
+        for (trial, tokens) in trials.iter().zip(offsets.windows(2)) {
+            let place = Place { tokens: tokens[0]..tokens[1], position: 0, layer: 0 };
+            let layout = trial.layout();
+            let hooks = &mut forward.hooks;
+            Lowering { baselines: self, trial, layout: &layout, place, hooks }.run(&[])?;
+        }
+        let to = self.model.embed_tensor(&forward)?;
+        let from = self.model.embed_tensor(&rows(from))?;
+        let shares: Vec<f32> =
+            shares.iter().flat_map(|share| std::iter::repeat_n(*share, len - 1)).collect();
+        let shares = Tensor::from_vec(shares, (to.dim(0)?, 1), to.device())?;
+        let between = (&from + (to - &from)?.broadcast_mul(&shares)?)?;
+        let weight = 1.0 / trials.len() as f32;
+        let targets: Vec<Target> =
+            offsets[1..].iter().map(|end| Target { token: (end - 1) as u32, id, weight }).collect();
+        let gradients = self.gradients_at(&forward, &between, sites, &targets)?;
+        // The sum over the rows: each already has its weight.
+        let summed = gradients.into_iter().map(|((layer, site), values)| {
+            let mut sum = vec![0f32; (len - 1) * width(layer, site, &self.model.config)];
+            for row in values.chunks_exact(sum.len().max(1)) {
+                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            ((layer, site), sum)
+        });
+        Ok(Activations { positions: len - 1, sites: summed.collect() })
+    }
+}

@@ -1,0 +1,113 @@
+//! The background of a graph: runs that do not have the symptom, and where their positions are.
+
+use std::sync::Arc;
+
+use super::Baseline;
+use crate::edit::{Component, Edit, Trial};
+use crate::error::Result;
+use crate::evaluate::{Activations, Evaluator as _, Request, block_of};
+use crate::localize::runs::Stretch;
+use crate::localize::symptom::{LEAST_NATS, Symptom, last};
+
+/// The number of controls that are averaged over.
+const CONTROLS: usize = 3;
+
+/// One run of the background.
+pub struct BackgroundRun {
+    /// The trial, which ends with the symptom's token.
+    pub trial: Trial,
+    /// The log-probability of that token, nats.
+    pub log_prob: f64,
+    /// Its activations.
+    pub activations: Arc<Activations>,
+}
+
+/// Runs without the symptom, whose positions correspond to those of the corrupted run.
+pub struct Background {
+    /// The runs.
+    pub runs: Vec<BackgroundRun>,
+    /// The source of the runs.
+    pub baseline: Baseline,
+    /// The positions that the runs and the corrupted run have in common, as in
+    /// [`aligned`](crate::localize::runs::aligned).
+    pub stretches: Vec<Stretch>,
+    /// By how much the symptom's log-probability exceeds the mean over the runs, nats; negative
+    /// where the edits lower it.
+    pub effect: f64,
+    /// The blocks that the edits are in, which are never patched.
+    pub edited: Vec<Component>,
+}
+
+impl Background {
+    /// Takes the first controls that do not have the symptom; else the clean run.
+    ///
+    /// # Errors
+    /// Errors of the evaluator.
+    pub fn new(symptom: &Symptom, controls: &[Trial]) -> Result<Option<Self>> {
+        let (evaluator, config) = (symptom.runs.evaluator, &symptom.runs.evaluator.model.config);
+        let shown = &symptom.runs.corrupted.trial;
+        let edited = (shown.edits.iter().filter_map(Edit::component))
+            .filter_map(|component| block_of(component, config))
+            .collect();
+        let len = shown.layout().ids.len();
+        // A deletion elsewhere moves what is between the two.
+        let movable = shown.edits.iter().any(|edit| matches!(edit, Edit::Delete { .. }));
+        let counterparts: Vec<Trial> = (controls.iter().filter(|_| !movable))
+            .map(|control| counterpart(control, shown))
+            .filter(|control| control.layout().ids.len() == len)
+            .collect();
+        let requests: Vec<Request> = counterparts.iter().cloned().map(Request::new).collect();
+        let mut chosen = Vec::new();
+        for (trial, observed) in counterparts.iter().zip(evaluator.observe(&requests)?) {
+            let log_prob = last(&observed);
+            let effect = (symptom.corrupted - log_prob) * symptom.effect.signum();
+            if chosen.len() < CONTROLS && effect >= LEAST_NATS {
+                chosen.push((trial, log_prob));
+            }
+        }
+        if chosen.is_empty() {
+            let clean = &symptom.runs.clean;
+            let run = BackgroundRun {
+                trial: clean.trial.clone(),
+                log_prob: symptom.corrupted - symptom.effect,
+                activations: clean.activations.clone(),
+            };
+            return Ok(Some(Self {
+                runs: vec![run],
+                baseline: Baseline::Clean,
+                stretches: symptom.runs.aligned.clone(),
+                effect: symptom.effect,
+                edited,
+            }));
+        }
+        let mean = chosen.iter().map(|(_, p)| p).sum::<f64>() / chosen.len() as f64;
+        let mut runs = Vec::new();
+        for (trial, log_prob) in chosen {
+            let activations = Arc::new(evaluator.activations(trial, &[])?);
+            runs.push(BackgroundRun { trial: trial.clone(), log_prob, activations });
+        }
+        Ok(Some(Self {
+            runs,
+            baseline: Baseline::Controls,
+            stretches: vec![(0, 0, len)],
+            effect: symptom.corrupted - mean,
+            edited,
+        }))
+    }
+
+    /// Returns the position in the background's runs of one in the corrupted run.
+    pub fn source(&self, position: usize) -> Option<usize> {
+        let covers = |&&(_, first, len): &&Stretch| (first..first + len).contains(&position);
+        self.stretches.iter().find(covers).map(|(source, first, _)| source + position - first)
+    }
+}
+
+/// Puts the edits of a control into the trial that ends with the symptom.
+fn counterpart(control: &Trial, shown: &Trial) -> Trial {
+    let end = shown.len() - 1;
+    let kept = |edit: &&Edit| match edit {
+        Edit::Insert { position, .. } => *position <= end,
+        other => other.position().is_none_or(|position| position < end),
+    };
+    shown.with_edits(control.edits.iter().filter(kept).cloned().collect())
+}

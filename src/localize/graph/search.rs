@@ -1,0 +1,352 @@
+//! The search for the smallest faithful graph.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::seq::IndexedRandom as _;
+
+use super::background::{Background, BackgroundRun};
+use super::{GOAL, MAX_NODES, Place, Places};
+use crate::edit::Component;
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator as _, Patch, Request, place};
+use crate::localize::Effect;
+use crate::localize::set::LocalizeOptions;
+use crate::localize::symptom::{Symptom, last};
+use crate::model::hooks::Site;
+use crate::rng;
+
+/// The sizes of graph that are tried, of the places in the order of their attribution.
+const SIZES: [usize; 13] = [1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48];
+
+/// The share of the best graph's faithfulness that a smaller one must keep, if none reaches the
+/// goal.
+const KEPT: f64 = 0.95;
+
+/// The number of random graphs.
+const RANDOM: usize = 20;
+
+/// A search over graphs of one symptom.
+pub struct Search<'s, 'a, 'm> {
+    /// The symptom and its runs.
+    pub symptom: &'s Symptom<'a, 'm>,
+    /// What is put in the place of what is off the graph.
+    pub background: &'s Background,
+    effects: &'s [Effect],
+    /// The components of each layer that can be nodes: heads or the mixer, and the MLP.
+    pub units: Vec<(Vec<Component>, Option<Component>)>,
+    /// Positions that can differ from the background.
+    positions: Vec<usize>,
+    seed: u64,
+    /// Trials evaluated so far.
+    pub calls: u64,
+}
+
+impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
+    /// Looks for graphs of a symptom.
+    pub fn new(
+        symptom: &'s Symptom<'a, 'm>,
+        background: &'s Background,
+        effects: &'s [Effect],
+        options: &LocalizeOptions,
+    ) -> Self {
+        let config = &symptom.runs.evaluator.model.config;
+        let free = |c: &Component| !background.edited.contains(c);
+        let units = (0..config.num_hidden_layers)
+            .map(|layer| {
+                let heads = (0..config.heads(layer)).map(|head| Component::Head { layer, head });
+                let mixer = config.mixer(layer);
+                let mixers: Vec<Component> = match (free(&mixer), config.heads(layer)) {
+                    (false, _) => Vec::new(),
+                    (true, 0) => vec![mixer],
+                    (true, _) => heads.collect(),
+                };
+                (mixers, config.mlp(layer).filter(free))
+            })
+            .collect();
+        let (positions, seed, calls) = (Vec::new(), options.seed, 0);
+        let search = Self { symptom, background, effects, units, positions, seed, calls };
+        let differ = |&position: &usize| search.differs(position);
+        let positions = (0..=symptom.position).filter(differ).collect();
+        Self { positions, ..search }
+    }
+
+    /// Returns true if anything at a position is not as in the background.
+    fn differs(&self, position: usize) -> bool {
+        let Some(source) = self.background.source(position) else { return false };
+        self.background.runs.iter().any(|run| {
+            let sites = &self.symptom.runs.corrupted.activations.sites;
+            sites.iter().any(|(key, values)| {
+                let Some(others) = run.activations.sites.get(key) else { return false };
+                let positions = self.symptom.runs.corrupted.activations.positions;
+                let width = values.len() / positions.max(1);
+                let other = others.get(source * width..(source + 1) * width);
+                matches!(key.1, Site::AttnOut | Site::MlpOut)
+                    && other != values.get(position * width..(position + 1) * width)
+            })
+        })
+    }
+
+    /// Attributes the symptom to all places: by how much, to first order, the difference of each
+    /// from the background makes it, nats.
+    fn attributions(&mut self) -> Result<Vec<(f64, Place)>> {
+        let evaluator = self.symptom.runs.evaluator;
+        let config = &evaluator.model.config;
+        let sites: BTreeSet<(usize, Site)> = self
+            .units
+            .iter()
+            .flat_map(|(mixers, mlp)| mixers.iter().chain(mlp))
+            .filter_map(|component| place(component, config))
+            .map(|(layer, site, _)| (layer, site))
+            .collect();
+        let Some(run) = self.background.runs.first() else { return Ok(Vec::new()) };
+        let corrupted = &self.symptom.runs.corrupted;
+        // Where the lengths differ there is nothing between the two runs.
+        let ids = corrupted.trial.layout().ids;
+        let other = run.trial.layout().ids;
+        let from = if other.len() == ids.len() { other } else { ids };
+        let gradients = evaluator.integrated_gradients(&corrupted.trial, &from, &sites)?;
+        self.calls += 5;
+        let toward = self.symptom.effect.signum();
+        let mut scored: Vec<(f64, Place)> = Vec::new();
+        for (mixers, mlp) in &self.units {
+            for component in mixers.iter().chain(mlp) {
+                for &position in &self.positions {
+                    let source = self.background.source(position).unwrap_or(position);
+                    let (Some(own), Some(other), Some(gradient)) = (
+                        corrupted.activations.output(component, position..position + 1, config),
+                        run.activations.output(component, source..source + 1, config),
+                        gradients.output(component, position..position + 1, config),
+                    ) else {
+                        continue;
+                    };
+                    let change = own.iter().zip(&other).map(|(a, b)| a - b);
+                    let score: f64 =
+                        change.zip(&gradient).map(|(d, g)| f64::from(d) * f64::from(*g)).sum();
+                    scored.push((toward * score, (*component, position)));
+                }
+            }
+        }
+        Ok(scored)
+    }
+
+    /// Ranks the places in two ways, each of which finds what the other misses: by attribution, and
+    /// by the exact effect of the whole component, of which each place has the share that it has of
+    /// the component's attributions. A gradient is wrong where something saturates; the effect of a
+    /// component is not, but says nothing of positions.
+    fn rankings(&mut self) -> Result<[Vec<Place>; 2]> {
+        let attributed = self.attributions()?;
+        let mut sums: BTreeMap<Component, f64> = BTreeMap::new();
+        for (score, (component, _)) in &attributed {
+            *sums.entry(*component).or_default() += score.abs();
+        }
+        let strengths: BTreeMap<Component, f64> = self
+            .effects
+            .iter()
+            .map(|e| (e.component, e.necessity.clamp(0.0, 1.0) + e.sufficiency.clamp(0.0, 1.0)))
+            .collect();
+        let exact = attributed.iter().map(|(score, place)| {
+            let strength = strengths.get(&place.0).copied().unwrap_or(0.0);
+            (strength * score.abs() / sums[&place.0].max(f64::MIN_POSITIVE), *place)
+        });
+        Ok([exact.collect(), attributed.clone()].map(ranked))
+    }
+
+    /// Finds a small graph whose faithfulness reaches the goal or, if none does, is nearly the best
+    /// one's. Its places are in the order in which they are computed.
+    ///
+    /// # Errors
+    /// Errors of the evaluator.
+    pub fn smallest(&mut self) -> Result<Vec<Place>> {
+        let mut graphs: Vec<Places> = Vec::new();
+        for ranked in self.rankings()? {
+            let sizes = SIZES.into_iter().filter(|size| *size <= ranked.len());
+            graphs.extend(sizes.map(|size| ranked[..size].iter().copied().collect()));
+        }
+        graphs.sort_by_key(Places::len);
+        graphs.dedup();
+        let measured = self.faithfulness(&graphs.iter().collect::<Vec<_>>())?;
+        let best = measured.iter().copied().fold(0.0, f64::max);
+        let least = if best >= GOAL { GOAL } else { KEPT * best };
+        let Some(at) = measured.iter().position(|f| *f >= least && best > 0.0) else {
+            return Ok(Vec::new());
+        };
+        let mut graph = graphs[at].clone();
+        loop {
+            let members: Vec<Place> = graph.iter().copied().collect();
+            let without = |place: &Place| {
+                let mut smaller = graph.clone();
+                smaller.remove(place);
+                smaller
+            };
+            let smaller: Vec<Places> = members.iter().map(without).collect();
+            let measured = self.faithfulness(&smaller.iter().collect::<Vec<_>>())?;
+            let mut order: Vec<(f64, Place)> = measured.into_iter().zip(members).collect();
+            order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            let Some(&(without_weakest, weakest)) = order.first() else { break };
+            let excess = graph.len().saturating_sub(MAX_NODES);
+            if excess == 0 && without_weakest < least {
+                break;
+            }
+            // Far too many: the weakest go together.
+            let gone = excess / 2;
+            order[..gone.max(1)].iter().for_each(|(_, place)| {
+                graph.remove(place);
+            });
+            graph.remove(&weakest);
+            if graph.is_empty() {
+                break;
+            }
+        }
+        let mut places: Vec<Place> = graph.into_iter().collect();
+        places.sort_by_key(|(component, position)| (self.order(component), *position, *component));
+        Ok(places)
+    }
+
+    /// Returns where a component is computed: its layer, and whether it is the layer's MLP.
+    pub fn order(&self, component: &Component) -> (usize, bool) {
+        let layer = component.layer();
+        (layer, self.units[layer].1.as_ref() == Some(component))
+    }
+
+    /// Measures the share of the effect that each graph makes alone, mean over the background.
+    ///
+    /// # Errors
+    /// Errors of the evaluator.
+    pub fn faithfulness(&mut self, graphs: &[&Places]) -> Result<Vec<f64>> {
+        let runs = &self.background.runs;
+        let mut requests = Vec::with_capacity(graphs.len() * runs.len());
+        for graph in graphs {
+            for run in runs {
+                requests.push(self.request(self.alone(graph, run)?));
+            }
+        }
+        self.shares_left(&requests)
+    }
+
+    /// Measures the share of the effect that is removed when each place alone is as in the
+    /// background.
+    ///
+    /// # Errors
+    /// Errors of the evaluator.
+    pub fn necessities(&mut self, places: &[Place]) -> Result<Vec<f64>> {
+        let mut requests = Vec::new();
+        for &(component, position) in places {
+            for run in &self.background.runs {
+                let source = self.background.source(position).unwrap_or(position);
+                let runs = &self.symptom.runs;
+                let patch = runs.patch(&component, position, &run.activations, source, 1)?;
+                requests.push(self.request(vec![patch]));
+            }
+        }
+        Ok(self.shares_left(&requests)?.into_iter().map(|left| 1.0 - left).collect())
+    }
+
+    /// Measures the faithfulness of random graphs with as many places of the same kinds, ascending.
+    ///
+    /// # Errors
+    /// Errors of the evaluator.
+    pub fn random(&mut self, places: &[Place]) -> Result<Vec<f64>> {
+        let mut kinds: BTreeMap<&str, Vec<Component>> = BTreeMap::new();
+        for component in self.units.iter().flat_map(|(mixers, mlp)| mixers.iter().chain(mlp)) {
+            kinds.entry(component.kind()).or_default().push(*component);
+        }
+        let mut rng = rng::stream(self.seed, "random graphs");
+        let mut graphs = Vec::new();
+        for _ in 0..RANDOM {
+            let mut graph = Places::new();
+            for (component, _) in places {
+                // Few models are so small that a graph takes half of their places.
+                for _ in 0..100 {
+                    let drawn = kinds.get(component.kind()).and_then(|kind| kind.choose(&mut rng));
+                    let (Some(drawn), Some(position)) = (drawn, self.positions.choose(&mut rng))
+                    else {
+                        break;
+                    };
+                    if graph.insert((*drawn, *position)) {
+                        break;
+                    }
+                }
+            }
+            graphs.push(graph);
+        }
+        let mut measured = self.faithfulness(&graphs.iter().collect::<Vec<_>>())?;
+        measured.sort_by(f64::total_cmp);
+        Ok(measured)
+    }
+
+    /// Builds the patches that leave a graph alone: everything off it is as in a run of the
+    /// background.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a component without an output.
+    pub fn alone(&self, graph: &Places, run: &BackgroundRun) -> Result<Vec<Patch>> {
+        let config = &self.symptom.runs.evaluator.model.config;
+        let mut patches = Vec::new();
+        for (layer, (mixers, mlp)) in self.units.iter().enumerate() {
+            let any = |component: &Component| graph.iter().any(|(node, _)| node == component);
+            let whole = [config.mixer(layer)];
+            // A mixer of which no head is a node is patched as one.
+            let mixers = match mixers.iter().any(any) {
+                false if !mixers.is_empty() => &whole[..],
+                _ => &mixers[..],
+            };
+            for component in mixers.iter().chain(mlp) {
+                let off = |position: &usize| !graph.contains(&(*component, *position));
+                for (source, first, len) in self.stretches(&off) {
+                    patches.push(self.symptom.runs.patch(
+                        component,
+                        first,
+                        &run.activations,
+                        source,
+                        len,
+                    )?);
+                }
+            }
+        }
+        Ok(patches)
+    }
+
+    fn request(&self, patches: Vec<Patch>) -> Request {
+        Request::new(self.symptom.runs.corrupted.trial.clone()).patched(patches)
+    }
+
+    /// Returns the positions that differ from the background and that `off` is true of, in
+    /// stretches: first position in the background, first position, length.
+    fn stretches(&self, off: &dyn Fn(&usize) -> bool) -> Vec<(usize, usize, usize)> {
+        let mut stretches: Vec<(usize, usize, usize)> = Vec::new();
+        for &position in self.positions.iter().filter(|position| off(position)) {
+            let Some(source) = self.background.source(position) else { continue };
+            match stretches.last_mut() {
+                Some((s, p, len)) if *s + *len == source && *p + *len == position => *len += 1,
+                _ => stretches.push((source, position, 1)),
+            }
+        }
+        stretches
+    }
+
+    /// Observes requests, as many in a row as the background has runs, and returns the mean share
+    /// of the effect that is left in each.
+    pub fn shares_left(&mut self, requests: &[Request]) -> Result<Vec<f64>> {
+        self.calls += requests.len() as u64;
+        let observed = self.symptom.runs.evaluator.observe(requests)?;
+        if observed.len() != requests.len() {
+            return Err(Error::internal("fewer observations than requests"));
+        }
+        let left =
+            |log_prob: f64| 1.0 - (self.symptom.corrupted - log_prob) / self.background.effect;
+        let runs = self.background.runs.len();
+        let mean = |row: &[f64]| {
+            let mean = row.iter().sum::<f64>() / runs as f64;
+            if mean.is_nan() { 0.0 } else { mean }
+        };
+        let values: Vec<f64> = observed.iter().map(|o| left(last(o))).collect();
+        Ok(values.chunks_exact(runs).map(mean).collect())
+    }
+}
+
+/// Sorts places by their score, largest first, and leaves out those without a positive one.
+fn ranked(mut scored: Vec<(f64, Place)>) -> Vec<Place> {
+    scored.retain(|(score, _)| *score > 0.0);
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    scored.into_iter().map(|(_, place)| place).collect()
+}

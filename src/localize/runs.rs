@@ -1,0 +1,132 @@
+//! The two runs of a trial that patching compares: *clean*, without the edits, and *corrupted*,
+//! with them.
+
+use std::sync::Arc;
+
+use crate::edit::{Component, Trial};
+use crate::error::{Error, Result};
+use crate::evaluate::{Activations, ModelEvaluator, Patch, Request};
+
+/// Positions that both runs have: first clean position, first corrupted position, length.
+pub type Stretch = (usize, usize, usize);
+
+/// The direction of a patch between the two runs.
+#[derive(Clone, Copy)]
+pub enum Direction {
+    /// The corrupted run gets clean outputs.
+    Necessity,
+    /// The clean run gets corrupted outputs.
+    Sufficiency,
+}
+
+/// A trial and the outputs of all components in it.
+pub struct Run {
+    /// The trial.
+    pub trial: Trial,
+    /// Its activations.
+    pub activations: Arc<Activations>,
+}
+
+/// The clean and the corrupted run of a trial, ready to be patched with each other's outputs.
+pub struct Runs<'a, 'm> {
+    /// The evaluator of the model under test.
+    pub evaluator: &'a ModelEvaluator<'m>,
+    /// The trial without its edits.
+    pub clean: Run,
+    /// The trial with its edits.
+    pub corrupted: Run,
+    /// All positions that both runs have, in stretches.
+    pub aligned: Vec<Stretch>,
+}
+
+/// Returns true if the runs with and without the edits predict equally many tokens, so that their
+/// predictions can be compared position by position.
+pub fn comparable(trial: &Trial) -> bool {
+    let layout = trial.layout();
+    layout.ids.len() - layout.prompt_len == trial.continuation.len()
+}
+
+/// Returns the positions that the runs with and without the edits both have, in stretches.
+pub fn aligned(trial: &Trial) -> Vec<Stretch> {
+    let mut aligned: Vec<Stretch> = Vec::new();
+    let moved = trial.layout().moved;
+    for (clean, corrupted) in moved.iter().enumerate().filter_map(|(p, m)| Some((p, (*m)?))) {
+        match aligned.last_mut() {
+            Some((c, g, len)) if *c + *len == clean && *g + *len == corrupted => *len += 1,
+            _ => aligned.push((clean, corrupted, 1)),
+        }
+    }
+    aligned
+}
+
+impl<'a, 'm> Runs<'a, 'm> {
+    /// Captures the outputs of all components in both runs; those of the clean one may be known.
+    ///
+    /// # Errors
+    /// Errors of the evaluator.
+    pub fn new(
+        evaluator: &'a ModelEvaluator<'m>,
+        trial: &Trial,
+        clean: Option<Arc<Activations>>,
+    ) -> Result<Self> {
+        let baseline = trial.baseline();
+        let clean = match clean {
+            Some(known) => known,
+            None => Arc::new(evaluator.activations(&baseline, &[])?),
+        };
+        let corrupted = Arc::new(evaluator.activations(trial, &[])?);
+        Ok(Self {
+            evaluator,
+            clean: Run { trial: baseline, activations: clean },
+            corrupted: Run { trial: trial.clone(), activations: corrupted },
+            aligned: aligned(trial),
+        })
+    }
+
+    /// Builds the request that patches a set of components at the given stretches.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a component without an output.
+    pub fn request(
+        &self,
+        set: &[Component],
+        at: &[Stretch],
+        direction: Direction,
+    ) -> Result<Request> {
+        let (into, from) = match direction {
+            Direction::Necessity => (&self.corrupted, &self.clean),
+            Direction::Sufficiency => (&self.clean, &self.corrupted),
+        };
+        let mut patches = Vec::new();
+        for component in set {
+            for &(clean, corrupted, len) in at {
+                let (first, source) = match direction {
+                    Direction::Necessity => (corrupted, clean),
+                    Direction::Sufficiency => (clean, corrupted),
+                };
+                patches.push(self.patch(component, first, &from.activations, source, len)?);
+            }
+        }
+        Ok(Request::new(into.trial.clone()).patched(patches))
+    }
+
+    /// Builds the patch that puts what a component outputs in another run at `len` positions from
+    /// `source` on in the place of what it outputs from `first` on.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a component without an output.
+    pub fn patch(
+        &self,
+        component: &Component,
+        first: usize,
+        from: &Activations,
+        source: usize,
+        len: usize,
+    ) -> Result<Patch> {
+        let config = &self.evaluator.model.config;
+        let values = from
+            .output(component, source..source + len, config)
+            .ok_or_else(|| Error::request(format!("{component} has no output to patch")))?;
+        Ok(Patch { component: *component, first, values: values.into() })
+    }
+}
