@@ -92,7 +92,12 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let model_ref = model.reference();
     let token = |id| model.token(id);
     let subject = setup::subject(&config, &model, &evaluator, &vocabulary, &token)?;
-    let explainer = ModelExplainer { evaluator: &evaluator, model: &model_ref, attribution: None };
+    let explainer = ModelExplainer {
+        evaluator: &evaluator,
+        model: &model_ref,
+        new_prompts: Some(&subject.new_prompts),
+        attribution: None,
+    };
     // Whatever can fail has been tried: only now is the folder touched.
     let dir = OutputDir::create(wanted, args.force)?;
     let out = dir.path();

@@ -61,7 +61,12 @@ pub fn run(args: Args) -> Result<u8> {
         ..Default::default()
     };
     let reference = under_test.model.reference();
-    let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
+    let explainer = ModelExplainer {
+        evaluator: &evaluator,
+        model: &reference,
+        new_prompts: Some(&new_prompts),
+        attribution: None,
+    };
     let mut before = Before::default();
     let replicator = Some(Replicator { prompts: &new_prompts, null: false });
     let followed = FollowUp { judge: &judge, options, replicator, explainer: &explainer }.run(

@@ -69,7 +69,12 @@ pub fn measure(
     let token = |id| model.token(id);
     let subject = setup::subject(config, &model, &evaluator, &vocabulary, &token)?;
     let reference = model.reference();
-    let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
+    let explainer = ModelExplainer {
+        evaluator: &evaluator,
+        model: &reference,
+        new_prompts: Some(&subject.new_prompts),
+        attribution: None,
+    };
     let mut runs: Vec<(Summary, Vec<Case>)> = Vec::new();
     for &seed in seeds {
         progress(&format!("{spec}: campaign of seed {seed}"));

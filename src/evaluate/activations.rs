@@ -11,9 +11,11 @@ use crate::model::{Config, Residual};
 /// The outputs of all components at every position of one run.
 #[derive(Debug, Clone)]
 pub struct Activations {
+    /// The first position that was captured.
+    pub first: usize,
     /// The length of the sequence.
     pub positions: usize,
-    /// The captured values of each (layer, site), `[positions, width]`.
+    /// The captured values of each (layer, site), `[positions - first, width]`.
     pub sites: BTreeMap<(usize, Site), Vec<f32>>,
 }
 
@@ -146,10 +148,11 @@ impl Activations {
     ) -> Option<Vec<f32>> {
         let (layer, site, columns) = place(component, config)?;
         let (values, width) = (self.sites.get(&(layer, site))?, width(layer, site, config));
-        if positions.end > self.positions || columns.end > width {
+        if positions.start < self.first || positions.end > self.positions || columns.end > width {
             return None;
         }
-        Some(positions.flat_map(|p| values[p * width..][columns.clone()].iter().copied()).collect())
+        let rows = positions.map(|position| &values[(position - self.first) * width..]);
+        Some(rows.flat_map(|row| row[columns.clone()].iter().copied()).collect())
     }
 }
 

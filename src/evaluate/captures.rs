@@ -11,7 +11,6 @@ use super::lower::{Lowering, Place};
 use super::observation::Patch;
 use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::model::batch::Row;
 use crate::model::hooks::{Block, Change, Site};
 use crate::model::{Forward, Read};
 
@@ -51,21 +50,28 @@ impl ModelEvaluator<'_> {
         let len = layout.ids.len();
         self.model.check_ids(&layout.ids)?;
         let mut values = Vec::with_capacity(variants.len());
-        for chunk in forwards(variants, |_| len) {
-            let mut forward =
-                Forward { rows: vec![Row::new(layout.ids.clone()); chunk.len()], ..<_>::default() };
+        // What no variant changes or reads comes from a cached forward.
+        let edits = trial.edits.iter().map(|edit| edit.position().unwrap_or(0));
+        let touched = variants.iter().flat_map(|(variant, (.., position))| {
+            let shifts = variant.shifts.iter().map(|shift| shift.position);
+            shifts.chain(variant.patches.iter().map(|patch| patch.first)).chain([*position])
+        });
+        let row = self.row_from(&layout.ids, edits.chain(touched).min().unwrap_or(0))?;
+        let first = row.prefix_len();
+        for chunk in forwards(variants, |_| len - first) {
+            let mut forward = Forward { rows: vec![row.clone(); chunk.len()], ..<_>::default() };
             let offsets = forward.offsets();
             for ((variant, (layer, site, columns, position)), tokens) in
                 chunk.iter().zip(offsets.windows(2))
             {
-                let place = Place { tokens: tokens[0]..tokens[1], position: 0, layer: 0 };
+                let place = Place { tokens: tokens[0]..tokens[1], position: first, layer: 0 };
                 let (layout, hooks) = (&layout, &mut forward.hooks);
                 Lowering { baselines: self, trial, layout, place, hooks }.run(&variant.patches)?;
                 for shift in &variant.shifts {
                     if shift.position >= len || shift.values.len() != config.hidden_size {
                         return Err(Error::request("a change of a position that the run lacks"));
                     }
-                    let token = tokens[0] + shift.position;
+                    let token = tokens[0] + shift.position - first;
                     let change =
                         Change::Affine { scale: 1.0, shift: Some(shift.values.clone().into()) };
                     let columns = 0..config.hidden_size;
@@ -89,7 +95,8 @@ impl ModelEvaluator<'_> {
                 let all = captured
                     .get(&(*layer, *site))
                     .ok_or_else(|| Error::internal("a place that was not captured"))?;
-                values.push(all[(tokens[0] + position) * width..][columns.clone()].to_vec());
+                values
+                    .push(all[(tokens[0] + position - first) * width..][columns.clone()].to_vec());
             }
         }
         Ok(values)

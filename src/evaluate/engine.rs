@@ -11,7 +11,7 @@ use super::activations::{Activations, COMPONENT_SITES, Means, width};
 use super::cache::{CachedForward, ForwardCache};
 use super::lower::{Baselines, Lowering, Place, Routing};
 use crate::edit::{Edit, Trial};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::batch::{Residuals, Row};
 use crate::model::hooks::Site;
 use crate::model::{Forward, Model, Pooled};
@@ -93,11 +93,27 @@ impl<'m> ModelEvaluator<'m> {
     /// [`Error::Request`](crate::Error::Request) for ids, components or patches that do not fit the
     /// model or the trial.
     pub fn activations(&self, trial: &Trial, patches: &[super::Patch]) -> Result<Activations> {
+        self.activations_from(trial, patches, 0)
+    }
+
+    /// Captures the same from the position `first` on. Nothing before it may be edited or patched:
+    /// it comes from a cached forward, except in recurrent models, where it is run.
+    ///
+    /// # Errors
+    /// As [`activations`](Self::activations); [`Error::Request`](crate::Error::Request) for a
+    /// position that the trial does not have.
+    pub fn activations_from(
+        &self,
+        trial: &Trial,
+        patches: &[super::Patch],
+        first: usize,
+    ) -> Result<Activations> {
         let layout = trial.layout();
         self.model.check_ids(&layout.ids)?;
-        let mut forward =
-            Forward { rows: vec![Row::new(layout.ids.clone())], ..Forward::default() };
-        let place = Place { tokens: 0..layout.ids.len(), position: 0, layer: 0 };
+        let row = self.row_from(&layout.ids, first)?;
+        let first = row.prefix_len();
+        let mut forward = Forward { rows: vec![row], ..Forward::default() };
+        let place = Place { tokens: 0..layout.ids.len() - first, position: first, layer: 0 };
         Lowering { baselines: self, trial, layout: &layout, place, hooks: &mut forward.hooks }
             .run(patches)?;
         let config = &self.model.config;
@@ -113,7 +129,21 @@ impl<'m> ModelEvaluator<'m> {
         forward.hooks.capture =
             sites.flat_map(all).filter(|(layer, site)| width(*layer, *site, config) > 0).collect();
         let output = self.forward(&forward)?;
-        Ok(Activations { positions: layout.ids.len(), sites: output.captured })
+        Ok(Activations { first, positions: layout.ids.len(), sites: output.captured })
+    }
+
+    /// Returns a row that continues the first `first` tokens of a sequence, which come from a plain
+    /// cached forward; of the whole sequence in recurrent models.
+    pub(super) fn row_from(&self, ids: &[u32], first: usize) -> Result<Row> {
+        let first = if self.model.config.is_recurrent() { 0 } else { first };
+        if first >= ids.len() {
+            return Err(Error::request(format!("position {first} of {} tokens", ids.len())));
+        }
+        let mut row = Row::new(&ids[first..]);
+        if first > 0 {
+            row.prefix = self.cached_forward(&ids[..first], &[])?.prefix(first);
+        }
+        Ok(row)
     }
 
     /// Returns the router logits of a trial without edits; the last few trials are remembered.

@@ -27,7 +27,7 @@ impl ModelEvaluator<'_> {
     /// Takes the gradient of the log-probability of the trial's last token (nats) at `sites`,
     /// averaged over runs between the tokens `from` and the trial's. Where the tokens are the same
     /// (the edits are inside the model), over the runs with and without the edits. The gradients
-    /// have the form of activations, `[positions, width]` for each site.
+    /// have the form of activations, from the first position on that the edits change.
     ///
     /// # Errors
     /// [`Error::Request`] for ids that the model does not have, for sequences of different lengths,
@@ -48,17 +48,23 @@ impl ModelEvaluator<'_> {
         self.model.check_ids(from)?;
         // The last token is predicted and never run.
         let (ids, from) = (&layout.ids[..len - 1], &from[..len - 1]);
+        let edits = trial.edits.iter().map(|edit| edit.position().unwrap_or(0));
+        let same = ids.iter().zip(from).take_while(|(a, b)| a == b).count();
+        let row = self.row_from(ids, edits.min().unwrap_or(0).min(same).min(len - 2))?;
+        let first = row.prefix_len();
         let baseline = trial.baseline();
         let (shares, trials): (Vec<f32>, Vec<&Trial>) = match ids == from {
             true => (vec![1.0; 2], vec![&baseline, trial]),
             false => (0..STEPS).map(|k| ((k as f32 + 0.5) / STEPS as f32, trial)).unzip(),
         };
-        let rows =
-            |ids: &[u32]| Forward { rows: vec![Row::new(ids); shares.len()], ..Forward::default() };
+        let rows = |ids: &[u32]| Forward {
+            rows: vec![Row { ids: ids[first..].to_vec(), ..row.clone() }; shares.len()],
+            ..Forward::default()
+        };
         let mut forward = rows(ids);
         let offsets = forward.offsets();
         for (trial, tokens) in trials.iter().zip(offsets.windows(2)) {
-            let place = Place { tokens: tokens[0]..tokens[1], position: 0, layer: 0 };
+            let place = Place { tokens: tokens[0]..tokens[1], position: first, layer: 0 };
             let layout = trial.layout();
             let hooks = &mut forward.hooks;
             Lowering { baselines: self, trial, layout: &layout, place, hooks }.run(&[])?;
@@ -66,7 +72,7 @@ impl ModelEvaluator<'_> {
         let to = self.model.embed_tensor(&forward)?;
         let from = self.model.embed_tensor(&rows(from))?;
         let shares: Vec<f32> =
-            shares.iter().flat_map(|share| std::iter::repeat_n(*share, len - 1)).collect();
+            shares.iter().flat_map(|share| std::iter::repeat_n(*share, len - 1 - first)).collect();
         let shares = Tensor::from_vec(shares, (to.dim(0)?, 1), to.device())?;
         let between = (&from + (to - &from)?.broadcast_mul(&shares)?)?;
         let weight = 1.0 / trials.len() as f32;
@@ -75,12 +81,12 @@ impl ModelEvaluator<'_> {
         let gradients = self.gradients_at(&forward, &between, sites, &targets)?;
         // The sum over the rows: each already has its weight.
         let summed = gradients.into_iter().map(|((layer, site), values)| {
-            let mut sum = vec![0f32; (len - 1) * width(layer, site, &self.model.config)];
+            let mut sum = vec![0f32; (len - 1 - first) * width(layer, site, &self.model.config)];
             for row in values.chunks_exact(sum.len().max(1)) {
                 sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
             }
             ((layer, site), sum)
         });
-        Ok(Activations { positions: len - 1, sites: summed.collect() })
+        Ok(Activations { first, positions: len - 1, sites: summed.collect() })
     }
 }

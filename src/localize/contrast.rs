@@ -21,6 +21,14 @@ use super::{Contrast, Role};
 use crate::edit::{Component, Trial};
 use crate::error::Result;
 
+/// The number of blocks up to which each is patched.
+const FEW_BLOCKS: usize = 24;
+
+/// The number of blocks that are patched together first, and the share from which each of them is
+/// patched.
+const STRETCH: usize = 6;
+const LEAST_OF_STRETCH: f64 = 0.05;
+
 /// The number of controls below which shares are not compared: nothing could be specific.
 const LEAST_CONTROLS: usize = 19;
 
@@ -28,6 +36,29 @@ const LEAST_CONTROLS: usize = 19;
 const LEVEL: f64 = 0.05;
 
 impl Symptom<'_, '_> {
+    /// Measures the necessity of each block. In deep models stretches of blocks are patched
+    /// together first, and those of a stretch that removes nothing to speak of count as 0: what is
+    /// measured of a run depends on that run alone, so case and controls stay exchangeable.
+    fn screened(&mut self, blocks: &[Component]) -> Result<Vec<f64>> {
+        if blocks.len() <= FEW_BLOCKS {
+            return self.necessities(blocks);
+        }
+        let stretches: Vec<&[Component]> = blocks.chunks(STRETCH).collect();
+        let together = self.shares(&stretches, Direction::Necessity)?;
+        let open: Vec<bool> = together
+            .iter()
+            .zip(&stretches)
+            .flat_map(|(share, stretch)| stretch.iter().map(|_| *share >= LEAST_OF_STRETCH))
+            .collect();
+        let single = blocks.iter().zip(&open).filter(|(_, open)| **open);
+        let single: Vec<Component> = single.map(|(block, _)| *block).collect();
+        let mut measured = self.necessities(&single)?.into_iter();
+        Ok(open
+            .iter()
+            .map(|open| if *open { measured.next().unwrap_or(0.0) } else { 0.0 })
+            .collect())
+    }
+
     /// Finds the shortest prefix of the specific components that takes away nearly as much as the
     /// best one.
     fn specific_set(
@@ -74,13 +105,13 @@ pub fn contrasted(
         .flat_map(|layer| std::iter::once(config.mixer(layer)).chain(config.mlp(layer)))
         .collect();
     // One row for the case, one for each control.
-    let (mut shares, mut calls) = (vec![own.necessities(&blocks)?], 0);
+    let (mut shares, mut calls) = (vec![own.screened(&blocks)?], 0);
     for control in controls.iter().filter(|control| comparable(control)) {
         if shares.len() > options.contrasted {
             break;
         }
         if let Some(mut other) = symptoms.find(control)? {
-            shares.push(other.necessities(&blocks)?);
+            shares.push(other.screened(&blocks)?);
             calls += other.calls;
         }
     }

@@ -109,8 +109,13 @@ pub fn interactions(
     let sets: Vec<Vec<Component>> = (0..1usize << n)
         .map(|mask| (0..n).filter(|i| mask >> i & 1 == 1).map(|i| ordered[i]).collect())
         .collect();
-    let sufficient = centred_logits(symptom, &sets, Direction::Sufficiency, &[])?;
-    let necessary = centred_logits(symptom, &sets, Direction::Necessity, &[])?;
+    let patched = |sets: &[Vec<Component>], direction| {
+        let sets: Vec<(&[Component], &[Component])> =
+            sets.iter().map(|set| (&set[..], &[][..])).collect();
+        centred_logits(symptom, &sets, direction)
+    };
+    let sufficient = patched(&sets, Direction::Sufficiency)?;
+    let necessary = patched(&sets, Direction::Necessity)?;
     let effect = necessary[0] - sufficient[0];
     let mut calls = 2 * sets.len() as u64;
     if effect.is_nan() || effect.abs() < LEAST_NATS {
@@ -121,13 +126,12 @@ pub fn interactions(
     let removed: Vec<f64> = necessary.iter().map(|v| (necessary[0] - v) / effect).collect();
     let pairs: Vec<(usize, usize)> =
         (0..n).flat_map(|first| (first + 1..n).map(move |second| (first, second))).collect();
-    let mut direct = Vec::new();
-    for &(first, second) in &pairs {
-        let alone = vec![vec![ordered[first]]];
-        let held = [ordered[second]];
-        let said = centred_logits(symptom, &alone, Direction::Sufficiency, &held)?;
-        direct.push((said[0] - sufficient[0]) / effect);
-    }
+    let held: Vec<(&[Component], &[Component])> = pairs
+        .iter()
+        .map(|&(first, second)| (&ordered[first..=first], &ordered[second..=second]))
+        .collect();
+    let direct = centred_logits(symptom, &held, Direction::Sufficiency)?;
+    let direct = direct.into_iter().map(|said| (said - sufficient[0]) / effect);
     calls += pairs.len() as u64;
     let mut pairs: Vec<Pair> = pairs
         .into_iter()
@@ -221,13 +225,12 @@ fn is_mixer_part(component: &Component) -> bool {
     )
 }
 
-/// Returns the symptom's centred logit with each set patched, nats, and `held` patched with the
-/// values of the run that is patched into.
+/// Returns the symptom's centred logit with each set patched, nats. With it comes what is held as it
+/// is in the run that is patched into.
 fn centred_logits(
     symptom: &Symptom,
-    sets: &[Vec<Component>],
+    sets: &[(&[Component], &[Component])],
     direction: Direction,
-    held: &[Component],
 ) -> Result<Vec<f64>> {
     let runs = &symptom.runs;
     let (own, positions) = match direction {
@@ -235,9 +238,9 @@ fn centred_logits(
         Direction::Sufficiency => (&runs.clean, 0),
     };
     let mut requests: Vec<Request> = Vec::with_capacity(sets.len());
-    for set in sets {
+    for (set, held) in sets {
         let mut request = runs.request(set, &runs.aligned, direction)?;
-        for component in held {
+        for component in *held {
             for &(clean, corrupted, len) in &runs.aligned {
                 let at = [clean, corrupted][positions];
                 request.patches.push(runs.patch(component, at, &own.activations, at, len)?);

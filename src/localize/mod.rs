@@ -9,6 +9,7 @@
 mod attribution;
 mod components;
 mod contrast;
+mod generalize;
 mod graph;
 mod interactions;
 mod patching;
@@ -18,6 +19,8 @@ mod set;
 mod symptom;
 
 pub use attribution::attribute_tokens;
+pub use components::rank;
+pub use generalize::{Direction, DirectionAt, Generalization};
 pub use graph::{Baseline, Edge, Graph, MAX_NODES, Node};
 pub use interactions::{Interactions, Pair, PairKind};
 pub use runs::comparable;
@@ -36,6 +39,8 @@ use crate::edit::{Component, Edit};
 pub struct SymptomToken {
     /// The token.
     pub id: u32,
+    /// The token, decoded: a comment.
+    pub text: String,
     /// The position in the edited sequence that predicts it.
     pub position: usize,
     /// Its log-probability with the edits, nats.
@@ -255,6 +260,9 @@ pub struct Localization {
     /// them; `None` where the edits have no symptom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graph: Option<Graph>,
+    /// What was found, in prompts that were not used to find it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generalization: Option<Generalization>,
     /// Every mixer, head and MLP tried, in model order (the heat map), then the neurons (or
     /// experts, or channels) of the strongest blocks.
     pub effects: Vec<Effect>,

@@ -35,7 +35,7 @@ pub struct Runs<'a, 'm> {
     pub clean: Run,
     /// The trial with its edits.
     pub corrupted: Run,
-    /// All positions that both runs have, in stretches.
+    /// The positions that both runs have, in stretches, from the first edit on.
     pub aligned: Vec<Stretch>,
 }
 
@@ -46,11 +46,19 @@ pub fn comparable(trial: &Trial) -> bool {
     layout.ids.len() - layout.prompt_len == trial.continuation.len()
 }
 
-/// Returns the positions that the runs with and without the edits both have, in stretches.
+/// Returns the first position at which the runs with and without the edits can differ: that of the
+/// first edit; 0 for edits that act everywhere.
+fn first_edited(trial: &Trial) -> usize {
+    trial.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0)
+}
+
+/// Returns the positions that the runs with and without the edits both have, in stretches, from the
+/// first one on at which they can differ.
 pub fn aligned(trial: &Trial) -> Vec<Stretch> {
     let mut aligned: Vec<Stretch> = Vec::new();
-    let moved = trial.layout().moved;
-    for (clean, corrupted) in moved.iter().enumerate().filter_map(|(p, m)| Some((p, (*m)?))) {
+    let (moved, first) = (trial.layout().moved, first_edited(trial));
+    let kept = moved.iter().enumerate().skip(first);
+    for (clean, corrupted) in kept.filter_map(|(p, m)| Some((p, (*m)?))) {
         match aligned.last_mut() {
             Some((c, g, len)) if *c + *len == clean && *g + *len == corrupted => *len += 1,
             _ => aligned.push((clean, corrupted, 1)),
@@ -74,7 +82,7 @@ impl<'a, 'm> Runs<'a, 'm> {
             Some(known) => known,
             None => Arc::new(evaluator.activations(&baseline, &[])?),
         };
-        let corrupted = Arc::new(evaluator.activations(trial, &[])?);
+        let corrupted = Arc::new(evaluator.activations_from(trial, &[], first_edited(trial))?);
         Ok(Self {
             evaluator,
             clean: Run { trial: baseline, activations: clean },

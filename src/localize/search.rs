@@ -5,7 +5,8 @@ use rand::seq::SliceRandom as _;
 
 use super::components::{blocks, coarse_effects, order_in_layer, overlap, parts_of_mixer, rank};
 use super::contrast::contrasted;
-use super::graph::graph;
+use super::generalize::generalize;
+use super::graph::{Background, graph};
 use super::interactions::interactions;
 use super::patching::{NEGLIGIBLE_BITS, Patching};
 use super::runs::Stretch;
@@ -24,6 +25,7 @@ const FEW_BLOCKS: usize = 32;
 /// Finds the components that mediate the difference between a trial and its baseline. With
 /// `controls`, the same edits with other content, those that are specific to the trial are told
 /// from those that mediate any content; none for edits whose controls edit other components.
+/// `elsewhere` are the same edits in other prompts, in which what is found is tried.
 ///
 /// # Errors
 /// Errors of the evaluator; [`crate::Error::Request`] when the edits change how many tokens are
@@ -32,6 +34,7 @@ pub fn localize(
     evaluator: &ModelEvaluator,
     trial: &Trial,
     controls: &[Trial],
+    elsewhere: &[Trial],
     options: &LocalizeOptions,
 ) -> Result<Localization> {
     let mut patching = Patching::new(evaluator, trial)?;
@@ -60,9 +63,16 @@ pub fn localize(
         }
         let (interactions, calls) =
             interactions(&symptom, &coarse_effects(&effects), options.interacting)?;
-        let (graph, more) = graph(&symptom, controls, &effects, options)?;
-        (found.interactions, found.graph) = (interactions, graph);
-        patching.calls += symptom.calls + calls + more;
+        patching.calls += calls;
+        let background = Background::new(&symptom, controls)?;
+        let (graph, calls) = graph(&symptom, &background, &effects, options)?;
+        patching.calls += calls;
+        let without: Vec<Trial> = background.runs.iter().map(|run| run.trial.clone()).collect();
+        let (set, seed) = (&set.set, options.seed);
+        let (generalization, calls) =
+            generalize(&symptom, set, graph.as_ref(), &without, elsewhere, seed)?;
+        patching.calls += symptom.calls + calls;
+        found = Localization { interactions, graph, generalization, ..found };
     } else {
         found.positions = patching.positions(&set.set, options)?;
     }
@@ -169,7 +179,10 @@ impl Patching<'_, '_> {
             return Vec::new();
         };
         let mut change = vec![0f32; width];
+        let (before_clean, before_corrupted) =
+            (self.runs.clean.activations.first, self.runs.corrupted.activations.first);
         for &(c, g, len) in &self.runs.aligned {
+            let (c, g) = (c - before_clean, g - before_corrupted);
             for i in 0..len {
                 let (a, b) =
                     (&clean[(c + i) * width..][..width], &corrupted[(g + i) * width..][..width]);

@@ -114,7 +114,8 @@ impl Symptom<'_, '_> {
     /// Returns what a case file has of it.
     pub fn record(&self) -> SymptomToken {
         let Self { token: id, position, corrupted: log_prob, effect, .. } = *self;
-        SymptomToken { id, position, log_prob, effect }
+        let text = self.runs.evaluator.model.token(id);
+        SymptomToken { id, text, position, log_prob, effect }
     }
 
     /// Measures which share of the effect each set takes away with its clean outputs (necessity) or

@@ -9,7 +9,9 @@ use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
 use crate::localize::{self, ComparisonKind, Localization, comparable};
 use crate::model::{Model, ModelRef};
-use crate::oracle::controls;
+use crate::oracle::{OracleKind, controls};
+use crate::replicate::NewPrompts;
+use crate::rng;
 use crate::vocabulary::Vocabulary;
 
 /// Turns a finding into a case.
@@ -28,6 +30,8 @@ pub struct ModelExplainer<'a, 'm> {
     pub evaluator: &'a ModelEvaluator<'m>,
     /// The model's name and fingerprint, as the case has them.
     pub model: &'a ModelRef,
+    /// The prompts in which an explanation is tried; `None`: it is not.
+    pub new_prompts: Option<&'a NewPrompts>,
     /// Adds to a localization how the replaced tokens are read; `None`: without.
     pub attribution: Option<Attribution<'a>>,
 }
@@ -46,7 +50,10 @@ const GENERATED: usize = 16;
 /// Controls that are drawn for a localization. Some have no effect to compare with.
 const CONTRASTED: usize = 32;
 
-/// Localizes a trial, and compares what it is localized to with its controls, drawn as those of the
+/// Prompts in which an explanation is tried.
+const ELSEWHERE: usize = 20;
+
+/// Localizes a trial, tries what is found in new prompts, and compares what it is localized to with its controls, drawn as those of the
 /// verdict are. Trials with edits inside the model have none here: their controls edit other
 /// components.
 ///
@@ -55,6 +62,7 @@ const CONTRASTED: usize = 32;
 pub fn localize_against_controls(
     evaluator: &ModelEvaluator,
     trial: &Trial,
+    new_prompts: Option<(&NewPrompts, OracleKind)>,
     seed: u64,
 ) -> Result<Localization> {
     let config = &evaluator.model.config;
@@ -65,8 +73,17 @@ pub fn localize_against_controls(
         }
         false => Vec::new(),
     };
+    let elsewhere: Vec<Trial> = new_prompts
+        .map(|(prompts, oracle)| {
+            let mut rng = rng::stream(seed, "prompts of an explanation");
+            prompts.choose(trial, oracle, config.bos_token_id, ELSEWHERE, &mut rng)
+        })
+        .into_iter()
+        .flatten()
+        .map(|(_, trial)| trial)
+        .collect();
     let options = localize::LocalizeOptions { seed, ..Default::default() };
-    localize::localize(evaluator, trial, &controls, &options)
+    localize::localize(evaluator, trial, &controls, &elsewhere, &options)
 }
 
 /// Trials with random tokens in the place of a case's, with which its attribution is compared.
@@ -103,7 +120,10 @@ impl Explainer for ModelExplainer<'_, '_> {
     fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)> {
         let Finding { trial, verdict, control_seed, search, .. } = finding;
         let mut localization = (localize && comparable(trial))
-            .then(|| localize_against_controls(self.evaluator, trial, *control_seed))
+            .then(|| {
+                let new_prompts = self.new_prompts.map(|prompts| (prompts, verdict.oracle));
+                localize_against_controls(self.evaluator, trial, new_prompts, *control_seed)
+            })
             .transpose()?;
         if let (Some(localization), Some(Attribution { fails })) =
             (&mut localization, self.attribution)

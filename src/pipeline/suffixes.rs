@@ -59,6 +59,7 @@ pub fn cases_of_search(
         let explainer = ModelExplainer {
             evaluator,
             model: &reference,
+            new_prompts: None,
             attribution: Some(Attribution { fails: fails.as_ref() }),
         };
         let reached = search.state.reached.iter().filter(|reached| reached.prompts > prompt);

@@ -73,8 +73,9 @@ impl NewPrompts {
         Ok(Self { passages: new, echo })
     }
 
-    /// Chooses up to `count` prompts by `rng` and puts the edits of `trial` into each.
-    pub(super) fn choose(
+    /// Chooses up to `count` prompts by `rng` and puts the edits of `trial` into each; none for an
+    /// oracle about one given text.
+    pub fn choose(
         &self,
         trial: &Trial,
         oracle: OracleKind,

@@ -3,11 +3,12 @@
 use std::fmt::Write;
 
 use super::diff::{self, Span};
+use super::explanation::whole;
 use super::format::{count, list, number, percent, plural};
-use super::{attribution, svg, words};
+use super::{attribution, explanation, graph, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
-use crate::localize::{Contrast, Localization, PositionEffect};
+use crate::localize::{Contrast, Interactions, Localization, PositionEffect};
 use crate::replicate::Replication;
 use crate::text;
 
@@ -19,6 +20,8 @@ const MOST_TEXT: usize = 6000;
 const MOST_EDITS: usize = 60;
 /// Components whose shares are compared with controls.
 const MOST_CONTRASTS: usize = 8;
+/// Pairs whose relation is listed.
+const MOST_PAIRS: usize = 8;
 
 /// Returns the title of a finding, one line, unescaped.
 pub fn title(case: &Case) -> String {
@@ -56,8 +59,18 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
     lead.extend(words::baseline(case));
     lead.extend(words::replicated(case));
     lead.extend(words::sampled(case));
-    lead.extend(case.localization.as_ref().and_then(words::localized));
     let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
+    let explained: Vec<String> =
+        case.localization.iter().flat_map(explanation::sentences).collect();
+    if !explained.is_empty() {
+        let generalizes = case.localization.as_ref().and_then(explanation::generalizes);
+        let _ = write!(
+            out,
+            "<p class=\"lead\"><b>{}</b> {}</p>",
+            text::html(&generalizes.unwrap_or_default()),
+            text::html(&explained.join(" "))
+        );
+    }
     prompts(out, case);
     out.push_str("<div class=\"pair\">");
     next_tokens(out, case);
@@ -223,28 +236,25 @@ fn new_prompts(out: &mut String, replication: &Replication, unit: &str) {
 
 fn localized(out: &mut String, localization: &Localization) {
     out.push_str("<h3>Localization</h3>");
-    if localization.set.is_empty() {
-        let nothing = || {
-            "Nothing is named: no component does much alone, or the effect of the case or of too \
-            many of its controls is too small to compare."
-                .to_owned()
-        };
-        let said = words::localized(localization).unwrap_or_else(nothing);
-        let _ = write!(out, "<p>{}</p>", text::html(&said));
-    } else {
-        let names: Vec<String> = localization.set.iter().map(ToString::to_string).collect();
-        let emergence = match localization.contrasts.is_empty() {
-            true => words::emergence(localization),
-            false => String::new(),
-        };
+    if explanation::sentences(localization).is_empty() {
+        out.push_str(
+            "<p>Nothing is named: no component does much alone, or the effect of the case or of \
+            too many of its controls is too small to compare.</p>",
+        );
+    }
+    if let Some((graph, svg)) =
+        (localization.graph.as_ref()).and_then(|g| Some((g, graph::svg(g)?)))
+    {
+        let share = percent(graph.faithfulness.clamp(0.0, 1.0));
         let _ = write!(
             out,
-            "<p><b>{}</b>. {} {} {}</p>",
-            text::html(&list(&names, 40)),
-            text::html(&words::necessity_and_sufficiency(localization)),
-            text::html(&emergence),
-            text::html(&words::routing(localization).unwrap_or_default())
+            "<figure><figcaption>The places that make {share} of the effect alone. A line is as \
+            wide as what is removed when its end does not see its beginning.</figcaption>{svg}\
+            </figure>"
         );
+    }
+    if let Some(interactions) = &localization.interactions {
+        pairs(out, interactions);
     }
     contrasts(out, &localization.contrasts);
     let map = |label, value| svg::heat_map(label, &localization.effects, value, &localization.set);
@@ -297,6 +307,44 @@ fn localized(out: &mut String, localization: &Localization) {
     effects_table(out, "at one position only, strongest", rows);
 }
 
+/// Writes how the strongest components work together.
+fn pairs(out: &mut String, interactions: &Interactions) {
+    let order = |shares: &[f64]| shares.first().map_or("-".into(), |share| whole(*share));
+    let _ = write!(
+        out,
+        "<p>All subsets of the {} strongest components were patched. Of what they do to the \
+        symptom's centred logit ({} nats), single components have {} of the absolute mass patched \
+        into the clean run, and {} out of the corrupted run; the rest is in pairs and larger \
+        sets.</p>",
+        interactions.members.len(),
+        number(interactions.effect),
+        order(&interactions.sufficient),
+        order(&interactions.necessary)
+    );
+    if interactions.pairs.is_empty() {
+        return;
+    }
+    out.push_str(
+        "<div class=\"scroll\"><table><thead><tr><th>pair</th><th>relation</th><th \
+        class=\"n\">removed: first, second, both</th><th class=\"n\">made: first, second, \
+        both</th><th class=\"n\">first, second held clean</th></tr></thead><tbody>",
+    );
+    for pair in interactions.pairs.iter().take(MOST_PAIRS) {
+        let shares = |s: [f64; 3]| s.map(whole).join(", ");
+        let [first, second] = &pair.components;
+        let _ = write!(
+            out,
+            "<tr><td>{first}, {second}</td><td>{}</td><td class=\"n\">{}</td><td \
+            class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            pair.kind.name(),
+            shares(pair.necessity),
+            shares(pair.sufficiency),
+            whole(pair.direct)
+        );
+    }
+    out.push_str("</tbody></table></div>");
+}
+
 /// Writes what components carry in the case and in its controls, or nothing if none were compared.
 fn contrasts(out: &mut String, contrasts: &[Contrast]) {
     let Some(first) = contrasts.first() else { return };
@@ -313,8 +361,8 @@ fn contrasts(out: &mut String, contrasts: &[Contrast]) {
             "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td \
             class=\"n\">{}</td><td>{}</td></tr>",
             contrast.component,
-            words::whole(contrast.necessity),
-            words::of_controls(contrast),
+            whole(contrast.necessity),
+            explanation::of_controls(contrast),
             number(contrast.p_value),
             contrast.role.name()
         );

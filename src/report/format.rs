@@ -17,6 +17,11 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Quotes a token or a text, unescaped.
+pub fn quoted(text: &str) -> String {
+    format!("`{text}`")
+}
+
 /// Returns Wilson's 95% interval of a rate (Wilson 1927); `None` for no trials.
 pub fn wilson(hits: u64, of: u64) -> Option<(f64, f64)> {
     const Z: f64 = 1.959_963_984_540_054;

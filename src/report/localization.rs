@@ -1,8 +1,11 @@
 //! A localization as tables for the terminal.
 
-use super::words::of_controls;
+use super::explanation::{generalizes, of_controls, sentences};
+use super::terminal::wrapped;
 use crate::case::Case;
-use crate::localize::{ComparisonKind, Effect, Localization, Mediation, TokenAttribution};
+use crate::localize::{
+    ComparisonKind, Effect, Graph, Interactions, Localization, Mediation, TokenAttribution,
+};
 use crate::text::escape;
 
 /// Returns the named set and its figures, in one line.
@@ -19,16 +22,21 @@ pub fn set_in_words(found: &Localization) -> String {
         };
     }
     let set: Vec<String> = found.set.iter().map(ToString::to_string).collect();
-    let emergence = found.emergence.map(|e| format!(", emergence {e:.2}")).unwrap_or_default();
     let routing =
         found.routing.map(|r| format!(", {:.0}% through routing", 100.0 * r)).unwrap_or_default();
     format!(
-        "{}: necessity {:.2}, sufficiency {:.2}{emergence}{routing}",
+        "{}: necessity {:.2}, sufficiency {:.2}{routing}",
         set.join(" "),
         found.necessity,
         found.sufficiency
     )
 }
+
+/// Columns of a paragraph.
+const COLUMNS: usize = 78;
+
+/// Sources of a node that are listed.
+const MOST_SOURCES: usize = 3;
 
 /// Heads that have a column, which leaves a table of 78 columns.
 const ATTENDING: usize = 3;
@@ -75,6 +83,52 @@ pub fn attribution_table(attribution: &TokenAttribution) -> Vec<String> {
     lines
 }
 
+/// Lists the nodes of a graph, and what each gets from the others directly.
+fn graph_table(graph: &Graph) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{:<18} necessity   direct  gets directly",
+        format!("graph: {:.2} alone", graph.faithfulness)
+    )];
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let sources: Vec<String> = (graph.edges.iter().filter(|edge| edge.to == index))
+            .filter_map(|edge| {
+                let from = match edge.from {
+                    None => "edits".to_owned(),
+                    Some(from) => graph.nodes.get(from)?.component.to_string(),
+                };
+                Some(format!("{from} {:.2}", edge.effect))
+            })
+            .take(MOST_SOURCES)
+            .collect();
+        let place = format!("{} @{}", node.component, node.position);
+        let (necessity, direct) = (node.necessity, node.direct);
+        let line = format!("{place:<18} {necessity:>9.3}  {direct:>7.3}  {}", sources.join(", "));
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
+
+/// Lists pairs of the strongest components.
+fn pair_table(interactions: &Interactions, top: usize) -> Vec<String> {
+    if interactions.pairs.is_empty() || top == 0 {
+        return Vec::new();
+    }
+    let mut lines =
+        vec![format!("{:<28} kind      necessity        sufficiency      direct", "pair")];
+    for pair in interactions.pairs.iter().take(top) {
+        let shares = |s: [f64; 3]| format!("{:.2} {:.2} {:.2}", s[0], s[1], s[2]);
+        lines.push(format!(
+            "{:<28} {:<9} {:<16} {:<16} {:.2}",
+            format!("{}, {}", pair.components[0], pair.components[1]),
+            pair.kind.name(),
+            shares(pair.necessity),
+            shares(pair.sufficiency),
+            pair.direct
+        ));
+    }
+    lines
+}
+
 /// Lists what a localization found: the set, the strongest `top` components alone and at one
 /// position, and the attribution of replaced tokens.
 pub fn localization(case: &Case, found: &Localization, top: usize) -> Vec<String> {
@@ -87,6 +141,16 @@ pub fn localization(case: &Case, found: &Localization, top: usize) -> Vec<String
             "random sets   necessity {low:.2} to {high:.2} ({} sets of the same kinds)",
             found.controls.len()
         ));
+    }
+    let sentences: Vec<String> = generalizes(found).into_iter().chain(sentences(found)).collect();
+    if !sentences.is_empty() {
+        lines.extend(wrapped(&sentences.join(" "), COLUMNS));
+    }
+    if let Some(graph) = &found.graph {
+        lines.extend(graph_table(graph));
+    }
+    if let Some(interactions) = &found.interactions {
+        lines.extend(pair_table(interactions, top));
     }
     if let Some(first) = found.contrasts.first().filter(|_| top > 0) {
         let controls = format!("in {} controls", first.controls.len());

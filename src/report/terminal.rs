@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::format::{count, number, percent, plural, wilson};
-use super::words;
+use super::{explanation, words};
 use crate::campaign::Summary;
 use crate::case::Case;
 use crate::text;
@@ -71,7 +71,7 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         sentences.extend(words::baseline(case));
         sentences.extend(words::replicated(case));
         sentences.extend(words::sampled(case));
-        sentences.extend(case.localization.as_ref().and_then(words::localized));
+        sentences.extend(case.localization.iter().flat_map(explanation::brief));
         let attribution =
             case.localization.as_ref().and_then(|localization| localization.attribution.as_ref());
         sentences.extend(attribution.and_then(words::attribution));
@@ -107,6 +107,13 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
     }
     page.say(0, &format!("Report: {}", place("report.html")));
     page.out
+}
+
+/// Escapes a text and wraps it at spaces.
+pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut page = Page { out: String::new(), columns };
+    page.say(0, text);
+    page.out.lines().map(str::to_owned).collect()
 }
 
 struct Page {

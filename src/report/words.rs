@@ -8,7 +8,7 @@ use super::format::{count, list, number, percent, plural, wilson};
 use crate::campaign::Summary;
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
-use crate::localize::{ComparisonKind, Contrast, Localization, Role, TokenAttribution};
+use crate::localize::{ComparisonKind, TokenAttribution};
 use crate::oracle::OracleKind;
 
 /// Returns the unit of an oracle's scores with a leading space; empty for a score without one.
@@ -231,75 +231,6 @@ pub fn sampled(case: &Case) -> Option<String> {
     ))
 }
 
-/// Says to which components a case is localized, and what mediates whatever is put in its place;
-/// `None` if there is nothing to say.
-pub fn localized(localization: &Localization) -> Option<String> {
-    let names: Vec<String> = localization.set.iter().map(ToString::to_string).collect();
-    let their = if names.len() == 1 { "its" } else { "their" };
-    let removes = format!(
-        "patching in {their} clean output removes {} of the effect",
-        percent(localization.necessity)
-    );
-    let relay = localization.relay();
-    let specific = localization.contrasts.iter().find(|c| c.role == Role::Specific);
-    if let Some(contrast) = specific.filter(|_| !names.is_empty()) {
-        let apart = match names.len() {
-            1 => "component that sets this case apart is",
-            _ => "components that set this case apart are",
-        };
-        let here = match localization.set[..] == [contrast.component] {
-            true => ", but".to_owned(),
-            false => format!(
-                ". That of {} alone removes {}, but",
-                contrast.component,
-                whole(contrast.necessity)
-            ),
-        };
-        let passed_on = relay
-            .map(|relay| format!(" {} passes on whatever is put there.", relay.component))
-            .unwrap_or_default();
-        return Some(format!(
-            "The {apart} {}: {removes}{here} only {} of that of {}.{passed_on}",
-            list(&names, 6),
-            of_controls(contrast),
-            ordinary(contrast)
-        ));
-    }
-    match relay {
-        _ if !names.is_empty() => Some(format!("Localized to {}: {removes}.", list(&names, 6))),
-        Some(relay) => Some(format!(
-            "No explanation was found beyond relaying: {} mediates {} of the effect, but also {} \
-            of that of {}.",
-            relay.component,
-            whole(relay.necessity),
-            of_controls(relay),
-            ordinary(relay)
-        )),
-        None if localization.contrasts.is_empty() => None,
-        None => Some("No component sets this case apart from ordinary content.".into()),
-    }
-}
-
-/// Returns a share between none and all, in whole percent.
-pub fn whole(share: f64) -> String {
-    format!("{:.0}%", 100.0 * share.clamp(0.0, 1.0))
-}
-
-/// Returns the share of their effect that a component mediates in controls, as a range.
-pub fn of_controls(contrast: &Contrast) -> String {
-    match (contrast.controls.first(), contrast.controls.last()) {
-        (Some(low), Some(high)) => match (whole(*low), whole(*high)) {
-            (low, high) if low == high => low,
-            (low, high) => format!("{low} to {high}"),
-        },
-        _ => "none".into(),
-    }
-}
-
-fn ordinary(contrast: &Contrast) -> String {
-    format!("ordinary content ({} controls)", contrast.controls.len())
-}
-
 /// Says which heads attend to the replaced tokens, compared with other tokens in their place;
 /// `None` if no head stands out.
 pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
@@ -344,63 +275,6 @@ pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
         list(&attending, 4),
         percent(own)
     ))
-}
-
-/// Puts necessity and sufficiency of the set into words.
-pub fn necessity_and_sufficiency(localization: &Localization) -> String {
-    let best = localization.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
-    let random = best
-        .map(|c| {
-            let sets = match localization.controls.len() {
-                1 => "the one other set of the same kinds and size removes".to_owned(),
-                n => format!("{n} random sets of the same kinds and size remove at most"),
-            };
-            format!("; {sets} {}", percent(c))
-        })
-        .unwrap_or_default();
-    format!(
-        "Patching the set's clean output into the corrupted run removes {} of the effect{random}. \
-        Patching its corrupted output into the clean run reproduces {} of it.",
-        percent(localization.necessity),
-        percent(localization.sufficiency)
-    )
-}
-
-/// Says how much of the effect acts through routing; `None` for a model without experts.
-pub fn routing(localization: &Localization) -> Option<String> {
-    let share = percent(localization.routing?.clamp(0.0, 1.0));
-    Some(format!(
-        "Routing every token as in the clean run removes {share} of the effect: that much of it \
-        acts through routing."
-    ))
-}
-
-/// Says whether the single effects add up to the joint effect.
-pub fn emergence(localization: &Localization) -> String {
-    match localization.emergence {
-        None if localization.set.len() <= 1 => "A single component: there is nothing to add \
-            up."
-        .into(),
-        None => "In the clean run the set reproduces almost none of the effect, so emergence is \
-            undefined."
-            .into(),
-        Some(e) if !e.is_finite() => "Emergence could not be measured.".into(),
-        Some(e) if e > 0.25 => format!(
-            "The parts do not add up to the whole: {} of their joint effect appears only when all \
-            members act together (emergence).",
-            percent(e.min(1.0))
-        ),
-        Some(e) if e < -0.25 => format!(
-            "The members are redundant: their single effects sum to more than their joint effect \
-            (emergence {}).",
-            number(e)
-        ),
-        Some(e) => format!(
-            "The single effects roughly add up to the joint effect (emergence \
-            {}).",
-            number(e)
-        ),
-    }
 }
 
 /// Sorts cases: those that are consistent in new prompts first, then by the ratio of score to

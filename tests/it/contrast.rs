@@ -23,7 +23,7 @@ fn what_any_token_goes_through_is_a_relay() {
     let evaluator = ModelEvaluator::new(&model);
     let prompt = EchoPrompt::candidates(&model).unwrap().remove(0);
     let [glitch] = model.encode("ashington").unwrap()[1..] else { panic!("not one token") };
-    let found = localize_against_controls(&evaluator, &prompt.with_token(glitch), 1).unwrap();
+    let found = localize_against_controls(&evaluator, &prompt.with_token(glitch), None, 1).unwrap();
     let relay = found.relay().unwrap();
     assert!(relay.necessity > 0.99 && relay.controls.len() == 19 && relay.controls[0] > 0.9);
     let first_mlp = found.contrasts.iter().find(|c| c.component == Component::Mlp { layer: 0 });
@@ -42,7 +42,7 @@ fn the_last_token_can_be_replaced() {
     let ids = model.encode(PROMPTS[0]).unwrap();
     let edit = Edit::Replace { position: ids.len() - 1, id: 777 };
     let trial = Trial::new(ids, []).with_edits(vec![edit]);
-    let mut found = localize_against_controls(&evaluator, &trial, 1).unwrap();
+    let mut found = localize_against_controls(&evaluator, &trial, None, 1).unwrap();
     assert!(!found.contrasts.is_empty());
     attribute_replaced_tokens(&evaluator, &trial, &mut found, 1, None).unwrap();
     assert!(found.attribution.is_none());
@@ -66,7 +66,7 @@ fn edits_at_the_end_of_the_prompt_are_patched() {
             })
             .collect();
         let options = LocalizeOptions::default();
-        let found = localize(&evaluator, &trial, &controls, &options).unwrap();
+        let found = localize(&evaluator, &trial, &controls, &[], &options).unwrap();
         let most = found.contrasts.iter().map(|c| c.necessity).fold(0.0, f64::max);
         assert!(most > 0.5, "{edit:?}: {:?}", found.contrasts);
     }
@@ -91,7 +91,7 @@ fn ordinary_replacements_have_nothing_specific() {
             Edit::Replace { position, id: *like.choose(&mut rng).unwrap() }
         });
         let trial = Trial::new(base, []).with_edits(edits.to_vec());
-        let found = localize_against_controls(&evaluator, &trial, n as u64).unwrap();
+        let found = localize_against_controls(&evaluator, &trial, None, n as u64).unwrap();
         compared += usize::from(found.contrasts.iter().any(|c| c.controls.len() == 19));
         explained.extend(found.set.first().map(|c| format!("{n}: {c}")));
     }

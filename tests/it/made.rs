@@ -45,8 +45,12 @@ pub fn case() -> &'static Case {
             lineage,
         };
         let reference = model.reference();
-        let explainer =
-            ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
+        let explainer = ModelExplainer {
+            evaluator: &evaluator,
+            model: &reference,
+            new_prompts: None,
+            attribution: None,
+        };
         explainer.explain(&finding, true).unwrap().0
     })
 }

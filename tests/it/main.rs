@@ -11,6 +11,7 @@ mod cut_out;
 mod edits;
 mod experts;
 mod gradient;
+mod graph;
 mod hostile;
 mod identity;
 mod imports;

@@ -49,7 +49,12 @@ fn main() -> Result<()> {
     let replicator = Some(Replicator { prompts: &new_prompts, null: false });
     let floor = evaluator.score_noise_floor()?;
     let reference = model.reference();
-    let explainer = ModelExplainer { evaluator: &evaluator, model: &reference, attribution: None };
+    let explainer = ModelExplainer {
+        evaluator: &evaluator,
+        model: &reference,
+        new_prompts: None,
+        attribution: None,
+    };
     let token = |id| model.token(id);
     let parents = seed_prompts(&model, CONTINUATION)?;
     let baselines = evaluator.observe(

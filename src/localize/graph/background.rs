@@ -43,7 +43,7 @@ impl Background {
     ///
     /// # Errors
     /// Errors of the evaluator.
-    pub fn new(symptom: &Symptom, controls: &[Trial]) -> Result<Option<Self>> {
+    pub fn new(symptom: &Symptom, controls: &[Trial]) -> Result<Self> {
         let (evaluator, config) = (symptom.runs.evaluator, &symptom.runs.evaluator.model.config);
         let shown = &symptom.runs.corrupted.trial;
         let edited = (shown.edits.iter().filter_map(Edit::component))
@@ -72,13 +72,13 @@ impl Background {
                 log_prob: symptom.corrupted - symptom.effect,
                 activations: clean.activations.clone(),
             };
-            return Ok(Some(Self {
+            return Ok(Self {
                 runs: vec![run],
                 baseline: Baseline::Clean,
                 stretches: symptom.runs.aligned.clone(),
                 effect: symptom.effect,
                 edited,
-            }));
+            });
         }
         let mean = chosen.iter().map(|(_, p)| p).sum::<f64>() / chosen.len() as f64;
         let mut runs = Vec::new();
@@ -86,13 +86,13 @@ impl Background {
             let activations = Arc::new(evaluator.activations(trial, &[])?);
             runs.push(BackgroundRun { trial: trial.clone(), log_prob, activations });
         }
-        Ok(Some(Self {
+        Ok(Self {
             runs,
             baseline: Baseline::Controls,
             stretches: vec![(0, 0, len)],
             effect: symptom.corrupted - mean,
             edited,
-        }))
+        })
     }
 
     /// Returns the position in the background's runs of one in the corrupted run.

@@ -15,6 +15,8 @@ mod background;
 mod paths;
 mod search;
 
+pub use background::Background;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -22,10 +24,9 @@ use serde::{Deserialize, Serialize};
 use super::Effect;
 use super::set::LocalizeOptions;
 use super::symptom::Symptom;
-use crate::edit::{Component, Trial};
+use crate::edit::Component;
 use crate::error::Result;
 use crate::evaluate::hook_name;
-use background::Background;
 use search::Search;
 
 /// The largest number of nodes of a graph.
@@ -57,6 +58,8 @@ pub struct Node {
     pub position: usize,
     /// The token at `position`.
     pub id: u32,
+    /// That token, decoded: a comment.
+    pub text: String,
     /// Share of the effect that is removed when it alone has the background's output.
     pub necessity: f64,
     /// Share of the effect that it passes to the logits directly where the graph is alone; the rest
@@ -117,12 +120,11 @@ pub type Place = (Component, usize);
 /// Errors of the evaluator.
 pub fn graph(
     symptom: &Symptom,
-    controls: &[Trial],
+    background: &Background,
     effects: &[Effect],
     options: &LocalizeOptions,
 ) -> Result<(Option<Graph>, u64)> {
-    let Some(background) = Background::new(symptom, controls)? else { return Ok((None, 0)) };
-    let mut search = Search::new(symptom, &background, effects, options);
+    let mut search = Search::new(symptom, background, effects, options);
     let places = search.smallest()?;
     if places.is_empty() {
         return Ok((None, search.calls));
@@ -139,6 +141,7 @@ pub fn graph(
             hook: hook_name(&component, config),
             position,
             id: ids[position],
+            text: symptom.runs.evaluator.model.token(ids[position]),
             necessity,
             direct,
         })

@@ -140,8 +140,8 @@ impl<'s> Search<'s, '_, '_> {
         let runs = &self.symptom.runs;
         let (evaluator, config) = (runs.evaluator, &runs.evaluator.model.config);
         let d = config.hidden_size;
-        let pairs: Vec<(usize, usize)> = (0..=self.symptom.position)
-            .filter_map(|position| Some((self.background.source(position)?, position)))
+        let pairs: Vec<(usize, usize)> = (self.positions.iter())
+            .filter_map(|position| Some((self.background.source(*position)?, *position)))
             .collect();
         let stream = |position| (Variant::default(), (0, Site::ResidPre, 0..d, position));
         let own: Vec<_> = pairs.iter().map(|(_, position)| stream(*position)).collect();

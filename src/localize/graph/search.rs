@@ -18,6 +18,10 @@ use crate::rng;
 /// The sizes of graph that are tried, of the places in the order of their attribution.
 const SIZES: [usize; 13] = [1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48];
 
+/// The faithfulness that is aimed at against one run of the background, so that the goal is reached
+/// against all of them.
+const AIM: f64 = GOAL + 0.05;
+
 /// The share of the best graph's faithfulness that a smaller one must keep, if none reaches the
 /// goal.
 const KEPT: f64 = 0.95;
@@ -34,8 +38,8 @@ pub struct Search<'s, 'a, 'm> {
     effects: &'s [Effect],
     /// The components of each layer that can be nodes: heads or the mixer, and the MLP.
     pub units: Vec<(Vec<Component>, Option<Component>)>,
-    /// Positions that can differ from the background.
-    positions: Vec<usize>,
+    /// The positions at which some block's output is not as in the background.
+    pub positions: Vec<usize>,
     seed: u64,
     /// Trials evaluated so far.
     pub calls: u64,
@@ -70,18 +74,17 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
         Self { positions, ..search }
     }
 
-    /// Returns true if anything at a position is not as in the background.
+    /// Returns true if a block's output at a position is not as in the background.
     fn differs(&self, position: usize) -> bool {
+        let config = &self.symptom.runs.evaluator.model.config;
         let Some(source) = self.background.source(position) else { return false };
+        let own = &self.symptom.runs.corrupted.activations;
         self.background.runs.iter().any(|run| {
-            let sites = &self.symptom.runs.corrupted.activations.sites;
-            sites.iter().any(|(key, values)| {
-                let Some(others) = run.activations.sites.get(key) else { return false };
-                let positions = self.symptom.runs.corrupted.activations.positions;
-                let width = values.len() / positions.max(1);
-                let other = others.get(source * width..(source + 1) * width);
-                matches!(key.1, Site::AttnOut | Site::MlpOut)
-                    && other != values.get(position * width..(position + 1) * width)
+            self.units.iter().enumerate().any(|(layer, (_, mlp))| {
+                [config.mixer(layer)].iter().chain(mlp).any(|block| {
+                    let other = run.activations.output(block, source..source + 1, config);
+                    other.is_some() && other != own.output(block, position..position + 1, config)
+                })
             })
         })
     }
@@ -164,42 +167,59 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
         }
         graphs.sort_by_key(Places::len);
         graphs.dedup();
-        let measured = self.faithfulness(&graphs.iter().collect::<Vec<_>>())?;
+        let measured = self.provisional(&graphs)?;
         let best = measured.iter().copied().fold(0.0, f64::max);
-        let least = if best >= GOAL { GOAL } else { KEPT * best };
+        let least = if best >= AIM { AIM } else { KEPT * best };
         let Some(at) = measured.iter().position(|f| *f >= least && best > 0.0) else {
             return Ok(Vec::new());
         };
         let mut graph = graphs[at].clone();
-        loop {
-            let members: Vec<Place> = graph.iter().copied().collect();
-            let without = |place: &Place| {
-                let mut smaller = graph.clone();
-                smaller.remove(place);
-                smaller
-            };
-            let smaller: Vec<Places> = members.iter().map(without).collect();
-            let measured = self.faithfulness(&smaller.iter().collect::<Vec<_>>())?;
-            let mut order: Vec<(f64, Place)> = measured.into_iter().zip(members).collect();
-            order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            let Some(&(without_weakest, weakest)) = order.first() else { break };
-            let excess = graph.len().saturating_sub(MAX_NODES);
-            if excess == 0 && without_weakest < least {
-                break;
-            }
-            // Far too many: the weakest go together.
-            let gone = excess / 2;
-            order[..gone.max(1)].iter().for_each(|(_, place)| {
-                graph.remove(place);
-            });
-            graph.remove(&weakest);
-            if graph.is_empty() {
-                break;
-            }
+        while let Some(smaller) = self.smaller(&graph, least)? {
+            graph = smaller;
         }
         let mut places: Vec<Place> = graph.into_iter().collect();
         places.sort_by_key(|(component, position)| (self.order(component), *position, *component));
         Ok(places)
+    }
+
+    /// Leaves out as many places of a graph as it can do without, or has to; `None` if there are
+    /// none. The places are left out in the order of what each does, 1, 2, 4, ... of them.
+    fn smaller(&mut self, graph: &Places, least: f64) -> Result<Option<Places>> {
+        let without = |gone: &[Place]| -> Places {
+            graph.iter().copied().filter(|place| !gone.contains(place)).collect()
+        };
+        let members: Vec<Place> = graph.iter().copied().collect();
+        let single: Vec<Places> = members.iter().map(|place| without(&[*place])).collect();
+        let mut order: Vec<(f64, Place)> =
+            self.provisional(&single)?.into_iter().zip(members).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let order: Vec<Place> = order.into_iter().map(|(_, place)| place).collect();
+        let powers = std::iter::successors(Some(1), |n| Some(2 * n));
+        let smaller: Vec<Places> =
+            powers.take_while(|n| *n < order.len()).map(|n| without(&order[..n])).collect();
+        let measured = self.provisional(&smaller)?;
+        let most = measured.iter().rposition(|f| *f >= least);
+        let excess = graph.len().saturating_sub(MAX_NODES);
+        Ok(match most {
+            Some(at) => smaller.get(at).cloned(),
+            // Too many: half of what has to go, and what is left is ordered anew.
+            None if excess > 0 => Some(without(&order[..excess.div_ceil(2)])),
+            None => None,
+        })
+    }
+
+    /// Measures faithfulness against the first run of the background alone.
+    fn provisional(&mut self, graphs: &[Places]) -> Result<Vec<f64>> {
+        let Some(run) = self.background.runs.first() else { return Ok(Vec::new()) };
+        let mut requests = Vec::with_capacity(graphs.len());
+        for graph in graphs {
+            requests.push(self.request(self.alone(graph, run)?));
+        }
+        self.calls += requests.len() as u64;
+        let observed = self.symptom.runs.evaluator.observe(&requests)?;
+        let effect = self.symptom.corrupted - run.log_prob;
+        let left = |o| 1.0 - (self.symptom.corrupted - last(o)) / effect;
+        Ok(observed.iter().map(left).map(|f| if f.is_nan() { 0.0 } else { f }).collect())
     }
 
     /// Returns where a component is computed: its layer, and whether it is the layer's MLP.

@@ -1,0 +1,250 @@
+//! The explanation of a case in sentences, from its figures alone.
+
+use super::format::{list, percent, quoted};
+use crate::localize::{
+    Baseline, Contrast, DirectionAt, Graph, Localization, Node, Pair, PairKind, Role,
+};
+use crate::text::plural;
+
+/// Pairs that are named in a sentence.
+const MOST_PAIRS: usize = 3;
+
+/// Explains a case: what it makes the model say, the path that this takes, what is specific to it,
+/// and how the strongest components work together. Unescaped.
+pub fn sentences(found: &Localization) -> Vec<String> {
+    let all = [
+        symptom(found),
+        path(found),
+        specific(found),
+        direction(found),
+        pairs(found),
+        routing(found),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+/// Explains a case in short: the path, and what is specific to it. Unescaped.
+pub fn brief(found: &Localization) -> Vec<String> {
+    [generalizes(found), path(found), specific(found)].into_iter().flatten().collect()
+}
+
+/// Says what the edits make the model say.
+fn symptom(found: &Localization) -> Option<String> {
+    let symptom = found.symptom.as_ref()?;
+    let says = if symptom.effect > 0.0 { "say" } else { "no longer say" };
+    Some(format!(
+        "The edits make the model {says} {} after position {} ({:+.1} nats).",
+        quoted(&symptom.text),
+        symptom.position,
+        symptom.effect
+    ))
+}
+
+/// Says which places make the symptom alone.
+fn path(found: &Localization) -> Option<String> {
+    let graph = found.graph.as_ref()?;
+    let share = percent(graph.faithfulness.clamp(0.0, 1.0));
+    if !graph.is_faithful() {
+        return Some(format!(
+            "No small part of the model does this: the best graph of {} does {share} of it alone.",
+            plural(graph.nodes.len() as u64, "place")
+        ));
+    }
+    let rest = match graph.baseline {
+        Baseline::Controls => "everything else as in controls",
+        Baseline::Clean => "everything else as without the edits",
+    };
+    let random = match (graph.random.get(graph.random.len() / 2), graph.random.last()) {
+        (Some(median), Some(most)) => format!(
+            "; random graphs as large do {}, at most {}",
+            percent(median.clamp(0.0, 1.0)),
+            percent(most.clamp(0.0, 1.0))
+        ),
+        _ => String::new(),
+    };
+    Some(format!(
+        "It goes through {}: {} {share} of it alone, with {rest}{random}.",
+        places(graph),
+        if graph.nodes.len() == 1 { "this does" } else { "these do" },
+    ))
+}
+
+/// Lists the nodes of a graph, those at one position together.
+fn places(graph: &Graph) -> String {
+    let mut groups: Vec<Vec<&Node>> = Vec::new();
+    for node in &graph.nodes {
+        match groups.last_mut() {
+            Some(group) if group.iter().all(|other| other.position == node.position) => {
+                group.push(node);
+            }
+            _ => groups.push(vec![node]),
+        }
+    }
+    let named = groups.iter().filter_map(|group| {
+        let names: Vec<String> = group.iter().map(|node| node.component.to_string()).collect();
+        let first = group.first()?;
+        Some(format!(
+            "{} at position {} ({})",
+            list(&names, 12),
+            first.position,
+            quoted(&first.text)
+        ))
+    });
+    named.collect::<Vec<_>>().join(", then ")
+}
+
+/// Says what is specific to the case, and what mediates whatever is put in its place.
+pub fn specific(found: &Localization) -> Option<String> {
+    let names: Vec<String> = found.set.iter().map(ToString::to_string).collect();
+    let their = if names.len() == 1 { "its" } else { "their" };
+    let removes = format!(
+        "patching in {their} clean output removes {} of the effect",
+        percent(found.necessity)
+    );
+    let relay = found.relay();
+    let specific = found.contrasts.iter().find(|c| c.role == Role::Specific);
+    if let Some(contrast) = specific.filter(|_| !names.is_empty()) {
+        let apart = match names.len() {
+            1 => "component that sets this case apart is",
+            _ => "components that set this case apart are",
+        };
+        let here = match found.set[..] == [contrast.component] {
+            true => ", but".to_owned(),
+            false => format!(
+                ". That of {} alone removes {}, but",
+                contrast.component,
+                whole(contrast.necessity)
+            ),
+        };
+        let passed_on = relay
+            .map(|relay| format!(" {} passes on whatever is put there.", relay.component))
+            .unwrap_or_default();
+        return Some(format!(
+            "The {apart} {}: {removes}{here} only {} of that of {}.{passed_on}",
+            list(&names, 6),
+            of_controls(contrast),
+            ordinary(contrast)
+        ));
+    }
+    match relay {
+        _ if !names.is_empty() => Some(format!(
+            "Outside the edits it is localized to {}: {removes}{}.",
+            list(&names, 6),
+            random_sets(found)
+        )),
+        Some(relay) => Some(format!(
+            "No explanation was found beyond relaying: {} mediates {} of the effect, but also {} \
+            of that of {}.",
+            relay.component,
+            whole(relay.necessity),
+            of_controls(relay),
+            ordinary(relay)
+        )),
+        None if found.contrasts.is_empty() => None,
+        None => Some("No component sets this case apart from ordinary content.".into()),
+    }
+}
+
+/// Says what random sets of the same kinds and size remove.
+fn random_sets(found: &Localization) -> String {
+    let best = found.controls.iter().copied().filter(|c| !c.is_nan()).max_by(f64::total_cmp);
+    let Some(best) = best else { return String::new() };
+    let sets = match found.controls.len() {
+        1 => "the one other set of the same kinds and size removes".to_owned(),
+        n => format!("{n} random sets of the same kinds and size remove at most"),
+    };
+    format!("; {sets} {}", percent(best))
+}
+
+/// Says in how many new prompts the explanation holds: the named set or, where nothing is named, the
+/// direction. `None` if it was not tried.
+pub fn generalizes(found: &Localization) -> Option<String> {
+    let tried = found.generalization.as_ref()?;
+    if tried.with_effect == 0 {
+        let prompts = plural(tried.prompts as u64, "new prompt");
+        return Some(format!("In {prompts} the edits have no effect to explain."));
+    }
+    let (what, count) = match (tried.set, &tried.direction) {
+        (Some(count), _) => {
+            let names: Vec<String> = found.set.iter().map(ToString::to_string).collect();
+            (format!("patching {} clean removes most of the effect", list(&names, 6)), count)
+        }
+        (None, Some(direction)) => (
+            format!("a direction after {} removes most of the effect", direction.component),
+            direction.removed,
+        ),
+        (None, None) => return None,
+    };
+    Some(format!("Generalizes to {count} of {} new prompts: {what}.", tried.with_effect))
+}
+
+/// Says what the direction does in new prompts.
+fn direction(found: &Localization) -> Option<String> {
+    let tried = found.generalization.as_ref().filter(|tried| tried.with_effect > 0)?;
+    let direction = tried.direction.as_ref()?;
+    let at = match direction.at {
+        DirectionAt::Edits => "at the edits",
+        DirectionAt::Symptom => "where the symptom is predicted",
+    };
+    Some(format!(
+        "The direction in which the case differs from its controls after {}, {at}, makes most of \
+        the effect in {} of {} new prompts when it is added to the clean run (random ones in {}), \
+        and removes it in {} when it is held at its clean value (random ones in {}).",
+        direction.component,
+        direction.made,
+        tried.with_effect,
+        direction.made_by_random,
+        direction.removed,
+        direction.removed_by_random
+    ))
+}
+
+/// Names the pairs that do more than add up.
+fn pairs(found: &Localization) -> Option<String> {
+    let interactions = found.interactions.as_ref()?;
+    let named = |pair: &&Pair| matches!(pair.kind, PairKind::And | PairKind::Or | PairKind::Chain);
+    let said: Vec<String> =
+        interactions.pairs.iter().filter(named).take(MOST_PAIRS).map(pair).collect();
+    (!said.is_empty()).then(|| format!("Of the strongest components, {}.", list(&said, MOST_PAIRS)))
+}
+
+/// Says how two components work together.
+fn pair(pair: &Pair) -> String {
+    let [first, second] = &pair.components;
+    match pair.kind {
+        PairKind::Chain => format!("{first} acts through {second}"),
+        PairKind::And => format!("{first} and {second} act only together"),
+        PairKind::Or => format!("either of {first} or {second} is enough"),
+        PairKind::Additive => format!("{first} and {second} add up"),
+        PairKind::Mixed => format!("{first} and {second} interact"),
+    }
+}
+
+/// Says how much of the effect acts through routing; `None` for a model without experts.
+fn routing(found: &Localization) -> Option<String> {
+    let share = percent(found.routing?.clamp(0.0, 1.0));
+    Some(format!(
+        "Routing every token as in the clean run removes {share} of the divergence: that much of \
+        it acts through routing."
+    ))
+}
+
+/// Returns a share between none and all, in whole percent.
+pub fn whole(share: f64) -> String {
+    format!("{:.0}%", 100.0 * share.clamp(0.0, 1.0))
+}
+
+/// Returns the share of their effect that a component mediates in controls, as a range.
+pub fn of_controls(contrast: &Contrast) -> String {
+    match (contrast.controls.first(), contrast.controls.last()) {
+        (Some(low), Some(high)) => match (whole(*low), whole(*high)) {
+            (low, high) if low == high => low,
+            (low, high) => format!("{low} to {high}"),
+        },
+        _ => "none".into(),
+    }
+}
+
+fn ordinary(contrast: &Contrast) -> String {
+    format!("ordinary content ({} controls)", contrast.controls.len())
+}
