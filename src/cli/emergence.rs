@@ -168,7 +168,7 @@ fn heading(found: &Emergence, of: &str, model: &str, seconds: f64) {
     });
     let run = (found.sets_used + found.dead) as u64;
     output::line(match found.exact {
-        true => format!("all {} of them were run", plural(run, "set")),
+        true => format!("all of them were run: {}", plural(run, "set")),
         false => format!("drawn from them: {}", plural(run, "different set")),
     });
     output::line(format!(
@@ -198,24 +198,29 @@ fn shares(found: &Emergence, scale: Scale) {
     };
     output::line(format!("\n{name}: variance of held-out sets explained, % [95%]"));
     let most = found.shares.iter().map(|of| of.orders.len()).max().unwrap_or(0).max(1);
+    let with_dead = found.with_dead.iter().map(|of| (format!("{}*", of.function.name()), of));
+    let rows: Vec<(String, &OrderShares)> = found
+        .shares
+        .iter()
+        .map(|of| (of.function.name().to_owned(), of))
+        .chain(with_dead)
+        .filter(|(_, of)| of.scale == scale)
+        .collect();
     for first in (0..most).step_by(COLUMNS) {
         let columns = first..most.min(first + COLUMNS);
         let heads: String =
-            columns.clone().map(|order| format!("{:>20}", order_name(order + 1))).collect();
-        output::line(format!("{:<14}{heads}{:>6}", "", "95%"));
-        let rows = found.shares.iter().map(|of| (of.function.name(), of));
-        let is_model = |of: &&OrderShares| of.function == Function::Model;
-        let dead = found.with_dead.iter().filter(is_model).map(|of| ("with dead", of));
-        for (name, of) in rows.chain(dead).filter(|(_, of)| of.scale == scale) {
+            columns.clone().map(|order| format!("{:>21}", order_name(order + 1))).collect();
+        output::line(format!("{:<11}{heads}{:>5}", "", "95%"));
+        for (name, of) in &rows {
             let cell = |order: usize| of.orders.get(order).map_or("-".into(), percent);
             let cells: String =
-                columns.clone().map(|order| format!("{:>20}", cell(order))).collect();
+                columns.clone().map(|order| format!("{:>21}", cell(order))).collect();
             let order = match (of.order_for_95, of.orders.len()) {
                 (Some(order), _) => order.to_string(),
                 (None, 0) => "-".into(),
                 (None, orders) => format!(">{orders}"),
             };
-            output::line(format!("{name:<14}{cells}{order:>6}"));
+            output::line(format!("{name:<11}{cells}{order:>5}"));
         }
     }
 }
@@ -241,6 +246,9 @@ fn percent(estimate: &Estimate) -> String {
 
 /// Says what the tables come to, in sentences.
 fn conclusion(found: &Emergence) {
+    if !found.with_dead.is_empty() && found.dead > 0 {
+        output::line("* with the dead sets");
+    }
     output::line("");
     for scale in Scale::ALL {
         let of = |function: Function| -> Option<&OrderShares> {
@@ -263,20 +271,21 @@ fn conclusion(found: &Emergence) {
         };
         let more = match (points(1), points(2)) {
             (Some(pairs), Some(triples)) => {
-                format!("; pairs add {pairs} points,\ntriples {triples}")
+                format!(";\npairs add {pairs} points, triples {triples}.")
             }
-            (Some(pairs), None) => format!("; pairs add {pairs} points"),
-            _ => String::new(),
+            (Some(pairs), None) => format!(";\npairs add {pairs} points."),
+            _ => ".".into(),
         };
+        let percent = |estimate: &Estimate| percent(estimate).replacen(' ', "% ", 1);
         output::line(format!(
-            "{name}: single lesions explain {}% of the variance{more}.",
-            percent(first)
+            "{name}: single lesions explain {} of the variance{more} Their\nmeasured effects added \
+            up, without a fit, predict {}.",
+            percent(first),
+            percent(&found.sum_of_parts[scale as usize])
         ));
         output::line(format!(
-            "The additive surrogate's explain {}%. Summed without a fit, they\npredict {}% of the \
-            model.",
-            percent(reference),
-            percent(&found.sum_of_parts[scale as usize])
+            "In the additive surrogate single lesions explain {}.",
+            percent(reference)
         ));
         if let Some(beyond) = &found.beyond_surrogate[scale as usize] {
             output::line(verdict(beyond));
@@ -288,26 +297,24 @@ fn conclusion(found: &Emergence) {
         .map(|p| format!("{} {} of {}", p.function.name(), p.named, p.terms.len()))
         .collect();
     output::line(format!(
-        "Planted interactions ({:.2} nats) among the strongest: {}.",
+        "Planted interactions of {:.2} nats that are found again: {}.",
         found.planted_nats,
-        planted.join(", ").replace("planted ", "")
+        planted.join(", ")
     ));
 }
 
 /// Says whether the model has more high orders than its surrogate.
 fn verdict(beyond: &Estimate) -> String {
     let points = |share: f64| 100.0 * share;
-    let difference = percent(beyond);
-    let Some((low, high)) = beyond.interval else {
-        return format!("Difference to the surrogate: {difference} points, from a single text.");
+    let said = match beyond.interval {
+        None => "an interval needs more than one text",
+        Some((_, high)) if points(high) < NEGLIGIBLE_POINTS => {
+            "here the whole is the sum of its parts"
+        }
+        Some((low, _)) if low > 0.0 => "the whole is not the sum of its parts",
+        Some(_) => "not enough to tell",
     };
-    if points(high) < NEGLIGIBLE_POINTS {
-        format!("So the whole is the sum of its parts here: {difference} points less.")
-    } else if low > 0.0 {
-        format!("So the whole is more than the sum of its parts: {difference} points less.")
-    } else {
-        format!("Whether the whole is more than the sum is open: {difference} points less.")
-    }
+    format!("The model's have {} points less: {said}.", percent(beyond))
 }
 
 /// Prints the spectra of the model and its surrogate over all subsets.

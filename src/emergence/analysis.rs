@@ -115,8 +115,8 @@ pub struct Emergence {
     pub unigram_loss: f64,
     /// Shares by order, of each function and scale.
     pub shares: Vec<OrderShares>,
-    /// Shares by order of the model and its surrogate where dead sets count too; none if a value is
-    /// not finite.
+    /// Shares by order of the model and its surrogate where dead sets count too; none if there are none,
+    /// or if a value is not finite.
     pub with_dead: Vec<OrderShares>,
     /// Share of the model's variance that the surrogate, without any fit, predicts: in the loss and
     /// in the logit.
@@ -261,7 +261,7 @@ pub fn analyse(measured: &Measured, run: &Run, more: MoreSets) -> Result<Emergen
         let values = measured.mean(Function::Model, *scale);
         weighted.iter().all(|at| values[*at].is_finite())
     });
-    let with_dead = match model_is_finite {
+    let with_dead = match model_is_finite && alive.len() < weighted.len() {
         true => {
             let functions = [Function::Model, Function::Surrogate];
             Fits::new(measured, &functions, &weighted, run).table(&functions, &count_dead)

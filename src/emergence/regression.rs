@@ -23,6 +23,11 @@ pub const MOST_ORDERS: usize = 5;
 /// The number of folds.
 const FOLDS: usize = 5;
 
+/// The most sets that one fit is made to, and that penalties are chosen with: the time of a fit
+/// grows with the cube of their number. All other sets are predicted all the same.
+const TRAINING_SETS: usize = 1024;
+const PENALTY_SETS: usize = 512;
+
 /// Variance of the coefficients of each order, and of what is left, which are added up.
 #[derive(Debug, Clone, PartialEq)]
 struct Penalty {
@@ -31,7 +36,7 @@ struct Penalty {
 }
 
 /// Variances of what is left that are tried, in variances of order 1.
-const NOISE: [f64; 6] = [1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
+const NOISE: [f64; 8] = [1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0];
 /// Ratios of the variance of an order to that of the order below it that are tried.
 const RATIOS: [f64; 4] = [0.01, 0.05, 0.2, 1.0];
 /// Variance of the constant, which the functions are nearly free of.
@@ -111,8 +116,9 @@ impl<'a> Samples<'a> {
         // errors[fold][order][penalty][function]: of penalties, on sets of the training sets.
         let errors: Vec<Vec<Vec<Vec<f64>>>> = (0..FOLDS)
             .map(|fold| {
-                let validation = &folds[(fold + 1) % FOLDS];
-                let train = others(&folds, &[fold, (fold + 1) % FOLDS]);
+                let next = &folds[(fold + 1) % FOLDS];
+                let validation = &next[..next.len().min(PENALTY_SETS)];
+                let train = others(&folds, &[fold, (fold + 1) % FOLDS], PENALTY_SETS);
                 let error = |penalty: &Penalty| self.errors(&train, validation, penalty, &means);
                 grids.iter().map(|grid| grid.par_iter().map(error).collect()).collect()
             })
@@ -123,7 +129,7 @@ impl<'a> Samples<'a> {
                 functions.len()
             ];
         for (fold, held_out) in folds.iter().enumerate() {
-            let train = others(&folds, &[fold]);
+            let train = others(&folds, &[fold], TRAINING_SETS);
             for (order, grid) in grids.iter().enumerate() {
                 let chosen: Vec<usize> = (0..functions.len())
                     .map(|f| smallest(errors[fold][order].iter().map(|of| of[f])))
@@ -156,7 +162,7 @@ impl<'a> Samples<'a> {
                 }
             }
         }
-        let everything: Vec<usize> = (0..n).collect();
+        let everything = others(&folds, &[], TRAINING_SETS);
         let highest = &grids[orders - 1];
         let coefficients = means.par_iter().enumerate().map(|(f, values)| {
             let total = |at: usize| errors.iter().map(|fold| fold[orders - 1][at][f]).sum::<f64>();
@@ -166,7 +172,10 @@ impl<'a> Samples<'a> {
                     let dual = self.dual(&fit, values).0;
                     let scaled = |order: usize| {
                         let scale = penalty.orders[order - 1] / self.products[order];
-                        dual.iter().map(|alpha| alpha * scale).collect()
+                        let mut by_sample = vec![0.0; n];
+                        let of = everything.iter().zip(&dual);
+                        of.for_each(|(&at, alpha)| by_sample[at] = alpha * scale);
+                        by_sample
                     };
                     (1..=orders).map(scaled).collect()
                 }
@@ -283,10 +292,11 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// Returns the members of all folds but these.
-fn others(folds: &[Vec<usize>], but: &[usize]) -> Vec<usize> {
+/// Returns members of all folds but these, at most so many, as many of each fold.
+fn others(folds: &[Vec<usize>], but: &[usize], most: usize) -> Vec<usize> {
     let kept = folds.iter().enumerate().filter(|(fold, _)| !but.contains(fold));
-    kept.flat_map(|(_, members)| members.iter().copied()).collect()
+    let each = most / (folds.len() - but.len());
+    kept.flat_map(|(_, members)| members.iter().take(each).copied()).collect()
 }
 
 /// Returns the mean over the texts.

@@ -51,9 +51,9 @@ impl Function {
         match self {
             Self::Model => "model",
             Self::Surrogate => "additive",
-            Self::And => "planted AND",
-            Self::Or => "planted OR",
-            Self::Chain => "planted chain",
+            Self::And => "AND",
+            Self::Or => "OR",
+            Self::Chain => "chain",
         }
     }
 
