@@ -278,8 +278,8 @@ fn conclusion(found: &Emergence) {
         };
         let percent = |estimate: &Estimate| percent(estimate).replacen(' ', "% ", 1);
         output::line(format!(
-            "{name}: single lesions explain {} of the variance{more} Their\nmeasured effects added \
-            up, without a fit, predict {}.",
+            "{name}: single lesions explain {} of the variance{more} \nTheir measured \
+            effects added up, without a fit, predict {}.",
             percent(first),
             percent(&found.sum_of_parts[scale as usize])
         ));
@@ -297,7 +297,7 @@ fn conclusion(found: &Emergence) {
         .map(|p| format!("{} {} of {}", p.function.name(), p.named, p.terms.len()))
         .collect();
     output::line(format!(
-        "Planted interactions of {:.2} nats that are found again: {}.",
+        "Planted and found again ({:.2} nats): {}.",
         found.planted_nats,
         planted.join(", ")
     ));
@@ -323,7 +323,9 @@ fn spectra(found: &Emergence) {
     let shown: Vec<_> = found.spectra.iter().filter(|of| shown(of.function)).collect();
     let Some(orders) = shown.iter().map(|of| of.orders.len()).max() else { return };
     let columns = orders.min(8);
-    output::line("\nall subsets, each as likely, dead ones too: % of the variance on each order");
+    let how = if shown.iter().all(|of| of.exact) { "exact" } else { "estimated" };
+    output::line("\nall subsets, each as likely, dead ones too: variance on each order, %");
+    output::line(format!("({how} Walsh-Fourier spectrum)"));
     let heads: String = (1..=columns).map(|order| format!("{order:>7}")).collect();
     output::line(format!("{:<16}{heads}", ""));
     for of in shown {

@@ -37,15 +37,20 @@ pub struct OrderShares {
     pub dead: usize,
 }
 
-/// The Walsh-Fourier weights over all subsets, each as likely, dead ones included.
+/// The Walsh-Fourier weights over all subsets, each as likely, dead ones included: exact, or estimated
+/// from drawn subsets.
 #[derive(Debug, Clone, Serialize)]
 pub struct Spectrum {
     /// The function of sets.
     pub function: Function,
     /// The quantity.
     pub scale: Scale,
-    /// The share of the variance on each order from 1; they add up to 1.
+    /// The share of the variance on each order from 1; if exact, they add up to 1.
     pub orders: Vec<Estimate>,
+    /// The share on all orders up to each.
+    pub cumulative: Vec<Estimate>,
+    /// True if all subsets were run; else estimated from those that were drawn.
+    pub exact: bool,
 }
 
 /// What low orders leave of the model, in some of the sets.
@@ -124,7 +129,7 @@ pub struct Emergence {
     /// The share that order 1 explains of the surrogate, minus that of the model: in the loss and in
     /// the logit.
     pub beyond_surrogate: [Option<Estimate>; 2],
-    /// Spectra over all subsets, if all were run and their values are finite.
+    /// Spectra over all subsets, if all were run or drawn from and their values are finite.
     pub spectra: Vec<Spectrum>,
     /// Where what low orders leave is, in the loss and in the logit.
     pub unexplained: Vec<Unexplained>,
@@ -203,7 +208,7 @@ impl<'a> Fits<'a> {
             .zip(&residuals)
             .map(|(values, left): (&ByText, &Vec<ByText>)| {
                 let left: Vec<&ByText> = left.iter().collect();
-                bootstrap.explained(&samples.weights, values, &left)
+                bootstrap.explained(&samples.weights, values, &left, &[])
             })
             .collect();
         Self { samples, values, residuals, coefficients, shares }
@@ -217,7 +222,29 @@ impl<'a> Fits<'a> {
             model.iter().zip(parts).map(|(model, parts)| model - parts).collect()
         };
         let left: ByText = model.iter().zip(parts).map(difference).collect();
-        bootstrap.explained(&self.samples.weights, model, &[&left])[0].estimate()
+        bootstrap.explained(&self.samples.weights, model, &[&left], &[])[0].estimate()
+    }
+
+    /// Estimates the spectra of functions up to the orders that were fitted, from sets drawn from all
+    /// subsets.
+    fn spectra(&self, functions: &[Function], bootstrap: &Bootstrap, seed: u64) -> Vec<Spectrum> {
+        let of = |(function, scale)| {
+            let at = place(function, scale);
+            let left: Vec<&ByText> = self.residuals[at].iter().collect();
+            let unlearned: Vec<Vec<f64>> = (1..)
+                .zip(&left)
+                .map(|(order, left)| self.samples.unlearned(left, order, seed))
+                .collect();
+            let shares =
+                bootstrap.explained(&self.samples.weights, &self.values[at], &left, &unlearned);
+            let cumulative: Vec<Estimate> = shares.iter().map(Replicated::estimate).collect();
+            let orders = shares.iter().enumerate().map(|(at, share)| match at.checked_sub(1) {
+                Some(below) => share.minus(&shares[below]).estimate(),
+                None => share.estimate(),
+            });
+            Spectrum { function, scale, orders: orders.collect(), cumulative, exact: false }
+        };
+        kinds(functions).map(of).collect()
     }
 
     fn table(&self, functions: &[Function], dead: &dyn Fn(Function) -> usize) -> Vec<OrderShares> {
@@ -261,15 +288,21 @@ pub fn analyse(measured: &Measured, run: &Run, more: MoreSets) -> Result<Emergen
         let values = measured.mean(Function::Model, *scale);
         weighted.iter().all(|at| values[*at].is_finite())
     });
-    let with_dead = match model_is_finite && alive.len() < weighted.len() {
-        true => {
-            let functions = [Function::Model, Function::Surrogate];
-            Fits::new(measured, &functions, &weighted, run).table(&functions, &count_dead)
-        }
-        false => Vec::new(),
-    };
+    let some_dead = alive.len() < weighted.len();
+    let functions = [Function::Model, Function::Surrogate];
+    let all =
+        (model_is_finite && some_dead).then(|| Fits::new(measured, &functions, &weighted, run));
+    let with_dead = all.as_ref().map_or(Vec::new(), |all| all.table(&functions, &count_dead));
     let drawn = (!design.exact).then_some(alive.len());
     let bootstrap = Bootstrap::new(measured.texts.len(), drawn, run.seed);
+    let spectra = if design.cube {
+        spectra(measured, &bootstrap)
+    } else if design.measure == Measure::Subsets && model_is_finite {
+        let drawn = Bootstrap::new(measured.texts.len(), Some(weighted.len()), run.seed);
+        all.as_ref().unwrap_or(&fits).spectra(&functions, &drawn, run.seed)
+    } else {
+        Vec::new()
+    };
     let beyond_surrogate = Scale::ALL.map(|scale| {
         let of = |function| fits.shares[place(function, scale)].first();
         Some(of(Function::Surrogate)?.minus(of(Function::Model)?).estimate())
@@ -294,7 +327,7 @@ pub fn analyse(measured: &Measured, run: &Run, more: MoreSets) -> Result<Emergen
         with_dead,
         sum_of_parts: Scale::ALL.map(|scale| fits.sum_of_parts(&bootstrap, scale)),
         beyond_surrogate,
-        spectra: if design.cube { spectra(measured, &bootstrap) } else { Vec::new() },
+        spectra,
         unexplained: Scale::ALL
             .into_iter()
             .filter_map(|scale| where_unexplained(measured, &fits, scale))
@@ -369,8 +402,18 @@ fn spectra(measured: &Measured, bootstrap: &Bootstrap) -> Vec<Spectrum> {
         };
         let coefficients: ByText = values.iter().map(transform).collect();
         let orders = bootstrap.spectrum(&coefficients, &group);
-        let orders = orders.iter().map(Replicated::estimate).collect();
-        Some(Spectrum { function, scale, orders })
+        let mut cumulative: Vec<Replicated> = Vec::new();
+        for order in &orders {
+            let sum = cumulative.last().map_or(order.clone(), |below| order.plus(below));
+            cumulative.push(sum);
+        }
+        Some(Spectrum {
+            function,
+            scale,
+            orders: orders.iter().map(Replicated::estimate).collect(),
+            cumulative: cumulative.iter().map(Replicated::estimate).collect(),
+            exact: true,
+        })
     };
     kinds(&Function::ALL).filter_map(of).collect()
 }

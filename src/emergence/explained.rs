@@ -39,8 +39,18 @@ impl Replicated {
 
     /// Returns the difference, replicate by replicate.
     pub fn minus(&self, other: &Self) -> Self {
+        self.with(other, |a, b| a - b)
+    }
+
+    /// Returns the sum, replicate by replicate.
+    pub fn plus(&self, other: &Self) -> Self {
+        self.with(other, |a, b| a + b)
+    }
+
+    fn with(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
         let pairs = self.replicates.iter().zip(&other.replicates);
-        Self { value: self.value - other.value, replicates: pairs.map(|(a, b)| a - b).collect() }
+        let replicates = pairs.map(|(a, b)| f(*a, *b)).collect();
+        Self { value: f(self.value, other.value), replicates }
     }
 }
 
@@ -71,15 +81,17 @@ impl Bootstrap {
     }
 
     /// Returns the share of the variance of a function, of the mean over its texts, that goes where
-    /// only the residuals are left; one share for each of `residuals`.
+    /// only the residuals are left; one share for each of `residuals`. `unlearned`, if there is any,
+    /// has a matrix for each, `[texts, texts]`, of what their mean square is too large by.
     pub fn explained(
         &self,
         weights: &[f64],
         values: &ByText,
         residuals: &[&ByText],
+        unlearned: &[Vec<f64>],
     ) -> Vec<Replicated> {
         let all = Counts { texts: vec![1.0; values.len()], sets: None };
-        let shares = |counts: &Counts| shares(counts, weights, values, residuals);
+        let shares = |counts: &Counts| shares(counts, weights, values, residuals, unlearned);
         let value = shares(&all);
         let replicates: Vec<Vec<f64>> = self.counts.par_iter().map(shares).collect();
         let of = |(at, value): (usize, &f64)| Replicated {
@@ -126,7 +138,13 @@ impl Bootstrap {
     }
 }
 
-fn shares(counts: &Counts, weights: &[f64], values: &ByText, residuals: &[&ByText]) -> Vec<f64> {
+fn shares(
+    counts: &Counts,
+    weights: &[f64],
+    values: &ByText,
+    residuals: &[&ByText],
+    unlearned: &[Vec<f64>],
+) -> Vec<f64> {
     let weights: Vec<f64> = match &counts.sets {
         Some(sets) => weights.iter().zip(sets).map(|(weight, count)| weight * count).collect(),
         None => weights.to_vec(),
@@ -134,12 +152,22 @@ fn shares(counts: &Counts, weights: &[f64], values: &ByText, residuals: &[&ByTex
     let values = mean(values, &counts.texts);
     let sum: f64 = weights.iter().sum();
     let centre = weights.iter().zip(&values).map(|(w, v)| w * v).sum::<f64>() / sum;
-    let squares = |values: &[f64], centre: f64| -> f64 {
-        weights.iter().zip(values).map(|(w, v)| w * (v - centre) * (v - centre)).sum()
+    let square = |values: &[f64], centre: f64| -> f64 {
+        let squares = weights.iter().zip(values).map(|(w, v)| w * (v - centre) * (v - centre));
+        squares.sum::<f64>() / sum
     };
-    let total = squares(&values, centre);
-    let share = |of: &&ByText| 1.0 - ratio(squares(&mean(of, &counts.texts), 0.0), total);
-    residuals.iter().map(share).collect()
+    let total = square(&values, centre);
+    let texts: f64 = counts.texts.iter().sum();
+    let too_large = |at: usize| -> f64 {
+        let Some(matrix) = unlearned.get(at) else { return 0.0 };
+        let n = counts.texts.len();
+        let term = |(at, x): (usize, &f64)| counts.texts[at / n] * counts.texts[at % n] * x;
+        matrix.iter().enumerate().map(term).sum::<f64>() / (texts * texts)
+    };
+    let share = |(at, of): (usize, &&ByText)| {
+        1.0 - ratio(square(&mean(of, &counts.texts), 0.0) - too_large(at), total)
+    };
+    residuals.iter().enumerate().map(share).collect()
 }
 
 /// Returns the mean over the texts, each counted so often.
@@ -168,16 +196,17 @@ mod tests {
         let values = vec![vec![0.0, 3.0, 4.0], vec![2.0, 3.0, 6.0]];
         let residuals = vec![vec![0.0, 2.0, -1.0], vec![0.0, 0.0, -1.0]];
         let bootstrap = Bootstrap::new(2, None, 1);
-        let of = &bootstrap.explained(&[1.0; 3], &values, &[&residuals])[0];
+        let of = &bootstrap.explained(&[1.0; 3], &values, &[&residuals], &[])[0];
         assert!((of.value - 0.75).abs() < 1e-12, "{}", of.value);
         let (low, high) = of.estimate().interval.unwrap();
         assert!(low <= of.value && of.value <= high && low < high);
         assert_eq!(of.minus(of).estimate(), Estimate { value: 0.0, interval: Some((0.0, 0.0)) });
         // A set without weight counts for nothing.
-        let of = &bootstrap.explained(&[1.0, 0.0, 1.0], &values, &[&residuals])[0];
+        let of = &bootstrap.explained(&[1.0, 0.0, 1.0], &values, &[&residuals], &[])[0];
         assert!((of.value - 0.875).abs() < 1e-12, "{}", of.value);
         let single = Bootstrap::new(1, None, 1);
-        let of = single.explained(&[1.0; 3], &values[..1].to_vec(), &[&residuals[..1].to_vec()]);
+        let of =
+            single.explained(&[1.0; 3], &values[..1].to_vec(), &[&residuals[..1].to_vec()], &[]);
         assert_eq!(of[0].estimate().interval, None);
     }
 
