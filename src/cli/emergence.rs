@@ -278,7 +278,7 @@ fn conclusion(found: &Emergence) {
         };
         let percent = |estimate: &Estimate| percent(estimate).replacen(' ', "% ", 1);
         output::line(format!(
-            "{name}: single lesions explain {} of the variance{more} \nTheir measured \
+            "{name}: single lesions explain {} of the variance{more}\nTheir measured \
             effects added up, without a fit, predict {}.",
             percent(first),
             percent(&found.sum_of_parts[scale as usize])
@@ -287,8 +287,15 @@ fn conclusion(found: &Emergence) {
             "In the additive surrogate single lesions explain {}.",
             percent(reference)
         ));
-        if let Some(beyond) = &found.beyond_surrogate[scale as usize] {
-            output::line(verdict(beyond));
+        match &found.beyond_surrogate[scale as usize] {
+            Some(beyond) => output::line(verdict("The model's", beyond)),
+            None => output::line(
+                "Not judged: the fits fail even on the surrogate's logit, which is additive. Too\n\
+                few sets are alive.",
+            ),
+        }
+        if let Some(beyond) = &found.beyond_surrogate_with_dead[scale as usize] {
+            output::line(verdict("With the dead sets,", beyond));
         }
     }
     let planted: Vec<String> = found
@@ -304,17 +311,18 @@ fn conclusion(found: &Emergence) {
 }
 
 /// Says whether the model has more high orders than its surrogate.
-fn verdict(beyond: &Estimate) -> String {
+fn verdict(of: &str, beyond: &Estimate) -> String {
     let points = |share: f64| 100.0 * share;
     let said = match beyond.interval {
         None => "an interval needs more than one text",
         Some((_, high)) if points(high) < NEGLIGIBLE_POINTS => {
-            "here the whole is the sum of its parts"
+            "the whole is the sum of its parts here"
         }
         Some((low, _)) if low > 0.0 => "the whole is not the sum of its parts",
         Some(_) => "not enough to tell",
     };
-    format!("The model's have {} points less: {said}.", percent(beyond))
+    let verb = if of.ends_with(',') { "the model's have" } else { "have" };
+    format!("{of} {verb} {} points less:\n{said}.", percent(beyond))
 }
 
 /// Prints the spectra of the model and its surrogate over all subsets.

@@ -16,6 +16,8 @@ use crate::error::Result;
 
 /// The share of the variance that an order has to explain to be called enough.
 const ENOUGH: f64 = 0.95;
+/// The share of the surrogate's logit that order 1 has to explain before fits are believed.
+const ADDITIVE: f64 = 0.99;
 /// The fewest sets that are fitted: two in each fold.
 const LEAST_SETS: usize = 10;
 /// The largest interactions that are looked for.
@@ -127,8 +129,11 @@ pub struct Emergence {
     /// in the logit.
     pub sum_of_parts: [Estimate; 2],
     /// The share that order 1 explains of the surrogate, minus that of the model: in the loss and in
-    /// the logit.
+    /// the logit. `None` where the fits fail on the surrogate itself: order 1 has to explain 99% of
+    /// its logit.
     pub beyond_surrogate: [Option<Estimate>; 2],
+    /// The same where dead sets count too.
+    pub beyond_surrogate_with_dead: [Option<Estimate>; 2],
     /// Spectra over all subsets, if all were run or drawn from and their values are finite.
     pub spectra: Vec<Spectrum>,
     /// Where what low orders leave is, in the loss and in the logit.
@@ -212,6 +217,19 @@ impl<'a> Fits<'a> {
             })
             .collect();
         Self { samples, values, residuals, coefficients, shares }
+    }
+
+    /// Returns how much more of the surrogate than of the model order 1 explains, if it explains the
+    /// surrogate's logit, which is additive. Where it does not, the sets are too few, or some part is
+    /// lesioned in too few of them, and the shares say nothing of the model.
+    fn beyond_surrogate(&self) -> [Option<Estimate>; 2] {
+        let first = |function, scale| self.shares[place(function, scale)].first();
+        let control = first(Function::Surrogate, Scale::Logit);
+        let passed = control.is_some_and(|share| share.value >= ADDITIVE);
+        Scale::ALL.map(|scale| {
+            let surrogate = first(Function::Surrogate, scale).filter(|_| passed)?;
+            Some(surrogate.minus(first(Function::Model, scale)?).estimate())
+        })
     }
 
     /// Returns the share of the model's variance that the surrogate predicts.
@@ -303,10 +321,6 @@ pub fn analyse(measured: &Measured, run: &Run, more: MoreSets) -> Result<Emergen
     } else {
         Vec::new()
     };
-    let beyond_surrogate = Scale::ALL.map(|scale| {
-        let of = |function| fits.shares[place(function, scale)].first();
-        Some(of(Function::Surrogate)?.minus(of(Function::Model)?).estimate())
-    });
     Ok(Emergence {
         parts: measured.components.clone(),
         replacement: run.replacement,
@@ -326,7 +340,8 @@ pub fn analyse(measured: &Measured, run: &Run, more: MoreSets) -> Result<Emergen
         shares: fits.table(&Function::ALL, &count_dead),
         with_dead,
         sum_of_parts: Scale::ALL.map(|scale| fits.sum_of_parts(&bootstrap, scale)),
-        beyond_surrogate,
+        beyond_surrogate: fits.beyond_surrogate(),
+        beyond_surrogate_with_dead: all.as_ref().map_or([None; 2], Fits::beyond_surrogate),
         spectra,
         unexplained: Scale::ALL
             .into_iter()

@@ -225,7 +225,7 @@ mod tests {
         let residuals: ByText = vec![(0..40).map(|i| f64::from(i % 7)).collect(); 3];
         let weights = [1.0; 40];
         let width = |sets| {
-            let of = Bootstrap::new(3, sets, 1).explained(&weights, &values, &[&residuals]);
+            let of = Bootstrap::new(3, sets, 1).explained(&weights, &values, &[&residuals], &[]);
             of[0].estimate().interval.map(|(low, high)| high - low).unwrap()
         };
         assert!(width(None) < 1e-12 && width(Some(40)) > 0.01);

@@ -106,7 +106,7 @@ impl<'a> Samples<'a> {
     /// penalties of the mean over texts, and the mean of their predictions is that of the mean.
     pub fn fit(&self, functions: &[ByText], orders: usize, seed: u64) -> Vec<Fitted> {
         let (n, folds) = (self.sets.len(), self.folds(seed));
-        let means: Vec<Vec<f64>> = functions.iter().map(|function| mean(function)).collect();
+        let means: Vec<Vec<f64>> = functions.iter().map(mean).collect();
         let grids: Vec<Vec<Penalty>> = (1..=orders).map(Penalty::grid).collect();
         // errors[fold][order][penalty][function]: of penalties, on sets of the training sets.
         let errors: Vec<Vec<Vec<Vec<f64>>>> = (0..FOLDS)

@@ -30,7 +30,8 @@ pub fn walsh(values: &[f64]) -> Vec<f64> {
 /// Returns the dividend of a set: the alternating sum over its subsets,
 /// `sum over T in S of (-1)^(|S| - |T|) f(T)`; `None` if the function is not known on all of them.
 pub fn dividend(set: &PartSet, value: impl Fn(&PartSet) -> Option<f64>) -> Option<f64> {
-    let sign = |subset: &PartSet| if (set.len() - subset.len()) % 2 == 0 { 1.0 } else { -1.0 };
+    let sign =
+        |subset: &PartSet| if (set.len() - subset.len()).is_multiple_of(2) { 1.0 } else { -1.0 };
     set.subsets(set.len()).iter().map(|subset| Some(sign(subset) * value(subset)?)).sum()
 }
 

@@ -12,19 +12,14 @@ use glitch::sweep::Target;
 use crate::cli::glitch;
 
 fn passages(model: &Model, count: usize) -> Vec<Vec<u32>> {
-    let short = |text| {
-        let mut ids = model.encode(text).unwrap();
-        ids.truncate(24);
-        ids
-    };
-    glitch::replicate::passages().take(count).map(short).collect()
+    glitch::replicate::passages().take(count).map(|text| model.encode(text).unwrap()).collect()
 }
 
 fn run(model: &Model, options: &EmergenceOptions) -> Emergence {
     let evaluator = ModelEvaluator::new(model);
-    let texts = passages(model, 3);
+    let (texts, more) = (passages(model, 3), passages(model, 32));
     let mut each = |_: &[_]| Ok(());
-    Emergence::run(&evaluator, &texts, &[], options, &|_, _| {}, &|| true, &mut each).unwrap()
+    Emergence::run(&evaluator, &texts, &more, options, &|_, _| {}, &|| true, &mut each).unwrap()
 }
 
 fn orders(found: &Emergence, function: Function, scale: Scale) -> Vec<f64> {
