@@ -21,6 +21,8 @@ use crate::text::{count, escape, plural};
 const COLUMNS: usize = 3;
 /// The interactions that are shown of each scale.
 const INTERACTIONS: usize = 6;
+/// Columns for the names of an interaction's parts.
+const NAMES: usize = 31;
 /// The layers that are shown.
 const LAYERS: usize = 6;
 /// A model whose single lesions explain less than its surrogate's by fewer points than this is
@@ -393,12 +395,15 @@ fn interactions(found: &Emergence) {
         }
     }
     output::line("\nstrongest interactions beyond all smaller sets, nats a token [95% over texts]");
-    output::line(format!("{:<31}{:>24}{:>24}", "", "loss", "logit"));
+    output::line(format!("{:<NAMES$}{:>24}{:>24}", "", "loss", "logit"));
     for interaction in shown {
         let parts: Vec<String> = interaction.parts.iter().map(ToString::to_string).collect();
+        let mut parts = parts.join(" ");
+        if parts.len() > NAMES {
+            output::line(std::mem::take(&mut parts));
+        }
         output::line(format!(
-            "{:<31}{:>24}{:>24}",
-            parts.join(" "),
+            "{parts:<NAMES$}{:>24}{:>24}",
             nats(&interaction.loss),
             nats(&interaction.logit)
         ));

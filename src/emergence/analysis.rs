@@ -1,5 +1,6 @@
-//! From measured sets to the figures: shares of variance by order, for the model and the references,
-//! what is left and where, the spectrum over all subsets, and the strongest interactions.
+//! From measured sets to the figures: shares of variance by order, for the model and the
+//! references, what is left and where, the spectrum over all subsets, and the strongest
+//! interactions.
 
 use serde::Serialize;
 
@@ -39,8 +40,8 @@ pub struct OrderShares {
     pub dead: usize,
 }
 
-/// The Walsh-Fourier weights over all subsets, each as likely, dead ones included: exact, or estimated
-/// from drawn subsets.
+/// The Walsh-Fourier weights over all subsets, each as likely, dead ones included: exact, or
+/// estimated from drawn subsets.
 #[derive(Debug, Clone, Serialize)]
 pub struct Spectrum {
     /// The function of sets.
@@ -122,15 +123,15 @@ pub struct Emergence {
     pub unigram_loss: f64,
     /// Shares by order, of each function and scale.
     pub shares: Vec<OrderShares>,
-    /// Shares by order of the model and its surrogate where dead sets count too; none if there are none,
-    /// or if a value is not finite.
+    /// Shares by order of the model and its surrogate where dead sets count too; none if there are
+    /// none, or if a value is not finite.
     pub with_dead: Vec<OrderShares>,
     /// Share of the model's variance that the surrogate, without any fit, predicts: in the loss and
     /// in the logit.
     pub sum_of_parts: [Estimate; 2],
-    /// The share that order 1 explains of the surrogate, minus that of the model: in the loss and in
-    /// the logit. `None` where the fits fail on the surrogate itself: order 1 has to explain 99% of
-    /// its logit.
+    /// The share that order 1 explains of the surrogate, minus that of the model: in the loss and
+    /// in the logit. `None` where the fits fail on the surrogate itself: order 1 has to explain 99%
+    /// of its logit.
     pub beyond_surrogate: [Option<Estimate>; 2],
     /// The same where dead sets count too.
     pub beyond_surrogate_with_dead: [Option<Estimate>; 2],
@@ -219,9 +220,9 @@ impl<'a> Fits<'a> {
         Self { samples, values, residuals, coefficients, shares }
     }
 
-    /// Returns how much more of the surrogate than of the model order 1 explains, if it explains the
-    /// surrogate's logit, which is additive. Where it does not, the sets are too few, or some part is
-    /// lesioned in too few of them, and the shares say nothing of the model.
+    /// Returns how much more of the surrogate than of the model order 1 explains, if it explains
+    /// the surrogate's logit, which is additive. Where it does not, the sets are too few, or some
+    /// part is lesioned in too few of them, and the shares say nothing of the model.
     fn beyond_surrogate(&self) -> [Option<Estimate>; 2] {
         let first = |function, scale| self.shares[place(function, scale)].first();
         let control = first(Function::Surrogate, Scale::Logit);
@@ -243,8 +244,8 @@ impl<'a> Fits<'a> {
         bootstrap.explained(&self.samples.weights, model, &[&left], &[])[0].estimate()
     }
 
-    /// Estimates the spectra of functions up to the orders that were fitted, from sets drawn from all
-    /// subsets.
+    /// Estimates the spectra of functions up to the orders that were fitted, from sets drawn from
+    /// all subsets.
     fn spectra(&self, functions: &[Function], bootstrap: &Bootstrap, seed: u64) -> Vec<Spectrum> {
         let of = |(function, scale)| {
             let at = place(function, scale);

@@ -81,8 +81,8 @@ impl Bootstrap {
     }
 
     /// Returns the share of the variance of a function, of the mean over its texts, that goes where
-    /// only the residuals are left; one share for each of `residuals`. `unlearned`, if there is any,
-    /// has a matrix for each, `[texts, texts]`, of what their mean square is too large by.
+    /// only the residuals are left; one share for each of `residuals`. `unlearned`, if there is
+    /// any, has a matrix for each, `[texts, texts]`, of what their mean square is too large by.
     pub fn explained(
         &self,
         weights: &[f64],

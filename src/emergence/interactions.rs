@@ -1,5 +1,5 @@
-//! The strongest irreducible interactions: dividends of pairs and triples, measured on the sets that
-//! they are made of, with intervals over texts.
+//! The strongest irreducible interactions: dividends of pairs and triples, measured on the sets
+//! that they are made of, with intervals over texts.
 
 use std::collections::BTreeMap;
 

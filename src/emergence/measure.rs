@@ -208,8 +208,8 @@ impl Subject<'_> {
         Ok(self.parts.iter().map(|&part| Lesion::Edit(Edit::lesion(part, action))).collect())
     }
 
-    /// Returns patches with the parts' outputs at the same positions of the texts that follow, which
-    /// are read as one until it is as long.
+    /// Returns patches with the parts' outputs at the same positions of the texts that follow,
+    /// which are read as one until it is as long.
     fn resampled(&self, text: usize) -> Result<Vec<Lesion>> {
         let length = self.texts[text].len();
         let config = &self.evaluator.model.config;

@@ -1,4 +1,5 @@
-//! Sets of lesions, measured: the values of the model and of the references, and a row for each set.
+//! Sets of lesions, measured: the values of the model and of the references, and a row for each
+//! set.
 
 use serde::Serialize;
 

@@ -2,11 +2,11 @@
 //!
 //! The model under sets of lesions is a function of sets. Polynomials of order 1 in the indicators
 //! of the parts add single effects up, those of order 2 have a term for each pair, and so on. The
-//! share of the variance over sets that each order explains says how far the whole is the sum of its
-//! parts; it depends on the scale (loss or logit) and on the measure over sets, which are always
-//! named. The additive surrogate, whose logits are sums by construction, goes through the same
-//! analysis, and so do planted interactions: what the model has beyond the surrogate is emergence.
-//! docs/emergence.md explains how to read it.
+//! share of the variance over sets that each order explains says how far the whole is the sum of
+//! its parts; it depends on the scale (loss or logit) and on the measure over sets, which are
+//! always named. The additive surrogate, whose logits are sums by construction, goes through the
+//! same analysis, and so do planted interactions: what the model has beyond the surrogate is
+//! emergence. docs/emergence.md explains how to read it.
 
 mod analysis;
 mod explained;

@@ -1,12 +1,12 @@
 //! Predicts a set function on sets that a fit has not seen: ridge regression on all
 //! products of at most one, two, three parts, with a penalty for each order.
 //!
-//! The basis is the p-biased Walsh-Fourier basis: products of `(x - p) / sqrt(p (1 - p))`, where p is
-//! the probability that a part is lesioned. Under the measure its orders are (nearly) uncorrelated,
-//! so a penalty on one does not leak into another, which it would with products of indicators. The
-//! sum over all products of one order is an elementary symmetric polynomial of what two sets have in
-//! common, so the fit is made through this kernel in the space of sets, and no products have to be
-//! picked beforehand, however many parts there are.
+//! The basis is the p-biased Walsh-Fourier basis: products of `(x - p) / sqrt(p (1 - p))`, where p
+//! is the probability that a part is lesioned. Under the measure its orders are (nearly)
+//! uncorrelated, so a penalty on one does not leak into another, which it would with products of
+//! indicators. The sum over all products of one order is an elementary symmetric polynomial of what
+//! two sets have in common, so the fit is made through this kernel in the space of sets, and no
+//! products have to be picked beforehand, however many parts there are.
 //!
 //! Every set is predicted by a fit that has not seen it (five folds), and penalties are chosen
 //! within the training sets.
@@ -196,11 +196,11 @@ impl<'a> Samples<'a> {
     /// Estimates what a fit of this order has not learned of its order, as a square that the mean
     /// square of `residuals` is too large by, for each pair of texts, `[texts, texts]`.
     ///
-    /// What held-out predictions leave is the sum of what no polynomial of the order explains and of
-    /// the fit's own error. The latter is a polynomial, whose square is the mean over pairs of
+    /// What held-out predictions leave is the sum of what no polynomial of the order explains and
+    /// of the fit's own error. The latter is a polynomial, whose square is the mean over pairs of
     /// independent sets of the products of residuals and of the kernel. The fit of a fold is fixed
-    /// by the other folds, so pairs within a fold estimate it without bias. This needs products that
-    /// are uncorrelated under the measure: that of all subsets.
+    /// by the other folds, so pairs within a fold estimate it without bias. This needs products
+    /// that are uncorrelated under the measure: that of all subsets.
     pub fn unlearned(&self, residuals: &ByText, order: usize, seed: u64) -> Vec<f64> {
         let orders: Vec<f64> = (1..=order).map(|order| self.products[order]).collect();
         // The weight of a set that was drawn once.

@@ -58,10 +58,10 @@ impl EmergenceOptions {
 }
 
 impl Emergence {
-    /// Runs the model under sets of lesions on `texts`, token ids with BOS first where the model has
-    /// one, and explains the results. `more_text` is counted for the unigram model. `each` is called
-    /// after every text with what was measured so far; `go_on` is asked now and then, and `false`
-    /// ends the run with the texts that are complete.
+    /// Runs the model under sets of lesions on `texts`, token ids with BOS first where the model
+    /// has one, and explains the results. `more_text` is counted for the unigram model. `each` is
+    /// called after every text with what was measured so far; `go_on` is asked now and then, and
+    /// `false` ends the run with the texts that are complete.
     ///
     /// # Errors
     /// [`Error::Request`] for no text, for one of fewer than two tokens, for fewer than three parts

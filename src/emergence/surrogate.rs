@@ -2,19 +2,20 @@
 //!
 //! The *additive surrogate* has the same single lesions as the model and nothing else: its logits
 //! under a set are the intact model's plus the sum of the changes that the members make alone. In
-//! logits it is the sum of its parts by construction. Its loss is not, because the loss is no linear
-//! function of logits; what orders its loss has is what the scale alone brings about.
+//! logits it is the sum of its parts by construction. Its loss is not, because the loss is no
+//! linear function of logits; what orders its loss has is what the scale alone brings about.
 //!
-//! The *planted* references add terms to the right token's logit in the surrogate. `D` is as large as
-//! the largest effect that a single lesion has on the right token's mean centred logit in this text:
+//! The *planted* references add terms to the right token's logit in the surrogate. `D` is as large
+//! as the largest effect that a single lesion has on the right token's mean centred logit in this
+//! text:
 //!
-//! - AND of two parts, a redundancy: `-D` if both are lesioned, since either does the work alone. One
-//!   interaction of order 2.
+//! - AND of two parts, a redundancy: `-D` if both are lesioned, since either does the work alone.
+//! One   interaction of order 2.
 //! - OR of two parts, both of which are needed: `-D` if either is lesioned, and no more for both:
 //!   `-D (x + y - x y)`. Order 1, and an interaction of order 2 of the other sign.
-//! - A chain of three parts, each of which contributes `D / 3` and works only if those before it do:
-//!   lesioning the first costs `D`, the second `2/3 D`, the third `1/3 D`, and together no more than
-//!   the first of them alone. Orders 1, 2 and 3.
+//! - A chain of three parts, each of which contributes `D / 3` and works only if those before it
+//! do:   lesioning the first costs `D`, the second `2/3 D`, the third `1/3 D`, and together no more
+//! than   the first of them alone. Orders 1, 2 and 3.
 
 use rand::seq::index;
 use serde::Serialize;

@@ -3,8 +3,8 @@
 //!
 //! Under the uniform measure over subsets, a function is the sum of one component for each set of
 //! parts, and its variance is the sum of their squared coefficients. The *weight of order d* is the
-//! part of the variance that falls on sets of d parts. A dividend is something else: what a set does
-//! beyond all its proper subsets, measured from the intact model.
+//! part of the variance that falls on sets of d parts. A dividend is something else: what a set
+//! does beyond all its proper subsets, measured from the intact model.
 
 use super::sets::PartSet;
 
