@@ -10,12 +10,12 @@
 //! text:
 //!
 //! - AND of two parts, a redundancy: `-D` if both are lesioned, since either does the work alone.
-//! One   interaction of order 2.
+//!   One interaction of order 2.
 //! - OR of two parts, both of which are needed: `-D` if either is lesioned, and no more for both:
 //!   `-D (x + y - x y)`. Order 1, and an interaction of order 2 of the other sign.
 //! - A chain of three parts, each of which contributes `D / 3` and works only if those before it
-//! do:   lesioning the first costs `D`, the second `2/3 D`, the third `1/3 D`, and together no more
-//! than   the first of them alone. Orders 1, 2 and 3.
+//!   do: lesioning the first costs `D`, the second `2/3 D`, the third `1/3 D`, and together no more
+//!   than the first of them alone. Orders 1, 2 and 3.
 
 use rand::seq::index;
 use serde::Serialize;
