@@ -13,6 +13,7 @@ pub mod compare;
 pub mod corpus;
 pub mod echo;
 pub mod edit;
+pub mod emergence;
 pub mod error;
 pub mod evaluate;
 pub mod localize;

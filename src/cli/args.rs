@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+
 use super::output;
 use crate::error::{Error, Result};
 use crate::storage::OutputFile;
+use crate::sweep::Target;
 
 /// Names a model, in every command's help.
 pub const MODEL_HELP: &str = "A Hugging Face folder, a GGUF file, a .pth file of RWKV, \
@@ -31,6 +34,31 @@ impl ModelArg {
     /// Returns the name of the model: the one given, or the default.
     pub fn name(&self) -> &str {
         self.option.as_deref().or(self.argument.as_deref()).unwrap_or(DEFAULT_MODEL)
+    }
+}
+
+/// Kinds of components that are lesioned in sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Of {
+    /// Attention (state space, time mixing) and MLP of every layer.
+    Blocks,
+    Heads,
+    Mlps,
+    Experts,
+    /// Recurrent states, one a head or channel.
+    States,
+}
+
+impl Of {
+    /// Returns the kind as sweeps name it.
+    pub fn target(self) -> Target {
+        match self {
+            Self::Blocks => Target::Blocks,
+            Self::Heads => Target::Heads,
+            Self::Mlps => Target::Mlps,
+            Self::Experts => Target::Experts,
+            Self::States => Target::States,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod case;
 mod compare;
 mod completions;
 mod corpus;
+mod emergence;
 pub mod exit;
 mod fuzz;
 mod implicate;
@@ -46,6 +47,7 @@ enum Command {
     Corpus(corpus::Args),
     Model(model::Args),
     Sweep(sweep::Args),
+    Emergence(emergence::Args),
     Suffix(suffix::Args),
     Transfer(transfer::Args),
     Compare(compare::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Corpus(args) => corpus::run(args),
         Command::Model(args) => model::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Emergence(args) => emergence::run(&args),
         Command::Suffix(args) => suffix::run(args),
         Command::Transfer(args) => transfer::run(args),
         Command::Compare(args) => compare::run(args),

@@ -279,7 +279,13 @@ fn bench(model: &Model, batch: usize, length: usize, json: bool) -> Result<()> {
         })
         .collect();
     let reads: Vec<Read> = (1..=batch)
-        .map(|b| Read { token: b * length - 1, target: None, reference: None, keep: false })
+        .map(|b| Read {
+            token: b * length - 1,
+            target: None,
+            reference: None,
+            keep: false,
+            centre: false,
+        })
         .collect();
     let forward = Forward { rows, ..Forward::default() };
     let mut seconds = Vec::new();

@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use clap::ValueEnum;
 
-use super::args::{ModelArg, RowsArg};
+use super::args::{ModelArg, Of, RowsArg};
 use super::rows::{SHOWN, lesion_text, more};
 use super::{exit, interrupt, output};
 use crate::edit::{Action, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
-use crate::sweep::{PairOptions, PairSweep, Target};
+use crate::sweep::{PairOptions, PairSweep};
 use crate::text::escape;
 
 #[derive(clap::Args)]
@@ -47,17 +47,6 @@ pub struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Of {
-    /// Attention (state space, time mixing) and MLP of every layer.
-    Blocks,
-    Heads,
-    Mlps,
-    Experts,
-    /// Recurrent states, one a head or channel.
-    States,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
     Zero,
     Mean,
@@ -67,13 +56,7 @@ enum By {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let of = match args.of {
-        Of::Blocks => Target::Blocks,
-        Of::Heads => Target::Heads,
-        Of::Mlps => Target::Mlps,
-        Of::Experts => Target::Experts,
-        Of::States => Target::States,
-    };
+    let of = args.of.target();
     let action = match args.by {
         By::Zero => Action::Zero,
         By::Mean => Action::Mean,

@@ -202,6 +202,7 @@ impl SuccessiveHalving<'_, '_> {
                     target: self.ids.get(at + 1).copied(),
                     reference: reference.map(|r| (r.clone(), n)),
                     keep: false,
+                    centre: false,
                 });
                 residual.extend_from_slice(&candidate.residual[(at - candidate.first) * d..][..d]);
             }

@@ -19,6 +19,8 @@ pub struct Request {
     pub reference: Option<Arc<Distributions>>,
     /// Keeps the full distributions, as a reference for other requests.
     pub keep_distributions: bool,
+    /// Asks for [`Observation::mean_log_probs`].
+    pub centre: bool,
     /// The number of tokens to generate after the prompt.
     pub generate: usize,
     /// Seed with which they are sampled at temperature 1; `None`: greedily.
@@ -47,6 +49,7 @@ impl Request {
             trial,
             reference: None,
             keep_distributions: false,
+            centre: false,
             generate: 0,
             sample: None,
             patches: Vec::new(),
@@ -63,6 +66,12 @@ impl Request {
     /// Asks for the full distributions as well.
     pub fn keeping_distributions(mut self) -> Self {
         self.keep_distributions = true;
+        self
+    }
+
+    /// Asks for the mean log-probabilities over the vocabulary as well.
+    pub fn centred(mut self) -> Self {
+        self.centre = true;
         self
     }
 
@@ -116,6 +125,9 @@ pub struct Observation {
     /// Jensen-Shannon divergence from the reference at each read position, bits in `[0, 1]`; empty
     /// without a reference.
     pub divergence_bits: Vec<f32>,
+    /// Mean of the log-probabilities of all tokens at each read position, nats; empty unless asked
+    /// for. What it is subtracted from is a centred logit.
+    pub mean_log_probs: Vec<f32>,
     /// True if every logit that was read is finite.
     pub finite: bool,
     /// Greedily generated ids, after the prompt (not after the continuation), up to and including
@@ -146,6 +158,7 @@ impl Observation {
             log_probs: readouts.iter().take(continuation).map(|r| r.log_prob).collect(),
             entropy: readouts.iter().map(|r| r.entropy).collect(),
             divergence_bits: readouts.iter().filter_map(|r| r.divergence_bits).collect(),
+            mean_log_probs: readouts.iter().filter_map(|r| r.mean_log_prob).collect(),
             finite: readouts.iter().all(|r| r.finite),
             top: readouts.into_iter().map(|r| r.top).collect(),
             ..Self::default()

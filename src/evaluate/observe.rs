@@ -183,6 +183,7 @@ impl ModelEvaluator<'_> {
                     target: None,
                     reference: None,
                     keep: l.sampler.is_some(),
+                    centre: false,
                 })
                 .collect();
             let readouts = self.model.read(&output.residual, &reads);

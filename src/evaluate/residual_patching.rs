@@ -87,6 +87,7 @@ impl ModelEvaluator<'_> {
                 target: ids.get(reads[n] + 1).copied(),
                 reference: Some((reference.clone(), n)),
                 keep: false,
+                centre: false,
             };
             let all = (0..layers.len()).flat_map(|row| (0..reads.len()).map(move |n| (row, n)));
             let mut readouts =

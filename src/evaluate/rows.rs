@@ -67,8 +67,9 @@ impl ModelEvaluator<'_> {
             for (n, at) in job.plan.read_positions().enumerate() {
                 let target = job.plan.layout.ids.get(at + 1).copied();
                 let reference = job.request.reference.clone().map(|r| (r, n));
-                let keep = job.request.keep_distributions;
-                let read = |token| Read { token, target, reference: reference.clone(), keep };
+                let (keep, centre) = (job.request.keep_distributions, job.request.centre);
+                let read =
+                    |token| Read { token, target, reference: reference.clone(), keep, centre };
                 let unchanged = job.start.as_ref().filter(|_| {
                     at < position || untouched.iter().any(|stretch| stretch.contains(&at))
                 });
@@ -79,7 +80,7 @@ impl ModelEvaluator<'_> {
                 };
                 let reference = reference.as_ref().map(|(r, n)| (Arc::as_ptr(r) as usize, *n));
                 let forward = Arc::as_ptr(cached) as usize;
-                let key = SharedRead { forward, at, target, reference, keep };
+                let key = SharedRead { forward, at, target, reference, keep, centre };
                 mine.push(*shared.entry(key).or_insert_with(|| {
                     reads.push(read(offsets[jobs.len()] + from_cached.len()));
                     from_cached
@@ -162,6 +163,7 @@ struct SharedRead {
     target: Option<u32>,
     reference: Option<(usize, usize)>,
     keep: bool,
+    centre: bool,
 }
 
 /// Takes the output of the lowest lesioned layer from the cached forward at the positions that the

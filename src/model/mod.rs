@@ -31,7 +31,7 @@ pub use formats::locate::{is_named, short_names};
 pub use formats::tokenizer::Tokenizer;
 pub use forward::{Forward, Output};
 pub use layers::{Layer, Mlp, chosen_experts, tokens_of_experts};
-pub use readout::{Distributions, Read, Readout};
+pub use readout::{Distributions, Read, Readout, log_sum_exp};
 pub use weights::{Linear, Weights};
 
 use serde::{Deserialize, Serialize};

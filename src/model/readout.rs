@@ -47,6 +47,8 @@ pub struct Read {
     pub reference: Option<(Arc<Distributions>, usize)>,
     /// Keeps the whole distribution.
     pub keep: bool,
+    /// Measures the mean log-probability over the vocabulary.
+    pub centre: bool,
 }
 
 /// The measurements at one position.
@@ -60,6 +62,9 @@ pub struct Readout {
     pub top: Vec<(u32, f32)>,
     /// Jensen-Shannon divergence from the reference, bits, in `0.0..=1.0`; `None` without one.
     pub divergence_bits: Option<f32>,
+    /// Mean of the log-probabilities of all tokens, nats; `None` unless it was asked for. The
+    /// target's log-probability minus it is the target's centred logit.
+    pub mean_log_prob: Option<f32>,
     /// False if a logit was NaN or infinite; nothing else is measured then.
     pub finite: bool,
     /// Log-probabilities of all tokens, nats, if they were to be kept.
@@ -146,6 +151,7 @@ fn reduce(logits: &mut [f32], read: &Read) -> Readout {
         entropy: entropy.max(0.0),
         top: top(logits),
         divergence_bits,
+        mean_log_prob: read.centre.then(|| lanes_sum(logits, |x| x) / logits.len() as f32),
         finite: true,
         distribution: read.keep.then(|| logits.to_vec()),
     }
@@ -174,6 +180,14 @@ fn add_exponential(x: &mut f32, max: f32, sum: &mut f32, weighted: &mut f32) {
     let e = exp(*x);
     *sum += e;
     *weighted = e.mul_add(*x, *weighted);
+}
+
+/// Returns the logarithm of the sum of the exponentials of values, none of which is NaN. The values
+/// are overwritten.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn log_sum_exp(values: &mut [f32]) -> f32 {
+    let max = largest(values);
+    max + exponentials(values, max).0.ln()
 }
 
 /// Jensen-Shannon divergence of two distributions given as log-probabilities (nats), in bits.
@@ -260,7 +274,13 @@ mod tests {
         let mut logits: Vec<f32> = a.iter().map(|x| *x as f32).collect();
         let out = reduce(
             &mut logits,
-            &Read { token: 0, target: Some(17), reference: Some((reference, 0)), keep: true },
+            &Read {
+                token: 0,
+                target: Some(17),
+                reference: Some((reference, 0)),
+                keep: true,
+                centre: true,
+            },
         );
         assert!((f64::from(out.log_prob) - p[17]).abs() < 1e-5);
         assert!((f64::from(out.entropy) - entropy).abs() < 1e-4, "{} {entropy}", out.entropy);
@@ -269,6 +289,10 @@ mod tests {
             "{:?} {js}",
             out.divergence_bits
         );
+        let mean = p.iter().sum::<f64>() / 1003.0;
+        assert!((f64::from(out.mean_log_prob.unwrap()) - mean).abs() < 1e-4);
+        let mut shifted: Vec<f32> = p.iter().map(|x| *x as f32 + 2.5).collect();
+        assert!((log_sum_exp(&mut shifted) - 2.5).abs() < 1e-5);
         let mut order: Vec<usize> = (0..1003).collect();
         order.sort_by(|i, j| p[*j].total_cmp(&p[*i]));
         assert_eq!(out.top.iter().map(|t| t.0 as usize).collect::<Vec<_>>(), order[..5]);
@@ -278,8 +302,10 @@ mod tests {
     #[test]
     fn a_nan_is_reported_and_not_averaged() {
         let mut logits = vec![0.0, f32::NAN, 1.0];
-        let out =
-            reduce(&mut logits, &Read { token: 0, target: Some(0), reference: None, keep: false });
+        let out = reduce(
+            &mut logits,
+            &Read { token: 0, target: Some(0), reference: None, keep: false, centre: false },
+        );
         assert!(!out.finite && out.log_prob == f32::NEG_INFINITY);
     }
 }

@@ -48,11 +48,12 @@ const JSON: [(Kind, &[&str]); 4] = [
     (Kind::Comparison, &["schema_version", "max_evals", "seeds", "models"]),
 ];
 
-/// Fields that mark the rows of sweeps (tokens, lesions, pairs) and of transfers.
-const ROWS: [&[&str]; 4] = [
+/// Fields that mark the rows of sweeps (tokens, lesions, pairs, sets) and of transfers.
+const ROWS: [&[&str]; 5] = [
     &["id", "text", "indicator", "echo_probability", "verdict"],
     &["component", "baseline_loss", "perplexity_ratio", "divergence_bits"],
     &["a", "b", "alone_a", "alone_b", "interaction"],
+    &["set", "weight", "dead", "surrogate_loss"],
     &["case", "from", "to", "outcome"],
 ];
 

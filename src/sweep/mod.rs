@@ -26,7 +26,7 @@ pub use pairs::{PairKind, PairOptions, PairRow, PairSweep};
 pub use row::{LEAST_TEXTS, LesionRow};
 pub use screen::{Screened, screen};
 pub use sets::{Baseline, Effect, MinimalSet, interactions, minimal, set_of_lesions};
-pub use targets::{Target, propose_weights};
+pub use targets::{Target, components, propose_weights, spread};
 pub use unrepeatable::{TokenClass, Unrepeatable};
 pub use vocabulary::{GLITCH_PROBABILITY, LEAST_ECHO, TokenRow, TokenVerdict, VocabularySweep};
 

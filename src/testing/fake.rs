@@ -195,6 +195,7 @@ fn observe(request: &Request) -> Observation {
             })
             .collect(),
         divergence_bits: request.reference.as_deref().map(divergence).unwrap_or_default(),
+        mean_log_probs: Vec::new(),
         finite: !prompt.contains(&667),
         generated: (0..request.generate as u32).map(generated).collect(),
         sketch: u64::from(broken) * 5 + (hash(sum) * 4.0) as u64,

@@ -9,6 +9,7 @@ mod contrast;
 mod corpus;
 mod cut_out;
 mod edits;
+mod emergence;
 mod experts;
 mod gradient;
 mod graph;

@@ -137,7 +137,13 @@ fn main() -> Result<()> {
     let exact: Option<Vec<f64>> =
         exact.map(|bytes| bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect());
     let reads: Vec<Read> = (1..=BATCH)
-        .map(|b| Read { token: b * LENGTH - 1, target: None, reference: None, keep: true })
+        .map(|b| Read {
+            token: b * LENGTH - 1,
+            target: None,
+            reference: None,
+            keep: true,
+            centre: false,
+        })
         .collect();
     let forward = Forward {
         rows: ids.iter().map(|ids| Row::new(ids.clone())).collect(),
