@@ -106,7 +106,8 @@ impl ModelEvaluator<'_> {
     /// d_model]`.
     pub fn read_log_probs(&self, residuals: &[f32], id: u32) -> Vec<f64> {
         let rows = residuals.len() / self.model.config.hidden_size.max(1);
-        let read = |token| Read { token, target: Some(id), reference: None, keep: false };
+        let read =
+            |token| Read { token, target: Some(id), reference: None, keep: false, centre: false };
         let readouts = self.model.read(residuals, &(0..rows).map(read).collect::<Vec<_>>());
         let value = |log_prob: f32, finite| if finite { f64::from(log_prob) } else { f64::NAN };
         readouts.iter().map(|readout| value(readout.log_prob, readout.finite)).collect()

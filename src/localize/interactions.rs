@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::Effect;
 use super::components::{overlap, strength};
 use super::runs::Direction;
-use super::symptom::{LEAST_NATS, LEAST_NECESSITY, Symptom};
+use super::symptom::{LEAST_NATS, LEAST_NECESSITY, Symptom, last};
 use crate::edit::Component;
-use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator as _, Request};
+use crate::error::Result;
+use crate::evaluate::{Evaluator as _, Observation, Request};
 
 /// The relation of two components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,19 +246,14 @@ fn centred_logits(
                 request.patches.push(runs.patch(component, at, &own.activations, at, len)?);
             }
         }
-        requests.push(request.keeping_distributions());
+        requests.push(request.centred());
     }
     let observed = runs.evaluator.observe(&requests)?;
-    let centred = |observation: &crate::evaluate::Observation| {
-        let distributions = observation.distributions.as_ref();
-        let distributions =
-            distributions.ok_or_else(|| Error::internal("distributions were not kept"))?;
-        let last = distributions.positions().saturating_sub(1);
-        let row = distributions.row(last);
-        let mean = row.iter().map(|p| f64::from(*p)).sum::<f64>() / row.len().max(1) as f64;
-        Ok(f64::from(row[symptom.token as usize]) - mean)
+    let centred = |observation: &Observation| {
+        let mean = observation.mean_log_probs.last().copied();
+        mean.map_or(f64::NAN, |mean| last(observation) - f64::from(mean))
     };
-    observed.iter().map(centred).collect()
+    Ok(observed.iter().map(centred).collect())
 }
 
 /// Returns the shares that subsets of each size have of the absolute Harsanyi dividends of a set

@@ -48,7 +48,7 @@ pub fn comparable(trial: &Trial) -> bool {
 
 /// Returns the first position at which the runs with and without the edits can differ: that of the
 /// first edit; 0 for edits that act everywhere.
-fn first_edited(trial: &Trial) -> usize {
+pub fn first_edited(trial: &Trial) -> usize {
     trial.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0)
 }
 

@@ -27,7 +27,7 @@ use super::symptom::Symptom;
 use crate::edit::Component;
 use crate::error::Result;
 use crate::evaluate::hook_name;
-use search::Search;
+use search::{Mixers, Search};
 
 /// The largest number of nodes of a graph.
 pub const MAX_NODES: usize = 12;
@@ -49,7 +49,8 @@ pub enum Baseline {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
-    /// The component: a head, a mixer without heads, or an MLP.
+    /// The component: a head, a mixer (where there are no heads, or too many for a small graph), or
+    /// an MLP.
     pub component: Component,
     /// The name of its hook point in TransformerLens, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,12 +125,23 @@ pub fn graph(
     effects: &[Effect],
     options: &LocalizeOptions,
 ) -> Result<(Option<Graph>, u64)> {
-    let mut search = Search::new(symptom, background, effects, options);
-    let places = search.smallest()?;
+    // By heads first. Where these are too many for a small graph, by whole mixers.
+    let mut search = Search::new(symptom, background, effects, Mixers::Heads, options);
+    let (mut places, mut faithfulness) = search.smallest()?;
+    let has_heads = places.iter().any(|(component, _)| matches!(component, Component::Head { .. }));
+    if has_heads && faithfulness < GOAL {
+        let calls = search.calls;
+        let mut whole = Search::new(symptom, background, effects, Mixers::Whole, options);
+        let (others, more) = whole.smallest()?;
+        whole.calls += calls;
+        search.calls = whole.calls;
+        if more > faithfulness {
+            (search, places, faithfulness) = (whole, others, more);
+        }
+    }
     if places.is_empty() {
         return Ok((None, search.calls));
     }
-    let faithfulness = search.faithfulness(&[&places.iter().copied().collect()])?[0];
     let random = search.random(&places)?;
     let necessities = search.necessities(&places)?;
     let (direct, edges) = search.paths(&places)?;

@@ -29,6 +29,15 @@ const KEPT: f64 = 0.95;
 /// The number of random graphs.
 const RANDOM: usize = 20;
 
+/// What stands for the mixer of a layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mixers {
+    /// Its heads, where it has some.
+    Heads,
+    /// The mixer as a whole.
+    Whole,
+}
+
 /// A search over graphs of one symptom.
 pub struct Search<'s, 'a, 'm> {
     /// The symptom and its runs.
@@ -51,6 +60,7 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
         symptom: &'s Symptom<'a, 'm>,
         background: &'s Background,
         effects: &'s [Effect],
+        by: Mixers,
         options: &LocalizeOptions,
     ) -> Self {
         let config = &symptom.runs.evaluator.model.config;
@@ -59,10 +69,10 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
             .map(|layer| {
                 let heads = (0..config.heads(layer)).map(|head| Component::Head { layer, head });
                 let mixer = config.mixer(layer);
-                let mixers: Vec<Component> = match (free(&mixer), config.heads(layer)) {
-                    (false, _) => Vec::new(),
-                    (true, 0) => vec![mixer],
-                    (true, _) => heads.collect(),
+                let mixers: Vec<Component> = match (free(&mixer), config.heads(layer), by) {
+                    (false, ..) => Vec::new(),
+                    (true, 0, _) | (true, _, Mixers::Whole) => vec![mixer],
+                    (true, _, Mixers::Heads) => heads.collect(),
                 };
                 (mixers, config.mlp(layer).filter(free))
             })
@@ -83,7 +93,8 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
             self.units.iter().enumerate().any(|(layer, (_, mlp))| {
                 [config.mixer(layer)].iter().chain(mlp).any(|block| {
                     let other = run.activations.output(block, source..source + 1, config);
-                    other.is_some() && other != own.output(block, position..position + 1, config)
+                    let own = own.output(block, position..position + 1, config);
+                    own.is_some() && other.is_some() && own != other
                 })
             })
         })
@@ -155,11 +166,11 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
     }
 
     /// Finds a small graph whose faithfulness reaches the goal or, if none does, is nearly the best
-    /// one's. Its places are in the order in which they are computed.
+    /// one's. Returns its places, in the order in which they are computed, and its faithfulness.
     ///
     /// # Errors
     /// Errors of the evaluator.
-    pub fn smallest(&mut self) -> Result<Vec<Place>> {
+    pub fn smallest(&mut self) -> Result<(Vec<Place>, f64)> {
         let mut graphs: Vec<Places> = Vec::new();
         for ranked in self.rankings()? {
             let sizes = SIZES.into_iter().filter(|size| *size <= ranked.len());
@@ -171,15 +182,16 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
         let best = measured.iter().copied().fold(0.0, f64::max);
         let least = if best >= AIM { AIM } else { KEPT * best };
         let Some(at) = measured.iter().position(|f| *f >= least && best > 0.0) else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0.0));
         };
         let mut graph = graphs[at].clone();
         while let Some(smaller) = self.smaller(&graph, least)? {
             graph = smaller;
         }
+        let faithfulness = self.faithfulness(&[&graph])?.first().copied().unwrap_or(0.0);
         let mut places: Vec<Place> = graph.into_iter().collect();
         places.sort_by_key(|(component, position)| (self.order(component), *position, *component));
-        Ok(places)
+        Ok((places, faithfulness))
     }
 
     /// Leaves out as many places of a graph as it can do without, or has to; `None` if there are
