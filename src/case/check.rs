@@ -3,7 +3,7 @@
 
 use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::Edit;
-use crate::localize::{Localization, TokenAttribution};
+use crate::localize::{Localization, MAX_NODES, TokenAttribution};
 use crate::oracle::Verdict;
 use crate::replicate::Replication;
 
@@ -196,7 +196,69 @@ fn check_localization(localization: &Localization, total: usize) -> Result<(), F
         finite(&format!("implication.positions[{index}].necessity"), effect.necessity)?;
         finite(&format!("implication.positions[{index}].sufficiency"), effect.sufficiency)?;
     }
+    check_explanation(i)?;
     i.attribution.as_ref().map_or(Ok(()), |attribution| check_attribution(attribution, total))
+}
+
+/// Checks the symptom, the graph, the interactions and what was found in new prompts.
+fn check_explanation(i: &Localization) -> Result<(), Fault> {
+    if let Some(symptom) = &i.symptom {
+        finite("implication.symptom.log_prob", symptom.log_prob)?;
+        finite("implication.symptom.effect", symptom.effect)?;
+    }
+    if let Some(graph) = &i.graph {
+        let at = |name: &str| format!("implication.graph.{name}");
+        finite(&at("effect"), graph.effect)?;
+        finite(&at("faithfulness"), graph.faithfulness)?;
+        bounded(&at("nodes"), graph.nodes.len(), MAX_NODES)?;
+        bounded(&at("edges"), graph.edges.len(), MAX_NODES * (MAX_NODES + 1))?;
+        bounded(&at("random"), graph.random.len(), MAX_CONTROLS)?;
+        for (index, &random) in graph.random.iter().enumerate() {
+            finite(&at(&format!("random[{index}]")), random)?;
+        }
+        for (index, node) in graph.nodes.iter().enumerate() {
+            finite(&at(&format!("nodes[{index}].necessity")), node.necessity)?;
+            finite(&at(&format!("nodes[{index}].direct")), node.direct)?;
+        }
+        for (index, edge) in graph.edges.iter().enumerate() {
+            finite(&at(&format!("edges[{index}].effect")), edge.effect)?;
+            let nodes = graph.nodes.len();
+            if edge.to.max(edge.from.unwrap_or(0)) >= nodes {
+                return fault(at(&format!("edges[{index}]")), format!("not between {nodes} nodes"));
+            }
+        }
+    }
+    if let Some(interactions) = &i.interactions {
+        let at = |name: &str| format!("implication.interactions.{name}");
+        finite(&at("effect"), interactions.effect)?;
+        bounded(&at("members"), interactions.members.len(), MAX_NODES)?;
+        bounded(&at("pairs"), interactions.pairs.len(), MAX_NODES * MAX_NODES)?;
+        for (name, shares) in
+            [("sufficient", &interactions.sufficient), ("necessary", &interactions.necessary)]
+        {
+            bounded(&at(name), shares.len(), MAX_NODES)?;
+            shares.iter().try_for_each(|value| share(&at(name), *value))?;
+        }
+        for (index, pair) in interactions.pairs.iter().enumerate() {
+            let values = pair.necessity.into_iter().chain(pair.sufficiency).chain([pair.direct]);
+            for value in values {
+                finite(&at(&format!("pairs[{index}]")), value)?;
+            }
+        }
+    }
+    let Some(tried) = &i.generalization else { return Ok(()) };
+    if let Some(direction) = &tried.direction {
+        finite("implication.generalization.direction.norm", direction.norm)?;
+    }
+    let counts = tried.direction.iter().flat_map(|direction| {
+        [direction.made, direction.removed, direction.made_by_random, direction.removed_by_random]
+    });
+    if tried.with_effect > tried.prompts
+        || counts.chain(tried.set).any(|count| count > tried.with_effect)
+    {
+        return fault("implication.generalization", "more prompts than there are");
+    }
+    Ok(())
 }
 
 fn check_attribution(attribution: &TokenAttribution, total: usize) -> Result<(), Fault> {

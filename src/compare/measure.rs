@@ -147,7 +147,9 @@ pub fn measure(
     let localized = implications().filter(|i| !i.set.is_empty()).count();
     let needed: Vec<f64> =
         implications().filter_map(|i| i.components_for_80_percent).map(|n| n as f64).collect();
-    let emergence: Vec<f64> = implications().filter_map(|i| i.emergence).collect();
+    let joint: Vec<f64> = implications()
+        .filter_map(|i| i.interactions.as_ref()?.sufficient.first().map(|single| 1.0 - single))
+        .collect();
     let routing: Vec<f64> = implications().filter_map(|i| i.routing).collect();
     let sum =
         |count: fn(&Summary) -> u64| runs.iter().map(|(summary, _)| count(summary)).sum::<u64>();
@@ -165,7 +167,7 @@ pub fn measure(
         glitch_tokens: echo_works.then(|| Share::new(glitches as u64, tokens.tested as u64)),
         diffuse: Share::new((localized - needed.len()) as u64, localized as u64),
         concentration: Spread::new(&needed),
-        emergence: Spread::new(&emergence),
+        joint: Spread::new(&joint),
         routing: (!routing.is_empty()).then(|| Spread::new(&routing)),
         interaction: Spread::new(&pairs.rows.iter().map(|row| row.ratio).collect::<Vec<_>>()),
         redundant: Share::new(redundant as u64, pairs.rows.len() as u64),

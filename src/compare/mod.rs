@@ -61,9 +61,10 @@ pub struct ModelFigures {
     pub concentration: Spread,
     /// The share of those cases that need more components than were tried together.
     pub diffuse: Share,
-    /// [`Localization::emergence`](crate::localize::Localization::emergence) over the cases of more
-    /// than one component.
-    pub emergence: Spread,
+    /// The share of the absolute Harsanyi dividends of a case's strongest components that pairs and
+    /// larger sets of them have
+    /// ([`Interactions::sufficient`](crate::localize::Interactions::sufficient)).
+    pub joint: Spread,
     /// In a mixture of experts, the share of a case's effect that acts through routing.
     pub routing: Option<Spread>,
     /// The interaction of every pair of blocks (a layer's mixer or MLP) on the reference text, in

@@ -36,11 +36,11 @@ pub struct Variant {
     pub shifts: Vec<Shift>,
 }
 
-/// A place in a run: layer, site, columns of it, position.
-pub type At = (usize, Site, Range<usize>, usize);
+/// A place in a run: layer, site, columns of it, positions.
+pub type At = (usize, Site, Range<usize>, Range<usize>);
 
 impl ModelEvaluator<'_> {
-    /// Runs each variant of a trial and returns what is at its place, `[columns]` each.
+    /// Runs each variant of a trial and returns what is at its place, `[positions, columns]` each.
     ///
     /// # Errors
     /// [`Error::Request`] for ids, patches, shifts or places that the model or the trial does not
@@ -52,16 +52,16 @@ impl ModelEvaluator<'_> {
         let mut values = Vec::with_capacity(variants.len());
         // What no variant changes or reads comes from a cached forward.
         let edits = trial.edits.iter().map(|edit| edit.position().unwrap_or(0));
-        let touched = variants.iter().flat_map(|(variant, (.., position))| {
+        let touched = variants.iter().flat_map(|(variant, (.., positions))| {
             let shifts = variant.shifts.iter().map(|shift| shift.position);
-            shifts.chain(variant.patches.iter().map(|patch| patch.first)).chain([*position])
+            shifts.chain(variant.patches.iter().map(|patch| patch.first)).chain([positions.start])
         });
         let row = self.row_from(&layout.ids, edits.chain(touched).min().unwrap_or(0))?;
         let first = row.prefix_len();
         for chunk in forwards(variants, |_| len - first) {
             let mut forward = Forward { rows: vec![row.clone(); chunk.len()], ..<_>::default() };
             let offsets = forward.offsets();
-            for ((variant, (layer, site, columns, position)), tokens) in
+            for ((variant, (layer, site, columns, positions)), tokens) in
                 chunk.iter().zip(offsets.windows(2))
             {
                 let place = Place { tokens: tokens[0]..tokens[1], position: first, layer: 0 };
@@ -79,7 +79,7 @@ impl ModelEvaluator<'_> {
                     forward.hooks.push(shift.layer, shift.site, block);
                 }
                 if *layer >= config.num_hidden_layers
-                    || *position >= len
+                    || positions.end > len
                     || columns.end > width(*layer, *site, config)
                 {
                     return Err(Error::request("a place that the run does not have"));
@@ -88,15 +88,17 @@ impl ModelEvaluator<'_> {
                 forward.layers = forward.layers.max(Some(layer + 1));
             }
             let captured = self.forward(&forward)?.captured;
-            for ((_, (layer, site, columns, position)), tokens) in
+            for ((_, (layer, site, columns, positions)), tokens) in
                 chunk.iter().zip(offsets.windows(2))
             {
                 let width = width(*layer, *site, config);
                 let all = captured
                     .get(&(*layer, *site))
                     .ok_or_else(|| Error::internal("a place that was not captured"))?;
-                values
-                    .push(all[(tokens[0] + position - first) * width..][columns.clone()].to_vec());
+                let row = |position: usize| {
+                    &all[(tokens[0] + position - first) * width..][columns.clone()]
+                };
+                values.push(positions.clone().flat_map(row).copied().collect());
             }
         }
         Ok(values)

@@ -158,7 +158,7 @@ fn direction(
         _ => return Ok(None),
     };
     let (layer, site) = after(&component, config);
-    let place: At = (layer, site, 0..config.hidden_size, position);
+    let place: At = (layer, site, 0..config.hidden_size, position..position + 1);
     let here = (Variant::default(), place);
     let mut values = evaluator.capture(trial, std::slice::from_ref(&here))?.remove(0);
     for control in background {
@@ -195,11 +195,12 @@ fn along(there: &Symptom, direction: &Direction, values: &[&[f32]]) -> Result<Ve
     };
     let here: Vec<(Variant, At)> = positions
         .iter()
-        .map(|position| (Variant::default(), (layer, site, 0..d, *position)))
+        .map(|position| (Variant::default(), (layer, site, 0..d, *position..position + 1)))
         .collect();
     let without = evaluator.capture(clean, &here)?;
     let with = evaluator.capture(corrupted, &here)?;
-    let last: At = (config.num_hidden_layers - 1, Site::ResidPost, 0..d, there.position);
+    let at = there.position;
+    let last: At = (config.num_hidden_layers - 1, Site::ResidPost, 0..d, at..at + 1);
     let shifted = |changes: Vec<Vec<f32>>| {
         let shifts = positions.iter().zip(changes);
         let shift = |(position, values): (&usize, Vec<f32>)| Shift {

@@ -118,7 +118,8 @@ pub fn interactions(
     let necessary = patched(&sets, Direction::Necessity)?;
     let effect = necessary[0] - sufficient[0];
     let mut calls = 2 * sets.len() as u64;
-    if effect.is_nan() || effect.abs() < LEAST_NATS {
+    let finite = sufficient.iter().chain(&necessary).all(|value| value.is_finite());
+    if !finite || effect.abs() < LEAST_NATS {
         return Ok((None, calls));
     }
     // Shares of the effect: made in the clean run, removed from the corrupted one.
@@ -132,6 +133,7 @@ pub fn interactions(
         .collect();
     let direct = centred_logits(symptom, &held, Direction::Sufficiency)?;
     let direct = direct.into_iter().map(|said| (said - sufficient[0]) / effect);
+    let direct = direct.map(|share| if share.is_finite() { share } else { 0.0 });
     calls += pairs.len() as u64;
     let mut pairs: Vec<Pair> = pairs
         .into_iter()

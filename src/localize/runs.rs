@@ -47,9 +47,11 @@ pub fn comparable(trial: &Trial) -> bool {
 }
 
 /// Returns the first position at which the runs with and without the edits can differ: that of the
-/// first edit; 0 for edits that act everywhere.
+/// first edit, or the last one of the edited sequence if that is before it; 0 for edits that act
+/// everywhere.
 pub fn first_edited(trial: &Trial) -> usize {
-    trial.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0)
+    let first = trial.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0);
+    first.min(trial.layout().ids.len().saturating_sub(1))
 }
 
 /// Returns the positions that the runs with and without the edits both have, in stretches, from the

@@ -47,7 +47,7 @@ pub fn localize(
     let mut found = Localization { routing: patching.routing()?, ..Localization::default() };
     let mut set = SmallestSet::default();
     if controls.is_empty() {
-        let free = patching.outside_edits();
+        let free = |component: &Component| patching.is_outside_edits(component);
         let ranked: Vec<Component> = rank(&effects).into_iter().filter(free).collect();
         let pool: Vec<Component> = effects.iter().map(|e| e.component).filter(free).collect();
         set = patching.smallest_set(&ranked, options)?;
@@ -114,16 +114,12 @@ impl Patching<'_, '_> {
         Ok(effects)
     }
 
-    /// Returns a test of whether a component is in no block that the edits are in: a lesion does
-    /// not mediate itself.
-    fn outside_edits(&self) -> impl Fn(&Component) -> bool + Copy + use<'_> {
+    /// Returns true if a component is in no block that the edits are in: a lesion does not mediate
+    /// itself.
+    fn is_outside_edits(&self, component: &Component) -> bool {
         let config = &self.runs.evaluator.model.config;
-        let edits = &self.runs.corrupted.trial.edits;
-        move |component| {
-            let block = block_of(component, config);
-            let edited = edits.iter().filter_map(Edit::component);
-            edited.map(|edited| block_of(edited, config)).all(|edited| edited != block)
-        }
+        let mut edited = self.runs.corrupted.trial.edits.iter().filter_map(Edit::component);
+        edited.all(|edited| block_of(edited, config) != block_of(component, config))
     }
 
     /// Returns the parts of the strongest blocks: the neurons (in a state space model the channels,

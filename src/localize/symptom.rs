@@ -20,6 +20,9 @@ pub const LEAST_NATS: f64 = 1.0;
 /// The necessity below which nothing is named.
 pub const LEAST_NECESSITY: f64 = 0.1;
 
+/// The largest number of values in the patches of one call (256 MB).
+pub const CHUNK_VALUES: usize = 64 << 20;
+
 /// A symptom and the runs that show it. Where the predictions with and without the edits diverge
 /// most, it is the token that is the most probable with them; if they raise its log-probability by
 /// less than [`LEAST_NATS`], the one that is the most probable without them.
@@ -128,19 +131,28 @@ impl Symptom<'_, '_> {
     /// Errors of the evaluator.
     pub fn shares(&mut self, sets: &[&[Component]], direction: Direction) -> Result<Vec<f64>> {
         let aligned = self.runs.aligned.clone();
-        let requests: Vec<Request> = sets
-            .iter()
-            .map(|set| self.runs.request(set, &aligned, direction))
-            .collect::<Result<_>>()?;
-        self.calls += requests.len() as u64;
         let share = |said: f64| match direction {
             Direction::Necessity => (self.corrupted - said) / self.effect,
             Direction::Sufficiency => 1.0 - (self.corrupted - said) / self.effect,
         };
-        let observed = self.runs.evaluator.observe(&requests)?;
-        let share =
-            |o| Some(share(last(o))).filter(|s| !s.is_nan()).map_or(0.0, |s| s.clamp(0.0, 1.0));
-        Ok(observed.iter().map(share).collect())
+        let share = |o: &Observation| {
+            let share = share(last(o));
+            if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) }
+        };
+        let positions: usize = aligned.iter().map(|(.., len)| len).sum();
+        let members = sets.iter().map(|set| set.len()).max().unwrap_or(1);
+        let values = members * positions * self.runs.evaluator.model.config.hidden_size;
+        let mut shares = Vec::with_capacity(sets.len());
+        for chunk in sets.chunks((CHUNK_VALUES / values.max(1)).max(1)) {
+            let requests: Vec<Request> = chunk
+                .iter()
+                .map(|set| self.runs.request(set, &aligned, direction))
+                .collect::<Result<_>>()?;
+            let observed = self.runs.evaluator.observe(&requests)?;
+            shares.extend(observed.iter().map(share));
+        }
+        self.calls += sets.len() as u64;
+        Ok(shares)
     }
 
     /// Measures the necessity of each component alone.

@@ -91,9 +91,9 @@ fn rows(all: &Comparison) -> Vec<Row> {
         share(&m.diffuse)
     }));
     rows.push(row(
-        "emergence",
-        "share of a case's joint effect that its components do not have alone",
-        &|m| of_cases(&m.emergence),
+        "in sets of components",
+        "share of what a case's strongest components do that they do only in pairs and larger sets",
+        &|m| of_cases(&m.joint),
     ));
     rows.push(row("through routing", "share of a case's effect", &|m| {
         m.routing.as_ref().map_or_else(none, of_cases)
@@ -234,7 +234,7 @@ mod tests {
             glitch_tokens: None,
             concentration: Spread::new(&[1.0, 2.0, 3.0]),
             diffuse: Share::new(2, 9),
-            emergence: Spread::new(&[]),
+            joint: Spread::new(&[]),
             routing: None,
             interaction: Spread::new(&[0.2, 0.5, 2.0]),
             redundant: Share::new(11, 28),

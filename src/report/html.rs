@@ -289,9 +289,14 @@ const WORDS: &[(&str, &str)] = &[
         into the clean run.",
     ),
     (
-        "emergence",
-        "The share of the joint effect that the single effects do not account for. Near 0: they \
-        add up. Near 1: the effect exists only jointly. Negative: the components are redundant.",
+        "graph",
+        "The places (a component at a position) that make the effect with everything else as in \
+        the controls, or as without the edits. Its faithfulness is the share they make.",
+    ),
+    (
+        "and, or, chain",
+        "Relations of two components: only both together have the effect; either is enough; the \
+        first acts through the second.",
     ),
     (
         "interaction",
@@ -373,6 +378,15 @@ mod tests {
             if let Some(localization) = &mut case.localization {
                 localization.effects.iter_mut().step_by(3).for_each(|e| e.necessity = odd);
                 (localization.necessity, localization.emergence) = (odd, Some(odd));
+                if let Some(graph) = &mut localization.graph {
+                    graph.faithfulness = odd;
+                    graph.nodes.iter_mut().for_each(|n| (n.necessity, n.direct) = (odd, odd));
+                    graph.edges.iter_mut().for_each(|e| (e.to, e.effect) = (e.to + i, odd));
+                }
+                if let Some(interactions) = &mut localization.interactions {
+                    interactions.effect = odd;
+                    interactions.pairs.iter_mut().for_each(|p| p.necessity = [odd; 3]);
+                }
                 if let Some(attribution) = &mut localization.attribution {
                     attribution.mediation.layerwise.fill(odd);
                     (

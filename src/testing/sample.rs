@@ -5,8 +5,9 @@ use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
-    ComparisonKind, ComparisonTokens, Contrast, Effect, Localization, Mediation, PositionEffect,
-    Role, TokenAttribution,
+    Baseline, ComparisonKind, ComparisonTokens, Contrast, Direction, DirectionAt, Edge, Effect,
+    Generalization, Graph, Interactions, Localization, Mediation, Node, Pair, PairKind,
+    PositionEffect, Role, SymptomToken, TokenAttribution,
 };
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
@@ -82,12 +83,7 @@ fn top(tokens: &[(u32, &str, f64)]) -> Vec<TokenProbability> {
 }
 
 /// Returns the effects of a model of `layers` by `heads` in which a few components matter.
-fn localization(
-    layers: usize,
-    heads: usize,
-    set: &[Component],
-    emergence: Option<f64>,
-) -> Localization {
+fn localization(layers: usize, heads: usize, set: &[Component]) -> Localization {
     let mut effects = Vec::new();
     for layer in 0..layers {
         for head in 0..heads {
@@ -144,14 +140,89 @@ fn localization(
         necessity: 0.88,
         sufficiency: 0.74,
         components_for_80_percent: Some(1),
-        emergence,
-        routing: None,
-        attribution: None,
         controls,
-        contrasts: Vec::new(),
         effects,
         positions,
         calls: 412,
+        ..Localization::default()
+    }
+}
+
+/// Adds a symptom, a graph of four places, pairs and new prompts.
+fn explained(found: Localization) -> Localization {
+    let head = |head| Component::Head { layer: 3, head };
+    let mlp = |layer| Component::Mlp { layer };
+    let node = |component, position: usize, text: &str, necessity, direct| Node {
+        component,
+        hook: None,
+        position,
+        id: 7 * position as u32,
+        text: text.into(),
+        necessity,
+        direct,
+    };
+    let edge = |from, to, effect| Edge { from, to, effect };
+    let pair = |first, second, kind, direct| Pair {
+        components: [first, second],
+        kind,
+        necessity: [0.99, 0.62, 1.0],
+        sufficiency: [0.98, 0.84, 1.0],
+        direct,
+    };
+    let direction = Direction {
+        component: mlp(3),
+        at: DirectionAt::Symptom,
+        norm: 31.5,
+        made: 18,
+        removed: 16,
+        made_by_random: 0,
+        removed_by_random: 1,
+        values: Vec::new(),
+    };
+    Localization {
+        symptom: Some(SymptomToken {
+            id: 11,
+            text: " the".into(),
+            position: 9,
+            log_prob: -0.21,
+            effect: 14.3,
+        }),
+        graph: Some(Graph {
+            effect: 16.1,
+            baseline: Baseline::Controls,
+            nodes: vec![
+                node(mlp(0), 4, " great", 0.99, 0.0),
+                node(head(0), 9, ":", 0.33, 0.06),
+                node(head(1), 9, ":", 0.36, 0.05),
+                node(mlp(3), 9, ":", 0.52, 0.66),
+            ],
+            edges: vec![
+                edge(None, 0, 0.97),
+                edge(Some(0), 2, 0.45),
+                edge(Some(0), 1, 0.41),
+                edge(Some(2), 3, 0.23),
+                edge(Some(1), 3, 0.19),
+            ],
+            faithfulness: 0.89,
+            random: (0..20).map(|i| f64::from(i) * 1e-3).collect(),
+        }),
+        interactions: Some(Interactions {
+            members: vec![mlp(0), mlp(3)],
+            effect: 12.5,
+            sufficient: vec![0.64, 0.36],
+            necessary: vec![0.71, 0.29],
+            pairs: vec![
+                pair(mlp(0), mlp(3), PairKind::Chain, 0.05),
+                pair(head(0), head(1), PairKind::Or, 0.9),
+            ],
+        }),
+        generalization: Some(Generalization {
+            prompts: 20,
+            with_effect: 19,
+            set: None,
+            direction: Some(direction),
+        }),
+        ..found
     }
 }
 
@@ -286,7 +357,6 @@ pub fn campaign() -> (Summary, Vec<Case>) {
         4,
         4,
         &[Component::Mlp { layer: 2 }, Component::Head { layer: 3, head: 1 }],
-        Some(0.62),
     ));
 
     let relay = contrast(Component::Mlp { layer: 0 }, 0.98, 0.99, Role::Relay);
@@ -314,7 +384,7 @@ pub fn campaign() -> (Summary, Vec<Case>) {
     ]);
     hostile.edits = (0..4).map(|i| Edit::Insert { position: 6, id: 4000 + i }).collect();
     hostile.localization =
-        Some(Localization { contrasts: vec![relay], ..localization(4, 4, &[], None) });
+        Some(Localization { contrasts: vec![relay], ..explained(localization(4, 4, &[])) });
 
     let mut large = case(0xa3, OracleKind::LossBlowup, 6.1, 900);
     let weight = Component::Weight { layer: 11, matrix: Matrix::Down, out: 507, input: 1229 };
@@ -331,7 +401,6 @@ pub fn campaign() -> (Summary, Vec<Case>) {
             Component::Head { layer: 12, head: 4 },
             Component::Head { layer: 29, head: 8 },
         ],
-        Some(-0.4),
     ));
 
     let mut embedding = case(0xa4, OracleKind::Collapse, 1.0, 12);
@@ -373,6 +442,11 @@ pub fn saying(text: &str) -> (Summary, Vec<Case>) {
             generated_after: said(),
             title: said(),
         };
+        if let Some(found) = &mut case.localization {
+            found.symptom.iter_mut().for_each(|symptom| symptom.text = said());
+            let nodes = found.graph.iter_mut().flat_map(|graph| &mut graph.nodes);
+            nodes.for_each(|node| node.text = said());
+        }
         case.id = said();
         (case.lineage.parent, case.lineage.mutators) = (said(), vec![said()]);
         case.top_before.iter_mut().chain(&mut case.top_after).for_each(|t| t.text = said());

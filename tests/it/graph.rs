@@ -205,8 +205,8 @@ fn captured_places_are_those_of_the_run() {
     let (last, position) = (config.num_hidden_layers - 1, trial.base.len() - 1);
     let run = evaluator.activations(&trial, &[]).unwrap();
     let mlp = Component::Mlp { layer: 1 };
-    let output = (1, Site::MlpOut, 0..d, position);
-    let end = (last, Site::ResidPost, 0..d, position);
+    let output = (1, Site::MlpOut, 0..d, position..position + 1);
+    let end = (last, Site::ResidPost, 0..d, position..position + 1);
     let shift = |site, layer| Variant {
         shifts: vec![Shift { layer, site, position, values: vec![0.5; d] }],
         ..Variant::default()
@@ -228,7 +228,7 @@ fn captured_places_are_those_of_the_run() {
     let observed = evaluator.observe_alone(&Request::new(trial.clone())).unwrap();
     let read = evaluator.read_log_probs(&got[1], 40);
     assert!((read[0] - f64::from(observed.log_probs[0])).abs() < 1e-5);
-    let beyond = (last + 1, Site::ResidPost, 0..d, position);
+    let beyond = (last + 1, Site::ResidPost, 0..d, position..position + 1);
     assert!(evaluator.capture(&trial, &[(Variant::default(), beyond)]).is_err());
 }
 

@@ -12,22 +12,18 @@
 //! the symptom. Where there are none, or all of them have it, it is the clean run.
 
 mod background;
+mod find;
 mod paths;
 mod search;
 
 pub use background::Background;
+pub use find::graph;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::Effect;
-use super::set::LocalizeOptions;
-use super::symptom::Symptom;
 use crate::edit::Component;
-use crate::error::Result;
-use crate::evaluate::hook_name;
-use search::{Mixers, Search};
 
 /// The largest number of nodes of a graph.
 pub const MAX_NODES: usize = 12;
@@ -113,61 +109,6 @@ impl Graph {
 
 /// A component at a position, as a place in the search.
 pub type Place = (Component, usize);
-
-/// Finds the graph of a case, starting from the effects of patching whole components; `None` if
-/// there is nothing to find. Returns also the number of trials evaluated.
-///
-/// # Errors
-/// Errors of the evaluator.
-pub fn graph(
-    symptom: &Symptom,
-    background: &Background,
-    effects: &[Effect],
-    options: &LocalizeOptions,
-) -> Result<(Option<Graph>, u64)> {
-    // By heads first. Where these are too many for a small graph, by whole mixers.
-    let mut search = Search::new(symptom, background, effects, Mixers::Heads, options);
-    let (mut places, mut faithfulness) = search.smallest()?;
-    let has_heads = places.iter().any(|(component, _)| matches!(component, Component::Head { .. }));
-    if has_heads && faithfulness < GOAL {
-        let calls = search.calls;
-        let mut whole = Search::new(symptom, background, effects, Mixers::Whole, options);
-        let (others, more) = whole.smallest()?;
-        whole.calls += calls;
-        search.calls = whole.calls;
-        if more > faithfulness {
-            (search, places, faithfulness) = (whole, others, more);
-        }
-    }
-    if places.is_empty() {
-        return Ok((None, search.calls));
-    }
-    let random = search.random(&places)?;
-    let necessities = search.necessities(&places)?;
-    let (direct, edges) = search.paths(&places)?;
-    let ids = symptom.runs.corrupted.trial.layout().ids;
-    let config = &symptom.runs.evaluator.model.config;
-    let nodes = (places.iter().zip(necessities).zip(direct))
-        .map(|((&(component, position), necessity), direct)| Node {
-            component,
-            hook: hook_name(&component, config),
-            position,
-            id: ids[position],
-            text: symptom.runs.evaluator.model.token(ids[position]),
-            necessity,
-            direct,
-        })
-        .collect();
-    let graph = Graph {
-        effect: background.effect,
-        baseline: background.baseline,
-        nodes,
-        edges,
-        faithfulness,
-        random,
-    };
-    Ok((Some(graph), search.calls))
-}
 
 /// A set of places: a graph in the making.
 pub type Places = BTreeSet<Place>;

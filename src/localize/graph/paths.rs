@@ -7,7 +7,7 @@
 use super::background::BackgroundRun;
 use super::search::Search;
 use super::{Edge, Place};
-use crate::edit::Component;
+use crate::edit::{Component, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Activations, At, Evaluator as _, Patch, Request, Shift, Variant, place};
 use crate::localize::symptom::last;
@@ -127,7 +127,7 @@ impl<'s> Search<'s, '_, '_> {
             let patch = runs.patch(&component, position, other, source, 1)?;
             let patches = alone.patches.iter().cloned().chain([patch]).collect();
             let variant = Variant { patches, shifts: Vec::new() };
-            let at = (layer, Site::AttnOut, 0..config.hidden_size, position);
+            let at = (layer, Site::AttnOut, 0..config.hidden_size, position..position + 1);
             runs.evaluator.capture(&runs.corrupted.trial, &[(variant, at)])?.remove(0)
         };
         let values = after.iter().zip(&before).map(|(a, b)| a - b).collect();
@@ -140,20 +140,26 @@ impl<'s> Search<'s, '_, '_> {
         let runs = &self.symptom.runs;
         let (evaluator, config) = (runs.evaluator, &runs.evaluator.model.config);
         let d = config.hidden_size;
+        // The residual streams at the beginning, from the first of these positions to the last.
+        let mut undone = Variant::default();
         let pairs: Vec<(usize, usize)> = (self.positions.iter())
             .filter_map(|position| Some((self.background.source(*position)?, *position)))
             .collect();
-        let stream = |position| (Variant::default(), (0, Site::ResidPre, 0..d, position));
-        let own: Vec<_> = pairs.iter().map(|(_, position)| stream(*position)).collect();
-        let other: Vec<_> = pairs.iter().map(|(source, _)| stream(*source)).collect();
-        let own = evaluator.capture(&runs.corrupted.trial, &own)?;
-        let other = evaluator.capture(&alone.background.trial, &other)?;
-        let mut undone = Variant::default();
-        for (((_, position), own), other) in pairs.iter().zip(&own).zip(&other) {
-            if own != other {
-                let values = other.iter().zip(own).map(|(a, b)| a - b).collect();
-                let (layer, site, position) = (0, Site::ResidPre, *position);
-                undone.shifts.push(Shift { layer, site, position, values });
+        if let (Some(first), Some(last)) = (pairs.first(), pairs.last()) {
+            let stream = |trial: &Trial, first: usize, last: usize| -> Result<Vec<f32>> {
+                let at = (0, Site::ResidPre, 0..d, first..last + 1);
+                Ok(evaluator.capture(trial, &[(Variant::default(), at)])?.remove(0))
+            };
+            let own = stream(&runs.corrupted.trial, first.1, last.1)?;
+            let other = stream(&alone.background.trial, first.0, last.0)?;
+            for (source, position) in &pairs {
+                let own = &own[(position - first.1) * d..][..d];
+                let other = &other[(source - first.0) * d..][..d];
+                if own != other {
+                    let values = other.iter().zip(own).map(|(a, b)| a - b).collect();
+                    let (layer, site, position) = (0, Site::ResidPre, *position);
+                    undone.shifts.push(Shift { layer, site, position, values });
+                }
             }
         }
         for block in &self.background.edited {
@@ -189,7 +195,8 @@ impl<'s> Search<'s, '_, '_> {
         let evaluator = self.symptom.runs.evaluator;
         let config = &evaluator.model.config;
         let d = config.hidden_size;
-        let at = (config.num_hidden_layers - 1, Site::ResidPost, 0..d, self.symptom.position);
+        let last = self.symptom.position;
+        let at = (config.num_hidden_layers - 1, Site::ResidPost, 0..d, last..last + 1);
         let trial = &self.symptom.runs.corrupted.trial;
         let variant = Variant { patches: alone.patches.clone(), shifts: Vec::new() };
         let last = evaluator.capture(trial, &[(variant, at)])?.remove(0);
@@ -234,6 +241,6 @@ impl<'s> Search<'s, '_, '_> {
     fn at(&self, (component, position): &Place) -> Result<At> {
         let (layer, site, columns) = place(component, &self.symptom.runs.evaluator.model.config)
             .ok_or_else(|| Error::internal(format!("{component} has no output")))?;
-        Ok((layer, site, columns, *position))
+        Ok((layer, site, columns, *position..position + 1))
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, Patch, Request, place};
 use crate::localize::Effect;
 use crate::localize::set::LocalizeOptions;
-use crate::localize::symptom::{Symptom, last};
+use crate::localize::symptom::{CHUNK_VALUES, Symptom, last};
 use crate::model::hooks::Site;
 use crate::rng;
 
@@ -223,12 +223,15 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
     /// Measures faithfulness against the first run of the background alone.
     fn provisional(&mut self, graphs: &[Places]) -> Result<Vec<f64>> {
         let Some(run) = self.background.runs.first() else { return Ok(Vec::new()) };
-        let mut requests = Vec::with_capacity(graphs.len());
-        for graph in graphs {
-            requests.push(self.request(self.alone(graph, run)?));
+        let mut observed = Vec::with_capacity(graphs.len());
+        for chunk in graphs.chunks(self.chunk_len()) {
+            let mut requests = Vec::with_capacity(chunk.len());
+            for graph in chunk {
+                requests.push(self.request(self.alone(graph, run)?));
+            }
+            self.calls += requests.len() as u64;
+            observed.extend(self.symptom.runs.evaluator.observe(&requests)?);
         }
-        self.calls += requests.len() as u64;
-        let observed = self.symptom.runs.evaluator.observe(&requests)?;
         let effect = self.symptom.corrupted - run.log_prob;
         let left = |o| 1.0 - (self.symptom.corrupted - last(o)) / effect;
         Ok(observed.iter().map(left).map(|f| if f.is_nan() { 0.0 } else { f }).collect())
@@ -246,13 +249,24 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
     /// Errors of the evaluator.
     pub fn faithfulness(&mut self, graphs: &[&Places]) -> Result<Vec<f64>> {
         let runs = &self.background.runs;
-        let mut requests = Vec::with_capacity(graphs.len() * runs.len());
-        for graph in graphs {
-            for run in runs {
-                requests.push(self.request(self.alone(graph, run)?));
+        let mut left = Vec::with_capacity(graphs.len());
+        for chunk in graphs.chunks((self.chunk_len() / runs.len()).max(1)) {
+            let mut requests = Vec::with_capacity(chunk.len() * runs.len());
+            for graph in chunk {
+                for run in runs {
+                    requests.push(self.request(self.alone(graph, run)?));
+                }
             }
+            left.extend(self.shares_left(&requests)?);
         }
-        self.shares_left(&requests)
+        Ok(left)
+    }
+
+    /// Returns how many graphs may be run in one call, so that their patches stay small.
+    fn chunk_len(&self) -> usize {
+        let d = self.symptom.runs.evaluator.model.config.hidden_size;
+        let values = 2 * self.units.len() * self.positions.len() * d;
+        (CHUNK_VALUES / values.max(1)).max(1)
     }
 
     /// Measures the share of the effect that is removed when each place alone is as in the
