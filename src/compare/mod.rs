@@ -64,7 +64,13 @@ pub struct ModelFigures {
     /// The share of the absolute Harsanyi dividends of a case's strongest components that pairs and
     /// larger sets of them have
     /// ([`Interactions::sufficient`](crate::localize::Interactions::sufficient)).
-    pub joint: Spread,
+    ///
+    /// `None` in comparisons of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joint: Option<Spread>,
+    /// The emergence of cases as earlier versions measured it; it is read and no longer shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergence: Option<Spread>,
     /// In a mixture of experts, the share of a case's effect that acts through routing.
     pub routing: Option<Spread>,
     /// The interaction of every pair of blocks (a layer's mixer or MLP) on the reference text, in

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::edit::{Component, Trial};
+use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Activations, ModelEvaluator, Patch, Request};
 
@@ -47,10 +47,14 @@ pub fn comparable(trial: &Trial) -> bool {
 }
 
 /// Returns the first position at which the runs with and without the edits can differ: that of the
-/// first edit, or the last one of the edited sequence if that is before it; 0 for edits that act
-/// everywhere.
+/// first edit, or the one before a token that is deleted, which may be read in its place; 0 for
+/// edits that act everywhere.
 pub fn first_edited(trial: &Trial) -> usize {
-    let first = trial.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0);
+    let first = |edit: &Edit| match edit {
+        Edit::Delete { position } => position.saturating_sub(1),
+        other => other.position().unwrap_or(0),
+    };
+    let first = trial.edits.iter().map(first).min().unwrap_or(0);
     first.min(trial.layout().ids.len().saturating_sub(1))
 }
 

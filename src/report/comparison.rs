@@ -93,7 +93,7 @@ fn rows(all: &Comparison) -> Vec<Row> {
     rows.push(row(
         "in sets of components",
         "share of what a case's strongest components do that they do only in pairs and larger sets",
-        &|m| of_cases(&m.joint),
+        &|m| m.joint.as_ref().map_or_else(none, of_cases),
     ));
     rows.push(row("through routing", "share of a case's effect", &|m| {
         m.routing.as_ref().map_or_else(none, of_cases)
@@ -234,7 +234,8 @@ mod tests {
             glitch_tokens: None,
             concentration: Spread::new(&[1.0, 2.0, 3.0]),
             diffuse: Share::new(2, 9),
-            joint: Spread::new(&[]),
+            joint: Some(Spread::new(&[])),
+            emergence: None,
             routing: None,
             interaction: Spread::new(&[0.2, 0.5, 2.0]),
             redundant: Share::new(11, 28),
