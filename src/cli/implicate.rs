@@ -1,16 +1,18 @@
 //! `glitch implicate CASE`: localizes a case to the components that mediate it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView};
 
 use super::args::{MODEL_HELP, exists};
 use super::{exit, output};
 use crate::case::Case;
 use crate::corpus::ModelUnderTest;
-use crate::error::Result;
-use crate::localize::ComparisonKind;
+use crate::error::{Error, Result};
+use crate::localize::{ComparisonKind, Direction};
 use crate::pipeline::{attribute_replaced_tokens, localize_against_controls};
 use crate::report;
-use crate::storage::OutputDir;
+use crate::storage::{self, OutputDir};
 use crate::text::escape;
 
 /// Localize a case: find the components that mediate it, by activation patching in both directions.
@@ -61,6 +63,7 @@ pub fn run(args: Args) -> Result<u8> {
         let lines = report::localization(&case, &found, args.top);
         lines.into_iter().for_each(output::line);
     }
+    let direction = found.generalization.as_ref().and_then(|tried| tried.direction.clone());
     if let Some(dir) = args.out {
         case.model = under_test.model.reference();
         case.localization = Some(found);
@@ -69,6 +72,28 @@ pub fn run(args: Args) -> Result<u8> {
         if !args.json {
             output::line(format!("written       {}", escape(&written.display().to_string())));
         }
+        if let Some(direction) = direction {
+            let path = write_direction(&written, &direction, args.force)?;
+            if !args.json {
+                output::line(format!("direction     {}", escape(&path.display().to_string())));
+            }
+        }
     }
     Ok(exit::OK)
+}
+
+/// Writes a direction beside its case, as the tensor `direction`, `[d_model]`.
+fn write_direction(case: &Path, direction: &Direction, force: bool) -> Result<PathBuf> {
+    let path = case.with_extension("direction.safetensors");
+    let bytes: Vec<u8> = direction.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let shape = vec![direction.values.len()];
+    let tensor = TensorView::new(Dtype::F32, shape, &bytes)
+        .and_then(|tensor| safetensors::serialize([("direction", tensor)], None))
+        .map_err(|error| Error::file(&path, "direction", error.to_string()))?;
+    if force {
+        storage::write_atomic(&path, &tensor)?;
+    } else if !storage::write_new(&path, &tensor)? {
+        return Err(Error::file(path, "--out", "exists already; --force replaces it"));
+    }
+    Ok(path)
 }

@@ -61,18 +61,21 @@ pub fn localize(
             (found.contrasts, set) = (contrasted.contrasts, contrasted.set);
             patching.calls += contrasted.calls;
         }
-        let (interactions, calls) =
-            interactions(&symptom, &coarse_effects(&effects), options.interacting)?;
-        patching.calls += calls;
-        let background = Background::new(&symptom, controls)?;
-        let (graph, calls) = graph(&symptom, &background, &effects, options)?;
-        patching.calls += calls;
-        let without: Vec<Trial> = background.runs.iter().map(|run| run.trial.clone()).collect();
-        let (set, seed) = (&set.set, options.seed);
-        let (generalization, calls) =
-            generalize(&symptom, set, graph.as_ref(), &without, elsewhere, seed)?;
-        patching.calls += symptom.calls + calls;
-        found = Localization { interactions, graph, generalization, ..found };
+        patching.calls += symptom.calls;
+        if options.graph {
+            let (interactions, calls) =
+                interactions(&symptom, &coarse_effects(&effects), options.interacting)?;
+            patching.calls += calls;
+            let background = Background::new(&symptom, controls)?;
+            let (graph, calls) = graph(&symptom, &background, &effects, options)?;
+            patching.calls += calls;
+            let without: Vec<Trial> = background.runs.iter().map(|run| run.trial.clone()).collect();
+            let (set, seed) = (&set.set, options.seed);
+            let (generalization, calls) =
+                generalize(&symptom, set, graph.as_ref(), &without, elsewhere, seed)?;
+            patching.calls += calls;
+            found = Localization { interactions, graph, generalization, ..found };
+        }
     } else {
         found.positions = patching.positions(&set.set, options)?;
     }

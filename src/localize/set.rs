@@ -24,6 +24,8 @@ pub struct LocalizeOptions {
     pub interacting: usize,
     /// The necessity or sufficiency of a mixer from which its heads are tried, in large models.
     pub least_of_mixer: f64,
+    /// Finds the graph, too, and how the strongest components work together.
+    pub graph: bool,
     /// The number of controls with an effect that a case is compared with.
     pub contrasted: usize,
     /// The seed of the random sets.
@@ -42,6 +44,7 @@ impl Default for LocalizeOptions {
             positions: 12,
             interacting: 6,
             least_of_mixer: 0.05,
+            graph: true,
             contrasted: 19,
             seed: 0,
         }
