@@ -219,7 +219,7 @@ impl<'a> Samples<'a> {
                     .iter()
                     .map(|&b| self.kernel(self.sets[a], self.sets[b], &orders))
                     .collect();
-                // A set that was drawn more than once makes pairs with itself. All of its draws are in
+                // A set that was drawn more than once makes pairs with itself. All its draws are in
                 // one fold, where independent draws would have been in any.
                 row[i] *= (1.0 - once / self.weights[a]) / FOLDS as f64;
                 let sums: Vec<f64> = weighted.iter().map(|text| dot(text, &row)).collect();

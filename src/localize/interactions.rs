@@ -227,8 +227,8 @@ fn is_mixer_part(component: &Component) -> bool {
     )
 }
 
-/// Returns the symptom's centred logit with each set patched, nats. With it comes what is held as it
-/// is in the run that is patched into.
+/// Returns the symptom's centred logit with each set patched, nats. With each set comes what is held
+/// as it is in the run that is patched into.
 fn centred_logits(
     symptom: &Symptom,
     sets: &[(&[Component], &[Component])],

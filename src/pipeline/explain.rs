@@ -53,9 +53,9 @@ const CONTRASTED: usize = 32;
 /// Prompts in which an explanation is tried.
 const ELSEWHERE: usize = 20;
 
-/// Localizes a trial, tries what is found in new prompts, and compares what it is localized to with its controls, drawn as those of the
-/// verdict are. Trials with edits inside the model have none here: their controls edit other
-/// components.
+/// Localizes a trial, tries what is found in new prompts, and compares what it is localized to with
+/// its controls, drawn as those of the verdict are. Trials with edits inside the model have none
+/// here: their controls edit other components.
 ///
 /// # Errors
 /// Those of [`localize::localize`].

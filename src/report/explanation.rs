@@ -156,8 +156,8 @@ fn random_sets(found: &Localization) -> String {
     format!("; {sets} {}", percent(best))
 }
 
-/// Says in how many new prompts the explanation holds: the named set or, where nothing is named, the
-/// direction. `None` if it was not tried.
+/// Says in how many new prompts the explanation holds: the named set or, where nothing is named,
+/// the direction. `None` if it was not tried.
 pub fn generalizes(found: &Localization) -> Option<String> {
     let tried = found.generalization.as_ref()?;
     if tried.with_effect == 0 {

@@ -62,7 +62,9 @@ pub fn svg(graph: &Graph) -> Option<String> {
     let (logits, edits) =
         ((center - NODE.0 / 2.0, y(0)), (center - NODE.0 / 2.0, y(rows.len() + 1)));
     let mut svg = format!(
-        r#"<svg class="graph" viewBox="0 0 {width:.0} {height:.0}" style="max-width:{width:.0}px" role="img" aria-label="the components that make the effect, and what each passes to others">"#
+        "<svg class=\"graph\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+        style=\"max-width:{width:.0}px\" role=\"img\" aria-label=\"the components that make the \
+        effect, and what each passes to others\">"
     );
     for (level, row) in &row_of {
         let _ = write!(
@@ -79,7 +81,8 @@ pub fn svg(graph: &Graph) -> Option<String> {
         let wide = 1.0 + 5.0 * effect.clamp(0.0, 1.0);
         let bend = ((y1 - y2) / 2.0).max(12.0);
         format!(
-            r#"<path class="edge" d="M{x1:.0} {y1:.0}C{x1:.0} {:.0} {x2:.0} {:.0} {x2:.0} {y2:.0}" stroke-width="{wide:.1}"><title>{name}: {}</title></path>"#,
+            "<path class=\"edge\" d=\"M{x1:.0} {y1:.0}C{x1:.0} {:.0} {x2:.0} {:.0} {x2:.0} \
+            {y2:.0}\" stroke-width=\"{wide:.1}\"><title>{name}: {}</title></path>",
             y1 - bend,
             y2 + bend,
             percent(effect.clamp(0.0, 1.0))
@@ -106,7 +109,9 @@ pub fn svg(graph: &Graph) -> Option<String> {
     }
     let node = |(x, y): (f64, f64), name: &str, title: &str| {
         format!(
-            r#"<g class="node"><rect x="{x:.0}" y="{y:.0}" width="{}" height="{}" rx="4"/><text x="{:.0}" y="{:.0}" class="mid">{}</text><title>{}</title></g>"#,
+            "<g class=\"node\"><rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"{}\" height=\"{}\" \
+            rx=\"4\"/><text x=\"{:.0}\" y=\"{:.0}\" class=\"mid\">{}</text>\
+            <title>{}</title></g>",
             NODE.0,
             NODE.1,
             x + NODE.0 / 2.0,

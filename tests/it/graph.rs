@@ -25,8 +25,8 @@ fn explain(evaluator: &ModelEvaluator, trial: &Trial) -> Localization {
     localize_against_controls(evaluator, trial, None, 1).unwrap()
 }
 
-/// Measures a graph's faithfulness the naive way, against the clean run: every head and MLP at every
-/// position that is no node is patched on its own.
+/// Measures a graph's faithfulness the naive way, against the clean run: every head and MLP at
+/// every position that is no node is patched on its own.
 fn faithfulness(evaluator: &ModelEvaluator, trial: &Trial, found: &Localization) -> f64 {
     let (symptom, graph) = (found.symptom.as_ref().unwrap(), found.graph.as_ref().unwrap());
     let at = symptom.position + 1 - trial.base.len();
@@ -141,8 +141,8 @@ fn pairs_are_measured_in_centred_logits() {
     assert!(interactions.pairs.iter().all(|p| p.kind != PairKind::Chain || p.direct < 0.3));
 }
 
-/// Of what is found in one prompt, the direction makes and removes the symptom in others, and a
-/// random one does not.
+/// The direction that is found in one prompt makes and removes the symptom in others, and a random
+/// one does not.
 #[test]
 fn a_direction_does_the_same_in_new_prompts() {
     let model = Model::load("builtin:dense").unwrap();
@@ -233,8 +233,7 @@ fn captured_places_are_those_of_the_run() {
     assert!(evaluator.capture(&trial, &[(Variant::default(), beyond)]).is_err());
 }
 
-/// A graph that says more than there is is no graph that can be drawn or read: nodes and edges of a
-/// file are checked when it is read (see `hostile.rs`), and none is faithful by having no random ones.
+/// A graph is a path only if it does most of it alone and random ones do not.
 #[test]
 fn a_graph_is_faithful_only_if_random_ones_are_not() {
     let graph = |faithfulness, random: &[f64]| Graph {

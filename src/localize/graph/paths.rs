@@ -134,8 +134,8 @@ impl<'s> Search<'s, '_, '_> {
         Ok(Change { after: block, position, values })
     }
 
-    /// Returns what undoes the edits themselves: changes of the embedding, and patches of the blocks
-    /// that they are in.
+    /// Returns what undoes the edits themselves: changes of the embedding, and patches of the
+    /// blocks that they are in.
     fn undone(&self, alone: &Alone) -> Result<Variant> {
         let runs = &self.symptom.runs;
         let (evaluator, config) = (runs.evaluator, &runs.evaluator.model.config);
