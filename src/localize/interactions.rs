@@ -227,7 +227,7 @@ fn is_mixer_part(component: &Component) -> bool {
     )
 }
 
-/// Returns the symptom's centred logit with each set patched, nats. With each set comes what is held
+/// Returns the symptom's centred logit with each set patched, nats. Beside each set is what is held
 /// as it is in the run that is patched into.
 fn centred_logits(
     symptom: &Symptom,
