@@ -154,7 +154,20 @@ fn a_case_is_the_same_however_the_path_of_its_model_was_spelt() {
         let out = root.join(format!("out-{}", written.len()));
         let args = ["implicate", case, "--model", spelt, "--out", out.to_str().unwrap()];
         run(&root.join(dir), &args, 0);
-        written.push(fs::read_dir(&out).unwrap().next().unwrap().unwrap().path());
+        let files = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
+        let is_case = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
+        let (cases, beside): (Vec<PathBuf>, Vec<PathBuf>) = files.partition(is_case);
+        let [case] = &cases[..] else { panic!("{cases:?}") };
+        // The direction of the explanation is beside the case, as the case says it is.
+        let case_read = Case::read(case).unwrap();
+        let tried = case_read.localization.unwrap().generalization.unwrap();
+        assert_eq!(beside, [case.with_extension("direction.safetensors")]);
+        let tensors = candle_core::safetensors::load(&beside[0], &candle_core::Device::Cpu);
+        let values = tensors.unwrap()["direction"].to_vec1::<f32>().unwrap();
+        let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let expected = tried.direction.unwrap().norm;
+        assert!((f64::from(norm) - expected).abs() < 1e-3 * expected, "{norm} {expected}");
+        written.push(case.clone());
     }
     let first = fs::read(&written[0]).unwrap();
     for path in &written {
