@@ -110,7 +110,10 @@ pub fn contrasted(
         if shares.len() > options.contrasted {
             break;
         }
-        if let Some(mut other) = symptoms.find(control)? {
+        // What is said is compared with what is said, and what is no longer said with that.
+        let symptom = symptoms.find(control)?;
+        let is_alike = |other: &Symptom| (other.effect > 0.0) == (own.effect > 0.0);
+        if let Some(mut other) = symptom.filter(is_alike) {
             shares.push(other.screened(&blocks)?);
             calls += other.calls;
         }
