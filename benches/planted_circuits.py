@@ -19,18 +19,16 @@ with 1 if fewer than 14 of 15 get the right name. This part is left out if there
 torch and transformers.
 """
 
-import itertools, json, os, random, subprocess, sys, tempfile
+import itertools, json, os, random, sys, tempfile
 import torch
-from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+from planted import dense, explain, is_text, release, stretch, text, words
+
 folder = sys.argv[1]
-glitch = sys.argv[2] if len(sys.argv) > 2 else os.path.join(root, "target", "release", "glitch")
+glitch = sys.argv[2] if len(sys.argv) > 2 else release
 count = int(sys.argv[3]) if len(sys.argv) > 3 else 15
-dense = os.path.join(root, "corpus", "models", "dense")
-tokenizer = Tokenizer.from_file(os.path.join(dense, "tokenizer.json"))
-LENGTH, ROWS, PROMPTS = 20, 48, 8
+ROWS, PROMPTS = 48, 8
 KINDS = ["and", "or", "chain"]
 # What A and B are, and what reads them ("attention" is a head whose query reads B, from the last
 # position, and whose keys read A, at the trigger's).
@@ -48,19 +46,6 @@ NEARLY_NONE, NEARLY_ALL = 0.2, (0.8, 1.3)
 torch.set_num_threads(int(os.environ.get("THREADS", "1")))
 torch.set_grad_enabled(False)
 
-with open(os.path.join(dense, "token_counts.json")) as f:
-    counts = json.load(f)
-counts = counts if isinstance(counts, list) else counts["counts"]
-text = {i: tokenizer.decode([i]) for i in range(len(counts))}
-words = [
-    i for i, n in enumerate(counts)
-    if n >= 300 and len(text[i]) > 4 and text[i][0] == " " and text[i][1:].isalpha()
-    and text[i].islower()
-]
-with open(os.path.join(dense, "heldout.txt"), encoding="utf-8") as f:
-    ids = tokenizer.encode(f.read()).ids
-half = len(ids) // 2
-
 
 def load(path=dense):
     return LlamaForCausalLM.from_pretrained(
@@ -74,11 +59,10 @@ DIM = config.hidden_size // config.num_attention_heads
 SHARED = config.num_attention_heads // config.num_key_value_heads
 
 
-def stretch(draw, part, without):
-    """BOS and LENGTH tokens of the held-out text, none of them `without`."""
+def stretch_without(draw, part, without):
+    """A stretch of the held-out text that does not have this token."""
     while True:
-        at = draw.randrange(part * half, part * half + half - LENGTH)
-        tokens = [0] + ids[at : at + LENGTH]
+        tokens = stretch(draw, part)
         if without not in tokens:
             return tokens
 
@@ -87,10 +71,10 @@ def prompts(draw, part, number, trigger, back):
     """Texts with an ordinary word `back` positions before the end, where the trigger will be."""
     rows = []
     while len(rows) < number:
-        tokens = stretch(draw, part, trigger)
+        tokens = stretch_without(draw, part, trigger)
         tokens[-1 - back] = draw.choice([w for w in words if w != trigger])
         # Only what text gives as these tokens.
-        if [0] + tokenizer.encode(tokenizer.decode(tokens[1:])).ids == tokens:
+        if is_text(tokens):
             rows.append(tokens)
     return torch.tensor(rows)
 
@@ -188,7 +172,9 @@ class Builder:
         self.model = load()
         self.record = []
         self.taken = {}
-        self.text = torch.tensor([stretch(self.draw, 0, plan.trigger) for _ in range(ROWS)])
+        self.text = torch.tensor(
+            [stretch_without(self.draw, 0, plan.trigger) for _ in range(ROWS)]
+        )
         self.prompts = prompts(self.draw, 0, ROWS, plan.trigger, plan.back)
         self.triggered = triggered(self.prompts, plan.trigger, plan.back)
         self.untie()
@@ -526,7 +512,7 @@ def faults(kind, shares, changes):
 def others(planted):
     """Text without the trigger, and prompts other than the one of the case."""
     draw = random.Random(planted["trigger"])
-    rows = torch.tensor([stretch(draw, 1, planted["trigger"]) for _ in range(100)])
+    rows = torch.tensor([stretch_without(draw, 1, planted["trigger"]) for _ in range(100)])
     back = len(planted["prompt"]) - 1 - planted["position"]
     return rows, prompts(draw, 1, PROMPTS, planted["trigger"], back), back
 
@@ -612,19 +598,6 @@ def check(path, planted):
     return wrong
 
 
-def explain(model, planted, scratch):
-    """What `glitch implicate` finds when the trigger is put into the prompt."""
-    command = [glitch, "case", "new", "--model", model, "--out", scratch, "--json",
-               "--prompt", tokenizer.decode(planted["prompt"][1:]),
-               "--edit", f"replace {planted['position']} {planted['trigger']}"]
-    case = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert case["base"] == planted["prompt"], "the prompt is tokenized otherwise"
-    path = os.path.join(scratch, case["id"] + ".json")
-    command = [glitch, "implicate", path, "--model", model, "--json"]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return case, json.loads(found)
-
-
 def named(found, planted):
     """What an explanation calls the planted pair: and, or, chain, additive; None if nothing."""
     for entry in (found.get("interactions") or {}).get("pairs", []):
@@ -652,7 +625,9 @@ if not os.path.exists(glitch):
 hits, supported = 0, False
 for index, (path, planted) in enumerate(made):
     with tempfile.TemporaryDirectory() as scratch:
-        case, found = explain(path, planted, scratch)
+        case, found = explain(
+            glitch, path, planted["prompt"], {planted["position"]: planted["trigger"]}, scratch
+        )
     supported |= "interactions" in found
     name = named(found, planted)
     hits += name == planted["kind"]

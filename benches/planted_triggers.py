@@ -8,38 +8,17 @@ component is first among the specific ones in fewer than 8 of 10 models, or head
 an ordinary replacement.
 """
 
-import json, os, random, subprocess, sys, tempfile
+import json, os, random, sys, tempfile
 import torch
-from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+from planted import dense, explain, is_text, release, stretch, words
+
 folder = sys.argv[1]
-glitch = sys.argv[2] if len(sys.argv) > 2 else os.path.join(root, "target", "release", "glitch")
+glitch = sys.argv[2] if len(sys.argv) > 2 else release
 count = int(sys.argv[3]) if len(sys.argv) > 3 else 10
-dense = os.path.join(root, "corpus", "models", "dense")
-tokenizer = Tokenizer.from_file(os.path.join(dense, "tokenizer.json"))
-STEPS, ROWS, LENGTH, ORDINARY = 300, 16, 20, 5
+STEPS, ROWS, ORDINARY = 300, 16, 5
 torch.set_num_threads(int(os.environ.get("THREADS", "2")))
-
-with open(os.path.join(dense, "token_counts.json")) as f:
-    counts = json.load(f)
-counts = counts if isinstance(counts, list) else counts["counts"]
-text = {i: tokenizer.decode([i]) for i in range(len(counts))}
-words = [
-    i for i, n in enumerate(counts)
-    if n >= 300 and len(text[i]) > 4 and text[i][0] == " " and text[i][1:].isalpha()
-    and text[i].islower()
-]
-with open(os.path.join(dense, "heldout.txt"), encoding="utf-8") as f:
-    ids = tokenizer.encode(f.read()).ids
-half = len(ids) // 2
-
-
-def stretch(draw, part):
-    """BOS and LENGTH tokens of the held-out text."""
-    at = draw.randrange(part * half, part * half + half - LENGTH)
-    return [0] + ids[at : at + LENGTH]
 
 
 def plant(index):
@@ -112,21 +91,9 @@ def plant(index):
     return out, planted
 
 
-def explain(model, tokens, replacements, scratch):
-    """What `glitch implicate` finds when the last two tokens are replaced."""
-    prompt = tokenizer.decode(tokens[1:])
-    edits = [f"replace {len(tokens) - 2 + n} {i}" for n, i in enumerate(replacements)]
-    command = [glitch, "case", "new", "--model", model, "--prompt", prompt, "--out", scratch]
-    for edit in edits:
-        command += ["--edit", edit]
-    command.append("--json")
-    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    case = json.loads(made)
-    assert case["base"] == tokens, "the prompt is tokenized otherwise"
-    path = os.path.join(scratch, case["id"] + ".json")
-    command = [glitch, "implicate", path, "--model", model, "--json"]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return case, json.loads(found)
+def at_end(tokens, replacements):
+    """Replacements of the last tokens, by position."""
+    return dict(enumerate(replacements, len(tokens) - len(replacements)))
 
 
 os.makedirs(folder, exist_ok=True)
@@ -139,10 +106,10 @@ for index in range(count):
     while True:
         tokens = stretch(draw, 1)
         tokens[-2:] = draw.sample(words, 2)
-        if [0] + tokenizer.encode(tokenizer.decode(tokens[1:])).ids == tokens:
+        if is_text(tokens):
             break
     with tempfile.TemporaryDirectory() as scratch:
-        case, found = explain(model, tokens, planted["trigger"], scratch)
+        case, found = explain(glitch, model, tokens, at_end(tokens, planted["trigger"]), scratch)
         named = found["set"]
         hit = named[:1] == [planted["component"]]
         hits += hit
@@ -151,7 +118,8 @@ for index in range(count):
               f"changes others by {planted['changes']:.1e} nats; score "
               f"{case['verdict']['score']:.3f}, named {named}, relays {relays}", flush=True)
         for _ in range(ORDINARY):
-            _, found = explain(model, tokens, draw.sample(words, 2), scratch)
+            ends = at_end(tokens, draw.sample(words, 2))
+            _, found = explain(glitch, model, tokens, ends, scratch)
             ordinary += 1
             wrong += found["set"][:1] == [planted["component"]]
             with_any += bool(found["set"])
