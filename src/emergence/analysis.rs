@@ -2,9 +2,8 @@
 //! references, what is left and where, the spectrum over all subsets, and the strongest
 //! interactions.
 
-use serde::Serialize;
-
 use super::explained::{Bootstrap, Estimate, Replicated, mean};
+use super::figures::{Emergence, OrderShares, PlantedTerms, Spectrum, Unexplained, UnexplainedAt};
 use super::interactions::{Interaction, Known, candidates, named, strongest};
 use super::measure::{Replacement, Scale};
 use super::measured::Measured;
@@ -12,7 +11,6 @@ use super::regression::{ByText, Coefficients, Samples};
 use super::sets::{Measure, PartSet};
 use super::surrogate::{Function, Planted, Scales};
 use super::walsh::{dividend, walsh};
-use crate::edit::Component;
 use crate::error::Result;
 
 /// The share of the variance that an order has to explain to be called enough.
@@ -24,137 +22,12 @@ const LEAST_SETS: usize = 10;
 /// The largest interactions that are looked for.
 const LARGEST_INTERACTION: usize = 3;
 
-/// Shares of the variance that polynomials of each order explain on sets held out from the fit.
-#[derive(Debug, Clone, Serialize)]
-pub struct OrderShares {
-    /// The function of sets.
-    pub function: Function,
-    /// The quantity.
-    pub scale: Scale,
-    /// The share that polynomials of at most order 1, 2, ... explain, at most 1; below 0 where sets
-    /// are predicted worse than by the mean.
-    pub orders: Vec<Estimate>,
-    /// The first order that explains 95%; `None` if it is beyond `orders`.
-    pub order_for_95: Option<usize>,
-    /// The number of sets that the surrogate or a planted reference does not survive.
-    pub dead: usize,
-}
-
-/// The Walsh-Fourier weights over all subsets, each as likely, dead ones included: exact, or
-/// estimated from drawn subsets.
-#[derive(Debug, Clone, Serialize)]
-pub struct Spectrum {
-    /// The function of sets.
-    pub function: Function,
-    /// The quantity.
-    pub scale: Scale,
-    /// The share of the variance on each order from 1; if exact, they add up to 1.
-    pub orders: Vec<Estimate>,
-    /// The share on all orders up to each.
-    pub cumulative: Vec<Estimate>,
-    /// True if all subsets were run; else estimated from those that were drawn.
-    pub exact: bool,
-}
-
-/// What low orders leave of the model, in some of the sets.
-#[derive(Debug, Clone, Serialize)]
-pub struct UnexplainedAt {
-    /// The size of the sets, or the layer that has a lesion in them.
-    pub at: usize,
-    /// The number of sets.
-    pub sets: usize,
-    /// Mean square of what order 1 leaves, in variances over all sets.
-    pub after_order_1: f64,
-    /// Mean square of what order 2 leaves, in variances over all sets; `None` if it was not fitted.
-    pub after_order_2: Option<f64>,
-}
-
-/// Where what low orders leave of the model is.
-#[derive(Debug, Clone, Serialize)]
-pub struct Unexplained {
-    /// The quantity.
-    pub scale: Scale,
-    /// By the number of lesions.
-    pub by_size: Vec<UnexplainedAt>,
-    /// By the layers that have a lesion; a set counts for each of its layers.
-    pub by_layer: Vec<UnexplainedAt>,
-}
-
-/// Planted terms, and whether they were found.
-#[derive(Debug, Clone, Serialize)]
-pub struct PlantedTerms {
-    /// The kind.
-    pub function: Function,
-    /// The parts of each.
-    pub terms: Vec<Vec<Component>>,
-    /// The number of them among the strongest interactions of their size in the logit, as many as
-    /// there are terms.
-    pub named: usize,
-}
-
-/// How far the whole is the sum of its parts.
-#[derive(Debug, Clone, Serialize)]
-pub struct Emergence {
-    /// The parts.
-    pub parts: Vec<Component>,
-    /// What is done to them.
-    pub replacement: Replacement,
-    /// The measure over sets.
-    pub measure: Measure,
-    /// The size of the largest sets.
-    pub largest: usize,
-    /// True if all sets of the measure were run; else intervals are over drawn sets too.
-    pub exact: bool,
-    /// The number of different sets that were run.
-    pub sets_run: usize,
-    /// The number of different sets that the shares are of.
-    pub sets_used: usize,
-    /// The number of sets of the measure that leave the model worse than a unigram model.
-    pub dead: usize,
-    /// The number of texts.
-    pub texts: usize,
-    /// The number of tokens whose prediction is measured.
-    pub tokens: usize,
-    /// Every so-many-th token is measured.
-    pub stride: usize,
-    /// Loss of the intact model, nats per token.
-    pub baseline_loss: f64,
-    /// Loss of the unigram model, nats per token.
-    pub unigram_loss: f64,
-    /// Shares by order, of each function and scale.
-    pub shares: Vec<OrderShares>,
-    /// Shares by order of the model and its surrogate where dead sets count too; none if there are
-    /// none, or if a value is not finite.
-    pub with_dead: Vec<OrderShares>,
-    /// Share of the model's variance that the surrogate, without any fit, predicts: in the loss and
-    /// in the logit.
-    pub sum_of_parts: [Estimate; 2],
-    /// The share that order 1 explains of the surrogate, minus that of the model: in the loss and
-    /// in the logit. `None` where the fits fail on the surrogate itself: order 1 has to explain 99%
-    /// of its logit.
-    pub beyond_surrogate: [Option<Estimate>; 2],
-    /// The same where dead sets count too.
-    pub beyond_surrogate_with_dead: [Option<Estimate>; 2],
-    /// Spectra over all subsets, if all were run or drawn from and their values are finite.
-    pub spectra: Vec<Spectrum>,
-    /// Where what low orders leave is, in the loss and in the logit.
-    pub unexplained: Vec<Unexplained>,
-    /// The strongest irreducible interactions, by the size of the dividend of the loss.
-    pub interactions: Vec<Interaction>,
-    /// The planted terms.
-    pub planted: Vec<PlantedTerms>,
-    /// The strength `D` of the planted terms, nats, mean over the texts.
-    pub planted_nats: f64,
-    /// False if it was ended early: the figures are of the texts until then.
-    pub complete: bool,
-}
-
-/// What the figures are named by.
+/// The settings of a run that the figures name.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
-    /// What is done to a part.
+    /// The lesion of a part.
     pub replacement: Replacement,
-    /// Every so-many-th token is measured.
+    /// Every `stride`-th token is measured.
     pub stride: usize,
     /// The number of tokens whose prediction is measured.
     pub tokens: usize,

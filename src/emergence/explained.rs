@@ -54,7 +54,7 @@ impl Replicated {
     }
 }
 
-/// How often each text, and each set, is counted.
+/// The number of times that a bootstrap counts each text, and each set.
 struct Counts {
     texts: Vec<f64>,
     sets: Option<Vec<f64>>,

@@ -19,7 +19,7 @@ const CHUNK_VALUES: usize = 64 << 20;
 /// would be more, fewer positions are read.
 const SURROGATE_VALUES: usize = 128 << 20;
 
-/// What is done to a part.
+/// The lesion of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Replacement {
@@ -59,7 +59,7 @@ pub struct Subject<'a> {
     pub evaluator: &'a ModelEvaluator<'a>,
     /// The parts.
     pub parts: &'a [Component],
-    /// What is done to them.
+    /// The lesion of each.
     pub replacement: Replacement,
     /// The texts as token ids, at least two tokens each.
     pub texts: &'a [Vec<u32>],
@@ -250,7 +250,7 @@ impl Subject<'_> {
     }
 }
 
-/// What is done to one part on a text.
+/// The lesion of one part on a text.
 enum Lesion {
     Edit(Edit),
     Patch(Patch),

@@ -10,6 +10,7 @@
 
 mod analysis;
 mod explained;
+mod figures;
 mod interactions;
 mod linear;
 mod measure;
@@ -21,8 +22,8 @@ mod surrogate;
 mod unigram;
 mod walsh;
 
-pub use analysis::{Emergence, OrderShares, PlantedTerms, Spectrum, Unexplained, UnexplainedAt};
 pub use explained::Estimate;
+pub use figures::{Emergence, OrderShares, PlantedTerms, Spectrum, Unexplained, UnexplainedAt};
 pub use interactions::Interaction;
 pub use measure::{Replacement, Scale};
 pub use measured::SetRow;

@@ -70,7 +70,7 @@ pub struct Samples<'a> {
 /// A function's values on the samples: one list for each text.
 pub type ByText = Vec<Vec<f64>>;
 
-/// What fits leave of a function, and its coefficients.
+/// The coefficients of the fits to a function, and their residuals.
 pub struct Fitted {
     /// For each order from 1, what held-out predictions leave of each text's values.
     pub residuals: Vec<ByText>,

@@ -1,6 +1,7 @@
 //! The run: parts, sets and texts are chosen, measured text by text, and analysed.
 
-use super::analysis::{Emergence, Run, analyse};
+use super::analysis::{Run, analyse};
+use super::figures::Emergence;
 use super::measure::{Replacement, Subject, stride};
 use super::measured::{Measured, SetRow};
 use super::regression::MOST_ORDERS;
@@ -28,7 +29,7 @@ pub struct EmergenceOptions {
     pub of: Target,
     /// Takes only this many parts, evenly spread.
     pub limit: Option<usize>,
-    /// What is done to a part.
+    /// The lesion of a part.
     pub replacement: Replacement,
     /// The largest order that is fitted, 1 to 5.
     pub order: usize,

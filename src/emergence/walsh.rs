@@ -7,21 +7,13 @@
 //! does beyond all its proper subsets, measured from the intact model.
 
 use super::sets::PartSet;
+use crate::stats::walsh_hadamard;
 
 /// Returns the Walsh-Fourier coefficients of a function given at every subset, by bit mask (bit i:
 /// part i is lesioned), in the same order.
 pub fn walsh(values: &[f64]) -> Vec<f64> {
     let mut x = values.to_vec();
-    let mut half = 1;
-    while half < x.len() {
-        for block in x.chunks_exact_mut(2 * half) {
-            let (a, b) = block.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
+    walsh_hadamard(&mut x);
     let scale = 1.0 / x.len() as f64;
     x.iter_mut().for_each(|x| *x *= scale);
     x

@@ -7,9 +7,11 @@ pub mod evidence;
 mod moderated;
 pub mod sequential;
 mod signed_rank;
+mod walsh_hadamard;
 
 pub use moderated::moderated_p_values;
 pub use signed_rank::signed_rank_p_value;
+pub use walsh_hadamard::walsh_hadamard;
 
 /// Returns a copy in ascending order (NaN last).
 pub fn sorted(values: &[f64]) -> Vec<f64> {

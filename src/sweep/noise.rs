@@ -13,6 +13,7 @@ use crate::edit::{Component, Edit};
 use crate::error::{Error, Result};
 use crate::evaluate::{ModelEvaluator, Patch, block_of};
 use crate::rng::Rng;
+use crate::stats::walsh_hadamard;
 
 /// Returns noise lesions on the tokens `ids`, as patches of the lesions' blocks: for each of these
 /// lesions one with every generator that `rngs` returns for its index.
@@ -92,16 +93,7 @@ impl Rotation {
 /// Applies the Walsh-Hadamard transform, scaled so that it keeps the norm, to `x`, whose length is
 /// a power of two.
 fn hadamard(x: &mut [f32]) {
-    let mut half = 1;
-    while half < x.len() {
-        for block in x.chunks_exact_mut(2 * half) {
-            let (a, b) = block.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
+    walsh_hadamard(x);
     let scale = (x.len() as f32).sqrt().recip();
     x.iter_mut().for_each(|x| *x *= scale);
 }
