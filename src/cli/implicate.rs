@@ -46,7 +46,7 @@ pub fn run(args: Args) -> Result<u8> {
     let under_test = ModelUnderTest::for_case(&args.case, &case, args.model.as_deref())?;
     let evaluator = under_test.evaluator();
     let trial = case.trial();
-    let new_prompts = under_test.new_prompts(&evaluator)?;
+    let new_prompts = under_test.new_prompts_for(&evaluator, &trial)?;
     let new_prompts = Some((&new_prompts, case.verdict.oracle));
     let mut found = localize_against_controls(&evaluator, &trial, new_prompts, case.control_seed)?;
     // What fails is known to the search that found the case alone.

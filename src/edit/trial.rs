@@ -52,6 +52,11 @@ impl Trial {
         usize::from(bos_token_id.is_some() && self.base.first().copied() == bos_token_id)
     }
 
+    /// Returns the first position that an edit names; 0 for edits that act everywhere, or none.
+    pub fn first_edited(&self) -> usize {
+        self.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0)
+    }
+
     /// Returns the trial without its edits.
     pub fn baseline(&self) -> Self {
         self.with_edits(Vec::new())

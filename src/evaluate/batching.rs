@@ -4,6 +4,10 @@
 /// SmolLM2 holds some 20 kB a token).
 const TOKENS_PER_FORWARD: usize = 2048;
 
+/// The largest number of values that the patches of one call to the evaluator should have (256 MB):
+/// they are all made before it.
+pub const PATCH_VALUES: usize = 64 << 20;
+
 /// Rows in their order, cut into forwards: each of as many as have room, or of one that is longer.
 pub fn forwards<T>(
     rows: impl IntoIterator<Item = T>,

@@ -51,12 +51,12 @@ impl ModelEvaluator<'_> {
         self.model.check_ids(&layout.ids)?;
         let mut values = Vec::with_capacity(variants.len());
         // What no variant changes or reads comes from a cached forward.
-        let edits = trial.edits.iter().map(|edit| edit.position().unwrap_or(0));
         let touched = variants.iter().flat_map(|(variant, (.., positions))| {
             let shifts = variant.shifts.iter().map(|shift| shift.position);
             shifts.chain(variant.patches.iter().map(|patch| patch.first)).chain([positions.start])
         });
-        let row = self.row_from(&layout.ids, edits.chain(touched).min().unwrap_or(0))?;
+        let row =
+            self.row_from(&layout.ids, touched.chain([trial.first_edited()]).min().unwrap_or(0))?;
         let first = row.prefix_len();
         for chunk in forwards(variants, |_| len - first) {
             let mut forward = Forward { rows: vec![row.clone(); chunk.len()], ..<_>::default() };

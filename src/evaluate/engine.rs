@@ -97,7 +97,7 @@ impl<'m> ModelEvaluator<'m> {
     }
 
     /// Captures the same from the position `first` on. Nothing before it may be edited or patched:
-    /// it comes from a cached forward, except in recurrent models, where it is run.
+    /// it comes from a cached forward.
     ///
     /// # Errors
     /// As [`activations`](Self::activations); [`Error::Request`](crate::Error::Request) for a
@@ -133,9 +133,8 @@ impl<'m> ModelEvaluator<'m> {
     }
 
     /// Returns a row that continues the first `first` tokens of a sequence, which come from a plain
-    /// cached forward; of the whole sequence in recurrent models.
+    /// cached forward.
     pub(super) fn row_from(&self, ids: &[u32], first: usize) -> Result<Row> {
-        let first = if self.model.config.is_recurrent() { 0 } else { first };
         if first >= ids.len() {
             return Err(Error::request(format!("position {first} of {} tokens", ids.len())));
         }

@@ -48,9 +48,8 @@ impl ModelEvaluator<'_> {
         self.model.check_ids(from)?;
         // The last token is predicted and never run.
         let (ids, from) = (&layout.ids[..len - 1], &from[..len - 1]);
-        let edits = trial.edits.iter().map(|edit| edit.position().unwrap_or(0));
         let same = ids.iter().zip(from).take_while(|(a, b)| a == b).count();
-        let row = self.row_from(ids, edits.min().unwrap_or(0).min(same).min(len - 2))?;
+        let row = self.row_from(ids, trial.first_edited().min(same).min(len - 2))?;
         let first = row.prefix_len();
         let baseline = trial.baseline();
         let (shares, trials): (Vec<f32>, Vec<&Trial>) = match ids == from {

@@ -26,6 +26,7 @@ mod residual_patching;
 mod rows;
 
 pub use activations::{Activations, Means, hook_name, place};
+pub use batching::PATCH_VALUES;
 pub use block_outputs::{BlockOutputs, block_of};
 pub use captures::{At, Shift, Variant};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};

@@ -13,7 +13,6 @@ use candle_core::{Tensor, Var};
 
 use super::engine::ModelEvaluator;
 use crate::error::{Error, Result};
-use crate::model::batch::Row;
 use crate::model::hooks::Site;
 use crate::model::{Forward, Probes};
 
@@ -101,10 +100,7 @@ impl ModelEvaluator<'_> {
                 "no position that is read depends on the positions of the gradient",
             ));
         }
-        let mut row = Row::new(&ids[start..end]);
-        if start > 0 {
-            row.prefix = self.cached_forward(&ids[..start], &[])?.prefix(start);
-        }
+        let row = self.row_from(&ids[..end], start)?;
         let forward = Forward { rows: vec![row], ..Forward::default() };
         let mut embeddings = model.embed_tensor(&forward)?;
         if let Some(instead) = instead {

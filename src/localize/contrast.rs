@@ -110,7 +110,8 @@ pub fn contrasted(
         if shares.len() > options.contrasted {
             break;
         }
-        // What is said is compared with what is said, and what is no longer said with that.
+        // A case in which a token is said is compared with controls in which one is said, and not
+        // with those in which one is no longer said.
         let symptom = symptoms.find(control)?;
         let is_alike = |other: &Symptom| (other.effect > 0.0) == (own.effect > 0.0);
         if let Some(mut other) = symptom.filter(is_alike) {

@@ -65,7 +65,7 @@ pub struct Pair {
     pub direct: f64,
 }
 
-/// How the strongest components of a case work together.
+/// The strongest components of a case and how they work together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interactions {
@@ -239,8 +239,7 @@ fn centred_logits(
         Direction::Necessity => (&runs.corrupted, 1),
         Direction::Sufficiency => (&runs.clean, 0),
     };
-    let mut requests: Vec<Request> = Vec::with_capacity(sets.len());
-    for (set, held) in sets {
+    let request = |(set, held): &(&[Component], &[Component])| -> Result<Request> {
         let mut request = runs.request(set, &runs.aligned, direction)?;
         for component in *held {
             for &(clean, corrupted, len) in &runs.aligned {
@@ -248,14 +247,19 @@ fn centred_logits(
                 request.patches.push(runs.patch(component, at, &own.activations, at, len)?);
             }
         }
-        requests.push(request.centred());
-    }
-    let observed = runs.evaluator.observe(&requests)?;
+        Ok(request.centred())
+    };
     let centred = |observation: &Observation| {
         let mean = observation.mean_log_probs.last().copied();
         mean.map_or(f64::NAN, |mean| last(observation) - f64::from(mean))
     };
-    Ok(observed.iter().map(centred).collect())
+    let members = sets.iter().map(|(set, held)| set.len() + held.len()).max().unwrap_or(1);
+    let mut values = Vec::with_capacity(sets.len());
+    for chunk in sets.chunks(runs.sets_per_call(members)) {
+        let requests: Vec<Request> = chunk.iter().map(request).collect::<Result<_>>()?;
+        values.extend(runs.evaluator.observe(&requests)?.iter().map(centred));
+    }
+    Ok(values)
 }
 
 /// Returns the shares that subsets of each size have of the absolute Harsanyi dividends of a set

@@ -260,7 +260,7 @@ pub struct Localization {
     /// them; `None` where the edits have no symptom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graph: Option<Graph>,
-    /// What was found, in prompts that were not used to find it.
+    /// The explanation, tried in prompts that were not used to find it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generalization: Option<Generalization>,
     /// Every mixer, head and MLP tried, in model order (the heat map), then the neurons (or

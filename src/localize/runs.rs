@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Activations, ModelEvaluator, Patch, Request};
+use crate::evaluate::{Activations, ModelEvaluator, PATCH_VALUES, Patch, Request};
 
 /// Positions that both runs have: first clean position, first corrupted position, length.
 pub type Stretch = (usize, usize, usize);
@@ -47,14 +47,10 @@ pub fn comparable(trial: &Trial) -> bool {
 }
 
 /// Returns the first position at which the runs with and without the edits can differ: that of the
-/// first edit, or the one before a token that is deleted, which may be read in its place; 0 for
-/// edits that act everywhere.
-pub fn first_edited(trial: &Trial) -> usize {
-    let first = |edit: &Edit| match edit {
-        Edit::Delete { position } => position.saturating_sub(1),
-        other => other.position().unwrap_or(0),
-    };
-    let first = trial.edits.iter().map(first).min().unwrap_or(0);
+/// first edit, or the one before a token that is deleted, which may be read in its place.
+pub fn first_different(trial: &Trial) -> usize {
+    let deletes = trial.edits.iter().any(|edit| matches!(edit, Edit::Delete { .. }));
+    let first = trial.first_edited().saturating_sub(usize::from(deletes));
     first.min(trial.layout().ids.len().saturating_sub(1))
 }
 
@@ -62,7 +58,7 @@ pub fn first_edited(trial: &Trial) -> usize {
 /// first one on at which they can differ.
 pub fn aligned(trial: &Trial) -> Vec<Stretch> {
     let mut aligned: Vec<Stretch> = Vec::new();
-    let (moved, first) = (trial.layout().moved, first_edited(trial));
+    let (moved, first) = (trial.layout().moved, first_different(trial));
     let kept = moved.iter().enumerate().skip(first);
     for (clean, corrupted) in kept.filter_map(|(p, m)| Some((p, (*m)?))) {
         match aligned.last_mut() {
@@ -88,7 +84,7 @@ impl<'a, 'm> Runs<'a, 'm> {
             Some(known) => known,
             None => Arc::new(evaluator.activations(&baseline, &[])?),
         };
-        let corrupted = Arc::new(evaluator.activations_from(trial, &[], first_edited(trial))?);
+        let corrupted = Arc::new(evaluator.activations_from(trial, &[], first_different(trial))?);
         Ok(Self {
             evaluator,
             clean: Run { trial: baseline, activations: clean },
@@ -122,6 +118,14 @@ impl<'a, 'm> Runs<'a, 'm> {
             }
         }
         Ok(Request::new(into.trial.clone()).patched(patches))
+    }
+
+    /// Returns how many sets of so many components may be patched in one call, so that their patches
+    /// stay small.
+    pub fn sets_per_call(&self, members: usize) -> usize {
+        let positions: usize = self.aligned.iter().map(|(.., len)| len).sum();
+        let values = members * positions * self.evaluator.model.config.hidden_size;
+        (PATCH_VALUES / values.max(1)).max(1)
     }
 
     /// Builds the patch that puts what a component outputs in another run at `len` positions from

@@ -20,9 +20,6 @@ pub const LEAST_NATS: f64 = 1.0;
 /// The necessity below which nothing is named.
 pub const LEAST_NECESSITY: f64 = 0.1;
 
-/// The largest number of values in the patches of one call (256 MB).
-pub const CHUNK_VALUES: usize = 64 << 20;
-
 /// A symptom and the runs that show it. Where the predictions with and without the edits diverge
 /// most, it is the token that is the most probable with them; if they raise its log-probability by
 /// less than [`LEAST_NATS`], the one that is the most probable without them.
@@ -139,11 +136,9 @@ impl Symptom<'_, '_> {
             let share = share(last(o));
             if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) }
         };
-        let positions: usize = aligned.iter().map(|(.., len)| len).sum();
         let members = sets.iter().map(|set| set.len()).max().unwrap_or(1);
-        let values = members * positions * self.runs.evaluator.model.config.hidden_size;
         let mut shares = Vec::with_capacity(sets.len());
-        for chunk in sets.chunks((CHUNK_VALUES / values.max(1)).max(1)) {
+        for chunk in sets.chunks(self.runs.sets_per_call(members)) {
             let requests: Vec<Request> = chunk
                 .iter()
                 .map(|set| self.runs.request(set, &aligned, direction))

@@ -38,6 +38,40 @@ pub fn passages() -> impl Iterator<Item = &'static str> {
 }
 
 impl NewPrompts {
+    /// Tokenizes the passages. A model without a tokenizer has none.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    fn of_passages(model: &Model) -> Result<Self> {
+        let mut new = Self::default();
+        if model.tokenizer.is_none() {
+            return Ok(new);
+        }
+        for (index, passage) in passages().enumerate() {
+            let mut ids = model.encode(passage)?;
+            ids.truncate(model.config.max_position_embeddings);
+            new.passages.push((format!("passage {}", index + 1), ids));
+        }
+        Ok(new)
+    }
+
+    /// Makes the prompts that one trial can be put into. Only those of an echo trial have to be run
+    /// first.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_trial(
+        model: &Model,
+        evaluator: &dyn Evaluator,
+        vocabulary: &Vocabulary,
+        trial: &Trial,
+    ) -> Result<Self> {
+        match is_echo(trial) {
+            true => Self::new(model, evaluator, vocabulary, &[]),
+            false => Self::of_passages(model),
+        }
+    }
+
     /// Tokenizes the passages and makes echo prompts; `used` are those of the search, which are
     /// left out. A model without a tokenizer has neither.
     ///
@@ -49,14 +83,9 @@ impl NewPrompts {
         vocabulary: &Vocabulary,
         used: &[EchoPrompt],
     ) -> Result<Self> {
+        let new = Self::of_passages(model)?;
         if model.tokenizer.is_none() {
-            return Ok(Self::default());
-        }
-        let mut new = Vec::new();
-        for (index, passage) in passages().enumerate() {
-            let mut ids = model.encode(passage)?;
-            ids.truncate(model.config.max_position_embeddings);
-            new.push((format!("passage {}", index + 1), ids));
+            return Ok(new);
         }
         let mut rng = rng::stream(0, "new echo prompts");
         let made = EchoPrompt::random(model, &vocabulary.ordinary, ECHO_PROMPTS, &mut rng)?;
@@ -70,7 +99,7 @@ impl NewPrompts {
             })
             .map(|(prompt, _)| prompt)
             .collect();
-        Ok(Self { passages: new, echo })
+        Ok(Self { echo, ..new })
     }
 
     /// Chooses up to `count` prompts by `rng` and puts the edits of `trial` into each; none for an
@@ -86,10 +115,7 @@ impl NewPrompts {
         if oracle.oracle().keeps_continuation() {
             return Vec::new();
         }
-        // An echo trial asks for the token that it shows; in any other the continuation is text.
-        let echoes = echoed(trial).is_some()
-            && trial.edits.iter().any(|edit| edit.position() >= Some(trial.base.len()));
-        if echoes {
+        if is_echo(trial) {
             let mut all: Vec<&EchoPrompt> = self.echo.iter().collect();
             all.shuffle(rng);
             let put =
@@ -112,6 +138,12 @@ impl NewPrompts {
         }
         chosen
     }
+}
+
+/// Returns true if a trial asks for the token that it shows; in any other the continuation is text.
+fn is_echo(trial: &Trial) -> bool {
+    echoed(trial).is_some()
+        && trial.edits.iter().any(|edit| edit.position() >= Some(trial.base.len()))
 }
 
 #[cfg(test)]

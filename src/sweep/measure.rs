@@ -7,14 +7,12 @@ use super::noise::noise_lesions;
 use super::texts::Text;
 use crate::edit::{Action, Component, Edit};
 use crate::error::Result;
-use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
+use crate::evaluate::{Evaluator, ModelEvaluator, Observation, PATCH_VALUES, Request};
 use crate::model::Distributions;
 use crate::rng;
 
-/// The largest number of lesions in one call, and of values of their patches (256 MB), which keeps
-/// residual streams and patches small.
+/// The largest number of lesions in one call, which keeps residual streams small.
 const CHUNK: usize = 256;
-const CHUNK_VALUES: usize = 64 << 20;
 
 /// What is done to a component.
 #[derive(Clone)]
@@ -58,7 +56,7 @@ impl Swept<'_> {
             Change::Noise { directions, .. } => directions.len(),
         };
         let values = each * text.trial.len() * self.evaluator.model.config.hidden_size;
-        let chunk_len = (CHUNK_VALUES / values.max(1)).clamp(1, (CHUNK / each.max(1)).max(1));
+        let chunk_len = (PATCH_VALUES / values.max(1)).clamp(1, (CHUNK / each.max(1)).max(1));
         let mut observations = Vec::with_capacity(each * chosen.len());
         for chunk in chosen.chunks(chunk_len) {
             let requests = self.requests(text, chunk, change)?;

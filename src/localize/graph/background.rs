@@ -6,7 +6,7 @@ use super::Baseline;
 use crate::edit::{Component, Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Activations, Evaluator as _, Request, block_of};
-use crate::localize::runs::{Stretch, first_edited};
+use crate::localize::runs::{Stretch, first_different};
 use crate::localize::symptom::{LEAST_NATS, Symptom, last};
 
 /// The number of controls that are averaged over.
@@ -80,7 +80,7 @@ impl Background {
                 edited,
             });
         }
-        let first = first_edited(shown);
+        let first = first_different(shown);
         let mean = chosen.iter().map(|(_, p)| p).sum::<f64>() / chosen.len() as f64;
         let mut runs = Vec::new();
         for (trial, log_prob) in chosen {

@@ -26,14 +26,13 @@ pub fn graph(
     let (mut places, mut faithfulness) = search.smallest()?;
     let has_heads = places.iter().any(|(component, _)| matches!(component, Component::Head { .. }));
     if has_heads && faithfulness < GOAL {
-        let calls = search.calls;
         let mut whole = Search::new(symptom, background, effects, Mixers::Whole, options);
         let (others, more) = whole.smallest()?;
-        whole.calls += calls;
-        search.calls = whole.calls;
+        let calls = search.calls + whole.calls;
         if more > faithfulness {
             (search, places, faithfulness) = (whole, others, more);
         }
+        search.calls = calls;
     }
     if places.is_empty() {
         return Ok((None, search.calls));

@@ -31,13 +31,13 @@ pub const MAX_NODES: usize = 12;
 /// The faithfulness that a graph should have.
 pub const GOAL: f64 = 0.8;
 
-/// What off-graph components output.
+/// The source of the outputs of places off the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Baseline {
-    /// What they output in controls: the same edits with ordinary content.
+    /// Controls: the same edits with ordinary content.
     Controls,
-    /// What they output without the edits.
+    /// The run without the edits.
     Clean,
 }
 
@@ -64,7 +64,7 @@ pub struct Node {
     pub direct: f64,
 }
 
-/// What a node passes to another one directly.
+/// A direct connection between two nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edge {
@@ -85,7 +85,7 @@ pub struct Graph {
     /// By how much the symptom's log-probability exceeds that in the background, nats; negative
     /// where the edits make the model no longer say it.
     pub effect: f64,
-    /// What everything off the graph is.
+    /// The source of the outputs of places off the graph.
     pub baseline: Baseline,
     /// The nodes, in the order in which they are computed.
     pub nodes: Vec<Node>,

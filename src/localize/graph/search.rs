@@ -8,10 +8,10 @@ use super::background::{Background, BackgroundRun};
 use super::{GOAL, MAX_NODES, Place, Places};
 use crate::edit::Component;
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator as _, Patch, Request, place};
+use crate::evaluate::{Evaluator as _, PATCH_VALUES, Patch, Request, place};
 use crate::localize::Effect;
 use crate::localize::set::LocalizeOptions;
-use crate::localize::symptom::{CHUNK_VALUES, Symptom, last};
+use crate::localize::symptom::{Symptom, last};
 use crate::model::hooks::Site;
 use crate::rng;
 
@@ -29,7 +29,7 @@ const KEPT: f64 = 0.95;
 /// The number of random graphs.
 const RANDOM: usize = 20;
 
-/// What stands for the mixer of a layer.
+/// The components that stand for the mixer of a layer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mixers {
     /// Its heads, where it has some.
@@ -42,7 +42,7 @@ pub enum Mixers {
 pub struct Search<'s, 'a, 'm> {
     /// The symptom and its runs.
     pub symptom: &'s Symptom<'a, 'm>,
-    /// What is put in the place of what is off the graph.
+    /// The runs whose outputs replace those of places off the graph.
     pub background: &'s Background,
     effects: &'s [Effect],
     /// The components of each layer that can be nodes: heads or the mixer, and the MLP.
@@ -179,7 +179,7 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
         graphs.sort_by_key(Places::len);
         graphs.dedup();
         let measured = self.provisional(&graphs)?;
-        // What is aimed at against one run may be missed against all of them.
+        // A graph that reaches the aim against one run may miss the goal against all of them.
         let mut found = (Places::new(), 0.0);
         for aim in AIMS {
             let best = measured.iter().copied().fold(0.0, f64::max);
@@ -275,7 +275,7 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
     fn chunk_len(&self) -> usize {
         let d = self.symptom.runs.evaluator.model.config.hidden_size;
         let values = 2 * self.units.len() * self.positions.len() * d;
-        (CHUNK_VALUES / values.max(1)).max(1)
+        (PATCH_VALUES / values.max(1)).max(1)
     }
 
     /// Measures the share of the effect that is removed when each place alone is as in the
