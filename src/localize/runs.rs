@@ -120,8 +120,8 @@ impl<'a, 'm> Runs<'a, 'm> {
         Ok(Request::new(into.trial.clone()).patched(patches))
     }
 
-    /// Returns how many sets of so many components may be patched in one call, so that their patches
-    /// stay small.
+    /// Returns how many sets of so many components may be patched in one call, so that their
+    /// patches stay small.
     pub fn sets_per_call(&self, members: usize) -> usize {
         let positions: usize = self.aligned.iter().map(|(.., len)| len).sum();
         let values = members * positions * self.evaluator.model.config.hidden_size;
