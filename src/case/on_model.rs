@@ -8,13 +8,17 @@ use crate::model::Model;
 /// full length, but far beyond it a forward is a bomb.
 const MAX_CONTEXTS: usize = 2;
 
-/// Checks that the model has what an edit speaks of: its token ids and its component.
+/// Checks that the model has what an edit speaks of: its token ids, its component, its place in the
+/// residual stream.
 ///
 /// # Errors
-/// [`Error::Request`] naming the id or the component.
+/// [`Error::Request`] naming the id, the component or the place.
 pub fn check_edit(model: &Model, edit: &Edit) -> Result<()> {
     if let Some(component) = edit.component() {
         model.check_component(component)?;
+    }
+    if let Edit::Steering { steering, .. } = edit {
+        model.check_steering(steering)?;
     }
     model.check_ids(&edit.token_ids())
 }

@@ -3,7 +3,10 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::edit::{Action, Component, EmbeddingChange, Matrix};
+use crate::edit::{
+    Action, Component, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering, SteeringChange,
+    SteeringVector,
+};
 use crate::localize::{ComparisonKind, ComparisonTokens, Mediation, TokenAttribution};
 use crate::replicate::{InPrompt, Sampled};
 
@@ -301,12 +304,27 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
             input: 7
         }),
     ];
+    let along = prop_oneof![
+        Just(SteeringChange::Remove),
+        (-10.0f32..10.0).prop_map(|strength| SteeringChange::Add { strength }),
+        (-10.0f32..10.0).prop_map(|value| SteeringChange::Clamp { value }),
+    ];
+    let vector = prop_oneof![
+        (any::<u64>(), 0.1f32..10.0).prop_map(|(seed, norm)| SteeringVector::Random { seed, norm }),
+        prop::collection::vec(0.1f32..10.0, 1..9)
+            .prop_map(|values| SteeringVector::Values { values }),
+    ];
+    let steering = (0..99usize, vector, along).prop_map(|(layer, vector, change)| {
+        let site = ResidualSite { layer, at: InLayer::Mid };
+        Steering { site, vector, change }
+    });
     let edit = prop_oneof![
         (0..total, any::<u32>()).prop_map(|(position, id)| Edit::Replace { position, id }),
         (0..=total, any::<u32>()).prop_map(|(position, id)| Edit::Insert { position, id }),
         (0..total).prop_map(|position| Edit::Delete { position }),
         (0..total, change).prop_map(|(position, change)| Edit::Embedding { position, change }),
         (component, action).prop_map(|(component, action)| Edit::lesion(component, action)),
+        steering.prop_map(|steering| Edit::Steering { steering, position: None }),
     ];
     prop::collection::vec(edit, 0..8)
 }

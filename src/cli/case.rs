@@ -33,9 +33,11 @@ enum Command {
 /// An edit is one of: `replace POSITION TOKEN`, `insert POSITION TOKEN`, `delete POSITION`;
 /// `zero`, `mean`, `mask` or `force COMPONENT`, `scale FACTOR COMPONENT`, `noise STRENGTH
 /// COMPONENT`, each with `at POSITION` for one position alone; `embedding POSITION noise STRENGTH`,
-/// `embedding POSITION towards TOKEN STRENGTH`. A token is an id or text in quotes (' garden').
-/// Positions count the tokens of prompt and continuation from 0; they are printed with their
-/// tokens, and without --edit nothing else happens.
+/// `embedding POSITION towards TOKEN STRENGTH`; `add STRENGTH VECTOR SITE`, `remove VECTOR SITE`,
+/// `clamp VALUE VECTOR SITE` for a direction of the residual stream (SITE: L3.resid_post; VECTOR: a
+/// safetensors file, as `glitch implicate --out` writes one, or `random NORM`). A token is an id or
+/// text in quotes (' garden'). Positions count the tokens of prompt and continuation from 0; they
+/// are printed with their tokens, and without --edit nothing else happens.
 #[derive(clap::Args)]
 struct NewArgs {
     #[arg(long, help = MODEL_HELP, default_value = DEFAULT_MODEL)]
@@ -104,8 +106,8 @@ fn new(args: &NewArgs) -> Result<u8> {
     }
     let columns = output::columns();
     print_tokens(&model, &trial);
-    for edit in &trial.edits {
-        output::line(format!("edit      {}", edit.to_text()));
+    for edit in &args.edit {
+        output::line(format!("edit      {}", escape(edit.trim())));
     }
     for (index, line) in judged::verdict_in_words(&case.verdict).into_iter().enumerate() {
         output::line(format!("{:<10}{line}", if index == 0 { "verdict" } else { "" }));

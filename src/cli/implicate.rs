@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
-
 use super::args::{MODEL_HELP, exists};
 use super::{exit, output};
 use crate::case::Case;
 use crate::corpus::ModelUnderTest;
+use crate::edit::Edit;
 use crate::error::{Error, Result};
-use crate::localize::{ComparisonKind, Direction};
+use crate::localize::{ComparisonKind, Direction, DirectionAt};
 use crate::pipeline::{attribute_replaced_tokens, localize_against_controls};
 use crate::report;
 use crate::storage::{self, OutputDir};
@@ -75,7 +74,20 @@ pub fn run(args: Args) -> Result<u8> {
         if let Some(direction) = direction {
             let path = write_direction(&written, &direction, args.force)?;
             if !args.json {
-                output::line(format!("direction     {}", escape(&path.display().to_string())));
+                let site = direction.site(&under_test.model.config);
+                let file = escape(&path.display().to_string());
+                output::line(format!("direction     {file}"));
+                let symptom = case.localization.as_ref().and_then(|found| found.symptom.as_ref());
+                let positions: Vec<usize> = match direction.at {
+                    DirectionAt::Edits => trial.edits.iter().filter_map(Edit::position).collect(),
+                    DirectionAt::Symptom => {
+                        symptom.map(|token| token.position).into_iter().collect()
+                    }
+                };
+                for position in positions {
+                    let edit = format!("add 1 '{file}' {site} at {position}");
+                    output::line(format!("as an edit    {edit}"));
+                }
             }
         }
     }
@@ -85,14 +97,10 @@ pub fn run(args: Args) -> Result<u8> {
 /// Writes a direction beside its case, as the tensor `direction`, `[d_model]`.
 fn write_direction(case: &Path, direction: &Direction, force: bool) -> Result<PathBuf> {
     let path = case.with_extension("direction.safetensors");
-    let bytes: Vec<u8> = direction.values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let shape = vec![direction.values.len()];
-    let tensor = TensorView::new(Dtype::F32, shape, &bytes)
-        .and_then(|tensor| safetensors::serialize([("direction", tensor)], None))
-        .map_err(|error| Error::file(&path, "direction", error.to_string()))?;
+    let file = storage::vector_file(&path, &direction.values)?;
     if force {
-        storage::write_atomic(&path, &tensor)?;
-    } else if !storage::write_new(&path, &tensor)? {
+        storage::write_atomic(&path, &file)?;
+    } else if !storage::write_new(&path, &file)? {
         return Err(Error::file(path, "--out", "exists already; --force replaces it"));
     }
     Ok(path)

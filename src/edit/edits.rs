@@ -9,11 +9,12 @@ use super::component::Component;
 use super::embedding::EmbeddingChange;
 use super::phrase::Phrase;
 use super::stand_in::StandIns;
-use super::words::{TokenId, Words, cut, parse};
+use super::steering::Steering;
+use super::words::{Lookup, Words, cut, parse};
 
 /// The words that edits begin with, for error messages.
 const VERBS: &str = "replace, insert, delete, zero, mean, scale, noise, mask, force, embedding, \
-    carry or freeze-routing";
+    add, remove, clamp, carry or freeze-routing";
 
 /// One mutation. Positions count tokens of the *unedited* sequence (base then continuation), so the
 /// members of a set of edits can be removed one by one without renumbering the others.
@@ -58,6 +59,14 @@ pub enum Edit {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         position: Option<usize>,
     },
+    /// Change the residual stream along a direction: at every position of the row, or at one.
+    Steering {
+        /// The place, the direction and the change.
+        steering: Steering,
+        /// The only position it acts at; `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        position: Option<usize>,
+    },
     /// Put the recurrent state that reading `from` leaves in the place of the one after `position`.
     CarryState {
         /// The state, or part of one.
@@ -84,6 +93,7 @@ impl Edit {
             Self::Replace { .. } | Self::Insert { .. } | Self::Delete { .. } => true,
             Self::Embedding { .. }
             | Self::Lesion { .. }
+            | Self::Steering { .. }
             | Self::CarryState { .. }
             | Self::FreezeRouting => false,
         }
@@ -98,6 +108,7 @@ impl Edit {
             | Self::Insert { .. }
             | Self::Delete { .. }
             | Self::Lesion { .. }
+            | Self::Steering { .. }
             | Self::CarryState { .. }
             | Self::FreezeRouting => false,
         }
@@ -111,7 +122,7 @@ impl Edit {
             | Self::Delete { position }
             | Self::Embedding { position, .. }
             | Self::CarryState { position, .. } => Some(position),
-            Self::Lesion { position, .. } => position,
+            Self::Lesion { position, .. } | Self::Steering { position, .. } => position,
             Self::FreezeRouting => None,
         }
     }
@@ -124,7 +135,7 @@ impl Edit {
             | Self::Delete { position }
             | Self::Embedding { position, .. }
             | Self::CarryState { position, .. } => Some(position),
-            Self::Lesion { position, .. } => position.as_mut(),
+            Self::Lesion { position, .. } | Self::Steering { position, .. } => position.as_mut(),
             Self::FreezeRouting => None,
         }
     }
@@ -134,6 +145,7 @@ impl Edit {
         match self {
             Self::Embedding { change, .. } => Some(change.strength()),
             Self::Lesion { action, .. } => action.strength(),
+            Self::Steering { steering, .. } => steering.strength(),
             _ => None,
         }
     }
@@ -144,6 +156,7 @@ impl Edit {
         match &mut edit {
             Self::Embedding { change, .. } => change.set_strength(strength),
             Self::Lesion { action, .. } => action.set_strength(strength),
+            Self::Steering { steering, .. } => steering.set_strength(strength),
             _ => {}
         }
         edit
@@ -155,7 +168,10 @@ impl Edit {
             Self::Replace { id, .. } | Self::Insert { id, .. } => vec![*id],
             Self::Embedding { change, .. } => change.token_ids(),
             Self::CarryState { from, .. } => from.clone(),
-            Self::Delete { .. } | Self::Lesion { .. } | Self::FreezeRouting => Vec::new(),
+            Self::Delete { .. }
+            | Self::Lesion { .. }
+            | Self::Steering { .. }
+            | Self::FreezeRouting => Vec::new(),
         }
     }
 
@@ -168,7 +184,7 @@ impl Edit {
     }
 
     /// Checks what can be checked without a model, for a sequence of `total` tokens; a list of ids
-    /// may have `max_ids`.
+    /// or values may have `max_ids`.
     ///
     /// # Errors
     /// The field that breaks a rule, and which rule.
@@ -183,6 +199,7 @@ impl Edit {
         match self {
             Self::Embedding { change, .. } => change.check(),
             Self::Lesion { component, action, .. } => action.check(component),
+            Self::Steering { steering, .. } => steering.check(max_ids),
             Self::CarryState { component, from, .. } => match component {
                 Component::State { .. } if from.is_empty() => {
                     fault("from", "empty; a state comes from at least one token")
@@ -224,6 +241,9 @@ impl Edit {
             Self::Lesion { component, action, position } => {
                 Self::Lesion { component: stand_ins.component(component), action, position }
             }
+            Self::Steering { ref steering, position } => {
+                Self::Steering { steering: steering.control(stand_ins), position }
+            }
             // The state that as many ordinary tokens leave.
             Self::CarryState { component, position, ref from } => {
                 let from = from.iter().map(|id| stand_ins.token(*id)).collect();
@@ -241,18 +261,19 @@ impl Edit {
             Self::Delete { position } => format!("delete {:?}", token_at(*position)),
             Self::Embedding { position, change } => change.signature(token_at(*position)),
             Self::Lesion { component, action, .. } => format!("{} {component}", action.name()),
+            Self::Steering { steering, .. } => steering.signature(),
             Self::CarryState { component, .. } => format!("carry {component}"),
             Self::FreezeRouting => "freeze routing".to_owned(),
         }
     }
 
     /// Reads an edit as a person writes it, such as `replace 4 ' garden'` or `zero L3.head1 at 2`;
-    /// `token_id` finds the ids of quoted texts.
+    /// `lookup` finds the ids of quoted texts and reads files.
     ///
     /// # Errors
     /// A message that repeats the edit and says what was expected.
-    pub fn parse(text: &str, token_id: TokenId) -> Result<Self, String> {
-        parse(text, token_id, Self::read)
+    pub fn parse(text: &str, lookup: &dyn Lookup) -> Result<Self, String> {
+        parse(text, lookup, Self::read)
     }
 
     fn read(words: &mut Words) -> Result<Self, String> {
@@ -280,12 +301,17 @@ impl Edit {
                 Ok(Self::CarryState { component, position, from })
             }
             "freeze-routing" => Ok(Self::FreezeRouting),
-            verb => match Action::read(verb, words)? {
-                Some((action, component, position)) => {
-                    Ok(Self::Lesion { component, action, position })
+            verb => {
+                if let Some((steering, position)) = Steering::read(verb, words)? {
+                    return Ok(Self::Steering { steering, position });
                 }
-                None => Err(format!("`{}` is no edit; expected {VERBS}", cut(verb))),
-            },
+                match Action::read(verb, words)? {
+                    Some((action, component, position)) => {
+                        Ok(Self::Lesion { component, action, position })
+                    }
+                    None => Err(format!("`{}` is no edit; expected {VERBS}", cut(verb))),
+                }
+            }
         }
     }
 
@@ -299,6 +325,7 @@ impl Edit {
                 format!("embedding {position} {}", change.to_text())
             }
             Self::Lesion { component, action, position } => action.to_text(component, *position),
+            Self::Steering { steering, position } => steering.to_text(*position),
             Self::CarryState { component, position, from } => {
                 let from: Vec<String> = from.iter().map(ToString::to_string).collect();
                 format!("carry {component} at {position} from {}", from.join(" "))
@@ -324,13 +351,8 @@ impl Edit {
                 Phrase::new("delete", "deleting", format!("the token at {position}"))
             }
             Self::Embedding { position, change } => change.phrase(*position, token),
-            Self::Lesion { component, action, position } => {
-                let mut phrase = action.phrase(component);
-                if let Some(position) = position {
-                    phrase.object.push_str(&format!(", at {position} alone"));
-                }
-                phrase
-            }
+            Self::Lesion { component, action, position } => action.phrase(component).at(*position),
+            Self::Steering { steering, position } => steering.phrase().at(*position),
             Self::CarryState { component, position, from } => {
                 let from: Vec<String> = from.iter().map(|id| token(*id)).collect();
                 Phrase::new(
@@ -351,6 +373,9 @@ impl Edit {
     /// Returns the edit in a few words, for titles. `token` quotes a token, `at` the unedited token
     /// at a position.
     pub fn title(&self, token: &dyn Fn(u32) -> String, at: &dyn Fn(usize) -> String) -> String {
+        let place = |position: &Option<usize>| {
+            position.map_or(String::new(), |position| format!(" at {}", at(position)))
+        };
         match self {
             Self::Replace { position, id } => format!("{} for {}", token(*id), at(*position)),
             Self::Insert { position, id } => format!("{} before {}", token(*id), at(*position)),
@@ -359,10 +384,9 @@ impl Edit {
                 format!("moving the embedding of {} by {:.2}", at(*position), change.strength())
             }
             Self::Lesion { component, action, position } => {
-                let place =
-                    position.map_or(String::new(), |position| format!(" at {}", at(position)));
-                action.title(component) + &place
+                action.title(component) + &place(position)
             }
+            Self::Steering { steering, position } => steering.title() + &place(position),
             Self::CarryState { component, position, from } => format!(
                 "carrying {component} over from {} other tokens at {}",
                 from.len(),
@@ -375,6 +399,7 @@ impl Edit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::steering::{InLayer, ResidualSite, SteeringChange, SteeringVector};
     use super::*;
 
     fn check(edit: Edit, expect: Result<(), &str>) {
@@ -404,6 +429,25 @@ mod tests {
         );
         let change = EmbeddingChange::Towards { id: 3, strength: f32::NAN };
         check(Embedding { position: 1, change }, Err("change.strength"));
+        let steering = |vector, change| {
+            let site = ResidualSite { layer: 1, at: InLayer::Post };
+            Steering { steering: crate::edit::Steering { site, vector, change }, position: Some(2) }
+        };
+        let values = |values: &[f32]| SteeringVector::Values { values: values.into() };
+        check(steering(values(&[1.0]), SteeringChange::Remove), Ok(()));
+        for bad in [vec![], vec![0.0; 4], vec![f32::NAN], vec![1.0; 9], vec![f32::MAX; 2]] {
+            let expect = Err("steering.vector.values");
+            check(steering(values(&bad), SteeringChange::Remove), expect);
+        }
+        let random = |norm| SteeringVector::Random { seed: 1, norm };
+        for norm in [0.0, -1.0, f32::INFINITY] {
+            let expect = Err("steering.vector.norm");
+            check(steering(random(norm), SteeringChange::Remove), expect);
+        }
+        let (clamp, add) =
+            (SteeringChange::Clamp { value: f32::NAN }, SteeringChange::Add { strength: f32::NAN });
+        check(steering(random(1.0), clamp), Err("steering.change.value"));
+        check(steering(random(1.0), add), Err("steering.change.strength"));
         let carry =
             |component, from: &[u32]| CarryState { component, position: 1, from: from.into() };
         check(carry(state, &[1, 2]), Ok(()));

@@ -11,6 +11,7 @@ mod edits;
 mod embedding;
 mod phrase;
 mod stand_in;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -23,5 +24,6 @@ pub use edits::Edit;
 pub use embedding::EmbeddingChange;
 pub use phrase::Phrase;
 pub use stand_in::StandIns;
+pub use steering::{InLayer, ResidualSite, Steering, SteeringChange, SteeringVector};
 pub use trial::{Layout, Trial};
-pub use words::TokenId;
+pub use words::Lookup;

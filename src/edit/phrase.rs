@@ -19,6 +19,14 @@ impl Phrase {
     pub fn new(verb: &'static str, gerund: &'static str, object: String) -> Self {
         Self { verb, gerund, object }
     }
+
+    /// Says that it is done at one position alone, if it is.
+    pub(super) fn at(mut self, position: Option<usize>) -> Self {
+        if let Some(position) = position {
+            self.object.push_str(&format!(", at {position} alone"));
+        }
+        self
+    }
 }
 
 impl fmt::Display for Phrase {

@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::{Action, Component, Edit, EmbeddingChange, Matrix};
+use super::{
+    Action, Component, Edit, EmbeddingChange, InLayer, Lookup, Matrix, ResidualSite, Steering,
+    SteeringChange, SteeringVector,
+};
 
-/// A vocabulary of three texts.
 fn token_id(text: &str) -> Result<u32, String> {
     [" garden", "'", "\n"]
         .iter()
@@ -13,14 +15,41 @@ fn token_id(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("{text:?} is not one token"))
 }
 
+fn steering(
+    site: ResidualSite,
+    vector: SteeringVector,
+    change: SteeringChange,
+    position: Option<usize>,
+) -> Edit {
+    Edit::Steering { steering: Steering { site, vector, change }, position }
+}
+
+/// A vocabulary of three texts and a file.
+struct Known;
+
+impl Lookup for Known {
+    fn token_id(&self, text: &str) -> Result<u32, String> {
+        token_id(text)
+    }
+
+    fn vector(&self, file: &str) -> Result<Vec<f32>, String> {
+        match file {
+            "v.safetensors" => Ok(vec![1.0, -2.0]),
+            _ => Err(format!("{file}: no such file")),
+        }
+    }
+}
+
 fn read(text: &str) -> Result<Edit, String> {
-    Edit::parse(text, &token_id)
+    Edit::parse(text, &Known)
 }
 
 #[test]
 fn edits_are_read_as_they_are_written_by_hand() {
     let head = Component::Head { layer: 3, head: 1 };
     let expert = Component::Expert { layer: 0, expert: 5 };
+    let mid = ResidualSite { layer: 3, at: InLayer::Mid };
+    let values = |values: &[f32]| SteeringVector::Values { values: values.into() };
     for (text, expected) in [
         ("replace 4 ' garden'", Edit::Replace { position: 4, id: 0 }),
         ("  insert\t0 \"'\" ", Edit::Insert { position: 0, id: 1 }),
@@ -67,6 +96,27 @@ fn edits_are_read_as_they_are_written_by_hand() {
             },
         ),
         ("freeze-routing", Edit::FreezeRouting),
+        (
+            "add -1.5 'v.safetensors' L3.resid_mid at 5",
+            steering(mid, values(&[1.0, -2.0]), SteeringChange::Add { strength: -1.5 }, Some(5)),
+        ),
+        (
+            "remove v.safetensors blocks.3.hook_resid_mid",
+            steering(mid, values(&[1.0, -2.0]), SteeringChange::Remove, None),
+        ),
+        (
+            "clamp 2 [0.5,-1e2] L3.resid_mid",
+            steering(mid, values(&[0.5, -100.0]), SteeringChange::Clamp { value: 2.0 }, None),
+        ),
+        (
+            "remove random 4 L3.resid_mid seed 7",
+            steering(
+                mid,
+                SteeringVector::Random { seed: 7, norm: 4.0 },
+                SteeringChange::Remove,
+                None,
+            ),
+        ),
     ] {
         assert_eq!(read(text).as_ref(), Ok(&expected), "{text}");
     }
@@ -99,6 +149,14 @@ fn errors_name_the_edit_and_what_was_expected() {
         ("carry L3.head1 at 4 from 5", "is no recurrent state"),
         ("carry L3.state at 4 from", "expected a token"),
         ("noise 1 L3.head1 seed x", "expected a seed"),
+        ("add 1", "expected a vector (a safetensors file"),
+        ("add 1 gone L3.resid_mid", "gone: no such file"),
+        ("add 1 [0.5,x] L3.resid_mid", "`x` is no finite number"),
+        ("remove [] L3.resid_mid", "`` is no finite number"),
+        ("add 1 [1] L3.mlp", "`L3.mlp` is no place in the residual stream"),
+        ("remove random L3.resid_mid", "expected a length (a finite number)"),
+        ("clamp 1 [1] L3.resid_mid at", "expected a position"),
+        ("clamp 1 [1] L3.resid_mid seed 4", "`seed` is one word too many"),
     ] {
         let error = read(text).unwrap_err();
         assert!(error.starts_with(&format!("edit `{text}`: ")), "{error}");
@@ -126,7 +184,7 @@ fn finite() -> impl Strategy<Value = f32> {
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let numbers = (any::<usize>(), any::<u32>(), any::<u32>(), any::<u64>(), finite());
-    (numbers, component(), any::<bool>(), 0..14_usize).prop_map(
+    (numbers, component(), any::<bool>(), 0..19_usize).prop_map(
         |((position, id, other, seed, strength), component, anywhere, kind)| {
             let place = (!anywhere).then_some(position);
             let layer = component.layer();
@@ -151,7 +209,21 @@ fn any_edit() -> impl Strategy<Value = Edit> {
                     position,
                     from: vec![id, other],
                 },
-                _ => Edit::FreezeRouting,
+                13 => Edit::FreezeRouting,
+                _ => {
+                    let places = [InLayer::Pre, InLayer::Mid, InLayer::Post];
+                    let site = ResidualSite { layer, at: places[kind % 3] };
+                    let vector = match seed % 2 {
+                        0 => SteeringVector::Random { seed, norm: strength },
+                        _ => SteeringVector::Values { values: vec![strength, -1.5] },
+                    };
+                    let change = match kind {
+                        14 | 15 => SteeringChange::Add { strength },
+                        16 | 17 => SteeringChange::Clamp { value: strength },
+                        _ => SteeringChange::Remove,
+                    };
+                    steering(site, vector, change, place)
+                }
             }
         },
     )
@@ -173,7 +245,9 @@ proptest! {
         words in prop::collection::vec(
             prop::sample::select(vec![
                 "replace", "zero", "scale", "noise", "carry", "embedding", "towards", "at",
-                "from", "seed", "L1.head2", "L0.state", "4", "-0.5", "' garden'", "'", "\\",
+                "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid", "L1.head2",
+                "L0.state",
+                "4", "-0.5", "' garden'", "'", "\\",
             ]),
             0..8,
         )

@@ -3,7 +3,8 @@
 //! An edit is a line of words: `replace 4 ' garden'`, `zero L3.head1`, `scale 2 L1.mlp at 5`. What
 //! each kind of edit reads and writes stands with it ([`Edit::parse`](super::Edit::parse)); here is
 //! the splitting into words. A token is an id, or text in single or double quotes that encodes to
-//! one token; what text encodes to is the caller's to say, so that nothing here needs a tokenizer.
+//! one token; what text encodes to and what files hold is the caller's to say ([`Lookup`]), so that
+//! nothing here needs a tokenizer.
 //!
 //! ```text
 //! replace POSITION TOKEN            embedding POSITION noise STRENGTH [seed N]
@@ -12,6 +13,9 @@
 //! zero | mean | mask | force COMPONENT [at POSITION]
 //! scale FACTOR COMPONENT [at POSITION]
 //! noise STRENGTH COMPONENT [at POSITION] [seed N]
+//! add STRENGTH VECTOR SITE [at POSITION]       VECTOR: a file, `random NORM` (then [seed N] at the
+//! remove VECTOR SITE [at POSITION]             end), or the values as [0.5,-1,2]
+//! clamp VALUE VECTOR SITE [at POSITION]
 //! carry COMPONENT at POSITION from TOKEN...
 //! freeze-routing
 //! ```
@@ -21,22 +25,28 @@ use super::component::Component;
 /// Characters of a word that an error repeats.
 const SHOWN: usize = 60;
 
-/// Finds the id of a text that is one token, or says why there is none.
-pub type TokenId<'a> = &'a dyn Fn(&str) -> Result<u32, String>;
+/// What a line of words refers to.
+pub trait Lookup {
+    /// Finds the id of a text that is one token, or says why there is none.
+    fn token_id(&self, text: &str) -> Result<u32, String>;
 
-/// Reads a line of words with `read`, which must take all of them; quoted texts are tokens that
-/// `token_id` finds.
+    /// Reads the vector of a file, or says why there is none.
+    fn vector(&self, file: &str) -> Result<Vec<f32>, String>;
+}
+
+/// Reads a line of words with `read`, which must take all of them; `lookup` finds what they refer
+/// to.
 ///
 /// # Errors
 /// A message that repeats the line and says what was expected.
 pub(super) fn parse<T>(
     text: &str,
-    token_id: TokenId,
+    lookup: &dyn Lookup,
     read: impl Fn(&mut Words) -> Result<T, String>,
 ) -> Result<T, String> {
     let named = |message: String| format!("edit `{}`: {message}", cut(text));
     let words = split(text).map_err(named)?;
-    let mut words = Words { words: &words, token_id };
+    let mut words = Words { words: &words, lookup };
     let found = read(&mut words).map_err(named)?;
     match words.words {
         [] => Ok(found),
@@ -94,7 +104,7 @@ fn split(text: &str) -> Result<Vec<Word>, String> {
 /// The words that are left, read from the front.
 pub(super) struct Words<'a> {
     words: &'a [Word],
-    token_id: TokenId<'a>,
+    lookup: &'a dyn Lookup,
 }
 
 impl<'a> Words<'a> {
@@ -161,13 +171,30 @@ impl<'a> Words<'a> {
         match self.words {
             [word, rest @ ..] if word.quoted => {
                 self.words = rest;
-                (self.token_id)(&word.text)
+                self.lookup.token_id(&word.text)
             }
             _ => {
                 let word = self.word(expected)?;
                 word.parse().map_err(|_| format!("expected {expected}, got `{}`", cut(word)))
             }
         }
+    }
+
+    /// Takes a vector: the name of a file, quoted or not, or values in brackets.
+    pub fn vector(&mut self, expected: &str) -> Result<Vec<f32>, String> {
+        let [word, rest @ ..] = self.words else {
+            return Err(format!("expected {expected} at the end"));
+        };
+        self.words = rest;
+        let inside = word.text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        let Some(values) = inside.filter(|_| !word.quoted) else {
+            return self.lookup.vector(&word.text);
+        };
+        let value = |text: &str| match text.parse::<f32>() {
+            Ok(value) if value.is_finite() => Ok(value),
+            _ => Err(format!("`{}` is no finite number", cut(text))),
+        };
+        values.split(',').map(value).collect()
     }
 
     /// Takes a component.

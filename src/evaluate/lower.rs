@@ -13,7 +13,10 @@ use rand::Rng as _;
 use super::activations::{Means, place};
 use super::cache::CachedForward;
 use super::observation::Patch;
-use crate::edit::{Action, Component, Edit, EmbeddingChange, Layout, Trial};
+use crate::edit::{
+    Action, Component, Edit, EmbeddingChange, Layout, ResidualSite, Steering, SteeringChange,
+    SteeringVector, Trial,
+};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::hooks::{Block, Change, Hooks, Site, WeightEdit};
@@ -114,6 +117,10 @@ impl<'a> Lowering<'a> {
                 Edit::Lesion { component, action, position } => {
                     let Some(tokens) = self.tokens(*position) else { continue };
                     self.lesion(component, action, tokens)?;
+                }
+                Edit::Steering { steering, position } => {
+                    let Some(tokens) = self.tokens(*position) else { continue };
+                    self.steering(steering, tokens)?;
                 }
                 Edit::CarryState { component, position, from } => {
                     self.carry_state(component, *position, from)?
@@ -265,6 +272,29 @@ impl<'a> Lowering<'a> {
             }
         };
         self.hooks.push(layer, site, Block { tokens, columns, change });
+        Ok(())
+    }
+
+    fn steering(&mut self, steering: &Steering, tokens: Range<usize>) -> Result<()> {
+        self.model().check_steering(steering)?;
+        let columns = 0..self.model().config.hidden_size;
+        let vector: Vec<f32> = match &steering.vector {
+            SteeringVector::Values { values } => values.clone(),
+            SteeringVector::Random { seed, norm } => {
+                let direction = unit(&mut rng::stream(*seed, "steering vector"), columns.len());
+                direction.into_iter().map(|u| u * norm).collect()
+            }
+        };
+        let change = match steering.change {
+            SteeringChange::Add { strength } => {
+                let shift: Vec<f32> = vector.into_iter().map(|v| strength * v).collect();
+                Change::Affine { scale: 1.0, shift: Some(shift.into()) }
+            }
+            SteeringChange::Remove => Change::Clamp { value: 0.0, direction: vector.into() },
+            SteeringChange::Clamp { value } => Change::Clamp { value, direction: vector.into() },
+        };
+        let ResidualSite { layer, at } = steering.site;
+        self.hooks.push(layer, at.into(), Block { tokens, columns, change });
         Ok(())
     }
 

@@ -49,6 +49,10 @@ impl Reach {
                         layout.at(*position).map(|at| (entry_of(component, config), Some(at))),
                     );
                 }
+                Edit::Steering { steering, position } => {
+                    let at = position.map_or(Some(0), |position| layout.at(position));
+                    touched.extend(at.map(|at| (Entry::Layer(steering.site.layer), Some(at))));
+                }
                 // Without token edits, frozen routing changes nothing below the other edits.
                 Edit::FreezeRouting
                     if layout.ids.iter().eq(trial.base.iter().chain(trial.continuation.iter())) => {

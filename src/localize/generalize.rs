@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::graph::Graph;
 use super::runs::Direction as PatchDirection;
 use super::symptom::{Symptom, Symptoms};
-use crate::edit::{Component, Edit, Trial};
+use crate::edit::{Component, Edit, InLayer, ResidualSite, Trial};
 use crate::error::Result;
 use crate::evaluate::{At, ModelEvaluator, Shift, Variant};
 use crate::model::hooks::Site;
@@ -56,6 +56,13 @@ pub struct Direction {
     /// The direction, `[d_model]`; not part of the case file.
     #[serde(skip)]
     pub values: Vec<f32>,
+}
+
+impl Direction {
+    /// Returns the place that it is taken at.
+    pub fn site(&self, config: &Config) -> ResidualSite {
+        after(&self.component, config)
+    }
 }
 
 /// An explanation in prompts that were not used to find it.
@@ -157,8 +164,8 @@ fn direction(
         position if edited(trial).contains(&position) => DirectionAt::Edits,
         _ => return Ok(None),
     };
-    let (layer, site) = after(&component, config);
-    let place: At = (layer, site, 0..config.hidden_size, position..position + 1);
+    let site = after(&component, config);
+    let place: At = (site.layer, site.at.into(), 0..config.hidden_size, position..position + 1);
     let here = (Variant::default(), place);
     let mut values = evaluator.capture(trial, std::slice::from_ref(&here))?.remove(0);
     for control in background {
@@ -186,7 +193,8 @@ fn along(there: &Symptom, direction: &Direction, values: &[&[f32]]) -> Result<Ve
     let runs = &there.runs;
     let evaluator: &ModelEvaluator = runs.evaluator;
     let config = &evaluator.model.config;
-    let (layer, site) = after(&direction.component, config);
+    let ResidualSite { layer, at } = after(&direction.component, config);
+    let site = Site::from(at);
     let d = config.hidden_size;
     let (clean, corrupted) = (&runs.clean.trial, &runs.corrupted.trial);
     let positions = match direction.at {
@@ -241,14 +249,15 @@ fn along(there: &Symptom, direction: &Direction, values: &[&[f32]]) -> Result<Ve
         .collect())
 }
 
-/// Returns the layer and the site of the residual stream after a component's block.
-fn after(component: &Component, config: &Config) -> (usize, Site) {
+/// Returns the place of the residual stream after a component's block.
+fn after(component: &Component, config: &Config) -> ResidualSite {
     let layer = component.layer();
     let is_mlp = config.mlp(layer) == Some(*component);
-    match is_mlp || config.residual == Residual::Parallel {
-        true => (layer, Site::ResidPost),
-        false => (layer, Site::ResidMid),
-    }
+    let at = match is_mlp || config.residual == Residual::Parallel {
+        true => InLayer::Post,
+        false => InLayer::Mid,
+    };
+    ResidualSite { layer, at }
 }
 
 /// Returns the positions of the edits, ascending.

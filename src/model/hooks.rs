@@ -1,15 +1,16 @@
 //! Hooks: the sites of a forward pass, the edits that are made there, and the captures.
 //!
 //! Every intervention on activations changes a block of tokens by columns of one site, in one of
-//! two ways: affine (`scale * x + shift`), or noise in proportion to the norm of the activation.
-//! Zero ablation, mean ablation, scaling, patching and steering are all affine. A batch has one
+//! three ways: affine (`scale * x + shift`), a clamp along a direction, or noise in proportion to
+//! the norm of the activation. Zero ablation, mean ablation, scaling, patching and adding a
+//! steering vector are all affine. A batch has one
 //! table with the blocks of all its rows, applied in one operation per site.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::edit::Matrix;
+use crate::edit::{InLayer, Matrix};
 
 /// A point of the forward pass, named as in TransformerLens where it has a name. `Embed` counts as
 /// layer 0.
@@ -58,6 +59,16 @@ pub enum Site {
     Experts,
 }
 
+impl From<InLayer> for Site {
+    fn from(at: InLayer) -> Self {
+        match at {
+            InLayer::Pre => Self::ResidPre,
+            InLayer::Mid => Self::ResidMid,
+            InLayer::Post => Self::ResidPost,
+        }
+    }
+}
+
 /// A change of activations.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -67,6 +78,13 @@ pub enum Change {
         scale: f32,
         /// `[columns]`, or `[tokens, columns]`; `None`: zero.
         shift: Option<Arc<[f32]>>,
+    },
+    /// `x <- x + (value - x . v / |v|^2) * v`: the part along `v` becomes `value * v`.
+    Clamp {
+        /// The part in lengths of `v`; 0 removes it.
+        value: f32,
+        /// `v`, `[columns]`, not zero.
+        direction: Arc<[f32]>,
     },
     /// `x <- x + strength * |x| * u`, with a unit vector `u` for each token.
     Noise {
@@ -161,6 +179,12 @@ impl Block {
                     x.iter_mut().zip(shift).for_each(|(v, s)| *v += s);
                 }
             }
+            Change::Clamp { value, direction } => {
+                let square: f32 = direction.iter().map(|v| v * v).sum();
+                let part: f32 = x.iter().zip(&direction[..]).map(|(x, v)| x * v).sum();
+                let change = value - part / square;
+                x.iter_mut().zip(&direction[..]).for_each(|(x, v)| *x += change * v);
+            }
             Change::Noise { strength, directions } => {
                 let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
                 let u = &directions[i * columns..][..columns];
@@ -170,8 +194,8 @@ impl Block {
     }
 
     /// Applies the change in place to `x`, which holds `columns` of the site for one token; only
-    /// those that are among the block's columns change. Noise depends on the norm over all of the
-    /// block's columns, so it is applied only if these lie within `columns`.
+    /// those that are among the block's columns change. Noise and clamps depend on all of the
+    /// block's columns, so they are applied only if these lie within `columns`.
     pub fn apply_within(&self, token: usize, columns: Range<usize>, x: &mut [f32]) {
         let (from, to) = (self.columns.start.max(columns.start), self.columns.end.min(columns.end));
         if from >= to {
@@ -229,6 +253,8 @@ mod tests {
         );
         let directions: Arc<[f32]> = [1.0, 0.0, 0.0, 1.0].into();
         let (a, b) = (13f32.sqrt(), 61f32.sqrt());
+        let direction = [0.0, 2.0].into();
+        check(Change::Clamp { value: 3.0, direction }, [1.0, 2.0, 6.0, 4.0, 5.0, 6.0]);
         check(Change::Noise { strength: 1.0, directions }, [1.0, 2.0 + a, 3.0, 4.0, 5.0, 6.0 + b]);
     }
 

@@ -36,7 +36,7 @@ pub use weights::{Linear, Weights};
 
 use serde::{Deserialize, Serialize};
 
-use crate::edit::{Component, Matrix};
+use crate::edit::{Component, InLayer, Matrix, Steering, SteeringVector};
 use crate::error::{Error, Result};
 
 /// A loaded model: configuration, weights, tokenizer and fingerprints.
@@ -130,6 +130,30 @@ impl Model {
             Ok(())
         } else {
             Err(Error::request(format!("{} has no component {component}", self.name)))
+        }
+    }
+
+    /// Checks that the model has the place of a steering edit, and residual streams as wide as its
+    /// vector.
+    ///
+    /// # Errors
+    /// [`Error::Request`] naming the place or both widths.
+    pub fn check_steering(&self, steering: &Steering) -> Result<()> {
+        let (site, width) = (steering.site, self.config.hidden_size);
+        if site.layer >= self.config.num_hidden_layers {
+            return Err(Error::request(format!("{} has no {site}", self.name)));
+        }
+        if site.at == InLayer::Mid && self.config.residual == Residual::Parallel {
+            return Err(Error::request(format!(
+                "{} has no {site}: attention and MLP read the same residual stream",
+                self.name
+            )));
+        }
+        match &steering.vector {
+            SteeringVector::Values { values } if values.len() != width => Err(Error::request(
+                format!("a vector of {} values for residual streams of {width}", values.len()),
+            )),
+            _ => Ok(()),
         }
     }
 

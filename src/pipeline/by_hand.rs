@@ -1,12 +1,15 @@
 //! Cases written by hand: a hypothesis about a model, judged like any finding.
 
+use std::path::Path;
+
 use super::explain::describe;
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, check_edit, check_length};
-use crate::edit::{Edit, Trial};
+use crate::edit::{Edit, Lookup, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
 use crate::oracle::{ModelJudge, OracleKind};
+use crate::storage;
 use crate::vocabulary::Vocabulary;
 
 /// Name of the mutator, and of the parent, in the lineage of a case written by hand.
@@ -23,12 +26,26 @@ pub struct Judgement {
     pub seed: u64,
 }
 
-/// Reads an edit as [`Edit::parse`] does; quoted texts are tokens of the model.
+/// What an edit refers to: tokens of a model, vectors in files.
+struct OfModel<'a>(&'a Model);
+
+impl Lookup for OfModel<'_> {
+    fn token_id(&self, text: &str) -> Result<u32, String> {
+        token_id(self.0, text)
+    }
+
+    fn vector(&self, file: &str) -> Result<Vec<f32>, String> {
+        storage::read_vector(Path::new(file)).map_err(|error| error.to_string())
+    }
+}
+
+/// Reads an edit as [`Edit::parse`] does; quoted texts are tokens of the model, vectors are read
+/// from their files.
 ///
 /// # Errors
 /// [`Error::Request`] naming the edit and what was expected.
 pub fn parse_edit(model: &Model, text: &str) -> Result<Edit> {
-    Edit::parse(text, &|text| token_id(model, text)).map_err(Error::request)
+    Edit::parse(text, &OfModel(model)).map_err(Error::request)
 }
 
 /// Finds the id of a text that is one token.

@@ -12,6 +12,7 @@ mod input;
 mod journal;
 mod json;
 pub mod ours;
+mod vector;
 
 pub use atomic::{create_dir, move_into, write_atomic, write_new};
 pub use file::OutputFile;
@@ -22,3 +23,4 @@ pub use json::{
     MAX_FILE, check_version, from_value, parse_json, pretty_json, read_json, write_json,
 };
 pub use ours::replace_ours;
+pub use vector::{read_vector, vector_file};

@@ -101,3 +101,36 @@ fn errors_name_the_edit() {
     }
     assert_eq!(std::fs::read_dir(out).unwrap().count(), 0);
 }
+
+/// A direction that `implicate` wrote, used as an edit: added to the clean run, it does more than
+/// its controls, random directions of its length.
+#[test]
+fn a_direction_of_a_case_is_an_edit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (prompt, file) = (": \" great: \"", path("found.json"));
+    let mut args =
+        vec!["case", "new", "--prompt", prompt, "--out", &file, "--oracle", "divergence"];
+    args.extend(["--edit", "replace 3 3943"]);
+    assert_eq!(glitch(&args).code, 0);
+    let out = path("explained");
+    let ran = glitch(&["implicate", &file, "--out", &out]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    // The line that says how to use it.
+    let hint = ran.stdout.lines().find_map(|line| line.strip_prefix("as an edit    "));
+    let edit = hint.expect("a direction");
+    let steered = path("steered.json");
+    let args = ["case", "new", "--prompt", prompt, "--edit", edit, "--out", &steered];
+    let ran = glitch(&args);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let case = Case::read(std::path::Path::new(&steered)).unwrap();
+    let most = case.verdict.controls.iter().copied().fold(0.0, f64::max);
+    assert!(case.verdict.score > most, "{:?}", case.verdict);
+    let replayed = glitch(&["replay", &steered]);
+    assert_eq!(replayed.code, 0, "{}{}", replayed.stdout, replayed.stderr);
+    // A file that is none is named.
+    let args =
+        ["case", "new", "--prompt", prompt, "--edit", "remove gone.safetensors L1.resid_mid"];
+    let ran = glitch(&args);
+    assert!(ran.code != 0 && ran.stderr.contains("gone.safetensors"), "{}", ran.stderr);
+}

@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use glitch::edit::{Action, Component, Edit, Matrix, Trial};
+use glitch::edit::{
+    Action, Component, Edit, InLayer, Matrix, ResidualSite, Steering, SteeringChange,
+    SteeringVector, Trial,
+};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Request};
 use glitch::model::{Config, Model};
 
@@ -151,6 +154,55 @@ fn zeroing_a_block_is_zeroing_its_last_matrix() {
             assert_eq!(lesioned, log_probs(&without, vec![]), "{}: {component}", fixture.name);
             assert_ne!(lesioned, log_probs(&model, vec![]), "{}: {component}", fixture.name);
         }
+    }
+}
+
+/// A direction removed everywhere in the residual stream is a model that never writes along it
+/// (Arditi et al. 2024, section 4.1): with a direction along one axis, the checkpoint whose
+/// embeddings and last matrices lack that column or row.
+#[test]
+fn removing_a_direction_everywhere_is_never_writing_along_it() {
+    const AXIS: usize = 3;
+    for (name, embed, writers, parallel) in [
+        ("llama", "embed_tokens.weight", &["o_proj.weight", "down_proj.weight"][..], false),
+        ("mamba", "embeddings.weight", &["out_proj.weight"][..], false),
+        ("gpt-neox", "embed_in.weight", &["attention.dense.", "dense_4h_to_h."][..], true),
+    ] {
+        let model = load(name);
+        let without = load_changed(name, |tensors| {
+            let mut cut = 0;
+            for (tensor, values) in tensors.iter_mut() {
+                let d = model.config.hidden_size;
+                let kept =
+                    Tensor::from_iter((0..d).map(|i| f32::from(u8::from(i != AXIS))), &Device::Cpu);
+                let kept = kept.unwrap();
+                let kept = match tensor {
+                    tensor if tensor.ends_with(embed) => kept,
+                    tensor if !writers.iter().any(|writer| tensor.contains(writer)) => continue,
+                    _ if values.rank() == 2 => kept.unsqueeze(1).unwrap(),
+                    _ => kept,
+                };
+                *values = values.broadcast_mul(&kept).unwrap();
+                cut += 1;
+            }
+            assert!(cut > writers.len() * model.config.num_hidden_layers, "{name}: {cut} tensors");
+        });
+        let mut along = vec![0.0; model.config.hidden_size];
+        along[AXIS] = 2.0;
+        let remove = |layer, at| {
+            let vector = SteeringVector::Values { values: along.clone() };
+            let site = ResidualSite { layer, at };
+            let steering = Steering { site, vector, change: SteeringChange::Remove };
+            Edit::Steering { steering, position: None }
+        };
+        let mut edits = vec![remove(0, InLayer::Pre)];
+        for layer in 0..model.config.num_hidden_layers {
+            edits.extend((!parallel).then(|| remove(layer, InLayer::Mid)));
+            edits.push(remove(layer, InLayer::Post));
+        }
+        let removed = log_probs(&model, edits);
+        assert_eq!(removed, log_probs(&without, vec![]), "{name}");
+        assert_ne!(removed, log_probs(&model, vec![]), "{name}");
     }
 }
 

@@ -2,8 +2,13 @@
 //! nothing are the classic bug of tools like this one. That a lesion does the right thing is
 //! checked against checkpoints without the same weights, in `cut_out.rs`.
 
-use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
-use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request, hook_name};
+use glitch::edit::{
+    Action, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
+    SteeringChange, SteeringVector, Trial,
+};
+use glitch::evaluate::{
+    Evaluator, ModelEvaluator, Observation, Patch, Request, Variant, hook_name,
+};
 use glitch::model::batch::Row;
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, Model};
@@ -37,6 +42,26 @@ fn components() -> Vec<Component> {
     ]
 }
 
+/// Every change of the residual stream, everywhere and at one position.
+fn steering() -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for (layer, at) in [(0, InLayer::Pre), (1, InLayer::Mid), (2, InLayer::Post)] {
+        for change in [
+            SteeringChange::Add { strength: 2.0 },
+            SteeringChange::Remove,
+            SteeringChange::Clamp { value: 2.0 },
+        ] {
+            for (position, seed) in [(None, 1), (Some(2), 2)] {
+                let site = ResidualSite { layer, at };
+                let vector = SteeringVector::Random { seed, norm: 3.0 };
+                edits
+                    .push(Edit::Steering { steering: Steering { site, vector, change }, position });
+            }
+        }
+    }
+    edits
+}
+
 fn edits() -> Vec<Edit> {
     let mut edits = vec![
         Edit::Replace { position: 2, id: 900 },
@@ -62,6 +87,7 @@ fn edits() -> Vec<Edit> {
             edits.push(Edit::lesion(component, action));
         }
     }
+    edits.extend(steering());
     edits
 }
 
@@ -120,6 +146,58 @@ fn a_batch_of_edits_equals_each_alone() {
     }
 }
 
+fn vector_of(d: usize) -> Vec<f32> {
+    (0..d).map(|i| (i as f32).sin()).collect()
+}
+
+/// What is left at the place of a change is what the change says, at its positions and no others.
+#[test]
+fn steering_leaves_what_it_says() {
+    let model = model();
+    let evaluator = ModelEvaluator::new(&model);
+    let trial = prompt(&model);
+    let d = model.config.hidden_size;
+    let vector = vector_of(d);
+    let square: f32 = vector.iter().map(|v| v * v).sum();
+    let part = |x: &[f32]| x.iter().zip(&vector).map(|(x, v)| x * v).sum::<f32>() / square;
+    for at in [InLayer::Pre, InLayer::Mid, InLayer::Post] {
+        let site = ResidualSite { layer: 1, at };
+        let captured = |edits: Vec<Edit>| {
+            let place = (1, Site::from(at), 0..d, 0..trial.len());
+            let variants = [(Variant::default(), place)];
+            evaluator.capture(&trial.with_edits(edits), &variants).unwrap().remove(0)
+        };
+        let before = captured(vec![]);
+        for (change, expected) in [
+            (SteeringChange::Add { strength: -1.5 }, None),
+            (SteeringChange::Remove, Some(0.0)),
+            (SteeringChange::Clamp { value: 2.5 }, Some(2.5)),
+        ] {
+            for position in [None, Some(4)] {
+                let vector = SteeringVector::Values { values: vector.clone() };
+                let steering = Steering { site, vector, change };
+                let after = captured(vec![Edit::Steering { steering, position }]);
+                for (i, (x, y)) in before.chunks_exact(d).zip(after.chunks_exact(d)).enumerate() {
+                    if position.is_some_and(|position| position != i) {
+                        assert_eq!(x, y, "{site} {change:?} at {i}");
+                        continue;
+                    }
+                    let expected = expected.unwrap_or(part(x) - 1.5);
+                    assert!((part(y) - expected).abs() < 1e-4, "{site} {change:?}: {}", part(y));
+                    // What is not along the vector is as it was.
+                    let rest = |x: &[f32]| -> Vec<f32> {
+                        let part = part(x);
+                        x.iter().zip(&vector_of(d)).map(|(x, v)| x - part * v).collect()
+                    };
+                    for (a, b) in rest(x).iter().zip(&rest(y)) {
+                        assert!((a - b).abs() < 1e-4, "{site} {change:?}: {a} {b}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Scaling by one, noise of nothing, a step of length zero and a component patched with its own
 /// output leave every bit as it was.
 #[test]
@@ -163,6 +241,15 @@ fn what_the_model_does_not_have_is_refused() {
         "no component L0.mlp.down[128,0]",
     );
     check(Edit::Replace { position: 1, id: 4096 }, "beyond the vocabulary");
+    let remove = |layer, at, vector| {
+        let site = ResidualSite { layer, at };
+        let steering = Steering { site, vector, change: SteeringChange::Remove };
+        Edit::Steering { steering, position: None }
+    };
+    let random = SteeringVector::Random { seed: 1, norm: 1.0 };
+    check(remove(4, InLayer::Post, random), "has no L4.resid_post");
+    let short = SteeringVector::Values { values: vec![1.0; 3] };
+    check(remove(1, InLayer::Post, short), "a vector of 3 values for residual streams of 128");
 }
 
 /// Sequences of several lengths give equal log-probabilities alone and in one batch, to the bit.

@@ -120,6 +120,9 @@ fn gradients_pass_through_edits() {
             Site::MlpOut,
             block(0..32, Change::Affine { scale: 1.0, shift: Some(vec![0.1; 32].into()) }),
         );
+        let direction: Vec<f32> = (0..24).map(|i| (i as f32).cos()).collect();
+        let change = Change::Clamp { value: 0.5, direction: direction.into() };
+        forward.hooks.push(0, Site::ResidPost, Block { tokens: 2..5, columns: 4..28, change });
         forward.hooks.push_weight(
             1,
             Matrix::Down,

@@ -134,15 +134,35 @@ impl Numerics for Composed {
         })
     }
 
-    fn edit(&self, x: Tensor, blocks: &[Block]) -> Result<Tensor> {
+    fn edit(&self, mut x: Tensor, blocks: &[Block]) -> Result<Tensor> {
         let (tokens, width) = x.dims2()?;
-        let (scale, shift, noise) = dense_tables(blocks, tokens, width);
-        if !noise.is_empty() {
-            return Err(Error::internal(
-                "noise in proportion to an activation has no gradient mode",
-            ));
+        let alike = |a: &Block, b: &Block| is_affine(a) && is_affine(b);
+        for blocks in blocks.chunk_by(alike) {
+            x = match &blocks[0].change {
+                Change::Affine { .. } => {
+                    let (scale, shift) = dense_tables(blocks, tokens, width);
+                    ((x * constant(&scale, tokens)?)? + constant(&shift, tokens)?)?
+                }
+                Change::Clamp { value, direction } => {
+                    let mut full = vec![0f32; width];
+                    full[blocks[0].columns.clone()].copy_from_slice(direction);
+                    let square: f32 = full.iter().map(|v| v * v).sum();
+                    // `[tokens, 1]`: 1 for the tokens that change.
+                    let mut mask = vec![0f32; tokens];
+                    mask[blocks[0].tokens.clone()].fill(1.0);
+                    let (mask, v) = (constant(&mask, tokens)?, constant(&full, 1)?);
+                    let part = (x.matmul(&v.t()?)? / f64::from(square))?;
+                    let change = (mask * part.affine(-1.0, f64::from(*value))?)?;
+                    (&x + change.matmul(&v)?)?
+                }
+                Change::Noise { .. } => {
+                    return Err(Error::internal(
+                        "noise in proportion to an activation has no gradient mode",
+                    ));
+                }
+            };
         }
-        Ok(((x * constant(&scale, tokens)?)? + constant(&shift, tokens)?)?)
+        Ok(x)
     }
 
     fn probe(&self, layer: usize, site: Site, x: Tensor) -> Result<Tensor> {
@@ -421,23 +441,19 @@ impl Numerics for Composed {
     }
 }
 
-/// Composes the affine blocks into dense tables `scale` and `shift`, `[tokens, width]`, in their
-/// order; returns these and the blocks of noise, which have no such form.
-fn dense_tables(
-    blocks: &[Block],
-    tokens: usize,
-    width: usize,
-) -> (Vec<f32>, Vec<f32>, Vec<&Block>) {
-    let (mut scale, mut shift, mut noise) =
-        (vec![1f32; tokens * width], vec![0f32; tokens * width], Vec::new());
+fn is_affine(block: &Block) -> bool {
+    matches!(block.change, Change::Affine { .. })
+}
+
+/// Composes affine blocks into dense tables `scale` and `shift`, `[tokens, width]`, in their order.
+fn dense_tables(blocks: &[Block], tokens: usize, width: usize) -> (Vec<f32>, Vec<f32>) {
+    let (mut scale, mut shift) = (vec![1f32; tokens * width], vec![0f32; tokens * width]);
     for block in blocks {
-        let Change::Affine { scale: s, .. } = &block.change else {
-            noise.push(block);
-            continue;
-        };
-        let factor = Block { change: Change::Affine { scale: *s, shift: None }, ..block.clone() };
-        factor.apply(&mut scale, width);
-        block.apply(&mut shift, width);
+        if let Change::Affine { scale: s, .. } = &block.change {
+            let change = Change::Affine { scale: *s, shift: None };
+            Block { change, ..block.clone() }.apply(&mut scale, width);
+            block.apply(&mut shift, width);
+        }
     }
-    (scale, shift, noise)
+    (scale, shift)
 }

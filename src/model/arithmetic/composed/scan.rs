@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Tensor};
 
-use super::{constant, dense_tables, vector};
+use super::{constant, dense_tables, is_affine, vector};
 use crate::error::{Error, Result};
 use crate::model::arithmetic::scan::{EMPTY_EXPONENT, Recurrence, RowStart};
 use crate::model::hooks::Block;
@@ -78,10 +78,10 @@ fn one_token(block: &Block, token: usize) -> Block {
 
 /// Applies edits to a state.
 fn edited(state: &Tensor, blocks: &[Block]) -> Result<Tensor> {
-    let (scale, shift, noise) = dense_tables(blocks, 1, state.elem_count());
-    if !noise.is_empty() {
+    if !blocks.iter().all(is_affine) {
         return Err(Error::internal("noise in proportion to a state has no gradient mode"));
     }
+    let (scale, shift) = dense_tables(blocks, 1, state.elem_count());
     let flat = state.reshape((1, state.elem_count()))?;
     Ok(((flat * constant(&scale, 1)?)? + constant(&shift, 1)?)?.reshape(state.shape())?)
 }
