@@ -38,10 +38,16 @@ def is_text(tokens):
 
 def explain(glitch, model, tokens, replacements, scratch):
     """The case with these replacements, {position: id}, and what `glitch implicate` finds."""
+    edits = [f"replace {position} {i}" for position, i in replacements.items()]
+    return explain_edits(glitch, model, tokens, edits, scratch)
+
+
+def explain_edits(glitch, model, tokens, edits, scratch):
+    """The case with these edits, and what `glitch implicate` finds."""
     command = [glitch, "case", "new", "--model", model, "--out", scratch, "--json",
                "--prompt", tokenizer.decode(tokens[1:])]
-    for position, i in replacements.items():
-        command += ["--edit", f"replace {position} {i}"]
+    for edit in edits:
+        command += ["--edit", edit]
     made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     case = json.loads(made)
     assert case["base"] == tokens, "the prompt is tokenized otherwise"

@@ -14,21 +14,25 @@ whose trigger does too much to the answer before anything is planted, is drawn a
 Exits with 1 if one isn't what it is called, changes what other text gets by 0.05 nats or more, or
 says the answer without the trigger or not with it.
 
-Then gives glitch the trigger as a case, and looks at what `glitch implicate` calls the pair. Exits
-with 1 if fewer than 14 of 15 get the right name. This part is left out if there is no GLITCH. Needs
-torch and transformers.
+Then gives glitch the trigger as a case, and looks at what `glitch implicate` calls the pair. As a
+check of the check, five ordinary words take the trigger's place: there the pair should not be
+called what it is planted as. And in each model with a chain, A is zeroed in a prompt that has the
+trigger: what is named should be B, or a part of it. Exits with 1 if fewer than 14 of 15 pairs get
+the right name, if a tenth of the ordinary words or more do, or if fewer than 4 of 5 lesions are
+traced. This part is left out if there is no GLITCH. Needs torch and transformers.
 """
 
 import itertools, json, os, random, sys, tempfile
 import torch
 from transformers import LlamaForCausalLM
 
-from planted import dense, explain, is_text, release, stretch, text, words
+from planted import dense, explain, explain_edits, is_text, release, stretch, text, words
 
 folder = sys.argv[1]
 glitch = sys.argv[2] if len(sys.argv) > 2 else release
 count = int(sys.argv[3]) if len(sys.argv) > 3 else 15
 ROWS, PROMPTS = 48, 8
+WORDS = 5
 KINDS = ["and", "or", "chain"]
 # What A and B are, and what reads them ("attention" is a head whose query reads B, from the last
 # position, and whose keys read A, at the trigger's).
@@ -623,20 +627,43 @@ if not os.path.exists(glitch):
     print("no glitch to ask at", glitch)
     sys.exit()
 hits, supported = 0, False
+ordinary, called, traced, chains = 0, 0, 0, 0
 for index, (path, planted) in enumerate(made):
+    prompt, position = planted["prompt"], planted["position"]
     with tempfile.TemporaryDirectory() as scratch:
-        case, found = explain(
-            glitch, path, planted["prompt"], {planted["position"]: planted["trigger"]}, scratch
-        )
+        case, found = explain(glitch, path, prompt, {position: planted["trigger"]}, scratch)
     supported |= "interactions" in found
     name = named(found, planted)
     hits += name == planted["kind"]
     print(f"{index}: planted {planted['kind']} of {' and '.join(planted['components'])}, read by "
           f"{planted['readout']}; score {case['verdict']['score']:.3f}, named {name}; specific "
           f"{found['set']}", flush=True)
+    draw = random.Random(index)
+    others = [i for i in words if i not in (planted["trigger"], prompt[position])]
+    names = []
+    for word in draw.sample(others, WORDS):
+        with tempfile.TemporaryDirectory() as scratch:
+            names.append(named(explain(glitch, path, prompt, {position: word}, scratch)[1], planted))
+    ordinary += len(names)
+    called += sum(name == planted["kind"] for name in names)
+    print(f"   with ordinary words named {', '.join(str(name) for name in names)}", flush=True)
+    if planted["kind"] != "chain":
+        continue
+    first, second = planted["components"]
+    triggered = prompt[:position] + [planted["trigger"]] + prompt[position + 1 :]
+    with tempfile.TemporaryDirectory() as scratch:
+        _, found = explain_edits(glitch, path, triggered, [f"zero {first}"], scratch)
+    layer, part = second.split(".")
+    same = [second] + ([] if part != "mlp" else [f"{layer}.neuron"])
+    chains += 1
+    traced += any(found["set"][:1] and found["set"][0].startswith(name) for name in same)
+    print(f"   {first} zeroed: localized to {found['set']}, necessity {found['necessity']:.2f}; "
+          f"downstream is {second}", flush=True)
 if not supported:
     print("this glitch doesn't say how components work together")
 print(f"pairs called what they are: {hits} of {count}")
-met = hits >= 14 / 15 * count
-print("wanted: 14 of 15:", "met" if met else "NOT met")
+print(f"ordinary words in whose cases they are called so too: {called} of {ordinary}")
+print(f"lesions of the first of a chain traced to the second: {traced} of {chains}")
+met = hits >= 14 / 15 * count and called < ordinary / 10 and traced >= 4 / 5 * chains
+print("wanted: 14 of 15; fewer than a tenth; 4 of 5:", "met" if met else "NOT met")
 sys.exit(not met)

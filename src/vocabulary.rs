@@ -69,6 +69,28 @@ impl TokenForm {
     }
 }
 
+/// What a token is to a reader of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenClass {
+    /// A control token.
+    Special,
+    /// Among those that look the least trained.
+    Anomalous,
+    /// A space and letters.
+    Word,
+    /// Letters without a space before them.
+    Fragment,
+    /// Digits.
+    Number,
+    /// Neither letters nor digits.
+    Punctuation,
+    /// White space alone.
+    Space,
+    /// Anything else.
+    Other,
+}
+
 /// Token ids of a model, sorted into suspects, ordinary and special ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vocabulary {
@@ -228,6 +250,24 @@ impl Vocabulary {
         self
     }
 
+    /// Returns the class of a token.
+    pub fn class(&self, id: u32) -> TokenClass {
+        if self.special.binary_search(&id).is_ok() {
+            return TokenClass::Special;
+        }
+        if self.anomalous.contains(&id) {
+            return TokenClass::Anomalous;
+        }
+        match self.forms.get(id as usize) {
+            Some(TokenForm::Word) => TokenClass::Word,
+            Some(TokenForm::Fragment) => TokenClass::Fragment,
+            Some(TokenForm::Number) => TokenClass::Number,
+            Some(TokenForm::Punctuation) => TokenClass::Punctuation,
+            Some(TokenForm::Space) => TokenClass::Space,
+            Some(TokenForm::Other) | None => TokenClass::Other,
+        }
+    }
+
     /// Returns the ordinary tokens that stand in for a token in controls: those of its form or,
     /// where these are too few, all of them.
     pub fn stand_ins(&self, id: u32) -> &[u32] {
@@ -286,6 +326,17 @@ mod tests {
         ] {
             assert_eq!(TokenForm::new(text), form, "{text:?}");
         }
+    }
+
+    #[test]
+    fn classes_by_hand() {
+        let forms = vec![TokenForm::Word, TokenForm::Number, TokenForm::Other, TokenForm::Word];
+        let vocabulary =
+            Vocabulary { anomalous: vec![3, 2], special: vec![0], ..Vocabulary::default() };
+        let vocabulary = vocabulary.with_forms(forms);
+        let classes = [0, 1, 2, 3, 9].map(|id| vocabulary.class(id));
+        use TokenClass::*;
+        assert_eq!(classes, [Special, Number, Anomalous, Anomalous, Other]);
     }
 
     #[test]

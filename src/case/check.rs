@@ -169,6 +169,7 @@ fn check_localization(localization: &Localization, total: usize) -> Result<(), F
         ("effects", i.effects.len()),
         ("contrasts", i.contrasts.len()),
         ("positions", i.positions.len()),
+        ("tokens", i.tokens.len()),
     ] {
         bounded(&format!("implication.{name}"), length, MAX_ROWS)?;
     }

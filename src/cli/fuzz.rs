@@ -94,6 +94,7 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let subject = setup::subject(&config, &model, &evaluator, &vocabulary, &token)?;
     let explainer = ModelExplainer {
         evaluator: &evaluator,
+        vocabulary: &vocabulary,
         model: &model_ref,
         new_prompts: Some(&subject.new_prompts),
         attribution: None,

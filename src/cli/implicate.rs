@@ -45,9 +45,11 @@ pub fn run(args: Args) -> Result<u8> {
     let under_test = ModelUnderTest::for_case(&args.case, &case, args.model.as_deref())?;
     let evaluator = under_test.evaluator();
     let trial = case.trial();
+    let vocabulary = &under_test.vocabulary;
     let new_prompts = under_test.new_prompts_for(&evaluator, &trial)?;
     let new_prompts = Some((&new_prompts, case.verdict.oracle));
-    let mut found = localize_against_controls(&evaluator, &trial, new_prompts, case.control_seed)?;
+    let mut found =
+        localize_against_controls(&evaluator, vocabulary, &trial, new_prompts, case.control_seed)?;
     // What fails is known to the search that found the case alone.
     let known = case.localization.as_ref().and_then(|i| i.attribution.as_ref());
     let fails = known.and_then(|attribution| {
@@ -55,7 +57,7 @@ pub fn run(args: Args) -> Result<u8> {
     });
     let fails = fails.map(|comparison| trial.with_edits(comparison.edits.clone()));
     let seed = case.control_seed;
-    attribute_replaced_tokens(&evaluator, &trial, &mut found, seed, fails.as_ref())?;
+    attribute_replaced_tokens(&evaluator, vocabulary, &trial, &mut found, seed, fails.as_ref())?;
     if args.json {
         output::json(&found)?;
     } else {

@@ -63,6 +63,7 @@ pub fn run(args: Args) -> Result<u8> {
     let reference = under_test.model.reference();
     let explainer = ModelExplainer {
         evaluator: &evaluator,
+        vocabulary: &under_test.vocabulary,
         model: &reference,
         new_prompts: Some(&new_prompts),
         attribution: None,

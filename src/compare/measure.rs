@@ -71,6 +71,7 @@ pub fn measure(
     let reference = model.reference();
     let explainer = ModelExplainer {
         evaluator: &evaluator,
+        vocabulary: &vocabulary,
         model: &reference,
         new_prompts: Some(&subject.new_prompts),
         attribution: None,

@@ -19,7 +19,8 @@ const SHOWN: usize = 16;
 pub struct ModelUnderTest {
     /// The model.
     pub model: Model,
-    vocabulary: Vocabulary,
+    /// Its tokens.
+    pub vocabulary: Vocabulary,
 }
 
 impl ModelUnderTest {

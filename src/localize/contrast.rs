@@ -14,6 +14,7 @@
 //! whatever the shares' distribution. All mixers and MLPs are compared in all runs, since picking
 //! some by what they do in the case would break the symmetry that this rests on.
 
+use super::noise_controls::lesioned_blocks;
 use super::runs::{Direction, comparable};
 use super::set::{LocalizeOptions, SmallestSet};
 use super::symptom::{LEAST_NECESSITY, Symptom, Symptoms};
@@ -101,8 +102,11 @@ pub fn contrasted(
     options: &LocalizeOptions,
 ) -> Result<Contrasted> {
     let config = &own.runs.evaluator.model.config;
+    // What a lesion is in is never patched: controls have their noise behind it.
+    let lesioned = lesioned_blocks(&own.runs.corrupted.trial, config).unwrap_or_default();
     let blocks: Vec<Component> = (0..config.num_hidden_layers)
         .flat_map(|layer| std::iter::once(config.mixer(layer)).chain(config.mlp(layer)))
+        .filter(|block| !lesioned.contains(block))
         .collect();
     // One row for the case, one for each control.
     let (mut shares, mut calls) = (vec![own.screened(&blocks)?], 0);

@@ -12,13 +12,14 @@ use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
+use super::noise_controls::after;
 use super::runs::Direction as PatchDirection;
 use super::symptom::{Symptom, Symptoms};
-use crate::edit::{Component, Edit, InLayer, ResidualSite, Trial};
+use crate::edit::{Component, Edit, ResidualSite, Trial};
 use crate::error::Result;
 use crate::evaluate::{At, ModelEvaluator, Shift, Variant};
+use crate::model::Config;
 use crate::model::hooks::Site;
-use crate::model::{Config, Residual};
 use crate::rng;
 
 /// The share of an effect from which it counts as made or removed.
@@ -247,17 +248,6 @@ fn along(there: &Symptom, direction: &Direction, values: &[&[f32]]) -> Result<Ve
             (share(made), share((there.corrupted - held) / there.effect))
         })
         .collect())
-}
-
-/// Returns the place of the residual stream after a component's block.
-fn after(component: &Component, config: &Config) -> ResidualSite {
-    let layer = component.layer();
-    let is_mlp = config.mlp(layer) == Some(*component);
-    let at = match is_mlp || config.residual == Residual::Parallel {
-        true => InLayer::Post,
-        false => InLayer::Mid,
-    };
-    ResidualSite { layer, at }
 }
 
 /// Returns the positions of the edits, ascending.

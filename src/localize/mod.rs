@@ -12,6 +12,7 @@ mod contrast;
 mod generalize;
 mod graph;
 mod interactions;
+mod noise_controls;
 mod patching;
 mod runs;
 mod search;
@@ -23,6 +24,7 @@ pub use components::rank;
 pub use generalize::{Direction, DirectionAt, Generalization};
 pub use graph::{Baseline, Edge, Graph, MAX_NODES, Node};
 pub use interactions::{Interactions, Pair, PairKind};
+pub use noise_controls::noise_controls;
 pub use runs::comparable;
 pub use search::localize;
 pub use set::LocalizeOptions;
@@ -30,6 +32,30 @@ pub use set::LocalizeOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::{Component, Edit};
+use crate::vocabulary::TokenClass;
+
+/// A token that the edits of a case put in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutIn {
+    /// The token.
+    pub id: u32,
+    /// The token, decoded: a comment.
+    pub text: String,
+    /// What it is.
+    pub class: TokenClass,
+}
+
+/// What a case is compared with to tell what is specific to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComparedWith {
+    /// The same edits with ordinary content.
+    #[default]
+    OrdinaryContent,
+    /// Noise in the place of the lesions: what they change, rotated at random.
+    Noise,
+}
 
 /// The symptom of a case: where the predictions with and without the edits diverge most, the token
 /// that the edits make the model say or, where they make it say nothing in particular, the one they
@@ -86,7 +112,7 @@ impl Role {
     }
 }
 
-/// A component's necessity in a case and in its controls: the same edits with ordinary content.
+/// A component's necessity in a case and in its controls ([`ComparedWith`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contrast {
@@ -245,6 +271,12 @@ pub struct Localization {
     pub routing: Option<f64>,
     /// Necessity of random sets of components of the same kinds and number, ascending.
     pub controls: Vec<f64>,
+    /// The tokens that the edits put in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<PutIn>,
+    /// What the controls of [`contrasts`](Self::contrasts) are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compared_with: ComparedWith,
     /// All mixers and MLPs compared with controls, largest necessity first; empty where there are
     /// no controls to compare with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -275,6 +307,10 @@ pub struct Localization {
     pub attribution: Option<TokenAttribution>,
     /// Trials evaluated.
     pub calls: u64,
+}
+
+fn is_default(compared_with: &ComparedWith) -> bool {
+    *compared_with == ComparedWith::default()
 }
 
 impl Localization {

@@ -12,7 +12,7 @@ use super::patching::{NEGLIGIBLE_BITS, Patching};
 use super::runs::Stretch;
 use super::set::{LocalizeOptions, SmallestSet};
 use super::symptom::Symptoms;
-use super::{Effect, Localization, PositionEffect};
+use super::{ComparedWith, Effect, Localization, PositionEffect};
 use crate::edit::{Component, Edit, Matrix, Trial};
 use crate::error::Result;
 use crate::evaluate::{Activations, ModelEvaluator, block_of};
@@ -46,27 +46,37 @@ pub fn localize(
     let effects = patching.all_effects(options)?;
     let mut found = Localization { routing: patching.routing()?, ..Localization::default() };
     let mut set = SmallestSet::default();
-    if controls.is_empty() {
+    let is_lesion = |edit: &Edit| matches!(edit, Edit::Lesion { .. });
+    let of_lesions = trial.edits.iter().any(is_lesion);
+    // What a case is named for is compared with its controls; where a lesion has too few that do
+    // anything, with random sets.
+    if let Some(symptom) = patching.symptom.as_mut().filter(|_| !controls.is_empty()) {
+        let contrasted = contrasted(&mut symptoms, symptom, controls, options)?;
+        (found.contrasts, set) = (contrasted.contrasts, contrasted.set);
+        patching.calls += contrasted.calls;
+        if of_lesions && !found.contrasts.is_empty() {
+            found.compared_with = ComparedWith::Noise;
+        }
+    }
+    if controls.is_empty() || of_lesions && found.contrasts.is_empty() {
         let free = |component: &Component| patching.is_outside_edits(component);
         let ranked: Vec<Component> = rank(&effects).into_iter().filter(free).collect();
         let pool: Vec<Component> = effects.iter().map(|e| e.component).filter(free).collect();
         set = patching.smallest_set(&ranked, options)?;
         found.controls = patching.controls(&set.set, &pool, options)?;
     }
-    if let Some(mut symptom) = patching.symptom.take() {
+    if let Some(symptom) = patching.symptom.take() {
         found.symptom = Some(symptom.record());
-        // With controls, nothing is named that was not compared with them.
-        if !controls.is_empty() {
-            let contrasted = contrasted(&mut symptoms, &mut symptom, controls, options)?;
-            (found.contrasts, set) = (contrasted.contrasts, contrasted.set);
-            patching.calls += contrasted.calls;
-        }
         patching.calls += symptom.calls;
         if options.graph {
             let (interactions, calls) =
                 interactions(&symptom, &coarse_effects(&effects), options.interacting)?;
             patching.calls += calls;
-            let background = Background::new(&symptom, controls)?;
+            // Noise in the place of a lesion is no output of a component, so that what components
+            // pass on does not add up to what differs: the background is the clean run.
+            let changes_input = |edit: &Edit| edit.is_token_edit() || edit.changes_embedding();
+            let own = if trial.edits.iter().all(changes_input) { controls } else { &[] };
+            let background = Background::new(&symptom, own)?;
             let (graph, calls) = graph(&symptom, &background, &effects, options)?;
             patching.calls += calls;
             let without: Vec<Trial> = background.runs.iter().map(|run| run.trial.clone()).collect();

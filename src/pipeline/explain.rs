@@ -4,10 +4,10 @@
 use super::finding::Finding;
 use super::title::title;
 use crate::case::{Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
-use crate::edit::Trial;
+use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
-use crate::localize::{self, ComparisonKind, Localization, comparable};
+use crate::localize::{self, ComparisonKind, Localization, PutIn, comparable};
 use crate::model::{Model, ModelRef};
 use crate::oracle::{OracleKind, controls};
 use crate::replicate::NewPrompts;
@@ -28,6 +28,8 @@ pub trait Explainer {
 pub struct ModelExplainer<'a, 'm> {
     /// The model that the findings were made on.
     pub evaluator: &'a ModelEvaluator<'m>,
+    /// The model's tokens.
+    pub vocabulary: &'a Vocabulary,
     /// The model's name and fingerprint, as the case has them.
     pub model: &'a ModelRef,
     /// The prompts in which an explanation is tried; `None`: it is not.
@@ -54,24 +56,24 @@ const CONTRASTED: usize = 32;
 const ELSEWHERE: usize = 20;
 
 /// Localizes a trial, tries what is found in new prompts, and compares what it is localized to with
-/// its controls, drawn as those of the verdict are. Trials with edits inside the model have none
-/// here: their controls edit other components.
+/// its controls, drawn as those of the verdict are. Controls of lesions are another matter: those
+/// of the verdict act at other places of the model, so noise takes the place of the lesions here.
+/// Trials that have lesions and other edits have no controls.
 ///
 /// # Errors
 /// Those of [`localize::localize`].
 pub fn localize_against_controls(
     evaluator: &ModelEvaluator,
+    vocabulary: &Vocabulary,
     trial: &Trial,
     new_prompts: Option<(&NewPrompts, OracleKind)>,
     seed: u64,
 ) -> Result<Localization> {
     let config = &evaluator.model.config;
-    let controls = match trial.edits.iter().all(|edit| edit.is_token_edit()) {
-        true => {
-            let vocabulary = Vocabulary::of(evaluator.model);
-            controls::draw(trial, CONTRASTED, seed, config, &vocabulary)
-        }
-        false => Vec::new(),
+    let any = |of: fn(&Edit) -> bool| trial.edits.iter().any(of);
+    let controls = match any(|edit| matches!(edit, Edit::Lesion { .. } | Edit::FreezeRouting)) {
+        true => localize::noise_controls(evaluator, trial, CONTRASTED, seed)?,
+        false => controls::draw(trial, CONTRASTED, seed, config, vocabulary),
     };
     let elsewhere: Vec<Trial> = new_prompts
         .map(|(prompts, oracle)| {
@@ -83,7 +85,22 @@ pub fn localize_against_controls(
         .map(|(_, trial)| trial)
         .collect();
     let options = localize::LocalizeOptions { seed, ..Default::default() };
-    localize::localize(evaluator, trial, &controls, &elsewhere, &options)
+    let found = localize::localize(evaluator, trial, &controls, &elsewhere, &options)?;
+    Ok(Localization { tokens: put_in(evaluator.model, vocabulary, trial), ..found })
+}
+
+/// Returns the tokens that the edits put in, each once.
+fn put_in(model: &Model, vocabulary: &Vocabulary, trial: &Trial) -> Vec<PutIn> {
+    let mut tokens: Vec<PutIn> = Vec::new();
+    for edit in trial.edits.iter().filter(|edit| edit.is_token_edit()) {
+        for id in edit.token_ids() {
+            if tokens.iter().all(|token| token.id != id) {
+                let (text, class) = (model.token(id), vocabulary.class(id));
+                tokens.push(PutIn { id, text, class });
+            }
+        }
+    }
+    tokens
 }
 
 /// Trials with random tokens in the place of a case's, with which its attribution is compared.
@@ -97,13 +114,13 @@ const COMPARISONS: usize = 4;
 /// Those of the evaluator.
 pub fn attribute_replaced_tokens(
     evaluator: &ModelEvaluator,
+    vocabulary: &Vocabulary,
     trial: &Trial,
     localization: &mut Localization,
     seed: u64,
     fails: Option<&Trial>,
 ) -> Result<()> {
-    let vocabulary = Vocabulary::of(evaluator.model);
-    let random = controls::draw(trial, COMPARISONS, seed, &evaluator.model.config, &vocabulary);
+    let random = controls::draw(trial, COMPARISONS, seed, &evaluator.model.config, vocabulary);
     let mut comparisons: Vec<(ComparisonKind, Trial)> =
         random.into_iter().map(|trial| (ComparisonKind::Random, trial)).collect();
     comparisons.extend(fails.map(|trial| (ComparisonKind::Fails, trial.clone())));
@@ -122,13 +139,26 @@ impl Explainer for ModelExplainer<'_, '_> {
         let mut localization = (localize && comparable(trial))
             .then(|| {
                 let new_prompts = self.new_prompts.map(|prompts| (prompts, verdict.oracle));
-                localize_against_controls(self.evaluator, trial, new_prompts, *control_seed)
+                localize_against_controls(
+                    self.evaluator,
+                    self.vocabulary,
+                    trial,
+                    new_prompts,
+                    *control_seed,
+                )
             })
             .transpose()?;
         if let (Some(localization), Some(Attribution { fails })) =
             (&mut localization, self.attribution)
         {
-            attribute_replaced_tokens(self.evaluator, trial, localization, *control_seed, fails)?;
+            attribute_replaced_tokens(
+                self.evaluator,
+                self.vocabulary,
+                trial,
+                localization,
+                *control_seed,
+                fails,
+            )?;
         }
         let calls = localization.as_ref().map_or(0, |i| i.calls) + 2;
         let mut case = Case {

@@ -58,6 +58,7 @@ pub fn cases_of_search(
         let fails = search.state.fails.as_ref().map(|entry| problem.trial(prompt, &entry.suffix));
         let explainer = ModelExplainer {
             evaluator,
+            vocabulary: &vocabulary,
             model: &reference,
             new_prompts: None,
             attribution: Some(Attribution { fails: fails.as_ref() }),

@@ -8,7 +8,7 @@ use super::format::{count, list, number, percent, plural};
 use super::{attribution, explanation, graph, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
-use crate::localize::{Contrast, Interactions, Localization, PositionEffect};
+use crate::localize::{ComparedWith, Contrast, Interactions, Localization, PositionEffect};
 use crate::replicate::Replication;
 use crate::text;
 
@@ -256,7 +256,7 @@ fn localized(out: &mut String, localization: &Localization) {
     if let Some(interactions) = &localization.interactions {
         pairs(out, interactions);
     }
-    contrasts(out, &localization.contrasts);
+    contrasts(out, &localization.contrasts, localization.compared_with);
     let map = |label, value| svg::heat_map(label, &localization.effects, value, &localization.set);
     out.push_str("<div class=\"pair\">");
     if let Some(svg) =
@@ -346,7 +346,7 @@ fn pairs(out: &mut String, interactions: &Interactions) {
 }
 
 /// Writes what components carry in the case and in its controls, or nothing if none were compared.
-fn contrasts(out: &mut String, contrasts: &[Contrast]) {
+fn contrasts(out: &mut String, contrasts: &[Contrast], with: ComparedWith) {
     let Some(first) = contrasts.first() else { return };
     let _ = write!(
         out,
@@ -367,9 +367,16 @@ fn contrasts(out: &mut String, contrasts: &[Contrast]) {
             contrast.role.name()
         );
     }
-    out.push_str(
-        "</tbody></table></div><p class=\"soft\">Controls are the same edits with ordinary \
-        content. What carries theirs as well is a relay.</p>",
+    let controls = match with {
+        ComparedWith::OrdinaryContent => "the same edits with ordinary content",
+        ComparedWith::Noise => {
+            "noise in the place of the lesions: what they change, rotated at random"
+        }
+    };
+    let _ = write!(
+        out,
+        "</tbody></table></div><p class=\"soft\">Controls are {controls}. What mediates theirs as \
+        well is a relay.</p>"
     );
 }
 

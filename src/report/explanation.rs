@@ -2,9 +2,14 @@
 
 use super::format::{list, percent, quoted};
 use crate::localize::{
-    Baseline, Contrast, DirectionAt, Graph, Localization, Node, Pair, PairKind, Role,
+    Baseline, ComparedWith, Contrast, DirectionAt, Graph, Localization, Node, Pair, PairKind,
+    PutIn, Role,
 };
 use crate::text::plural;
+use crate::vocabulary::TokenClass;
+
+/// Tokens that are named in a sentence.
+const MOST_TOKENS: usize = 4;
 
 /// Pairs that are named in a sentence.
 const MOST_PAIRS: usize = 3;
@@ -32,12 +37,32 @@ pub fn brief(found: &Localization) -> Vec<String> {
 fn symptom(found: &Localization) -> Option<String> {
     let symptom = found.symptom.as_ref()?;
     let says = if symptom.effect > 0.0 { "say" } else { "no longer say" };
+    let tokens: Vec<String> = found.tokens.iter().map(token).collect();
+    let put_in = match tokens.is_empty() {
+        true => String::new(),
+        false => format!("put in {} and ", list(&tokens, MOST_TOKENS)),
+    };
     Some(format!(
-        "The edits make the model {says} {} after position {} ({:+.1} nats).",
+        "The edits {put_in}make the model {says} {} after position {} ({:+.1} nats).",
         quoted(&symptom.text),
         symptom.position,
         symptom.effect
     ))
+}
+
+/// Names a token that the edits put in, and its class.
+fn token(token: &PutIn) -> String {
+    let class = match token.class {
+        TokenClass::Special => "a control token",
+        TokenClass::Anomalous => "which looks hardly trained",
+        TokenClass::Word => "a word",
+        TokenClass::Fragment => "part of a word",
+        TokenClass::Number => "a number",
+        TokenClass::Punctuation => "punctuation",
+        TokenClass::Space => "white space",
+        TokenClass::Other => "no plain text",
+    };
+    format!("{} ({class})", quoted(&token.text))
 }
 
 /// Says which places make the symptom alone.
@@ -123,7 +148,7 @@ pub fn specific(found: &Localization) -> Option<String> {
             "The {apart} {}: {removes}{here} only {} of that of {}.{passed_on}",
             list(&names, 6),
             of_controls(contrast),
-            ordinary(contrast)
+            controls(found, contrast)
         ));
     }
     match relay {
@@ -138,10 +163,17 @@ pub fn specific(found: &Localization) -> Option<String> {
             relay.component,
             whole(relay.necessity),
             of_controls(relay),
-            ordinary(relay)
+            controls(found, relay)
         )),
         None if found.contrasts.is_empty() => None,
-        None => Some("No component sets this case apart from ordinary content.".into()),
+        None => Some(match found.compared_with {
+            ComparedWith::OrdinaryContent => {
+                "No component sets this case apart from ordinary content.".into()
+            }
+            ComparedWith::Noise => {
+                "No component sets these lesions apart from noise in their place.".into()
+            }
+        }),
     }
 }
 
@@ -245,6 +277,10 @@ pub fn of_controls(contrast: &Contrast) -> String {
     }
 }
 
-fn ordinary(contrast: &Contrast) -> String {
-    format!("ordinary content ({} controls)", contrast.controls.len())
+fn controls(found: &Localization, contrast: &Contrast) -> String {
+    let controls = match found.compared_with {
+        ComparedWith::OrdinaryContent => "ordinary content",
+        ComparedWith::Noise => "noise in the place of the lesions",
+    };
+    format!("{controls} ({} controls)", contrast.controls.len())
 }

@@ -5,11 +5,13 @@
 
 pub mod evidence;
 mod moderated;
+mod rotation;
 pub mod sequential;
 mod signed_rank;
 mod walsh_hadamard;
 
 pub use moderated::moderated_p_values;
+pub use rotation::Rotation;
 pub use signed_rank::signed_rank_p_value;
 pub use walsh_hadamard::walsh_hadamard;
 

@@ -6,14 +6,11 @@
 //! it is kept but its direction. Where the lesion costs what this costs, the size of the
 //! disturbance explains it, and not the loss of what the component does.
 
-use rand::Rng as _;
-use rand::seq::SliceRandom as _;
-
 use crate::edit::{Component, Edit};
 use crate::error::{Error, Result};
 use crate::evaluate::{ModelEvaluator, Patch, block_of};
 use crate::rng::Rng;
-use crate::stats::walsh_hadamard;
+use crate::stats::Rotation;
 
 /// Returns noise lesions on the tokens `ids`, as patches of the lesions' blocks: for each of these
 /// lesions one with every generator that `rngs` returns for its index.
@@ -64,42 +61,10 @@ fn with_noise(intact: &[f32], lesioned: &[f32], d_model: usize, rng: &mut Rng) -
     values
 }
 
-/// Rounds of a rotation: after three, a vector along one channel lies along all of them.
-const ROUNDS: usize = 3;
-
-/// A random rotation that takes `d log d` steps: rounds of permuted channels, random signs, and a
-/// Walsh-Hadamard transform of as many channels as a power of two has room for.
-struct Rotation(Vec<Vec<(usize, f32)>>);
-
-impl Rotation {
-    fn new(d: usize, rng: &mut Rng) -> Self {
-        let round = |rng: &mut Rng| {
-            let mut from: Vec<usize> = (0..d).collect();
-            from.shuffle(rng);
-            from.into_iter().map(|from| (from, if rng.random() { 1.0 } else { -1.0 })).collect()
-        };
-        Self((0..ROUNDS).map(|_| round(rng)).collect())
-    }
-
-    fn apply(&self, x: &mut Vec<f32>) {
-        for round in &self.0 {
-            *x = round.iter().map(|(from, sign)| sign * x[*from]).collect();
-            let width = 1usize << x.len().max(1).ilog2();
-            hadamard(&mut x[..width]);
-        }
-    }
-}
-
-/// Applies the Walsh-Hadamard transform, scaled so that it keeps the norm, to `x`, whose length is
-/// a power of two.
-fn hadamard(x: &mut [f32]) {
-    walsh_hadamard(x);
-    let scale = (x.len() as f32).sqrt().recip();
-    x.iter_mut().for_each(|x| *x *= scale);
-}
-
 #[cfg(test)]
 mod tests {
+    use rand::Rng as _;
+
     use super::*;
     use crate::rng;
 
@@ -118,16 +83,6 @@ mod tests {
             assert!((dot(&lesion, a, b) - dot(&noise, a, b)).abs() < 1e-4);
         }
         assert!(lesion.iter().zip(&noise).any(|(a, b)| (a - b).abs() > 0.1));
-        // A change in one channel spreads over all of them.
-        for d in [16, 24, 576] {
-            let mut one = vec![0.0; d];
-            one[d / 3] = 1.0;
-            Rotation::new(d, &mut rng).apply(&mut one);
-            let (norm, largest) =
-                one.iter().fold((0.0f32, 0.0f32), |(n, m), x| (n + x * x, m.max(x.abs())));
-            assert!((norm - 1.0).abs() < 1e-5, "{d}: {norm}");
-            assert!(largest < 4.5 / (d as f32).sqrt(), "{d}: {largest}");
-        }
         // A position that the lesion leaves alone is left alone.
         assert_eq!(with_noise(&intact, &intact, 16, &mut rng), intact);
     }

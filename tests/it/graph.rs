@@ -22,7 +22,7 @@ fn echo(model: &Model) -> (EchoPrompt, u32) {
 }
 
 fn explain(evaluator: &ModelEvaluator, trial: &Trial) -> Localization {
-    localize_against_controls(evaluator, trial, None, 1).unwrap()
+    localize_against_controls(evaluator, &Vocabulary::of(evaluator.model), trial, None, 1).unwrap()
 }
 
 /// Measures a graph's faithfulness the naive way, against the clean run: every head and MLP at
@@ -153,7 +153,8 @@ fn a_direction_does_the_same_in_new_prompts() {
         NewPrompts::new(&model, &evaluator, &vocabulary, std::slice::from_ref(&prompt)).unwrap();
     let trial = prompt.with_token(glitch);
     let new = Some((&prompts, OracleKind::Echo));
-    let found = localize_against_controls(&evaluator, &trial, new, 1).unwrap();
+    let found =
+        localize_against_controls(&evaluator, &Vocabulary::of(&model), &trial, new, 1).unwrap();
     let tried = found.generalization.unwrap();
     assert!(tried.prompts == 20 && tried.with_effect >= 15, "{tried:?}");
     let direction = tried.direction.unwrap();

@@ -47,6 +47,7 @@ pub fn case() -> &'static Case {
         let reference = model.reference();
         let explainer = ModelExplainer {
             evaluator: &evaluator,
+            vocabulary: &Vocabulary::of(&model),
             model: &reference,
             new_prompts: None,
             attribution: None,

@@ -51,6 +51,7 @@ fn main() -> Result<()> {
     let reference = model.reference();
     let explainer = ModelExplainer {
         evaluator: &evaluator,
+        vocabulary: &vocabulary,
         model: &reference,
         new_prompts: None,
         attribution: None,

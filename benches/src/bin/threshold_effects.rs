@@ -164,8 +164,13 @@ fn follow(
     let model = evaluator.model;
     let replicator = Some(Replicator { prompts: new_prompts, null: false });
     let reference = model.reference();
-    let explainer =
-        ModelExplainer { evaluator, model: &reference, new_prompts: None, attribution: None };
+    let explainer = ModelExplainer {
+        evaluator,
+        vocabulary,
+        model: &reference,
+        new_prompts: None,
+        attribution: None,
+    };
     let (all, mut confirmed, mut consistent) = (planted.len() as u64, 0u64, 0u64);
     for Planted { name, oracle, seed, trial, search } in planted {
         let judge = ModelJudge::new(evaluator, &model.config, vocabulary, oracle, seed, floor);
