@@ -234,9 +234,11 @@ fn check_explanation(i: &Localization) -> Result<(), Fault> {
         finite(&at("effect"), interactions.effect)?;
         bounded(&at("members"), interactions.members.len(), MAX_NODES)?;
         bounded(&at("pairs"), interactions.pairs.len(), MAX_NODES * MAX_NODES)?;
-        for (name, shares) in
-            [("sufficient", &interactions.sufficient), ("necessary", &interactions.necessary)]
-        {
+        for (name, shares) in [
+            ("sufficient", &interactions.sufficient),
+            ("necessary", &interactions.necessary),
+            ("controls", &interactions.controls),
+        ] {
             bounded(&at(name), shares.len(), MAX_NODES)?;
             shares.iter().try_for_each(|value| share(&at(name), *value))?;
         }

@@ -33,6 +33,9 @@ const LEAST_OF_STRETCH: f64 = 0.05;
 /// The number of controls below which shares are not compared: nothing could be specific.
 const LEAST_CONTROLS: usize = 19;
 
+/// The number of controls whose runs are kept for further comparisons.
+const KEPT: usize = 3;
+
 /// The probability with which something is called specific to an ordinary case.
 const LEVEL: f64 = 0.05;
 
@@ -81,12 +84,14 @@ impl Symptom<'_, '_> {
 
 /// A case compared with its controls.
 #[derive(Default)]
-pub struct Contrasted {
+pub struct Contrasted<'a, 'm> {
     /// All mixers and MLPs, largest necessity first; empty where the case or too many controls have
     /// no effect.
     pub contrasts: Vec<Contrast>,
     /// The set that is named: of what is specific.
     pub set: SmallestSet,
+    /// The symptoms of the first [`KEPT`] controls.
+    pub controls: Vec<Symptom<'a, 'm>>,
     /// Trials evaluated.
     pub calls: u64,
 }
@@ -95,12 +100,12 @@ pub struct Contrasted {
 ///
 /// # Errors
 /// Errors of the evaluator.
-pub fn contrasted(
-    symptoms: &mut Symptoms,
+pub fn contrasted<'a, 'm>(
+    symptoms: &mut Symptoms<'a, 'm>,
     own: &mut Symptom,
     controls: &[Trial],
     options: &LocalizeOptions,
-) -> Result<Contrasted> {
+) -> Result<Contrasted<'a, 'm>> {
     let config = &own.runs.evaluator.model.config;
     // What a lesion is in is never patched: controls have their noise behind it.
     let lesioned = lesioned_blocks(&own.runs.corrupted.trial, config).unwrap_or_default();
@@ -109,7 +114,7 @@ pub fn contrasted(
         .filter(|block| !lesioned.contains(block))
         .collect();
     // One row for the case, one for each control.
-    let (mut shares, mut calls) = (vec![own.screened(&blocks)?], 0);
+    let (mut shares, mut calls, mut kept) = (vec![own.screened(&blocks)?], 0, Vec::new());
     for control in controls.iter().filter(|control| comparable(control)) {
         if shares.len() > options.contrasted {
             break;
@@ -121,10 +126,14 @@ pub fn contrasted(
         if let Some(mut other) = symptom.filter(is_alike) {
             shares.push(other.screened(&blocks)?);
             calls += other.calls;
+            if kept.len() < KEPT {
+                kept.push(other);
+            }
         }
     }
     if shares.len() < 1 + LEAST_CONTROLS {
-        return Ok(Contrasted { calls: calls + own.calls, ..Contrasted::default() });
+        let calls = calls + own.calls;
+        return Ok(Contrasted { controls: kept, calls, ..Contrasted::default() });
     }
     let mut contrasts: Vec<Contrast> = (blocks.iter().zip(adjusted_p_values(&shares)))
         .enumerate()
@@ -146,7 +155,7 @@ pub fn contrasted(
     contrasts
         .sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
     let set = own.specific_set(&contrasts, options)?;
-    Ok(Contrasted { contrasts, set, calls: calls + own.calls })
+    Ok(Contrasted { contrasts, set, controls: kept, calls: calls + own.calls })
 }
 
 /// Returns for each column the share of runs of which some column exceeds the mean of its column by

@@ -78,6 +78,10 @@ pub struct Interactions {
     pub sufficient: Vec<f64>,
     /// The same for what patching them clean removes from the corrupted run.
     pub necessary: Vec<f64>,
+    /// The first of [`sufficient`](Self::sufficient) in up to three controls, of the same members:
+    /// what single members have where they mediate other content; ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<f64>,
     /// All pairs that do something together, strongest first.
     pub pairs: Vec<Pair>,
 }
@@ -90,13 +94,14 @@ const NEARLY_ALL: f64 = 0.75;
 
 /// Measures how the `limit` strongest of these components work together; `None` if there are fewer
 /// than two, or the symptom's centred logit hardly changes. Returns also the number of trials
-/// evaluated.
+/// evaluated. `controls` have symptoms of their own.
 ///
 /// # Errors
 /// Errors of the evaluator.
 pub fn interactions(
     symptom: &Symptom,
     effects: &[Effect],
+    controls: &[Symptom],
     limit: usize,
 ) -> Result<(Option<Interactions>, u64)> {
     let members = strongest(effects, limit);
@@ -109,13 +114,13 @@ pub fn interactions(
     let sets: Vec<Vec<Component>> = (0..1usize << n)
         .map(|mask| (0..n).filter(|i| mask >> i & 1 == 1).map(|i| ordered[i]).collect())
         .collect();
-    let patched = |sets: &[Vec<Component>], direction| {
+    let patched = |symptom: &Symptom, direction| {
         let sets: Vec<(&[Component], &[Component])> =
             sets.iter().map(|set| (&set[..], &[][..])).collect();
         centred_logits(symptom, &sets, direction)
     };
-    let sufficient = patched(&sets, Direction::Sufficiency)?;
-    let necessary = patched(&sets, Direction::Necessity)?;
+    let sufficient = patched(symptom, Direction::Sufficiency)?;
+    let necessary = patched(symptom, Direction::Necessity)?;
     let effect = necessary[0] - sufficient[0];
     let mut calls = 2 * sets.len() as u64;
     let finite = sufficient.iter().chain(&necessary).all(|value| value.is_finite());
@@ -154,7 +159,20 @@ pub fn interactions(
         .filter(|pair| joint(pair) >= LEAST_NECESSITY)
         .collect();
     pairs.sort_by(|a, b| joint(b).total_cmp(&joint(a)).then(a.components.cmp(&b.components)));
+    let mut of_controls = Vec::new();
+    for control in controls {
+        let values = patched(control, Direction::Sufficiency)?;
+        calls += sets.len() as u64;
+        let made: Vec<f64> = values.iter().map(|v| v - values[0]).collect();
+        // Where the members do nothing to speak of, shares of it say nothing.
+        let together = made.last().copied().unwrap_or(0.0);
+        if made.iter().all(|v| v.is_finite()) && together.abs() >= LEAST_NATS {
+            of_controls.push(mass_by_order(&made)[0]);
+        }
+    }
+    of_controls.sort_by(f64::total_cmp);
     let found = Interactions {
+        controls: of_controls,
         members,
         effect,
         sufficient: mass_by_order(&made),

@@ -45,14 +45,15 @@ pub fn localize(
     patching.symptom = symptoms.find(trial)?;
     let effects = patching.all_effects(options)?;
     let mut found = Localization { routing: patching.routing()?, ..Localization::default() };
-    let mut set = SmallestSet::default();
+    let (mut set, mut others) = (SmallestSet::default(), Vec::new());
     let is_lesion = |edit: &Edit| matches!(edit, Edit::Lesion { .. });
     let of_lesions = trial.edits.iter().any(is_lesion);
     // What a case is named for is compared with its controls; where a lesion has too few that do
     // anything, with random sets.
     if let Some(symptom) = patching.symptom.as_mut().filter(|_| !controls.is_empty()) {
         let contrasted = contrasted(&mut symptoms, symptom, controls, options)?;
-        (found.contrasts, set) = (contrasted.contrasts, contrasted.set);
+        (found.contrasts, set, others) =
+            (contrasted.contrasts, contrasted.set, contrasted.controls);
         patching.calls += contrasted.calls;
         if of_lesions && !found.contrasts.is_empty() {
             found.compared_with = ComparedWith::Noise;
@@ -70,7 +71,7 @@ pub fn localize(
         patching.calls += symptom.calls;
         if options.graph {
             let (interactions, calls) =
-                interactions(&symptom, &coarse_effects(&effects), options.interacting)?;
+                interactions(&symptom, &coarse_effects(&effects), &others, options.interacting)?;
             patching.calls += calls;
             // Noise in the place of a lesion is no output of a component, so that what components
             // pass on does not add up to what differs: the background is the clean run.

@@ -310,12 +310,22 @@ fn localized(out: &mut String, localization: &Localization) {
 /// Writes how the strongest components work together.
 fn pairs(out: &mut String, interactions: &Interactions) {
     let order = |shares: &[f64]| shares.first().map_or("-".into(), |share| whole(*share));
+    let controls = match &interactions.controls[..] {
+        [] => String::new(),
+        [one] => format!(" ({} in a control)", whole(*one)),
+        [low, .., high] => format!(
+            " ({} to {} in {} controls)",
+            whole(*low),
+            whole(*high),
+            interactions.controls.len()
+        ),
+    };
     let _ = write!(
         out,
         "<p>All subsets of the {} strongest components were patched. Of what they do to the \
         symptom's centred logit ({} nats), single components have {} of the absolute mass patched \
-        into the clean run, and {} out of the corrupted run; the rest is in pairs and larger \
-        sets.</p>",
+        into the clean run{controls}, and {} out of the corrupted run; the rest is in pairs and \
+        larger sets.</p>",
         interactions.members.len(),
         number(interactions.effect),
         order(&interactions.sufficient),

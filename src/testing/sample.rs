@@ -207,6 +207,7 @@ fn explained(found: Localization) -> Localization {
             random: (0..20).map(|i| f64::from(i) * 1e-3).collect(),
         }),
         interactions: Some(Interactions {
+            controls: vec![0.4, 0.55, 0.6],
             members: vec![mlp(0), mlp(3)],
             effect: 12.5,
             sufficient: vec![0.64, 0.36],

@@ -7,7 +7,7 @@ use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::{
     Activations, Evaluator as _, ModelEvaluator, Patch, Request, Shift, Variant, place,
 };
-use glitch::localize::{Baseline, Graph, Localization, PairKind};
+use glitch::localize::{Baseline, Graph, Localization, LocalizeOptions, PairKind, localize};
 use glitch::model::Model;
 use glitch::model::hooks::Site;
 use glitch::oracle::OracleKind;
@@ -115,6 +115,13 @@ fn pairs_are_measured_in_centred_logits() {
     let (symptom, interactions) = (found.symptom.unwrap(), found.interactions.unwrap());
     assert!((interactions.sufficient.iter().sum::<f64>() - 1.0).abs() < 1e-9);
     assert!((interactions.necessary.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+    assert_eq!(interactions.controls.len(), 3);
+    // Controls that are the case itself have the same share.
+    let same = vec![trial.clone(); 19];
+    let same = localize(&evaluator, &trial, &same, &[], &LocalizeOptions::default()).unwrap();
+    let same = same.interactions.unwrap();
+    assert_eq!(same.controls.len(), 3);
+    assert!(same.controls.iter().all(|share| (share - same.sufficient[0]).abs() < 1e-9));
     let pair = &interactions.pairs[0];
     let clean = evaluator.activations(&trial.baseline(), &[]).unwrap();
     let centred = |patches: Vec<Patch>, trial: &Trial| {
