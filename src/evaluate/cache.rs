@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::edit::Edit;
-use crate::model::batch::{KvStore, Residuals, Segment};
+use crate::model::batch::{KvStore, LayerCache, Residuals, Segment};
 
 /// A finished forward of a sequence, from which other rows can start.
 pub struct CachedForward {
@@ -27,6 +27,35 @@ pub struct CachedForward {
 }
 
 impl CachedForward {
+    /// Puts the first `shared` positions of this forward before another one that continues it.
+    /// There are no states in it.
+    pub fn continued(
+        &self,
+        shared: usize,
+        kv: &KvStore,
+        residuals: Residuals,
+    ) -> (KvStore, Residuals) {
+        let before = |all: &[f32], rest: Vec<f32>| {
+            let width = all.len() / self.ids.len();
+            [&all[..shared * width], &rest].concat()
+        };
+        let layer = |(all, rest): (&LayerCache, &LayerCache)| LayerCache {
+            keys: before(&all.keys, rest.keys.clone()),
+            values: before(&all.values, rest.values.clone()),
+            states: BTreeMap::new(),
+        };
+        let layers = self.kv.layers.iter().zip(&kv.layers).map(layer).collect();
+        let streams = |all: &[Vec<f32>], rest: Vec<Vec<f32>>| {
+            all.iter().zip(rest).map(|(all, rest)| before(all, rest)).collect()
+        };
+        let Residuals { pre, mid } = residuals;
+        let residuals = Residuals {
+            pre: streams(&self.residuals.pre, pre),
+            mid: streams(&self.residuals.mid, mid),
+        };
+        (KvStore { layers }, residuals)
+    }
+
     fn bytes(&self) -> usize {
         let values =
             self.residuals.pre.iter().chain(&self.residuals.mid).chain(self.router_logits.values());
@@ -68,6 +97,17 @@ impl ForwardCache {
         let forward = self.0.remove(at);
         self.0.push(forward.clone());
         Some(forward)
+    }
+
+    /// Returns the plain forward that has the longest start in common with a sequence, and how long
+    /// that is.
+    pub fn longest_start(&self, ids: &[u32]) -> Option<(Arc<CachedForward>, usize)> {
+        let shared = |forward: &CachedForward| {
+            forward.ids.iter().zip(ids).take_while(|(a, b)| a == b).count()
+        };
+        let plain = self.0.iter().filter(|forward| forward.lesions.is_empty());
+        let longest = plain.map(|forward| (forward, shared(forward))).max_by_key(|(_, len)| *len);
+        longest.map(|(forward, len)| (forward.clone(), len))
     }
 
     /// Adds a forward, in the place of an equal one that was added meanwhile, and drops the least

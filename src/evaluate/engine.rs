@@ -180,6 +180,15 @@ impl<'m> ModelEvaluator<'m> {
         lock(&self.forwards).get(ids, lesions)
     }
 
+    /// Computes the plain forward of a sequence, unless it is cached: what is asked for next and
+    /// begins like it starts from there.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for ids that the model does not have.
+    pub fn keep_forward(&self, ids: &[u32]) -> Result<()> {
+        self.cached_forward(ids, &[]).map(drop)
+    }
+
     /// Returns the forward of a sequence with these lesions (none: a plain one), from the cache or
     /// computed.
     ///
@@ -194,14 +203,21 @@ impl<'m> ModelEvaluator<'m> {
         if let Some(cached) = self.kept_forward(ids, lesions) {
             return Ok(cached);
         }
+        // A plain forward continues the one that it has the longest start in common with. States
+        // are kept at a few positions only, so where there are any, it starts anew.
+        let continues = lesions.is_empty() && !self.model.config.is_recurrent();
+        let start = continues.then(|| lock(&self.forwards).longest_start(ids)).flatten();
+        let start = start.map(|(start, shared)| (start, shared.min(ids.len().saturating_sub(1))));
+        let shared = start.as_ref().map_or(0, |(_, shared)| *shared);
+        let prefix = start.as_ref().map_or_else(Vec::new, |(start, _)| start.prefix(shared));
         let mut forward = Forward {
-            rows: vec![Row::new(ids)],
+            rows: vec![Row { prefix, ..Row::new(&ids[shared..]) }],
             keep_kv: lesions.is_empty(),
             ..Forward::default()
         };
         let trial = Trial::new(ids, []).with_edits(lesions.to_vec());
         let (layout, place) =
-            (trial.layout(), Place { tokens: 0..ids.len(), position: 0, layer: 0 });
+            (trial.layout(), Place { tokens: 0..ids.len() - shared, position: shared, layer: 0 });
         Lowering {
             baselines: self,
             trial: &trial,
@@ -217,11 +233,16 @@ impl<'m> ModelEvaluator<'m> {
         let output = self.forward(&forward)?;
         let mut residuals = Residuals::default();
         let (mut router_logits, mut routed) = (BTreeMap::new(), BTreeMap::new());
-        for ((layer, site), values) in output.captured {
+        for ((layer, site), mut values) in output.captured {
             match (site, &self.model.config.experts) {
                 (Site::ResidPre, _) => residuals.pre.push(values),
                 (Site::ResidMid, _) => residuals.mid.push(values),
                 (_, Some(experts)) => {
+                    if let Some(before) =
+                        start.as_ref().and_then(|(s, _)| s.router_logits.get(&layer))
+                    {
+                        values = [&before[..shared * experts.num_experts], &values].concat();
+                    }
                     routed.insert(layer, crate::model::tokens_of_experts(&values, experts));
                     router_logits.insert(layer, values);
                 }
@@ -230,7 +251,11 @@ impl<'m> ModelEvaluator<'m> {
         }
         residuals.pre.push(output.residual.to_vec());
         // Only plain forwards are continued by other tokens.
-        let kv = output.kv.unwrap_or_default();
+        let mut kv = output.kv.unwrap_or_default();
+        if let Some((start, shared)) = start.filter(|(_, shared)| *shared > 0) {
+            let (all, streams) = start.continued(shared, &kv, residuals);
+            (kv, residuals) = (Arc::new(all), streams);
+        }
         let residuals = Arc::new(residuals);
         let cached = Arc::new(CachedForward {
             ids: ids.to_vec(),
@@ -318,6 +343,34 @@ mod tests {
         };
         assert_eq!(output(&plain, 1), output(&carried, 1), "before the edit nothing differs");
         assert_ne!(output(&plain, 3), output(&carried, 3), "the state after position 2 is another");
+    }
+
+    /// To the bit, whatever the attention, the positions and the routing; also where all but the
+    /// last token is shared, or more than all.
+    #[test]
+    fn a_forward_that_continues_another_is_as_if_it_were_made_alone() {
+        let ids: Vec<u32> = (0..12).map(|i| (i * 37 + 5) % 90).collect();
+        for name in ["llama", "olmoe", "gpt2", "gpt-neox", "deepseek-v2", "gemma3"] {
+            let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+            let model = Model::load(&path).unwrap();
+            for kept in [&ids[..7], &[&ids[..5], &[1, 2, 3]].concat(), &[&ids[..], &[4]].concat()] {
+                let evaluator = ModelEvaluator::new(&model);
+                evaluator.keep_forward(kept).unwrap();
+                let before = evaluator.tokens();
+                let continued = evaluator.cached_forward(&ids, &[]).unwrap();
+                let computed = evaluator.tokens() - before;
+                let shared = kept.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+                assert_eq!(computed as usize, ids.len() - shared.min(ids.len() - 1), "{name}");
+                let alone = ModelEvaluator::new(&model).cached_forward(&ids, &[]).unwrap();
+                assert_eq!(continued.residuals.pre, alone.residuals.pre, "{name}");
+                assert_eq!(continued.residuals.mid, alone.residuals.mid, "{name}");
+                assert_eq!(continued.router_logits, alone.router_logits, "{name}");
+                assert_eq!(continued.routed, alone.routed, "{name}");
+                for (a, b) in continued.kv.layers.iter().zip(&alone.kv.layers) {
+                    assert_eq!((&a.keys, &a.values), (&b.keys, &b.values), "{name}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub fn first_different(trial: &Trial) -> usize {
     first.min(trial.layout().ids.len().saturating_sub(1))
 }
 
+/// Returns the first position of the run without the edits that is compared with one of the run
+/// with them: the one before the first edit, which an inserted token may be read in the place of.
+pub fn first_clean(trial: &Trial) -> usize {
+    first_different(trial).min(trial.len()).saturating_sub(1)
+}
+
 /// Returns the positions that the runs with and without the edits both have, in stretches, from the
 /// first one on at which they can differ.
 pub fn aligned(trial: &Trial) -> Vec<Stretch> {
@@ -70,7 +76,8 @@ pub fn aligned(trial: &Trial) -> Vec<Stretch> {
 }
 
 impl<'a, 'm> Runs<'a, 'm> {
-    /// Captures the outputs of all components in both runs; those of the clean one may be known.
+    /// Captures the outputs of all components in both runs, from the first position on at which
+    /// they can differ; those of the clean one may be known.
     ///
     /// # Errors
     /// Errors of the evaluator.
@@ -82,7 +89,7 @@ impl<'a, 'm> Runs<'a, 'm> {
         let baseline = trial.baseline();
         let clean = match clean {
             Some(known) => known,
-            None => Arc::new(evaluator.activations(&baseline, &[])?),
+            None => Arc::new(evaluator.activations_from(&baseline, &[], first_clean(trial))?),
         };
         let corrupted = Arc::new(evaluator.activations_from(trial, &[], first_different(trial))?);
         Ok(Self {

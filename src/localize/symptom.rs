@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::SymptomToken;
 use super::components::NEARLY_ALL;
-use super::runs::{Direction, Runs, Stretch, comparable};
+use super::runs::{Direction, Runs, Stretch, comparable, first_clean};
 use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Activations, Evaluator as _, ModelEvaluator, Observation, Request};
@@ -56,6 +56,8 @@ impl<'a, 'm> Symptoms<'a, 'm> {
         if let Some((_, distributions)) = self.baseline.as_ref().filter(|(b, _)| *b == baseline) {
             return Ok(distributions.clone());
         }
+        // Everything that is asked for begins like it.
+        self.evaluator.keep_forward(&baseline.layout().ids)?;
         let request = Request::new(baseline.clone()).keeping_distributions();
         let observed = self.evaluator.observe(&[request])?.pop().and_then(|o| o.distributions);
         let observed = observed.ok_or_else(|| Error::internal("the clean run's distributions"))?;
@@ -101,7 +103,10 @@ impl<'a, 'm> Symptoms<'a, 'm> {
         // The last token is predicted and its outputs are never read.
         let mut ids = shown.baseline().layout().ids;
         ids.pop();
-        let known = self.clean.as_ref().filter(|(known, _)| *known == ids);
+        let first = first_clean(&shown);
+        let fits =
+            |(known, run): &&(Vec<u32>, Arc<Activations>)| *known == ids && run.first <= first;
+        let known = self.clean.as_ref().filter(fits);
         let mut runs = Runs::new(self.evaluator, &shown, known.map(|(_, run)| run.clone()))?;
         self.clean = Some((ids, runs.clean.activations.clone()));
         // The position that the token is read at corresponds to itself, though it may hold another
