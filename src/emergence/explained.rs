@@ -3,7 +3,7 @@
 
 use rand::Rng as _;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::regression::ByText;
 use crate::{rng, stats};
@@ -12,7 +12,8 @@ use crate::{rng, stats};
 const REPLICATES: usize = 1000;
 
 /// A figure with its 95% interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Estimate {
     /// The figure.
     pub value: f64,

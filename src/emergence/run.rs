@@ -20,7 +20,7 @@ const DRAWN_SETS: usize = 1024;
 /// The size of the largest sets where none is given.
 const SETS_OF: usize = 4;
 /// The fewest parts: with two, order 2 fits everything.
-const LEAST_PARTS: usize = 3;
+pub const LEAST_PARTS: usize = 3;
 
 /// Options of [`Emergence::run`].
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +55,13 @@ impl EmergenceOptions {
             sets: None,
             seed: 1,
         }
+    }
+
+    /// Returns whether all sets of so many parts are run, and none are drawn.
+    pub fn runs_all(&self, parts: usize) -> bool {
+        let parts = self.limit.map_or(parts, |limit| limit.min(parts));
+        let largest = Measure::new(parts, self.sets_of.unwrap_or(SETS_OF)).largest(parts);
+        Design::all_run(parts, largest, self.sets.unwrap_or(EXACT_SETS))
     }
 }
 
