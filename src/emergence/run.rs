@@ -180,3 +180,18 @@ fn parts(evaluator: &ModelEvaluator, options: &EmergenceOptions) -> Result<Vec<C
         _ => Ok(parts),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_drawn_where_there_are_too_many() {
+        let options = EmergenceOptions::new(Target::Blocks);
+        // 4,048 sets of up to four of 18 parts, and 5,036 of 19.
+        assert!(options.runs_all(18) && !options.runs_all(19));
+        assert!(EmergenceOptions { limit: Some(12), ..options }.runs_all(60));
+        assert!(!EmergenceOptions { sets: Some(100), ..options }.runs_all(8));
+        assert!(!EmergenceOptions { sets_of: Some(18), ..options }.runs_all(18));
+    }
+}

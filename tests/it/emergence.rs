@@ -193,28 +193,24 @@ fn explained(found: &Value, rows: &str, beyond: &str, scale: usize) -> Value {
 fn a_comparison_has_the_spectrum_that_the_command_measures() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("compare");
-    let compare = |passages: &str| {
-        let ran = glitch(&[
-            "compare",
-            "builtin:dense",
-            "--max-evals",
-            "1",
-            "--seeds",
-            "1",
-            "--passages",
-            passages,
-            "--force",
-            "--out",
-            out.to_str().unwrap(),
-        ]);
+    let compare = |model: &str, passages: &str| {
+        let budget = ["--max-evals", "1", "--seeds", "1", "--passages", passages];
+        let to = ["--force", "--out", out.to_str().unwrap()];
+        let ran = glitch(&[&["compare", model][..], &budget, &to].concat());
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         let all = std::fs::read_to_string(out.join("comparison.json")).unwrap();
         let all: Value = serde_json::from_str(&all).unwrap();
         (all["models"][0]["spectrum"].clone(), ran.stdout)
     };
-    let (none, table) = compare("0");
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llama-tok");
+    let (none, table) = compare(tiny, "0");
     assert!(none.is_null() && !table.contains("sum of its parts"), "{table}");
-    let (spectrum, table) = compare("2");
+    // It was never trained: every set leaves it worse than a unigram model.
+    let (dead, table) = compare(tiny, "2");
+    assert_eq!((dead["alive"].as_u64(), dead["dead"].as_u64()), (Some(0), Some(16)));
+    assert_eq!(dead["loss"]["alive"]["verdict"], "not_judged");
+    assert!(table.contains("not judged"), "{table}");
+    let (spectrum, table) = compare("builtin:dense", "2");
     assert!(table.contains("loss: sum of its parts?"), "{table}");
 
     let ran = glitch(&["emergence", "--model", "builtin:dense", "--passages", "2", "--json"]);
