@@ -1,9 +1,10 @@
 //! Comparison of models: the same campaigns and sweeps on each, with intervals.
 //!
 //! The figures come from campaigns over several seeds, a sweep of the vocabulary, lesion sweeps and
-//! sets of lesions, as the other commands run them. A figure that varies with the seed has an interval over the
-//! seeds (Student's t), a share of a fixed set of tokens or components a binomial one (Wilson).
-//! Figures that have no meaning for a model are listed as not applicable.
+//! sets of lesions, as the other commands run them. A figure that varies with the seed has an
+//! interval over the seeds (Student's t), a share of a fixed set of tokens or components a binomial
+//! one (Wilson), and shares of variance one over texts and sets (bootstrap). Figures that have no
+//! meaning for a model are listed as not applicable.
 
 mod measure;
 mod spectrum;

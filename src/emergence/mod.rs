@@ -20,6 +20,7 @@ mod run;
 mod sets;
 mod surrogate;
 mod unigram;
+mod unlearned;
 mod walsh;
 
 pub use explained::Estimate;

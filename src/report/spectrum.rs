@@ -8,6 +8,9 @@ use crate::emergence::{Estimate, Verdict};
 /// What stands for a figure that is not there.
 const NONE: &str = "–";
 
+/// The spectrum in one of the scales.
+type Scaled = fn(&EmergenceSpectrum) -> &ScaleSpectrum;
+
 /// One figure: a name, its meaning, and how it is shown.
 pub struct Figure {
     /// The name.
@@ -40,9 +43,9 @@ pub fn figures() -> Vec<Figure> {
             format!("{} ({} tokens)", count(of.passages as u64), count(of.tokens as u64))
         }),
     ];
-    let scales: [(&str, fn(&EmergenceSpectrum) -> &ScaleSpectrum); 2] =
-        [("loss", |of| &of.loss), ("logit", |of| &of.logit)];
-    for (name, scale) in scales {
+    let loss: Scaled = |of| &of.loss;
+    let logit: Scaled = |of| &of.logit;
+    for (name, scale) in [("loss", loss), ("logit", logit)] {
         let orders = [
             ("singles", "share of the variance over living sets, held out, that singles explain"),
             ("and pairs", "the same with a term for each pair"),
