@@ -34,6 +34,10 @@ pub struct Args {
         value_parser = clap::value_parser!(u64).range(1..=13),
     )]
     seeds: u64,
+    /// Bundled passages on which sets of blocks are zeroed, as by `glitch emergence`; 0 leaves that
+    /// out. By default 12, or 4 where sets are drawn because there are too many to run all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=32))]
+    passages: Option<u64>,
     /// Where comparison.json and comparison.html go.
     #[arg(long, value_name = "DIR", default_value = "fuzz/compare")]
     out: PathBuf,
@@ -55,11 +59,12 @@ pub fn run(args: Args) -> Result<u8> {
     // on every model.
     config.max_findings = usize::MAX;
     let seeds: Vec<u64> = (1..=args.seeds).collect();
+    let passages = args.passages.map(|passages| passages as usize);
     let bar = output::Progress::bar(0, "steps");
     let mut models = Vec::new();
     for spec in args.arguments.iter().chain(&args.models) {
         let progress = |what: &str| bar.set_message(what.to_owned());
-        models.push(measure(spec, &config, &seeds, interrupted, &progress)?);
+        models.push(measure(spec, &config, &seeds, passages, interrupted, &progress)?);
     }
     bar.finish_and_clear();
     let all =

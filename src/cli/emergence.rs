@@ -10,11 +10,12 @@ use super::rows::texts;
 use super::{exit, interrupt, output};
 use crate::emergence::{
     Emergence, EmergenceOptions, Estimate, Function, Interaction, Measure, OrderShares,
-    Replacement, Scale,
+    Replacement, Scale, Verdict,
 };
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
+use crate::replicate::encoded_passages;
 use crate::text::{count, escape, plural};
 
 /// The orders that fit beside each other in 80 columns.
@@ -25,9 +26,6 @@ const INTERACTIONS: usize = 6;
 const NAMES: usize = 31;
 /// The layers that are shown.
 const LAYERS: usize = 6;
-/// A model whose single lesions explain less than its surrogate's by fewer points than this is
-/// called the sum of its parts: what "enough" leaves over, 100 - 95.
-const NEGLIGIBLE_POINTS: f64 = 5.0;
 
 /// Measure how far sets of lesions (ablations) do what their members do alone.
 ///
@@ -92,8 +90,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let evaluator = ModelEvaluator::new(&model);
     let texts = texts(&model, &args.text, args.passages as usize)?;
     // Counted for the unigram model alone.
-    let more: Vec<Vec<u32>> =
-        crate::replicate::passages().filter_map(|passage| model.encode(passage).ok()).collect();
+    let more = encoded_passages(&model, usize::MAX)?;
     let options = EmergenceOptions {
         of: args.of.target(),
         limit: args.limit,
@@ -314,14 +311,11 @@ fn conclusion(found: &Emergence) {
 
 /// Says whether the model has more high orders than its surrogate.
 fn verdict(of: &str, beyond: &Estimate) -> String {
-    let points = |share: f64| 100.0 * share;
-    let said = match beyond.interval {
-        None => "an interval needs more than one text",
-        Some((_, high)) if points(high) < NEGLIGIBLE_POINTS => {
-            "the whole is the sum of its parts here"
-        }
-        Some((low, _)) if low > 0.0 => "the whole is not the sum of its parts",
-        Some(_) => "not enough to tell",
+    let said = match Verdict::of(Some(beyond)) {
+        Verdict::NotJudged => "an interval needs more than one text",
+        Verdict::SumOfParts => "the whole is the sum of its parts here",
+        Verdict::NotSumOfParts => "the whole is not the sum of its parts",
+        Verdict::Undecided => "not enough to tell",
     };
     let verb = if of.ends_with(',') { "the model's have" } else { "have" };
     format!("{of} {verb} {} points less:\n{said}.", percent(beyond))

@@ -8,6 +8,7 @@ use super::args::Rows;
 use super::output;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::replicate::{encoded_passages, in_context};
 use crate::storage;
 use crate::text::{escape, plural};
 
@@ -33,19 +34,14 @@ pub fn more<T: serde::Serialize>(rows: Rows, all: &[T], shown: usize) -> Result<
 /// Returns the texts whose loss is measured, as token ids, none longer than the model's context:
 /// the paragraphs of the files, or that many of the bundled passages.
 pub fn texts(model: &Model, paths: &[PathBuf], passages: usize) -> Result<Vec<Vec<u32>>> {
-    let encode = |text: &str| -> Result<Vec<u32>> {
-        let mut ids = model.encode(text)?;
-        ids.truncate(model.config.max_position_embeddings);
-        Ok(ids)
-    };
     if paths.is_empty() {
-        return crate::replicate::passages().take(passages).map(encode).collect();
+        return encoded_passages(model, passages);
     }
     let mut texts = Vec::new();
     for path in paths {
         let file = storage::read_text(path, storage::MAX_TEXT)?;
         for (n, paragraph) in paragraphs(&file).into_iter().enumerate() {
-            let ids = encode(&paragraph)?;
+            let ids = in_context(model, &paragraph)?;
             if ids.len() < 2 {
                 let field = format!("paragraph {}", n + 1);
                 return Err(Error::file(path, field, "a loss needs at least two tokens"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::{Estimate, HARMFUL, ModelFigures, Share, Spread};
+use super::{EmergenceSpectrum, Estimate, HARMFUL, ModelFigures, Share, Spread};
 use crate::campaign::{CampaignConfig, Event, Sink, StopSignal, Summary, run, setup};
 use crate::case::Case;
 use crate::error::{Error, Result};
@@ -51,7 +51,8 @@ impl Sink for Cases {
     }
 }
 
-/// Measures a model: a campaign with `config` for each seed, then the sweeps.
+/// Measures a model: a campaign with `config` for each seed, then the sweeps, then the emergence
+/// spectrum on so many `passages` (0: not at all; `None`: 12, or 4 where sets are drawn).
 ///
 /// # Errors
 /// Errors of loading and evaluating; [`Error::Interrupted`] if the user interrupts, because an
@@ -60,6 +61,7 @@ pub fn measure(
     spec: &str,
     config: &CampaignConfig,
     seeds: &[u64],
+    passages: Option<usize>,
     interrupted: &AtomicBool,
     progress: Progress,
 ) -> Result<ModelFigures> {
@@ -124,6 +126,22 @@ pub fn measure(
         let harms = sweep.rows.iter().filter(|row| row.effect >= HARMFUL).count();
         harmful.insert(name.to_owned(), Share::new(harms as u64, sweep.rows.len() as u64));
     }
+    let tell = |what: &str| progress(&format!("{spec}: sets of blocks, {what}"));
+    let spectrum = match passages {
+        Some(0) => None,
+        _ => match EmergenceSpectrum::measure(&evaluator, passages, interrupted, &tell) {
+            Ok(Some(spectrum)) => Some(spectrum),
+            Ok(None) => {
+                not_applicable.push("sets of blocks (there are too few)".into());
+                None
+            }
+            Err(Error::Request(reason)) => {
+                not_applicable.push(format!("sets of blocks ({reason})"));
+                None
+            }
+            Err(error) => return Err(error),
+        },
+    };
     let kinds = config.oracles_on(&model.config)?;
     let per_thousand = |kind: Option<OracleKind>| {
         let rate = |(summary, cases): &(Summary, Vec<Case>)| {
@@ -170,6 +188,7 @@ pub fn measure(
         concentration: Spread::new(&needed),
         joint: Some(Spread::new(&joint)),
         emergence: None,
+        spectrum,
         routing: (!routing.is_empty()).then(|| Spread::new(&routing)),
         interaction: Spread::new(&pairs.rows.iter().map(|row| row.ratio).collect::<Vec<_>>()),
         redundant: Share::new(redundant as u64, pairs.rows.len() as u64),

@@ -1,11 +1,13 @@
 //! Comparison of models: the same campaigns and sweeps on each, with intervals.
 //!
-//! The figures come from campaigns over several seeds, a sweep of the vocabulary and lesion sweeps,
-//! as the other commands run them. A figure that varies with the seed has an interval over the
-//! seeds (Student's t), a share of a fixed set of tokens or components a binomial one (Wilson).
-//! Figures that have no meaning for a model are listed as not applicable.
+//! The figures come from campaigns over several seeds, a sweep of the vocabulary, lesion sweeps and
+//! sets of lesions, as the other commands run them. A figure that varies with the seed has an
+//! interval over the seeds (Student's t), a share of a fixed set of tokens or components a binomial
+//! one (Wilson), and shares of variance one over texts and sets (bootstrap). Figures that have no
+//! meaning for a model are listed as not applicable.
 
 mod measure;
+mod spectrum;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use measure::{Progress, measure};
+pub use spectrum::{EmergenceSpectrum, Explained, ScaleSpectrum};
 
 use crate::model::ModelRef;
 use crate::{stats, storage};
@@ -71,6 +74,10 @@ pub struct ModelFigures {
     /// The emergence of cases as earlier versions measured it; it is read and no longer shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergence: Option<Spread>,
+    /// How far sets of zeroed blocks do what their members do alone; `None` in comparisons of
+    /// earlier versions, where it was left out, and where it has no meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spectrum: Option<EmergenceSpectrum>,
     /// In a mixture of experts, the share of a case's effect that acts through routing.
     pub routing: Option<Spread>,
     /// The interaction of every pair of blocks (a layer's mixer or MLP) on the reference text, in
@@ -210,5 +217,35 @@ mod tests {
         assert!(none.high > 0.7);
         assert!(Spread::new(&[]).median.is_nan());
         assert_eq!(Spread::new(&[1.0, 2.0, 9.0]).median, 2.0);
+    }
+
+    #[test]
+    fn comparisons_of_earlier_versions_are_read_and_unknown_fields_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("comparison.json");
+        // As version 0.1 wrote it.
+        let nothing = serde_json::json!({
+            "n": 0, "median": null, "lower_quartile": null, "upper_quartile": null
+        });
+        let none = serde_json::json!({"count": 0, "of": 1, "share": 0.0, "low": 0.0, "high": 0.8});
+        let mean = serde_json::json!({"mean": 1.0, "low": 0.5, "high": 1.5, "values": [0.9, 1.1]});
+        let mut all = serde_json::json!({
+            "schema_version": 1, "max_evals": 10, "seeds": [1, 2], "models": [{
+                "model": {"name": "builtin:dense", "fingerprint": "f", "tokenizer": "t"},
+                "model_type": "llama", "parameters": 12, "loss": 3.0, "findings": {"echo": mean},
+                "all_findings": mean, "controls_flagged": none, "glitch_tokens": null,
+                "concentration": nothing, "diffuse": none, "emergence": nothing, "routing": null,
+                "interaction": nothing, "redundant": none, "harmful": {}, "not_applicable": []
+            }]
+        });
+        let read = |all: &serde_json::Value| {
+            std::fs::write(&path, all.to_string()).unwrap();
+            Comparison::read(&path)
+        };
+        let model = read(&all).unwrap().models.remove(0);
+        assert!(model.spectrum.is_none() && model.joint.is_none() && model.emergence.is_some());
+        all["models"][0]["spectra"] = nothing;
+        let error = read(&all).unwrap_err().to_string();
+        assert!(error.contains("spectra"), "{error}");
     }
 }

@@ -10,6 +10,7 @@ use super::measured::Measured;
 use super::regression::{ByText, Coefficients, Samples};
 use super::sets::{Measure, PartSet};
 use super::surrogate::{Function, Planted, Scales};
+use super::unlearned::Unlearned;
 use super::walsh::{dividend, walsh};
 use crate::error::Result;
 
@@ -123,9 +124,9 @@ impl<'a> Fits<'a> {
         let of = |(function, scale)| {
             let at = place(function, scale);
             let left: Vec<&ByText> = self.residuals[at].iter().collect();
-            let unlearned: Vec<Vec<f64>> = (1..)
+            let unlearned: Vec<Unlearned> = (1..)
                 .zip(&left)
-                .map(|(order, left)| self.samples.unlearned(left, order, seed))
+                .map(|(order, left)| Unlearned::new(&self.samples, left, order, seed))
                 .collect();
             let shares =
                 bootstrap.explained(&self.samples.weights, &self.values[at], &left, &unlearned);

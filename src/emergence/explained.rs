@@ -3,16 +3,18 @@
 
 use rand::Rng as _;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::regression::ByText;
+use super::unlearned::Unlearned;
 use crate::{rng, stats};
 
 /// Bootstrap replicates.
 const REPLICATES: usize = 1000;
 
 /// A figure with its 95% interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Estimate {
     /// The figure.
     pub value: f64,
@@ -82,13 +84,13 @@ impl Bootstrap {
 
     /// Returns the share of the variance of a function, of the mean over its texts, that goes where
     /// only the residuals are left; one share for each of `residuals`. `unlearned`, if there is
-    /// any, has a matrix for each, `[texts, texts]`, of what their mean square is too large by.
+    /// any, has what the mean square of each is too large by.
     pub fn explained(
         &self,
         weights: &[f64],
         values: &ByText,
         residuals: &[&ByText],
-        unlearned: &[Vec<f64>],
+        unlearned: &[Unlearned],
     ) -> Vec<Replicated> {
         let all = Counts { texts: vec![1.0; values.len()], sets: None };
         let shares = |counts: &Counts| shares(counts, weights, values, residuals, unlearned);
@@ -143,7 +145,7 @@ fn shares(
     weights: &[f64],
     values: &ByText,
     residuals: &[&ByText],
-    unlearned: &[Vec<f64>],
+    unlearned: &[Unlearned],
 ) -> Vec<f64> {
     let weights: Vec<f64> = match &counts.sets {
         Some(sets) => weights.iter().zip(sets).map(|(weight, count)| weight * count).collect(),
@@ -157,15 +159,12 @@ fn shares(
         squares.sum::<f64>() / sum
     };
     let total = square(&values, centre);
-    let texts: f64 = counts.texts.iter().sum();
-    let too_large = |at: usize| -> f64 {
-        let Some(matrix) = unlearned.get(at) else { return 0.0 };
-        let n = counts.texts.len();
-        let term = |(at, x): (usize, &f64)| counts.texts[at / n] * counts.texts[at % n] * x;
-        matrix.iter().enumerate().map(term).sum::<f64>() / (texts * texts)
-    };
     let share = |(at, of): (usize, &&ByText)| {
-        1.0 - ratio(square(&mean(of, &counts.texts), 0.0) - too_large(at), total)
+        let left = mean(of, &counts.texts);
+        let too_large = unlearned.get(at).map_or(0.0, |of| {
+            of.square(&left, &mean(of.partners(), &counts.texts), counts.sets.as_deref())
+        });
+        1.0 - ratio(square(&left, 0.0) - too_large, total)
     };
     residuals.iter().enumerate().map(share).collect()
 }

@@ -1,6 +1,6 @@
 //! The figures of a run, as `--json` has them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::explained::Estimate;
 use super::interactions::Interaction;
@@ -8,6 +8,38 @@ use super::measure::{Replacement, Scale};
 use super::sets::Measure;
 use super::surrogate::Function;
 use crate::edit::Component;
+
+/// A model whose single lesions explain less than its surrogate's by a smaller share than this is
+/// called the sum of its parts: what "enough" leaves over, 100% - 95%.
+const NEGLIGIBLE: f64 = 0.05;
+
+/// Whether the whole is the sum of its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Single lesions explain the model as they explain its additive surrogate, or less by fewer
+    /// than 5 points.
+    SumOfParts,
+    /// They explain less of the model.
+    NotSumOfParts,
+    /// The interval allows for both.
+    Undecided,
+    /// The fits fail on the surrogate itself, or there is no interval.
+    NotJudged,
+}
+
+impl Verdict {
+    /// Judges the difference in shares between the surrogate and the model, as in
+    /// [`Emergence::beyond_surrogate`].
+    pub fn of(beyond_surrogate: Option<&Estimate>) -> Self {
+        match beyond_surrogate.and_then(|beyond| beyond.interval) {
+            None => Self::NotJudged,
+            Some((_, high)) if high < NEGLIGIBLE => Self::SumOfParts,
+            Some((low, _)) if low > 0.0 => Self::NotSumOfParts,
+            Some(_) => Self::Undecided,
+        }
+    }
+}
 
 /// Shares of the variance that polynomials of each order explain on sets held out from the fit.
 #[derive(Debug, Clone, Serialize)]
@@ -132,4 +164,22 @@ pub struct Emergence {
     pub planted_nats: f64,
     /// False if it was ended early: the figures are of the texts until then.
     pub complete: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_by_hand() {
+        let of =
+            |low, high| Verdict::of(Some(&Estimate { value: 0.1, interval: Some((low, high)) }));
+        assert_eq!(of(0.01, 0.04), Verdict::SumOfParts);
+        assert_eq!(of(-0.02, 0.049), Verdict::SumOfParts);
+        assert_eq!(of(0.01, 0.06), Verdict::NotSumOfParts);
+        assert_eq!(of(-0.01, 0.06), Verdict::Undecided);
+        assert_eq!(of(f64::NAN, f64::NAN), Verdict::Undecided);
+        assert_eq!(Verdict::of(Some(&Estimate { value: 0.5, interval: None })), Verdict::NotJudged);
+        assert_eq!(Verdict::of(None), Verdict::NotJudged);
+    }
 }

@@ -20,13 +20,16 @@ mod run;
 mod sets;
 mod surrogate;
 mod unigram;
+mod unlearned;
 mod walsh;
 
 pub use explained::Estimate;
-pub use figures::{Emergence, OrderShares, PlantedTerms, Spectrum, Unexplained, UnexplainedAt};
+pub use figures::{
+    Emergence, OrderShares, PlantedTerms, Spectrum, Unexplained, UnexplainedAt, Verdict,
+};
 pub use interactions::Interaction;
 pub use measure::{Replacement, Scale};
 pub use measured::SetRow;
-pub use run::EmergenceOptions;
+pub use run::{EmergenceOptions, LEAST_PARTS};
 pub use sets::Measure;
 pub use surrogate::Function;

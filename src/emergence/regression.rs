@@ -21,7 +21,7 @@ use crate::rng;
 /// The largest order that can be fitted.
 pub const MOST_ORDERS: usize = 5;
 /// The number of folds.
-const FOLDS: usize = 5;
+pub const FOLDS: usize = 5;
 
 /// The most sets that one fit is made to, and that penalties are chosen with: the time of a fit
 /// grows with the cube of their number. All other sets are predicted all the same.
@@ -64,7 +64,7 @@ pub struct Samples<'a> {
     /// Their weights, all positive, 1 on average.
     pub weights: Vec<f64>,
     /// The number of products of each order.
-    products: [f64; MOST_ORDERS + 1],
+    pub products: [f64; MOST_ORDERS + 1],
 }
 
 /// A function's values on the samples: one list for each text.
@@ -187,48 +187,10 @@ impl<'a> Samples<'a> {
     }
 
     /// Returns the folds: places of sets, shuffled.
-    fn folds(&self, seed: u64) -> Vec<Vec<usize>> {
+    pub fn folds(&self, seed: u64) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..self.sets.len()).collect();
         order.shuffle(&mut rng::stream(seed, "folds"));
         (0..FOLDS).map(|fold| order.iter().skip(fold).step_by(FOLDS).copied().collect()).collect()
-    }
-
-    /// Estimates what a fit of this order has not learned of its order, as a square that the mean
-    /// square of `residuals` is too large by, for each pair of texts, `[texts, texts]`.
-    ///
-    /// What held-out predictions leave is the sum of what no polynomial of the order explains and
-    /// of the fit's own error. The latter is a polynomial, whose square is the mean over pairs of
-    /// independent sets of the products of residuals and of the kernel. The fit of a fold is fixed
-    /// by the other folds, so pairs within a fold estimate it without bias. This needs products
-    /// that are uncorrelated under the measure: that of all subsets.
-    pub fn unlearned(&self, residuals: &ByText, order: usize, seed: u64) -> Vec<f64> {
-        let orders: Vec<f64> = (1..=order).map(|order| self.products[order]).collect();
-        // The weight of a set that was drawn once.
-        let once = self.weights.iter().copied().fold(f64::INFINITY, f64::min);
-        let texts = residuals.len();
-        let mut squares = vec![0.0; texts * texts];
-        for fold in self.folds(seed) {
-            let weight: f64 = fold.iter().map(|&at| self.weights[at]).sum();
-            let pairs = weight * (weight - once) * FOLDS as f64;
-            let weighted: Vec<Vec<f64>> = residuals
-                .iter()
-                .map(|text| fold.iter().map(|&at| self.weights[at] * text[at]).collect())
-                .collect();
-            for (i, &a) in fold.iter().enumerate() {
-                let mut row: Vec<f64> = fold
-                    .iter()
-                    .map(|&b| self.kernel(self.sets[a], self.sets[b], &orders))
-                    .collect();
-                // A set that was drawn more than once makes pairs with itself. All its draws are in
-                // one fold, where independent draws would have been in any.
-                row[i] *= (1.0 - once / self.weights[a]) / FOLDS as f64;
-                let sums: Vec<f64> = weighted.iter().map(|text| dot(text, &row)).collect();
-                for (at, square) in squares.iter_mut().enumerate() {
-                    *square += weighted[at / texts][i] * sums[at % texts] / pairs;
-                }
-            }
-        }
-        squares
     }
 
     /// Returns the coefficient of the product of these parts in the p-biased basis.
@@ -247,7 +209,7 @@ impl<'a> Samples<'a> {
 
     /// Returns the kernel of two sets: the sum over all products of their values on both, by order
     /// and divided by the number of products, times the variances of the orders.
-    fn kernel(&self, a: &PartSet, b: &PartSet, orders: &[f64]) -> f64 {
+    pub fn kernel(&self, a: &PartSet, b: &PartSet, orders: &[f64]) -> f64 {
         let n = self.parts as f64;
         let both = a.overlap(b) as f64;
         let one = (a.len() + b.len()) as f64 - 2.0 * both;
@@ -399,40 +361,6 @@ mod tests {
             let got = samples.kernel(&a, &b, &orders) - CONSTANT;
             assert!((got - expect).abs() < 1e-9, "{order}: {got} {expect}");
         }
-    }
-
-    #[test]
-    fn what_was_not_learned_is_estimated() {
-        // Noise on all subsets of 10 parts: order 2 has 55 of 1,023 coefficients, and 1/20 of the
-        // variance; a fit to 400 sets learns next to nothing of it.
-        let mut rng = crate::rng::stream(4, "noise");
-        let all = Design::new(10, Measure::Subsets, 2000, 0, 1);
-        let noise: Vec<f64> = all.sets.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
-        let mean = noise.iter().sum::<f64>() / 1024.0;
-        let (mut estimates, mut variance) = (Vec::new(), 0.0);
-        for value in &noise {
-            variance += (value - mean) * (value - mean) / 1024.0;
-        }
-        let products = crate::emergence::sets::all_sets(10, 2);
-        let sign = |set: &PartSet, product: &PartSet| (-1f64).powi(set.overlap(product) as i32);
-        let weight = |product: &PartSet| {
-            let terms = all.sets.iter().zip(&noise).map(|(set, v)| v * sign(set, product));
-            (terms.sum::<f64>() / 1024.0).powi(2)
-        };
-        let true_share = products[1..].iter().map(weight).sum::<f64>() / variance;
-        for seed in 1..=8 {
-            let design = Design::new(10, Measure::Subsets, 10, 400, seed);
-            let samples = samples(&design);
-            let of: ByText =
-                vec![samples.sets.iter().map(|s| noise[all.find(s).unwrap()]).collect()];
-            let fitted = samples.fit(std::slice::from_ref(&of), 2, seed);
-            let unlearned = samples.unlearned(&fitted[0].residuals[1], 2, seed)[0];
-            let held_out = shares(&samples, &of[0], &fitted[0])[1];
-            assert!(held_out < 0.03, "{held_out}");
-            estimates.push(held_out + unlearned / variance);
-        }
-        let estimate = estimates.iter().sum::<f64>() / 8.0;
-        assert!((estimate - true_share).abs() < 0.03, "{estimate} {true_share} {estimates:?}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ const DRAWN_SETS: usize = 1024;
 /// The size of the largest sets where none is given.
 const SETS_OF: usize = 4;
 /// The fewest parts: with two, order 2 fits everything.
-const LEAST_PARTS: usize = 3;
+pub const LEAST_PARTS: usize = 3;
 
 /// Options of [`Emergence::run`].
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +55,13 @@ impl EmergenceOptions {
             sets: None,
             seed: 1,
         }
+    }
+
+    /// Returns whether all sets of so many parts are run, and none are drawn.
+    pub fn runs_all(&self, parts: usize) -> bool {
+        let parts = self.limit.map_or(parts, |limit| limit.min(parts));
+        let largest = Measure::new(parts, self.sets_of.unwrap_or(SETS_OF)).largest(parts);
+        Design::all_run(parts, largest, self.sets.unwrap_or(EXACT_SETS))
     }
 }
 
@@ -171,5 +178,20 @@ fn parts(evaluator: &ModelEvaluator, options: &EmergenceOptions) -> Result<Vec<C
             "emergence needs at least {LEAST_PARTS} parts, and there are {n}"
         ))),
         _ => Ok(parts),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_drawn_where_there_are_too_many() {
+        let options = EmergenceOptions::new(Target::Blocks);
+        // 4,048 sets of up to four of 18 parts, and 5,036 of 19.
+        assert!(options.runs_all(18) && !options.runs_all(19));
+        assert!(EmergenceOptions { limit: Some(12), ..options }.runs_all(60));
+        assert!(!EmergenceOptions { sets: Some(100), ..options }.runs_all(8));
+        assert!(!EmergenceOptions { sets_of: Some(18), ..options }.runs_all(18));
     }
 }

@@ -84,6 +84,11 @@ pub fn binomial(parts: usize, size: usize) -> f64 {
         .round()
 }
 
+/// Returns the number of sets of at most `size` of `parts` parts, the empty one included.
+pub fn count(parts: usize, size: usize) -> f64 {
+    (0..=size).map(|size| binomial(parts, size)).sum()
+}
+
 /// A probability measure over sets of parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -165,9 +170,8 @@ impl Design {
     /// measure where those are so few, or else `draws` draws from the measure.
     pub fn new(parts: usize, measure: Measure, exact_sets: usize, draws: usize, seed: u64) -> Self {
         let largest = measure.largest(parts);
-        let count = |size: usize| (0..=size).map(|s| binomial(parts, s)).sum::<f64>();
-        let fits = |size: usize| count(size) <= exact_sets as f64 + 1.0;
-        let (cube, exact) = (fits(parts), fits(largest));
+        let cube = Self::all_run(parts, parts, exact_sets);
+        let exact = Self::all_run(parts, largest, exact_sets);
         if exact {
             let sets = all_sets(parts, if cube { parts } else { largest });
             let weights = sets.iter().map(|set| measure.probability(set.len(), parts)).collect();
@@ -181,6 +185,11 @@ impl Design {
         }
         let (sets, weights) = drawn.into_iter().unzip();
         Self { parts, measure, sets, weights, exact: false, cube: false }
+    }
+
+    /// Returns whether all sets of at most `size` parts are run where up to `exact_sets` are.
+    pub fn all_run(parts: usize, size: usize, exact_sets: usize) -> bool {
+        count(parts, size) <= exact_sets as f64 + 1.0
     }
 
     /// Returns the place of a set among those that are run.

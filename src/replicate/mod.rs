@@ -11,7 +11,7 @@ mod prompts;
 mod sampled;
 mod transplant;
 
-pub use prompts::{NewPrompts, passages};
+pub use prompts::{NewPrompts, encoded_passages, in_context, passages};
 pub use sampled::{Sampled, sampled};
 pub use transplant::transplant;
 

@@ -37,6 +37,25 @@ pub fn passages() -> impl Iterator<Item = &'static str> {
     PASSAGES.split("\n\n").map(str::trim).filter(|passage| !passage.is_empty())
 }
 
+/// Returns a text as token ids, cut off where the model's context ends.
+///
+/// # Errors
+/// Those of the tokenizer.
+pub fn in_context(model: &Model, text: &str) -> Result<Vec<u32>> {
+    let mut ids = model.encode(text)?;
+    ids.truncate(model.config.max_position_embeddings);
+    Ok(ids)
+}
+
+/// Returns the first `count` bundled passages as token ids, each cut off where the model's context
+/// ends.
+///
+/// # Errors
+/// Those of the tokenizer.
+pub fn encoded_passages(model: &Model, count: usize) -> Result<Vec<Vec<u32>>> {
+    passages().take(count).map(|passage| in_context(model, passage)).collect()
+}
+
 impl NewPrompts {
     /// Tokenizes the passages. A model without a tokenizer has none.
     ///
@@ -48,9 +67,7 @@ impl NewPrompts {
             return Ok(new);
         }
         for (index, passage) in passages().enumerate() {
-            let mut ids = model.encode(passage)?;
-            ids.truncate(model.config.max_position_embeddings);
-            new.passages.push((format!("passage {}", index + 1), ids));
+            new.passages.push((format!("passage {}", index + 1), in_context(model, passage)?));
         }
         Ok(new)
     }

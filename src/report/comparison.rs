@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::format::{count, number, percent};
 use super::html::head;
+use super::spectrum;
 use crate::compare::{Comparison, Estimate, HARMFUL, ModelFigures, Share, Spread};
 use crate::model::short_names;
 use crate::text;
@@ -13,6 +14,18 @@ struct Row {
     name: String,
     meaning: String,
     cells: Vec<String>,
+}
+
+impl Row {
+    fn new(
+        name: &str,
+        meaning: &str,
+        models: &[ModelFigures],
+        cell: &dyn Fn(&ModelFigures) -> String,
+    ) -> Self {
+        let cells = models.iter().map(cell).collect();
+        Self { name: name.to_owned(), meaning: meaning.to_owned(), cells }
+    }
 }
 
 fn estimate(e: &Estimate) -> String {
@@ -48,10 +61,8 @@ fn of_cases(s: &Spread) -> String {
 
 /// Returns every figure of the comparison, in the order of the page.
 fn rows(all: &Comparison) -> Vec<Row> {
-    let row = |name: &str, meaning: &str, cell: &dyn Fn(&ModelFigures) -> String| Row {
-        name: name.to_owned(),
-        meaning: meaning.to_owned(),
-        cells: all.models.iter().map(cell).collect(),
+    let row = |name: &str, meaning: &str, cell: &dyn Fn(&ModelFigures) -> String| {
+        Row::new(name, meaning, &all.models, cell)
     };
     let none = || "does not apply".to_owned();
     let mut rows = vec![
@@ -108,6 +119,14 @@ fn rows(all: &Comparison) -> Vec<Row> {
         "pairs of blocks that are worse together than the sum",
         &|m| share(&m.redundant),
     ));
+    // Comparisons of earlier versions have none.
+    if all.models.iter().any(|m| m.spectrum.is_some()) {
+        for figure in spectrum::figures() {
+            rows.push(row(&figure.name, figure.meaning, &|m| {
+                m.spectrum.as_ref().map_or_else(none, |spectrum| (figure.cell)(spectrum))
+            }));
+        }
+    }
     let mut kinds: Vec<&String> = all.models.iter().flat_map(|m| m.harmful.keys()).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -236,12 +255,30 @@ mod tests {
             diffuse: Share::new(2, 9),
             joint: Some(Spread::new(&[])),
             emergence: None,
+            spectrum: Some(spectrum::tests::sample()),
             routing: None,
             interaction: Spread::new(&[0.2, 0.5, 2.0]),
             redundant: Share::new(11, 28),
             harmful: [("states".to_owned(), Share::new(7, 1536))].into(),
             not_applicable: vec!["heads".into(), "routing_collapse".into()],
         }
+    }
+
+    #[test]
+    fn a_comparison_without_a_spectrum_has_no_rows_of_it() {
+        let earlier = ModelFigures { spectrum: None, ..model("builtin:moe") };
+        let mut all = Comparison {
+            schema_version: 1,
+            max_evals: 1000,
+            seeds: vec![1],
+            models: vec![earlier.clone()],
+        };
+        assert!(!page(&all).contains("sum of its parts"));
+        // Beside a model that has one, it does not apply.
+        all.models.push(model("builtin:mamba"));
+        assert!(page(&all).contains("sum of its parts?</b>"));
+        let row = rows(&all).into_iter().find(|row| row.name == "loss: singles").unwrap();
+        assert_eq!(row.cells, ["does not apply", "67.8% (62.8 to 71.8)"]);
     }
 
     #[test]
@@ -261,6 +298,9 @@ mod tests {
             "harmful: states",
             "7 of 1,536",
             "0.50 (0.35 to 1.25; 3 pairs)",
+            "all 162 of 1 to 4 of 8 blocks, 72 dead",
+            "12 (1,918 tokens)",
+            "no: 29.0 points less (24.5 to 34.1)",
         ] {
             assert!(page.contains(text), "{text} is not on the page");
         }

@@ -14,6 +14,7 @@ mod html;
 mod interactions;
 pub mod judged;
 mod localization;
+mod spectrum;
 mod suffix;
 mod suffix_terminal;
 mod svg;

@@ -8,6 +8,7 @@ use glitch::emergence::{Emergence, EmergenceOptions, Function, Replacement, Scal
 use glitch::evaluate::ModelEvaluator;
 use glitch::model::Model;
 use glitch::sweep::Target;
+use serde_json::{Value, json};
 
 use crate::cli::glitch;
 
@@ -134,7 +135,7 @@ fn the_command_prints_json_and_keeps_rows() {
     let args = [&args[..], &[out.to_str().unwrap(), "--json"]].concat();
     let ran = glitch(&args);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     for field in [
         "work",
         "of",
@@ -162,7 +163,7 @@ fn the_command_prints_json_and_keeps_rows() {
     assert_eq!((found["texts"].as_u64(), found["sets_run"].as_u64()), (Some(2), Some(16)));
     let rows = std::fs::read_to_string(&out).unwrap();
     assert_eq!(rows.lines().count(), 16);
-    let row: serde_json::Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    let row: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
     assert_eq!(row["set"].as_array().map(Vec::len), Some(0));
     // An earlier file of ours is replaced when asked, and tables fit 80 columns.
     let tables = glitch(&[&args[..args.len() - 1], &["--force"]].concat());
@@ -171,4 +172,74 @@ fn the_command_prints_json_and_keeps_rows() {
     assert_eq!(wide, None);
     let none = glitch(&["emergence", "--of", "experts", "--text", text.to_str().unwrap()]);
     assert!(none.code == 2 && none.stderr.contains("emergence --of experts has no meaning"));
+}
+
+/// The figures of one scale that a comparison takes from those of `glitch emergence --json`.
+fn explained(found: &Value, rows: &str, beyond: &str, scale: usize) -> Value {
+    let name = ["loss", "logit"][scale];
+    let of = |function: &str| {
+        let rows = found[rows].as_array().unwrap();
+        let row = rows.iter().find(|row| row["function"] == function && row["scale"] == name);
+        row.unwrap()["orders"].clone()
+    };
+    json!({
+        "model": of("model"),
+        "surrogate": of("surrogate"),
+        "beyond_surrogate": found[beyond][scale],
+    })
+}
+
+#[test]
+fn a_comparison_has_the_spectrum_that_the_command_measures() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("compare");
+    let compare = |model: &str, passages: &str| {
+        let budget = ["--max-evals", "1", "--seeds", "1", "--passages", passages];
+        let to = ["--force", "--out", out.to_str().unwrap()];
+        let ran = glitch(&[&["compare", model][..], &budget, &to].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let all = std::fs::read_to_string(out.join("comparison.json")).unwrap();
+        let all: Value = serde_json::from_str(&all).unwrap();
+        (all["models"][0]["spectrum"].clone(), ran.stdout)
+    };
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llama-tok");
+    let (none, table) = compare(tiny, "0");
+    assert!(none.is_null() && !table.contains("sum of its parts"), "{table}");
+    // It was never trained: every set leaves it worse than a unigram model.
+    let (dead, table) = compare(tiny, "2");
+    assert_eq!((dead["alive"].as_u64(), dead["dead"].as_u64()), (Some(0), Some(16)));
+    assert_eq!(dead["loss"]["alive"]["verdict"], "not_judged");
+    assert!(table.contains("not judged"), "{table}");
+    let (spectrum, table) = compare("builtin:dense", "2");
+    assert!(table.contains("loss: sum of its parts?"), "{table}");
+
+    let ran = glitch(&["emergence", "--model", "builtin:dense", "--passages", "2", "--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let figures = [
+        ("up_to", "largest"),
+        ("exact", "exact"),
+        ("alive", "sets_used"),
+        ("dead", "dead"),
+        ("passages", "texts"),
+        ("tokens", "tokens"),
+    ];
+    for (of_spectrum, of_command) in figures {
+        assert_eq!(spectrum[of_spectrum], found[of_command], "{of_spectrum}");
+    }
+    assert_eq!((spectrum["blocks"].as_u64(), spectrum["passages"].as_u64()), (Some(8), Some(2)));
+    for (at, scale) in ["loss", "logit"].into_iter().enumerate() {
+        for (part, rows, beyond) in [
+            ("alive", "shares", "beyond_surrogate"),
+            ("with_dead", "with_dead", "beyond_surrogate_with_dead"),
+        ] {
+            let mut compared = spectrum[scale][part].clone();
+            let verdict = compared.as_object_mut().unwrap().remove("verdict").unwrap();
+            let expected = explained(&found, rows, beyond, at);
+            assert_eq!(compared, expected, "{scale} {part}");
+            // All orders of the command, and a judgement where there is something to judge by.
+            assert_eq!(compared["model"].as_array().map(Vec::len), Some(3));
+            assert_eq!(verdict == "not_judged", expected["beyond_surrogate"].is_null());
+        }
+    }
 }
