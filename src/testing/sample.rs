@@ -6,8 +6,8 @@ use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProb
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
     Baseline, ComparisonKind, ComparisonTokens, Contrast, Direction, DirectionAt, Edge, Effect,
-    Generalization, Graph, Interactions, Localization, Mediation, Node, Pair, PairKind,
-    PositionEffect, Role, SymptomToken, TokenAttribution,
+    Generalization, Graph, Interactions, LensRun, Localization, LogitLens, MapPosition, Mediation,
+    Node, Pair, PairKind, PositionEffect, ResidualMap, Role, SymptomToken, TokenAttribution,
 };
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
@@ -206,6 +206,8 @@ fn explained(found: Localization) -> Localization {
             faithfulness: 0.89,
             random: (0..20).map(|i| f64::from(i) * 1e-3).collect(),
         }),
+        residual_map: Some(residual_map()),
+        logit_lens: Some(logit_lens()),
         interactions: Some(Interactions {
             members: vec![mlp(0), mlp(3)],
             effect: 12.5,
@@ -223,6 +225,46 @@ fn explained(found: Localization) -> Localization {
             direction: Some(direction),
         }),
         ..found
+    }
+}
+
+/// An effect that moves from position 4 to position 9 between the layers 1 and 2.
+fn residual_map() -> ResidualMap {
+    let position = |(position, text): (usize, &str)| MapPosition {
+        position,
+        id: 7 * position as u32,
+        text: text.into(),
+    };
+    ResidualMap {
+        layers: (0..4).collect(),
+        hooks: (0..4).map(|layer| format!("blocks.{layer}.hook_resid_pre")).collect(),
+        positions: [(4, " great"), (5, "\n"), (7, " repeated"), (9, ":")].map(position).into(),
+        necessity: vec![
+            vec![1.0, 0.0, 0.0, 0.0],
+            vec![0.96, 0.02, 0.05, 0.11],
+            vec![0.31, 0.02, 0.04, 0.66],
+            vec![0.01, 0.0, 0.0, 0.98],
+        ],
+    }
+}
+
+/// A token that the last layers say with the edits alone.
+fn logit_lens() -> LogitLens {
+    let run = |log_probs: [f64; 4], texts: [&str; 4]| LensRun {
+        log_probs: log_probs.into(),
+        top: vec![3, 5, 8, 11],
+        texts: texts.map(Into::into).into(),
+    };
+    LogitLens {
+        position: 9,
+        layers: (0..4).collect(),
+        hooks: (0..4).map(|layer| format!("blocks.{layer}.hook_resid_post")).collect(),
+        clean: run([-11.2, -12.5, -13.8, -14.5], [":", " great", " great", " great"]),
+        corrupted: run([-11.0, -9.1, -3.4, -0.21], [":", " of", " the", " the"]),
+        controls: vec![
+            run([-11.3, -12.0, -15.1, -16.8], [":", " sea", " sea", " sea"]),
+            run([-11.1, -12.9, -14.6, -15.9], [":", " old", " old", " old"]),
+        ],
     }
 }
 
@@ -446,6 +488,10 @@ pub fn saying(text: &str) -> (Summary, Vec<Case>) {
             found.symptom.iter_mut().for_each(|symptom| symptom.text = said());
             let nodes = found.graph.iter_mut().flat_map(|graph| &mut graph.nodes);
             nodes.for_each(|node| node.text = said());
+            let positions = found.residual_map.iter_mut().flat_map(|map| &mut map.positions);
+            positions.for_each(|position| position.text = said());
+            let lens = found.logit_lens.iter_mut();
+            lens.for_each(|lens| lens.corrupted.texts.fill(said()));
         }
         case.id = said();
         (case.lineage.parent, case.lineage.mutators) = (said(), vec![said()]);
