@@ -105,7 +105,7 @@ fn svg(lens: &LogitLens) -> String {
             svg += &mark(i, x.at(*layer as f64), y.at(*log_prob), &title);
         }
         // The key: a piece of the line with its mark.
-        let start = left + 100.0 * i as f64;
+        let start = [14.0, 92.0, 192.0].get(i).copied().unwrap_or(left);
         let _ = write!(
             svg,
             "<path class=\"line line{i}\" d=\"M{start:.1} 190H{:.1}\"/>{}<text x=\"{:.1}\" \
@@ -136,21 +136,54 @@ fn mark(line: usize, x: f64, y: f64, title: &str) -> String {
 pub fn table(found: &Localization) -> Vec<String> {
     let Some(lens) = &found.logit_lens else { return Vec::new() };
     let controls = lens.mean_of_controls();
-    let head = if controls.is_empty() { "" } else { "controls" };
+    // A column of its own, where there is something to put into it.
+    let column = |text: String| if controls.is_empty() { text } else { format!("  {text:>8}") };
     let mut table = vec![format!(
-        "{:<18} {:>9}  {:>9}  {head:>8}  top token, corrupted",
-        "logit lens, nats", "clean", "corrupted"
+        "{:<18} {:>9}  {:>9}{}  top token, corrupted",
+        "logit lens, nats",
+        "clean",
+        "corrupted",
+        column(if controls.is_empty() { "" } else { "controls" }.into())
     )];
     let runs = lens.clean.log_probs.iter().zip(&lens.corrupted.log_probs);
     for (at, (layer, (clean, corrupted))) in lens.layers.iter().zip(runs).enumerate() {
-        let (clean, corrupted) = (number(*clean), number(*corrupted));
-        let control = controls.get(at).map(|mean| number(*mean)).unwrap_or_default();
+        // A file may hold anything: a column has room for these.
+        let fixed = |value: f64| format!("{:.2}", value.clamp(-9999.0, 9999.0));
+        let (clean, corrupted) = (fixed(*clean), fixed(*corrupted));
+        let control = column(controls.get(at).map(|mean| fixed(*mean)).unwrap_or_default());
         let said = lens.corrupted.texts.get(at).map_or("", String::as_str);
         let layer = format!("after L{layer}");
         table.push(format!(
-            "{layer:<18} {clean:>9}  {corrupted:>9}  {control:>8}  {}",
+            "{layer:<18} {clean:>9}  {corrupted:>9}{control}  {}",
             text::fit(&quoted(said), 26)
         ));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Case;
+    use crate::testing::sample;
+
+    #[test]
+    fn the_table_is_narrow_whatever_a_file_holds() {
+        let (_, cases) = sample::saying("\u{1b}[31m a very long token, 漢字漢字漢字漢字漢字漢字");
+        let explained = |case: Case| case.localization.filter(|found| found.logit_lens.is_some());
+        let mut found = cases.into_iter().find_map(explained).unwrap();
+        let rows = table(&found);
+        let lens = found.logit_lens.as_mut().unwrap();
+        assert_eq!(rows.len(), 1 + lens.layers.len());
+        assert!(
+            rows[1].starts_with("after L0              -11.20     -11.00    -11.20  `\\x1b[31m")
+        );
+        lens.corrupted.log_probs[1] = -1e300;
+        lens.controls.clear();
+        let without = table(&found);
+        assert!(without[0].len() < rows[0].len());
+        for row in rows.iter().chain(&without) {
+            assert!(text::width(row) <= 78, "{row}");
+        }
+    }
 }

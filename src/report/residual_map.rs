@@ -33,7 +33,7 @@ fn svg(map: &ResidualMap, bold: Option<usize>) -> Option<String> {
     if rows == 0 || columns == 0 {
         return None;
     }
-    let wide = ((WIDTH - LEFT - 4.0) / columns as f64).min(34.0);
+    let wide = ((WIDTH - LEFT - 4.0) / columns as f64).min(44.0);
     let high = if rows <= 12 { 20.0 } else { 14.0 };
     let bottom = 4.0 + rows as f64 * high;
     let mut svg = format!(

@@ -9,7 +9,7 @@ use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
 use glitch::evaluate::{
     Evaluator as _, ModelEvaluator, Request, ResidualCell, ResidualRun, Shift, Variant,
 };
-use glitch::localize::{Baseline, Localization};
+use glitch::localize::{Baseline, Localization, Node};
 use glitch::model::Model;
 use glitch::model::hooks::Site;
 use glitch::pipeline::localize_against_controls;
@@ -110,9 +110,10 @@ fn a_cell_is_a_patch_of_the_whole_run() {
                 .flat_map(|layer| [first, 19, 34, last].map(|position| (layer, position)))
                 .map(|(layer, position)| {
                     let own = run.entering(layer, position).unwrap();
-                    let size = own.iter().map(|x| x.abs()).fold(0.0, f32::max);
-                    let turned = own.iter().rev().map(|x| x + 0.5 * size);
-                    ResidualCell { layer, position, values: turned.collect::<Arc<[f32]>>() }
+                    let size = own.iter().map(|x| x.abs()).fold(0.1, f32::max);
+                    let change = |i: usize| 0.5 * size * (i % 3) as f32;
+                    let changed = own.iter().rev().enumerate().map(|(i, x)| x + change(i));
+                    ResidualCell { layer, position, values: changed.collect::<Arc<[f32]>>() }
                 })
                 .collect();
             let said = evaluator.patch_residual_cells(&run, &cells, 30).unwrap();
@@ -161,7 +162,7 @@ fn check(evaluator: &ModelEvaluator, trial: &Trial, found: &Localization, nth: u
         assert_eq!(run.top[depth - 1], top);
         assert_eq!(run.texts[depth - 1], evaluator.model.token(top));
     }
-    let (first, last) = (map.positions[0].position, symptom.position);
+    let (first, last) = (trial.first_edited(), symptom.position);
     let all: BTreeSet<usize> = (0..depth).collect();
     let clean = evaluator.residual_run(&trial.baseline(), first, last, &all).unwrap();
     let corrupted = evaluator.residual_run(&trial, first, last, &all).unwrap();
@@ -179,10 +180,10 @@ fn check(evaluator: &ModelEvaluator, trial: &Trial, found: &Localization, nth: u
     }
 }
 
-/// One token is replaced. At the first layer everything depends on its position; before the last
-/// one the position that predicts the symptom has it.
+/// One token is replaced. At the first layer everything depends on its position, and so it does
+/// until heads read it where the symptom is predicted.
 #[test]
-fn the_effect_moves_from_the_edit_to_the_symptom() {
+fn the_effect_hangs_on_the_edited_position_until_it_is_read() {
     let model = Model::load("builtin:dense").unwrap();
     let evaluator = ModelEvaluator::new(&model);
     let prompt = EchoPrompt::candidates(&model).unwrap().remove(0);
@@ -193,20 +194,22 @@ fn the_effect_moves_from_the_edit_to_the_symptom() {
     let found = explain(&evaluator, &trial);
     check(&evaluator, &trial, &found, 3);
     let map = found.residual_map.as_ref().unwrap();
-    let column = |position| map.positions.iter().position(|at| at.position == position).unwrap();
-    let last = column(found.symptom.as_ref().unwrap().position);
     for (column, share) in map.necessity[0].iter().enumerate() {
         let expected = f64::from(u8::from(map.positions[column].position == edited));
         assert!((share - expected).abs() < 1e-3, "{:?}", map.necessity);
     }
-    let top = map.necessity.last().unwrap();
-    assert!(top[last] > 0.5 && top[last] > top[column(edited)], "{:?}", map.necessity);
+    let graph = found.graph.as_ref().unwrap();
+    let head = |n: &&Node| matches!(n.component, Component::Head { .. }) && n.position > edited;
+    let reads = graph.nodes.iter().filter(head).map(|n| n.component.layer()).min().unwrap();
+    let column = map.positions.iter().position(|at| at.position == edited).unwrap();
+    let left: Vec<f64> = map.necessity[..=reads].iter().map(|shares| shares[column]).collect();
+    assert!(left.iter().all(|share| *share > 0.9), "{left:?}");
     let hooks = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"];
     assert_eq!(map.hooks[..2], hooks);
     // Controls do not have the symptom, in the end.
-    let (lens, effect) = (found.logit_lens.as_ref().unwrap(), found.graph.as_ref().unwrap().effect);
+    let (lens, effect) = (found.logit_lens.as_ref().unwrap(), graph.effect);
     let mean = *lens.mean_of_controls().last().unwrap();
-    assert_eq!(found.graph.as_ref().unwrap().baseline, Baseline::Controls);
+    assert_eq!(graph.baseline, Baseline::Controls);
     let said = lens.corrupted.log_probs.last().unwrap();
     assert!((said - mean - effect).abs() < 1e-3, "{said} {mean} {effect}");
 }
