@@ -4,8 +4,8 @@
 use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::Edit;
 use crate::localize::{
-    LensRun, Localization, LogitLens, MAX_LAYERS, MAX_LENS_CONTROLS, MAX_NODES, MAX_POSITIONS,
-    ResidualMap, TokenAttribution,
+    LensRun, Localization, LogitLens, MAX_LENS_CONTROLS, MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS,
+    MAX_NODES, ResidualMap, TokenAttribution,
 };
 use crate::oracle::Verdict;
 use crate::replicate::Replication;
@@ -286,7 +286,7 @@ fn check_residual_views(i: &Localization, longest: usize) -> Result<(), Fault> {
 fn check_residual_map(map: &ResidualMap, longest: usize) -> Result<(), Fault> {
     let at = |name: &str| format!("implication.residual_map.{name}");
     check_layers(&at, &map.layers, &map.hooks, "hook_resid_pre")?;
-    bounded(&at("positions"), map.positions.len(), MAX_POSITIONS)?;
+    bounded(&at("positions"), map.positions.len(), MAX_MAP_POSITIONS)?;
     let positions: Vec<usize> = map.positions.iter().map(|at| at.position).collect();
     if !positions.is_sorted_by(|a, b| a < b) || positions.last().is_none_or(|p| *p >= longest) {
         return fault(
@@ -335,7 +335,7 @@ fn check_layers(
     hooks: &[String],
     hook: &str,
 ) -> Result<(), Fault> {
-    bounded(&at("layers"), layers.len(), MAX_LAYERS)?;
+    bounded(&at("layers"), layers.len(), MAX_MEASURED_LAYERS)?;
     if !layers.is_sorted_by(|a, b| a < b) || layers.last().is_none_or(|layer| *layer >= MAX_ROWS) {
         return fault(at("layers"), "not ascending layers of a model");
     }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::graph::{Background, Baseline};
-use super::residual_map::{MAX_LAYERS, ResidualMap, ResidualRuns, entered_layers};
+use super::residual_map::{MAX_MEASURED_LAYERS, ResidualMap, ResidualRuns, entered_layers};
 use super::symptom::Symptom;
 use crate::error::Result;
 use crate::evaluate::ResidualRun;
@@ -66,10 +66,10 @@ impl LogitLens {
     }
 }
 
-/// Returns every k-th of so many layers, to the last one, at most [`MAX_LAYERS`].
+/// Returns every k-th of so many layers, to the last one, at most [`MAX_MEASURED_LAYERS`].
 fn left_layers(depth: usize) -> Vec<usize> {
     let mut layers: Vec<usize> =
-        (0..depth).rev().step_by(depth.div_ceil(MAX_LAYERS).max(1)).collect();
+        (0..depth).rev().step_by(depth.div_ceil(MAX_MEASURED_LAYERS).max(1)).collect();
     layers.reverse();
     layers
 }
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(left_layers(30), (1..30).step_by(2).collect::<Vec<_>>());
         for depth in 1..200 {
             let (entered, left) = (entered_layers(depth), left_layers(depth));
-            assert!(entered.len() <= MAX_LAYERS && entered.len() == left.len(), "{depth}");
+            assert!(entered.len() <= MAX_MEASURED_LAYERS && entered.len() == left.len(), "{depth}");
             assert!(entered[0] == 0 && left.last() == Some(&(depth - 1)), "{depth}");
         }
     }

@@ -26,7 +26,7 @@ pub use generalize::{Direction, DirectionAt, Generalization};
 pub use graph::{Baseline, Edge, Graph, MAX_NODES, Node};
 pub use interactions::{Interactions, Pair, PairKind};
 pub use logit_lens::{LensRun, LogitLens, MAX_LENS_CONTROLS};
-pub use residual_map::{MAX_LAYERS, MAX_POSITIONS, MapPosition, ResidualMap};
+pub use residual_map::{MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS, MapPosition, ResidualMap};
 pub use runs::comparable;
 pub use search::localize;
 pub use set::LocalizeOptions;
@@ -264,8 +264,8 @@ pub struct Localization {
     /// them; `None` where the edits have no symptom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graph: Option<Graph>,
-    /// The positions and layers whose residual stream the symptom depends on; `None` where the edits
-    /// have no symptom.
+    /// The positions and layers whose residual stream the symptom depends on; `None` where the
+    /// edits have no symptom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual_map: Option<ResidualMap>,
     /// What the model would say after each layer where it predicts the symptom; `None` where the

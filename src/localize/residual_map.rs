@@ -17,10 +17,10 @@ use crate::error::Result;
 use crate::evaluate::{ResidualCell, ResidualRun};
 
 /// The largest number of layers that are measured; of deeper models, every k-th is.
-pub const MAX_LAYERS: usize = 16;
+pub const MAX_MEASURED_LAYERS: usize = 16;
 
 /// The largest number of positions of a map.
-pub const MAX_POSITIONS: usize = 12;
+pub const MAX_MAP_POSITIONS: usize = 12;
 
 /// A position of a map.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,9 +50,9 @@ pub struct ResidualMap {
     pub necessity: Vec<Vec<f64>>,
 }
 
-/// Returns every k-th of so many layers, from the first on, at most [`MAX_LAYERS`].
+/// Returns every k-th of so many layers, from the first on, at most [`MAX_MEASURED_LAYERS`].
 pub fn entered_layers(depth: usize) -> Vec<usize> {
-    (0..depth).step_by(depth.div_ceil(MAX_LAYERS).max(1)).collect()
+    (0..depth).step_by(depth.div_ceil(MAX_MEASURED_LAYERS).max(1)).collect()
 }
 
 /// The clean and the corrupted run of a symptom, up to the position that predicts it.
@@ -79,14 +79,12 @@ impl ResidualRuns {
     /// Errors of the evaluator.
     pub fn new(symptom: &Symptom, layers: &BTreeSet<usize>) -> Result<Option<Self>> {
         let (runs, evaluator) = (&symptom.runs, symptom.runs.evaluator);
-        let before = |first: Option<usize>, last: usize| first.unwrap_or(last).min(last);
         let Some(last) = Self::source(symptom, symptom.position) else { return Ok(None) };
-        let first = before(runs.aligned.iter().map(|(clean, ..)| *clean).min(), last);
-        let clean = evaluator.residual_run(&runs.clean.trial, first, last, layers)?;
-        let last = symptom.position;
-        let first = before(runs.aligned.iter().map(|(_, first, _)| *first).min(), last)
-            .min(super::runs::first_different(&runs.corrupted.trial));
-        let corrupted = evaluator.residual_run(&runs.corrupted.trial, first, last, layers)?;
+        let first = runs.aligned.iter().map(|(clean, ..)| *clean).min().unwrap_or(last);
+        let clean = evaluator.residual_run(&runs.clean.trial, first.min(last), last, layers)?;
+        let (first, last) = (runs.corrupted.activations.first, symptom.position);
+        let corrupted =
+            evaluator.residual_run(&runs.corrupted.trial, first.min(last), last, layers)?;
         Ok(Some(Self { clean, corrupted }))
     }
 
@@ -160,7 +158,7 @@ impl ResidualRuns {
             }
         }
         ranked.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
-        ranked.truncate(MAX_POSITIONS);
+        ranked.truncate(MAX_MAP_POSITIONS);
         let mut positions: Vec<(usize, usize)> = ranked.into_iter().map(|(.., at)| at).collect();
         positions.sort_unstable();
         positions

@@ -22,14 +22,6 @@ pub fn quoted(text: &str) -> String {
     format!("`{text}`")
 }
 
-/// Cuts a text after `most` characters.
-pub fn clipped(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}…", &text[..at]),
-    }
-}
-
 /// Returns Wilson's 95% interval of a rate (Wilson 1927); `None` for no trials.
 pub fn wilson(hits: u64, of: u64) -> Option<(f64, f64)> {
     const Z: f64 = 1.959_963_984_540_054;

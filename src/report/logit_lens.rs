@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::format::{clipped, number, quoted};
+use super::format::{number, quoted};
 use super::svg::{Axis, WIDTH, round_up};
 use crate::localize::{Localization, LogitLens};
 use crate::text;
 
-/// Characters of a token that are shown.
+/// Columns of a token that are shown.
 const MOST_TEXT: usize = 16;
 
 /// One line: a name, log-probabilities by layer, and the most probable tokens where there are some.
@@ -47,7 +47,7 @@ pub fn figure(out: &mut String, found: &Localization) {
         out,
         "<figure><figcaption>Logit lens: log-probability of {} after each layer, at position {}, \
         nats</figcaption>{}</figure>",
-        text::html(&quoted(&clipped(&symptom.text, MOST_TEXT))),
+        text::html(&quoted(&text::fit(&symptom.text, MOST_TEXT))),
         lens.position,
         svg(lens)
     );
@@ -99,7 +99,7 @@ fn svg(lens: &LogitLens) -> String {
         }
         for (at, (layer, log_prob)) in lens.layers.iter().zip(&line.log_probs).enumerate() {
             let said = line.texts.get(at).map_or(String::new(), |said| {
-                format!(", top token {}", quoted(&clipped(said, MOST_TEXT)))
+                format!(", top token {}", quoted(&text::fit(said, MOST_TEXT)))
             });
             let title = format!("L{layer}, {}: {} nats{said}", line.name, number(*log_prob));
             svg += &mark(i, x.at(*layer as f64), y.at(*log_prob), &title);

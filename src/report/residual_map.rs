@@ -3,17 +3,18 @@
 
 use std::fmt::Write;
 
-use super::format::{clipped, percent, quoted};
+use super::format::{percent, quoted};
 use super::svg::WIDTH;
-use crate::localize::{Localization, ResidualMap};
+use crate::localize::{Localization, MapPosition, ResidualMap};
 use crate::text;
 
-/// Room at the left, for the names of the layers, and below, for the tokens.
+/// Room at the left, for the names of the layers.
 const LEFT: f64 = 34.0;
-const BELOW: f64 = 88.0;
-/// Characters of a token that are shown.
+/// Height of a character of a token, which is written at an angle of 65 degrees.
+const CHARACTER: f64 = 6.4;
+/// Columns of a token that are shown.
 const MOST_TEXT: usize = 10;
-/// The share below which a cell is the field itself.
+/// The share below which a cell is the field itself, so that a page with many maps stays small.
 const LEAST: f64 = 0.03;
 
 /// Writes the figure of a case's map, or nothing if it has none.
@@ -36,11 +37,15 @@ fn svg(map: &ResidualMap, bold: Option<usize>) -> Option<String> {
     let wide = ((WIDTH - LEFT - 4.0) / columns as f64).min(44.0);
     let high = if rows <= 12 { 20.0 } else { 14.0 };
     let bottom = 4.0 + rows as f64 * high;
+    let label =
+        |at: &MapPosition| format!("{} {}", quoted(&text::fit(&at.text, MOST_TEXT)), at.position);
+    let longest = map.positions.iter().map(|at| text::width(&label(at))).max().unwrap_or(0);
+    let scale = bottom + 18.0 + CHARACTER * longest as f64;
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"share of the effect removed \
         by patching the residual stream at each position and layer\"><rect class=\"field\" \
         x=\"{LEFT}\" y=\"4\" width=\"{:.1}\" height=\"{:.1}\"/>",
-        bottom + BELOW,
+        scale + 12.0,
         columns as f64 * wide,
         bottom - 4.0
     );
@@ -53,16 +58,15 @@ fn svg(map: &ResidualMap, bold: Option<usize>) -> Option<String> {
             y + high / 2.0 + 4.0
         );
         for (column, (at, share)) in map.positions.iter().zip(shares).enumerate() {
+            if *share < LEAST {
+                continue;
+            }
             let x = LEFT + column as f64 * wide;
             let class = if share.is_nan() { "odd" } else { "hot" };
-            let opacity = if *share < LEAST { 0.0 } else { share.min(1.0) };
-            let opacity = if opacity.is_nan() { 1.0 } else { opacity };
-            let title = format!(
-                "L{layer}, position {} {}: {}",
-                at.position,
-                quoted(&clipped(&at.text, MOST_TEXT)),
-                percent(*share)
-            );
+            let opacity = if share.is_nan() { 1.0 } else { share.min(1.0) };
+            let token = quoted(&text::fit(&at.text, MOST_TEXT));
+            let title =
+                format!("L{layer}, {token} at position {}: {}", at.position, percent(*share));
             let _ = write!(
                 svg,
                 "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" \
@@ -78,13 +82,12 @@ fn svg(map: &ResidualMap, bold: Option<usize>) -> Option<String> {
         let strong = if bold == Some(at.position) { " strong" } else { "" };
         let _ = write!(
             svg,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"end{strong}\" transform=\"rotate(-55 {x:.1} \
-            {y:.1})\">{} {}</text>",
-            text::html(&quoted(&clipped(&at.text, MOST_TEXT))),
-            at.position
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"end{strong}\" transform=\"rotate(-65 {x:.1} \
+            {y:.1})\">{}</text>",
+            text::html(&label(at))
         );
     }
-    legend(&mut svg, bottom + BELOW - 11.0);
+    legend(&mut svg, scale);
     svg += "</svg>";
     Some(svg)
 }
