@@ -3,7 +3,10 @@
 
 use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
 use crate::edit::Edit;
-use crate::localize::{Localization, MAX_NODES, TokenAttribution};
+use crate::localize::{
+    LensRun, Localization, LogitLens, MAX_LENS_CONTROLS, MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS,
+    MAX_NODES, ResidualMap, TokenAttribution,
+};
 use crate::oracle::Verdict;
 use crate::replicate::Replication;
 
@@ -50,6 +53,7 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     check_work(case, total)?;
     if let Some(localization) = &case.localization {
         check_localization(localization, total)?;
+        check_residual_views(localization, total + case.edits.len())?;
     }
     if let Some(m) = &case.minimization
         && m.elements_after > m.elements_before
@@ -262,6 +266,97 @@ fn check_explanation(i: &Localization) -> Result<(), Fault> {
         return fault("implication.generalization", "more prompts than there are");
     }
     Ok(())
+}
+
+/// Checks the residual map and the logit lens of a case whose edited sequence is at most `longest`
+/// tokens long.
+fn check_residual_views(i: &Localization, longest: usize) -> Result<(), Fault> {
+    if let Some(map) = &i.residual_map {
+        check_residual_map(map, longest)?;
+    }
+    let Some(lens) = &i.logit_lens else { return Ok(()) };
+    check_logit_lens(lens)?;
+    let predicts = i.symptom.as_ref().map(|symptom| symptom.position);
+    match predicts == Some(lens.position) && lens.position < longest {
+        true => Ok(()),
+        false => fault(
+            "implication.logit_lens.position",
+            format!("{}, which does not predict a symptom", lens.position),
+        ),
+    }
+}
+
+fn check_residual_map(map: &ResidualMap, longest: usize) -> Result<(), Fault> {
+    let at = |name: &str| format!("implication.residual_map.{name}");
+    check_layers(&at, &map.layers, &map.hooks, "hook_resid_pre")?;
+    bounded(&at("positions"), map.positions.len(), MAX_MAP_POSITIONS)?;
+    let positions: Vec<usize> = map.positions.iter().map(|at| at.position).collect();
+    if !positions.is_sorted_by(|a, b| a < b) || positions.last().is_none_or(|p| *p >= longest) {
+        return fault(
+            at("positions"),
+            format!("not ascending positions of at most {longest} tokens"),
+        );
+    }
+    same_length(&at("necessity"), map.necessity.len(), map.layers.len())?;
+    for (index, shares) in map.necessity.iter().enumerate() {
+        let field = at(&format!("necessity[{index}]"));
+        same_length(&field, shares.len(), positions.len())?;
+        shares.iter().try_for_each(|value| share(&field, *value))?;
+    }
+    Ok(())
+}
+
+fn check_logit_lens(lens: &LogitLens) -> Result<(), Fault> {
+    let at = |name: &str| format!("implication.logit_lens.{name}");
+    check_layers(&at, &lens.layers, &lens.hooks, "hook_resid_post")?;
+    bounded(&at("controls"), lens.controls.len(), MAX_LENS_CONTROLS)?;
+    let controls = lens.controls.iter().enumerate();
+    let controls = controls.map(|(index, run)| (format!("controls[{index}]"), run));
+    let runs: [(String, &LensRun); 2] =
+        [("clean".into(), &lens.clean), ("corrupted".into(), &lens.corrupted)];
+    for (name, run) in runs.into_iter().chain(controls) {
+        let layers = lens.layers.len();
+        same_length(&at(&format!("{name}.log_probs")), run.log_probs.len(), layers)?;
+        same_length(&at(&format!("{name}.top")), run.top.len(), layers)?;
+        same_length(&at(&format!("{name}.texts")), run.texts.len(), layers)?;
+        for (index, value) in run.log_probs.iter().enumerate() {
+            let field = at(&format!("{name}.log_probs[{index}]"));
+            finite(&field, *value)?;
+            // Up to rounding.
+            if *value > 1e-3 {
+                return fault(field, format!("{value} is no log-probability"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks measured layers and the names of their hook points.
+fn check_layers(
+    at: &dyn Fn(&str) -> String,
+    layers: &[usize],
+    hooks: &[String],
+    hook: &str,
+) -> Result<(), Fault> {
+    bounded(&at("layers"), layers.len(), MAX_MEASURED_LAYERS)?;
+    if !layers.is_sorted_by(|a, b| a < b) || layers.last().is_none_or(|layer| *layer >= MAX_ROWS) {
+        return fault(at("layers"), "not ascending layers of a model");
+    }
+    same_length(&at("hooks"), hooks.len(), layers.len())?;
+    for (index, (layer, name)) in layers.iter().zip(hooks).enumerate() {
+        let expected = format!("blocks.{layer}.{hook}");
+        if *name != expected {
+            return fault(at(&format!("hooks[{index}]")), format!("not {expected}"));
+        }
+    }
+    Ok(())
+}
+
+fn same_length(field: &str, length: usize, expected: usize) -> Result<(), Fault> {
+    match length == expected {
+        true => Ok(()),
+        false => fault(field, format!("{length} entries, {expected} are expected")),
+    }
 }
 
 fn check_attribution(attribution: &TokenAttribution, total: usize) -> Result<(), Fault> {

@@ -7,7 +7,10 @@ use crate::edit::{
     Action, Component, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering, SteeringChange,
     SteeringVector,
 };
-use crate::localize::{ComparisonKind, ComparisonTokens, Mediation, TokenAttribution};
+use crate::localize::{
+    ComparisonKind, ComparisonTokens, LensRun, LogitLens, MapPosition, Mediation, ResidualMap,
+    SymptomToken, TokenAttribution,
+};
 use crate::replicate::{InPrompt, Sampled};
 
 /// A small valid case, for the tests of every room that keeps cases.
@@ -191,6 +194,88 @@ fn an_attribution_that_is_wrong_is_named() {
             error.starts_with(&format!("implication.reading.{expected}")),
             "{pointer}: {error}"
         );
+    }
+}
+
+#[test]
+fn a_residual_map_or_a_lens_that_is_wrong_is_named() {
+    let mut case = example();
+    let run = LensRun {
+        log_probs: vec![-9.0, -0.5],
+        top: vec![7, 8],
+        texts: vec!["a".into(), "b".into()],
+    };
+    let position = |position| MapPosition { position, id: 3, text: "x".into() };
+    case.localization = Some(Localization {
+        symptom: Some(SymptomToken {
+            id: 8,
+            text: "b".into(),
+            position: 4,
+            log_prob: -0.5,
+            effect: 3.0,
+        }),
+        residual_map: Some(ResidualMap {
+            layers: vec![0, 2],
+            hooks: vec!["blocks.0.hook_resid_pre".into(), "blocks.2.hook_resid_pre".into()],
+            positions: vec![position(1), position(4)],
+            necessity: vec![vec![1.0, 0.0], vec![0.25, 0.75]],
+        }),
+        logit_lens: Some(LogitLens {
+            position: 4,
+            layers: vec![1, 3],
+            hooks: vec!["blocks.1.hook_resid_post".into(), "blocks.3.hook_resid_post".into()],
+            clean: run.clone(),
+            corrupted: run.clone(),
+            controls: vec![run],
+        }),
+        ..Localization::default()
+    });
+    let good = serde_json::to_value(&case).unwrap();
+    let read = Case::parse(Path::new("good.json"), good.to_string().as_bytes()).unwrap();
+    assert_eq!(read.localization, case.localization);
+    let many = format!("{:?}", (0..17).collect::<Vec<usize>>());
+    for (pointer, json, expected) in [
+        ("residual_map/layers", "[0]", "residual_map.hooks: 2 entries, 1 are expected"),
+        ("residual_map/layers", "[2,2]", "residual_map.layers: not ascending"),
+        ("residual_map/layers", "[]", "residual_map.layers: not ascending"),
+        ("residual_map/layers", "[0,18446744073709551615]", "residual_map.layers: not ascending"),
+        ("residual_map/layers", many.as_str(), "residual_map.layers: 17 entries, at most 16"),
+        (
+            "residual_map/hooks/1",
+            "\"blocks.1.hook_resid_pre\"",
+            "residual_map.hooks[1]: not blocks.2",
+        ),
+        ("residual_map/positions", "[]", "residual_map.positions: not ascending"),
+        ("residual_map/positions/0/position", "4", "residual_map.positions: not ascending"),
+        ("residual_map/positions/1/position", "99", "residual_map.positions: not ascending"),
+        ("residual_map/necessity", "[]", "residual_map.necessity: 0 entries, 2 are"),
+        ("residual_map/necessity/1", "[0.5]", "residual_map.necessity[1]: 1 entries, 2 are"),
+        ("residual_map/necessity/1/0", "1.5", "residual_map.necessity[1]: 1.5 is not between"),
+        ("residual_map/necessity/1/0", "null", "residual_map.necessity[1][0]: invalid type"),
+        ("logit_lens/position", "3", "logit_lens.position: 3, which does not predict"),
+        ("symptom", "null", "logit_lens.position: 4, which does not predict"),
+        ("logit_lens/layers", "[3,1]", "logit_lens.layers: not ascending"),
+        ("logit_lens/hooks", "[]", "logit_lens.hooks: 0 entries, 2 are"),
+        ("logit_lens/clean/log_probs", "[-1]", "logit_lens.clean.log_probs: 1 entries, 2 are"),
+        ("logit_lens/clean/top", "[]", "logit_lens.clean.top: 0 entries, 2 are"),
+        ("logit_lens/corrupted/texts", "[]", "logit_lens.corrupted.texts: 0 entries, 2 are"),
+        (
+            "logit_lens/corrupted/log_probs/0",
+            "0.5",
+            "logit_lens.corrupted.log_probs[0]: 0.5 is no log-probability",
+        ),
+        (
+            "logit_lens/controls/0/log_probs/1",
+            "null",
+            "logit_lens.controls[0].log_probs[1]: invalid type",
+        ),
+        ("logit_lens/controls/0/top/1", "-1", "logit_lens.controls[0].top[1]: invalid value"),
+    ] {
+        let mut value = good.clone();
+        *value.pointer_mut(&format!("/implication/{pointer}")).unwrap() =
+            serde_json::from_str(json).unwrap();
+        let error = error(&value.to_string());
+        assert!(error.starts_with(&format!("implication.{expected}")), "{pointer}: {error}");
     }
 }
 

@@ -12,7 +12,7 @@ use super::observation::Patch;
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::model::hooks::{Block, Change, Site};
-use crate::model::{Forward, Read};
+use crate::model::{Forward, Read, Readout};
 
 /// A vector that is added to the residual stream.
 #[derive(Debug, Clone)]
@@ -107,11 +107,17 @@ impl ModelEvaluator<'_> {
     /// Reads the log-probability of the token `id` (nats) from final residual streams, `[rows,
     /// d_model]`.
     pub fn read_log_probs(&self, residuals: &[f32], id: u32) -> Vec<f64> {
+        let value = |log_prob: f32, finite| if finite { f64::from(log_prob) } else { f64::NAN };
+        let readouts = self.read_residuals(residuals, id);
+        readouts.iter().map(|readout| value(readout.log_prob, readout.finite)).collect()
+    }
+
+    /// Reads residual streams, `[rows, d_model]`, as if each left the last layer: through the final
+    /// norm and the unembedding. The target is the token `id`.
+    pub fn read_residuals(&self, residuals: &[f32], id: u32) -> Vec<Readout> {
         let rows = residuals.len() / self.model.config.hidden_size.max(1);
         let read =
             |token| Read { token, target: Some(id), reference: None, keep: false, centre: false };
-        let readouts = self.model.read(residuals, &(0..rows).map(read).collect::<Vec<_>>());
-        let value = |log_prob: f32, finite| if finite { f64::from(log_prob) } else { f64::NAN };
-        readouts.iter().map(|readout| value(readout.log_prob, readout.finite)).collect()
+        self.model.read(residuals, &(0..rows).map(read).collect::<Vec<_>>())
     }
 }

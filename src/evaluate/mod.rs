@@ -23,6 +23,7 @@ mod patterns;
 mod plan;
 mod reach;
 mod residual_patching;
+mod residual_run;
 mod rows;
 
 pub use activations::{Activations, Means, hook_name, place};
@@ -35,6 +36,7 @@ pub use observation::{LayerRouting, Observation, Patch, Request};
 pub use one_hot::{LossOfLogits, OneHotGradient};
 pub use patterns::Patterns;
 pub use residual_patching::LayerwisePatching;
+pub use residual_run::{ResidualCell, ResidualRun};
 
 use crate::error::Result;
 

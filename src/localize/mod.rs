@@ -12,8 +12,10 @@ mod contrast;
 mod generalize;
 mod graph;
 mod interactions;
+mod logit_lens;
 mod noise_controls;
 mod patching;
+mod residual_map;
 mod runs;
 mod search;
 mod set;
@@ -24,7 +26,9 @@ pub use components::rank;
 pub use generalize::{Direction, DirectionAt, Generalization};
 pub use graph::{Baseline, Edge, Graph, MAX_NODES, Node};
 pub use interactions::{Interactions, Pair, PairKind};
+pub use logit_lens::{LensRun, LogitLens, MAX_LENS_CONTROLS};
 pub use noise_controls::noise_controls;
+pub use residual_map::{MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS, MapPosition, ResidualMap};
 pub use runs::comparable;
 pub use search::localize;
 pub use set::LocalizeOptions;
@@ -292,6 +296,14 @@ pub struct Localization {
     /// them; `None` where the edits have no symptom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graph: Option<Graph>,
+    /// The positions and layers whose residual stream the symptom depends on; `None` where the
+    /// edits have no symptom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual_map: Option<ResidualMap>,
+    /// What the model would say after each layer where it predicts the symptom; `None` where the
+    /// edits have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_lens: Option<LogitLens>,
     /// The explanation, tried in prompts that were not used to find it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generalization: Option<Generalization>,

@@ -8,6 +8,7 @@ use super::contrast::contrasted;
 use super::generalize::generalize;
 use super::graph::{Background, graph};
 use super::interactions::interactions;
+use super::logit_lens::residual_views;
 use super::patching::{NEGLIGIBLE_BITS, Patching};
 use super::runs::Stretch;
 use super::set::{LocalizeOptions, SmallestSet};
@@ -80,6 +81,9 @@ pub fn localize(
             let background = Background::new(&symptom, own)?;
             let (graph, calls) = graph(&symptom, &background, &effects, options)?;
             patching.calls += calls;
+            let (residual_map, logit_lens, calls) = residual_views(&symptom, &background)?;
+            patching.calls += calls;
+            found = Localization { residual_map, logit_lens, ..found };
             let without: Vec<Trial> = background.runs.iter().map(|run| run.trial.clone()).collect();
             let (set, seed) = (&set.set, options.seed);
             let (generalization, calls) =

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::diff::{self, Span};
 use super::explanation::whole;
 use super::format::{count, list, number, percent, plural};
-use super::{attribution, explanation, graph, svg, words};
+use super::{attribution, explanation, graph, logit_lens, residual_map, svg, words};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
 use crate::localize::{ComparedWith, Contrast, Interactions, Localization, PositionEffect};
@@ -252,6 +252,12 @@ fn localized(out: &mut String, localization: &Localization) {
             wide as what is removed when its end does not see its beginning.</figcaption>{svg}\
             </figure>"
         );
+    }
+    if localization.residual_map.is_some() || localization.logit_lens.is_some() {
+        out.push_str("<div class=\"pair\">");
+        residual_map::figure(out, localization);
+        logit_lens::figure(out, localization);
+        out.push_str("</div>");
     }
     if let Some(interactions) = &localization.interactions {
         pairs(out, interactions);

@@ -383,6 +383,15 @@ mod tests {
                     graph.nodes.iter_mut().for_each(|n| (n.necessity, n.direct) = (odd, odd));
                     graph.edges.iter_mut().for_each(|e| (e.to, e.effect) = (e.to + i, odd));
                 }
+                if let Some(map) = &mut localization.residual_map {
+                    map.necessity.iter_mut().for_each(|shares| shares.fill(odd));
+                    map.layers.pop();
+                }
+                if let Some(lens) = &mut localization.logit_lens {
+                    lens.corrupted.log_probs.fill(odd);
+                    lens.corrupted.texts.pop();
+                    lens.clean.log_probs.pop();
+                }
                 if let Some(interactions) = &mut localization.interactions {
                     interactions.effect = odd;
                     interactions.pairs.iter_mut().for_each(|p| p.necessity = [odd; 3]);

@@ -1,6 +1,7 @@
 //! A localization as tables for the terminal.
 
 use super::explanation::{generalizes, of_controls, sentences};
+use super::logit_lens;
 use super::terminal::wrapped;
 use crate::case::Case;
 use crate::localize::{
@@ -148,6 +149,9 @@ pub fn localization(case: &Case, found: &Localization, top: usize) -> Vec<String
     }
     if let Some(graph) = &found.graph {
         lines.extend(graph_table(graph));
+    }
+    if top > 0 {
+        lines.extend(logit_lens::table(found));
     }
     if let Some(interactions) = &found.interactions {
         lines.extend(pair_table(interactions, top));

@@ -14,6 +14,8 @@ mod html;
 mod interactions;
 pub mod judged;
 mod localization;
+mod logit_lens;
+mod residual_map;
 mod spectrum;
 mod suffix;
 mod suffix_terminal;

@@ -14,10 +14,11 @@ use crate::edit::Component;
 use crate::localize::Effect;
 use crate::text;
 
-const WIDTH: f64 = 360.0;
+/// Width of the view box of a plot.
+pub const WIDTH: f64 = 360.0;
 
 /// A linear map from values to coordinates, clamped at both ends.
-struct Axis {
+pub struct Axis {
     from: f64,
     to: f64,
     start: f64,
@@ -25,13 +26,15 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(from: f64, to: f64, start: f64, end: f64) -> Self {
+    /// Maps `from..to` to `start..end`.
+    pub fn new(from: f64, to: f64, start: f64, end: f64) -> Self {
         let from = if from.is_finite() { from } else { 0.0 };
         let to = if to.is_finite() && to > from { to } else { from + 1.0 };
         Self { from, to, start, end }
     }
 
-    fn at(&self, value: f64) -> f64 {
+    /// Returns the coordinate of a value.
+    pub fn at(&self, value: f64) -> f64 {
         let share = if value.is_nan() {
             0.0
         } else {
@@ -43,7 +46,7 @@ impl Axis {
 }
 
 /// Rounds up to 1, 2 or 5 times a power of ten.
-fn round_up(value: f64) -> f64 {
+pub fn round_up(value: f64) -> f64 {
     if !value.is_finite() || value <= 0.0 {
         return 1.0;
     }

@@ -2,4 +2,5 @@
 //! import from here.
 
 pub(crate) mod fake;
+mod residuals;
 pub(crate) mod sample;

@@ -1,6 +1,7 @@
 //! A made-up campaign for the tests of the report: hostile texts, long texts, a small and a large
 //! model.
 
+use super::residuals::{logit_lens, residual_map};
 use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
@@ -206,6 +207,8 @@ fn explained(found: Localization) -> Localization {
             faithfulness: 0.89,
             random: (0..20).map(|i| f64::from(i) * 1e-3).collect(),
         }),
+        residual_map: Some(residual_map()),
+        logit_lens: Some(logit_lens()),
         interactions: Some(Interactions {
             controls: vec![0.4, 0.55, 0.6],
             members: vec![mlp(0), mlp(3)],
@@ -447,6 +450,10 @@ pub fn saying(text: &str) -> (Summary, Vec<Case>) {
             found.symptom.iter_mut().for_each(|symptom| symptom.text = said());
             let nodes = found.graph.iter_mut().flat_map(|graph| &mut graph.nodes);
             nodes.for_each(|node| node.text = said());
+            let positions = found.residual_map.iter_mut().flat_map(|map| &mut map.positions);
+            positions.for_each(|position| position.text = said());
+            let lens = found.logit_lens.iter_mut();
+            lens.for_each(|lens| lens.corrupted.texts.fill(said()));
         }
         case.id = said();
         (case.lineage.parent, case.lineage.mutators) = (said(), vec![said()]);

@@ -25,6 +25,7 @@ mod places;
 mod plans;
 mod planted;
 mod recurrent;
+mod residuals;
 mod safety;
 mod snapshots;
 mod streams;
