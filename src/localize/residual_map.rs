@@ -22,6 +22,15 @@ pub const MAX_MEASURED_LAYERS: usize = 16;
 /// The largest number of positions of a map.
 pub const MAX_MAP_POSITIONS: usize = 12;
 
+/// The number of tokens that the rows of a map may have together; a row has those from its position
+/// to the one that predicts the symptom. Of a long run that a lesion changes everywhere, fewer
+/// positions are patched, so that the map costs less than patching all components does.
+const MAX_MAP_TOKENS: usize = 8192;
+
+/// A position that could be patched: its rank, how much the residual stream changes there, and the
+/// position with its counterpart in the clean run.
+type Ranked = (u8, f64, (usize, usize));
+
 /// A position of a map.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,7 +152,7 @@ impl ResidualRuns {
             .filter(|edit| !matches!(edit, Edit::Insert { .. } | Edit::Delete { .. }))
             .filter_map(|edit| layout.at(edit.position()?))
             .collect();
-        let mut ranked: Vec<(u8, f64, (usize, usize))> = Vec::new();
+        let mut ranked: Vec<Ranked> = Vec::new();
         for position in self.corrupted.first..self.corrupted.end {
             let Some(source) = ResidualRuns::source(symptom, position) else { continue };
             let change: f64 =
@@ -157,11 +166,7 @@ impl ResidualRuns {
                 ranked.push((rank, change, (position, source)));
             }
         }
-        ranked.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
-        ranked.truncate(MAX_MAP_POSITIONS);
-        let mut positions: Vec<(usize, usize)> = ranked.into_iter().map(|(.., at)| at).collect();
-        positions.sort_unstable();
-        positions
+        chosen(ranked, self.corrupted.end, layers.len())
     }
 
     /// Returns the norm of the difference between the runs over that of the clean run.
@@ -177,5 +182,51 @@ impl ResidualRuns {
         let change = squared(&mut own.iter().zip(clean).map(|(a, b)| a - b));
         let share = (change / squared(&mut clean.iter().copied()).max(f64::MIN_POSITIVE)).sqrt();
         if share.is_nan() { 0.0 } else { share }
+    }
+}
+
+/// Takes the positions of the lowest rank and, among these, of the largest change, as many as a map
+/// may have of so many layers in a run that ends before `end`; ascending.
+fn chosen(mut ranked: Vec<Ranked>, end: usize, layers: usize) -> Vec<(usize, usize)> {
+    ranked.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
+    let (mut positions, mut tokens) = (Vec::new(), 0);
+    for (_, _, (position, source)) in ranked {
+        let more = (end - position) * layers;
+        if positions.len() < MAX_MAP_POSITIONS
+            && (positions.is_empty() || tokens + more <= MAX_MAP_TOKENS)
+        {
+            positions.push((position, source));
+            tokens += more;
+        }
+    }
+    positions.sort_unstable();
+    positions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edited_positions_come_first_and_long_runs_have_fewer() {
+        let ranked = |end: usize| -> Vec<Ranked> {
+            let rank = |position| match position {
+                _ if position == end - 1 => 0,
+                3 => 1,
+                _ => 2,
+            };
+            (0..end).map(|p| (rank(p), (p % 7) as f64, (p, p + 1))).collect()
+        };
+        let short = chosen(ranked(40), 40, 4);
+        assert_eq!(short.len(), MAX_MAP_POSITIONS);
+        assert!(short.is_sorted() && short.contains(&(3, 4)) && short.contains(&(39, 40)));
+        // After those, the ones with the largest change.
+        let changes: Vec<usize> = short.iter().map(|(p, _)| p % 7).filter(|c| *c == 6).collect();
+        assert_eq!(changes.len(), 5);
+        let long = chosen(ranked(400), 400, 16);
+        assert!(long.contains(&(3, 4)) && long.contains(&(399, 400)) && long.len() < 12);
+        let tokens: usize = long.iter().map(|(p, _)| 16 * (400 - p)).sum();
+        assert!(tokens <= MAX_MAP_TOKENS, "{tokens}");
+        assert!(chosen(Vec::new(), 1, 4).is_empty());
     }
 }
