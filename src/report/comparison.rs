@@ -148,7 +148,8 @@ pub fn page(all: &Comparison) -> String {
         out,
         "<header><h1>The same campaign on {} models</h1><p class=\"soft\">{} evaluations per \
         campaign · {seeds} seeds · ranges are 95% intervals (Student's t over \
-        seeds for means, Wilson for shares; quartiles for medians)</p></header>",
+        seeds for means, Wilson for shares of a number, bootstraps over passages for \
+        shares of variance; quartiles for medians)</p></header>",
         all.models.len(),
         count(all.max_evals)
     );
