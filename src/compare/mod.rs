@@ -59,10 +59,11 @@ pub struct ModelFigures {
     /// The share of the tested tokens that the model cannot repeat; `None` if it cannot repeat
     /// ordinary ones.
     pub glitch_tokens: Option<Share>,
-    /// The number of strongest components that together remove 80% of a case's effect when they are
-    /// patched clean, over all cases with a named set.
+    /// The number of strongest named components that together remove 80% of a case's effect when
+    /// they are patched clean, over all cases with a named set. Where a case was compared with
+    /// controls, only what is specific to it is named.
     pub concentration: Spread,
-    /// The share of those cases that need more components than were tried together.
+    /// The share of those cases whose named components together remove less.
     pub diffuse: Share,
     /// The share of the absolute Harsanyi dividends of a case's strongest components that pairs and
     /// larger sets of them have

@@ -94,11 +94,11 @@ fn rows(all: &Comparison) -> Vec<Row> {
     }));
     rows.push(row(
         "components for 80%",
-        "the strongest components that together remove 80% of a \
-        case's effect",
+        "of those named for a case (specific to it, where it has controls), the strongest that \
+        together remove 80% of its effect",
         &|m| of_cases(&m.concentration),
     ));
-    rows.push(row("diffuse cases", "need more components than were tried together", &|m| {
+    rows.push(row("less than 80%", "cases whose named components together remove less", &|m| {
         share(&m.diffuse)
     }));
     rows.push(row(
