@@ -71,8 +71,8 @@ impl Unlearned {
     /// Where a bootstrap has `counts` of sets, a pair of sets with counts c and d counts
     /// `c + d - 1` times, which is `c d` to first order. So no sum over pairs is needed for each
     /// replicate. Where next to nothing is left to learn, first order overstates the noise by a
-    /// factor of 1.4; on average it never understates it. A set that is counted twice makes no pair with
-    /// its copy, which would not be independent of it.
+    /// factor of 1.4; on average it never understates it. A set that is counted twice makes no pair
+    /// with its copy, which would not be independent of it.
     pub fn square(&self, residuals: &[f64], partners: &[f64], counts: Option<&[f64]>) -> f64 {
         let of_fold = |fold: &Vec<usize>| -> f64 {
             let all: f64 = fold.iter().map(|&at| self.weights[at]).sum();
