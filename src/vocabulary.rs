@@ -11,12 +11,13 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
 use crate::stats;
 
 /// Relation of a token to text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
     /// Encoding its text gives it back.
@@ -32,7 +33,8 @@ pub enum Category {
 
 /// What a token looks like as text. Tokens of different forms do different things in any prompt (a
 /// quotation mark more than most words), so a control has the form of what it stands in for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TokenForm {
     /// A space and letters.
     Word,
@@ -69,26 +71,17 @@ impl TokenForm {
     }
 }
 
-/// What a token is to a reader of a case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// The kind of a token, as a reader of a case is told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TokenClass {
+pub enum TokenKind {
     /// A control token.
     Special,
     /// Among those that look the least trained.
     Anomalous,
-    /// A space and letters.
-    Word,
-    /// Letters without a space before them.
-    Fragment,
-    /// Digits.
-    Number,
-    /// Neither letters nor digits.
-    Punctuation,
-    /// White space alone.
-    Space,
-    /// Anything else.
-    Other,
+    /// Any other, by its form.
+    #[serde(untagged)]
+    Form(TokenForm),
 }
 
 /// Token ids of a model, sorted into suspects, ordinary and special ones.
@@ -250,22 +243,15 @@ impl Vocabulary {
         self
     }
 
-    /// Returns the class of a token.
-    pub fn class(&self, id: u32) -> TokenClass {
+    /// Returns the kind of a token.
+    pub fn kind(&self, id: u32) -> TokenKind {
         if self.special.binary_search(&id).is_ok() {
-            return TokenClass::Special;
+            return TokenKind::Special;
         }
         if self.anomalous.contains(&id) {
-            return TokenClass::Anomalous;
+            return TokenKind::Anomalous;
         }
-        match self.forms.get(id as usize) {
-            Some(TokenForm::Word) => TokenClass::Word,
-            Some(TokenForm::Fragment) => TokenClass::Fragment,
-            Some(TokenForm::Number) => TokenClass::Number,
-            Some(TokenForm::Punctuation) => TokenClass::Punctuation,
-            Some(TokenForm::Space) => TokenClass::Space,
-            Some(TokenForm::Other) | None => TokenClass::Other,
-        }
+        TokenKind::Form(self.forms.get(id as usize).copied().unwrap_or(TokenForm::Other))
     }
 
     /// Returns the ordinary tokens that stand in for a token in controls: those of its form or,
@@ -329,14 +315,26 @@ mod tests {
     }
 
     #[test]
-    fn classes_by_hand() {
+    fn kinds_by_hand() {
         let forms = vec![TokenForm::Word, TokenForm::Number, TokenForm::Other, TokenForm::Word];
         let vocabulary =
             Vocabulary { anomalous: vec![3, 2], special: vec![0], ..Vocabulary::default() };
         let vocabulary = vocabulary.with_forms(forms);
-        let classes = [0, 1, 2, 3, 9].map(|id| vocabulary.class(id));
-        use TokenClass::*;
-        assert_eq!(classes, [Special, Number, Anomalous, Anomalous, Other]);
+        let kinds = [0, 1, 2, 3, 9].map(|id| vocabulary.kind(id));
+        let form = TokenKind::Form;
+        let anomalous = TokenKind::Anomalous;
+        let expected = [
+            TokenKind::Special,
+            form(TokenForm::Number),
+            anomalous,
+            anomalous,
+            form(TokenForm::Other),
+        ];
+        assert_eq!(kinds, expected);
+        // As files have them.
+        let json = serde_json::to_string(&kinds).unwrap();
+        assert_eq!(json, r#"["special","number","anomalous","anomalous","other"]"#);
+        assert_eq!(serde_json::from_str::<[TokenKind; 5]>(&json).unwrap(), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! checked to be finite and every list to be short; the first rule broken is named with its field.
 
 use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
-use crate::edit::Edit;
+use crate::edit::{Edit, InLayer, ResidualSite};
 use crate::localize::{
     LensRun, Localization, LogitLens, MAX_LENS_CONTROLS, MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS,
     MAX_NODES, ResidualMap, TokenAttribution,
@@ -288,7 +288,7 @@ fn check_residual_views(i: &Localization, longest: usize) -> Result<(), Fault> {
 
 fn check_residual_map(map: &ResidualMap, longest: usize) -> Result<(), Fault> {
     let at = |name: &str| format!("implication.residual_map.{name}");
-    check_layers(&at, &map.layers, &map.hooks, "hook_resid_pre")?;
+    check_layers(&at, &map.layers, &map.hooks, InLayer::Pre)?;
     bounded(&at("positions"), map.positions.len(), MAX_MAP_POSITIONS)?;
     let positions: Vec<usize> = map.positions.iter().map(|at| at.position).collect();
     if !positions.is_sorted_by(|a, b| a < b) || positions.last().is_none_or(|p| *p >= longest) {
@@ -308,7 +308,7 @@ fn check_residual_map(map: &ResidualMap, longest: usize) -> Result<(), Fault> {
 
 fn check_logit_lens(lens: &LogitLens) -> Result<(), Fault> {
     let at = |name: &str| format!("implication.logit_lens.{name}");
-    check_layers(&at, &lens.layers, &lens.hooks, "hook_resid_post")?;
+    check_layers(&at, &lens.layers, &lens.hooks, InLayer::Post)?;
     bounded(&at("controls"), lens.controls.len(), MAX_LENS_CONTROLS)?;
     let controls = lens.controls.iter().enumerate();
     let controls = controls.map(|(index, run)| (format!("controls[{index}]"), run));
@@ -336,15 +336,15 @@ fn check_layers(
     at: &dyn Fn(&str) -> String,
     layers: &[usize],
     hooks: &[String],
-    hook: &str,
+    place: InLayer,
 ) -> Result<(), Fault> {
     bounded(&at("layers"), layers.len(), MAX_MEASURED_LAYERS)?;
     if !layers.is_sorted_by(|a, b| a < b) || layers.last().is_none_or(|layer| *layer >= MAX_ROWS) {
         return fault(at("layers"), "not ascending layers of a model");
     }
     same_length(&at("hooks"), hooks.len(), layers.len())?;
-    for (index, (layer, name)) in layers.iter().zip(hooks).enumerate() {
-        let expected = format!("blocks.{layer}.{hook}");
+    for (index, (&layer, name)) in layers.iter().zip(hooks).enumerate() {
+        let expected = ResidualSite { layer, at: place }.hook_name();
         if *name != expected {
             return fault(at(&format!("hooks[{index}]")), format!("not {expected}"));
         }

@@ -75,8 +75,8 @@ pub struct ModelFigures {
     /// The emergence of cases as earlier versions measured it; it is read and no longer shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergence: Option<Spread>,
-    /// How far sets of zeroed blocks do what their members do alone; `None` in comparisons of
-    /// earlier versions, where it was left out, and where it has no meaning.
+    /// The effects of sets of zeroed blocks against those of their members; `None` in comparisons
+    /// of earlier versions, where it was left out, and where it has no meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spectrum: Option<EmergenceSpectrum>,
     /// In a mixture of experts, the share of a case's effect that acts through routing.

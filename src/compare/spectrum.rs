@@ -25,7 +25,7 @@ const PASSAGES: usize = 12;
 /// The number of passages where sets are drawn.
 const PASSAGES_DRAWN: usize = 4;
 
-/// How far sets of zeroed blocks do what their members do alone.
+/// The effects of sets of zeroed blocks against those of their members.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmergenceSpectrum {
@@ -70,7 +70,7 @@ pub struct Explained {
     /// The share that order 1 explains of the surrogate, minus that of the model; `None` where the
     /// fits fail on the surrogate itself.
     pub beyond_surrogate: Option<Estimate>,
-    /// What follows from it.
+    /// The verdict on these figures.
     pub verdict: Verdict,
 }
 

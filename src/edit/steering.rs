@@ -181,7 +181,7 @@ impl SteeringVector {
     }
 }
 
-/// What is done to the residual stream `x` along a vector `v`.
+/// A change of the residual stream `x` along a vector `v`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SteeringChange {
@@ -207,7 +207,7 @@ pub struct Steering {
     pub site: ResidualSite,
     /// The vector.
     pub vector: SteeringVector,
-    /// What is done along it.
+    /// The change along it.
     pub change: SteeringChange,
 }
 

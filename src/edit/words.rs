@@ -25,7 +25,7 @@ use super::component::Component;
 /// Characters of a word that an error repeats.
 const SHOWN: usize = 60;
 
-/// What a line of words refers to.
+/// Resolves what a line of words refers to.
 pub trait Lookup {
     /// Finds the id of a text that is one token, or says why there is none.
     fn token_id(&self, text: &str) -> Result<u32, String>;

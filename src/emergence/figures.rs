@@ -13,7 +13,7 @@ use crate::edit::Component;
 /// called the sum of its parts: what "enough" leaves over, 100% - 95%.
 const NEGLIGIBLE: f64 = 0.05;
 
-/// Whether the whole is the sum of its parts.
+/// The answer to whether the whole is the sum of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {

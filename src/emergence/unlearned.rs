@@ -1,8 +1,8 @@
-//! What fits have not learned of their order, as a square that the mean square of held-out
-//! residuals is too large by.
+//! The part of their order that fits have not learned: a square by which the mean square of
+//! held-out residuals is too large.
 //!
-//! What held-out predictions leave is the sum of what no polynomial of the order explains and of
-//! the fit's own error. The latter is a polynomial, whose square is the mean over pairs of
+//! Held-out predictions leave the sum of what no polynomial of the order explains and of the
+//! fit's own error. The latter is a polynomial, whose square is the mean over pairs of
 //! independent sets of the products of residuals and of the kernel. The fit of a fold is fixed by
 //! the other folds, so pairs within a fold estimate it without bias. This needs products that are
 //! uncorrelated under the measure: that of all subsets.

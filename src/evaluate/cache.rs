@@ -29,29 +29,23 @@ pub struct CachedForward {
 impl CachedForward {
     /// Puts the first `shared` positions of this forward before another one that continues it.
     /// There are no states in it.
-    pub fn continued(
-        &self,
-        shared: usize,
-        kv: &KvStore,
-        residuals: Residuals,
-    ) -> (KvStore, Residuals) {
-        let before = |all: &[f32], rest: Vec<f32>| {
+    pub fn continued(&self, shared: usize, kv: &KvStore, rest: &Residuals) -> (KvStore, Residuals) {
+        let before = |all: &[f32], rest: &[f32]| {
             let width = all.len() / self.ids.len();
-            [&all[..shared * width], &rest].concat()
+            [&all[..shared * width], rest].concat()
         };
         let layer = |(all, rest): (&LayerCache, &LayerCache)| LayerCache {
-            keys: before(&all.keys, rest.keys.clone()),
-            values: before(&all.values, rest.values.clone()),
+            keys: before(&all.keys, &rest.keys),
+            values: before(&all.values, &rest.values),
             states: BTreeMap::new(),
         };
         let layers = self.kv.layers.iter().zip(&kv.layers).map(layer).collect();
-        let streams = |all: &[Vec<f32>], rest: Vec<Vec<f32>>| {
+        let streams = |all: &[Vec<f32>], rest: &[Vec<f32>]| {
             all.iter().zip(rest).map(|(all, rest)| before(all, rest)).collect()
         };
-        let Residuals { pre, mid } = residuals;
         let residuals = Residuals {
-            pre: streams(&self.residuals.pre, pre),
-            mid: streams(&self.residuals.mid, mid),
+            pre: streams(&self.residuals.pre, &rest.pre),
+            mid: streams(&self.residuals.mid, &rest.mid),
         };
         (KvStore { layers }, residuals)
     }

@@ -253,7 +253,7 @@ impl<'m> ModelEvaluator<'m> {
         // Only plain forwards are continued by other tokens.
         let mut kv = output.kv.unwrap_or_default();
         if let Some((start, shared)) = start.filter(|(_, shared)| *shared > 0) {
-            let (all, streams) = start.continued(shared, &kv, residuals);
+            let (all, streams) = start.continued(shared, &kv, &residuals);
             (kv, residuals) = (Arc::new(all), streams);
         }
         let residuals = Arc::new(residuals);

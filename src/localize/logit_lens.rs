@@ -12,8 +12,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::graph::{Background, Baseline};
-use super::residual_map::{MAX_MEASURED_LAYERS, ResidualMap, ResidualRuns, entered_layers};
+use super::residual_map::{
+    MAX_MEASURED_LAYERS, ResidualMap, ResidualRuns, entered_layers, hook_names,
+};
 use super::symptom::Symptom;
+use crate::edit::InLayer;
 use crate::error::Result;
 use crate::evaluate::ResidualRun;
 
@@ -41,7 +44,7 @@ pub struct LogitLens {
     pub controls: Vec<LensRun>,
 }
 
-/// What one run says after each layer.
+/// The predictions of one run after each layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LensRun {
@@ -117,7 +120,7 @@ pub fn residual_views(
     }
     let lens = read(&runs.clean).zip(read(&runs.corrupted)).map(|(clean, corrupted)| LogitLens {
         position: symptom.position,
-        hooks: layers.iter().map(|layer| format!("blocks.{layer}.hook_resid_post")).collect(),
+        hooks: hook_names(&layers, InLayer::Post),
         layers,
         clean,
         corrupted,

@@ -36,7 +36,7 @@ pub use set::LocalizeOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::{Component, Edit};
-use crate::vocabulary::TokenClass;
+use crate::vocabulary::TokenKind;
 
 /// A token that the edits of a case put in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,11 +46,11 @@ pub struct PutIn {
     pub id: u32,
     /// The token, decoded: a comment.
     pub text: String,
-    /// What it is.
-    pub class: TokenClass,
+    /// Its kind.
+    pub class: TokenKind,
 }
 
-/// What a case is compared with to tell what is specific to it.
+/// The controls that tell what is specific to a case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComparedWith {
@@ -278,7 +278,7 @@ pub struct Localization {
     /// The tokens that the edits put in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<PutIn>,
-    /// What the controls of [`contrasts`](Self::contrasts) are.
+    /// The controls of [`contrasts`](Self::contrasts).
     #[serde(default, skip_serializing_if = "is_default")]
     pub compared_with: ComparedWith,
     /// All mixers and MLPs compared with controls, largest necessity first; empty where there are
@@ -300,8 +300,8 @@ pub struct Localization {
     /// edits have no symptom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual_map: Option<ResidualMap>,
-    /// What the model would say after each layer where it predicts the symptom; `None` where the
-    /// edits have none.
+    /// The predictions that could be read after each layer where the symptom is predicted; `None`
+    /// where the edits have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_lens: Option<LogitLens>,
     /// The explanation, tried in prompts that were not used to find it.

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::runs::source;
 use super::symptom::Symptom;
-use crate::edit::Edit;
+use crate::edit::{Edit, InLayer, ResidualSite};
 use crate::error::Result;
 use crate::evaluate::{ResidualCell, ResidualRun};
 
@@ -59,6 +60,11 @@ pub struct ResidualMap {
     pub necessity: Vec<Vec<f64>>,
 }
 
+/// Returns the names of the hook points at a place of each of these layers.
+pub fn hook_names(layers: &[usize], at: InLayer) -> Vec<String> {
+    layers.iter().map(|&layer| ResidualSite { layer, at }.hook_name()).collect()
+}
+
 /// Returns every k-th of so many layers, from the first on, at most [`MAX_MEASURED_LAYERS`].
 pub fn entered_layers(depth: usize) -> Vec<usize> {
     (0..depth).step_by(depth.div_ceil(MAX_MEASURED_LAYERS).max(1)).collect()
@@ -73,14 +79,6 @@ pub struct ResidualRuns {
 }
 
 impl ResidualRuns {
-    /// Returns the clean position of one in the corrupted run.
-    fn source(symptom: &Symptom, position: usize) -> Option<usize> {
-        let covers =
-            |&&(_, first, len): &&(usize, usize, usize)| (first..first + len).contains(&position);
-        let stretch = symptom.runs.aligned.iter().find(covers);
-        stretch.map(|(clean, first, _)| clean + position - first)
-    }
-
     /// Runs both and keeps the residual stream entering these layers; `None` where the position
     /// that predicts the symptom has no counterpart.
     ///
@@ -88,7 +86,7 @@ impl ResidualRuns {
     /// Errors of the evaluator.
     pub fn new(symptom: &Symptom, layers: &BTreeSet<usize>) -> Result<Option<Self>> {
         let (runs, evaluator) = (&symptom.runs, symptom.runs.evaluator);
-        let Some(last) = Self::source(symptom, symptom.position) else { return Ok(None) };
+        let Some(last) = source(&symptom.runs.aligned, symptom.position) else { return Ok(None) };
         let first = runs.aligned.iter().map(|(clean, ..)| *clean).min().unwrap_or(last);
         let clean = evaluator.residual_run(&runs.clean.trial, first.min(last), last, layers)?;
         let (first, last) = (runs.corrupted.activations.first, symptom.position);
@@ -136,7 +134,7 @@ impl ResidualRuns {
             MapPosition { position, id, text: model.token(id) }
         };
         let map = ResidualMap {
-            hooks: layers.iter().map(|layer| format!("blocks.{layer}.hook_resid_pre")).collect(),
+            hooks: hook_names(&layers, InLayer::Pre),
             positions: positions.iter().map(position).collect(),
             layers,
             necessity,
@@ -154,7 +152,7 @@ impl ResidualRuns {
             .collect();
         let mut ranked: Vec<Ranked> = Vec::new();
         for position in self.corrupted.first..self.corrupted.end {
-            let Some(source) = ResidualRuns::source(symptom, position) else { continue };
+            let Some(source) = source(&symptom.runs.aligned, position) else { continue };
             let change: f64 =
                 layers.iter().map(|layer| self.change(*layer, position, source)).sum();
             let rank = match position == symptom.position {

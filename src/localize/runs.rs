@@ -75,6 +75,12 @@ pub fn aligned(trial: &Trial) -> Vec<Stretch> {
     aligned
 }
 
+/// Returns the position in the first run of the stretches that corresponds to one in the second.
+pub fn source(stretches: &[Stretch], position: usize) -> Option<usize> {
+    let covers = |&&(_, first, len): &&Stretch| (first..first + len).contains(&position);
+    stretches.iter().find(covers).map(|(source, first, _)| source + position - first)
+}
+
 impl<'a, 'm> Runs<'a, 'm> {
     /// Captures the outputs of all components in both runs, from the first position on at which
     /// they can differ; those of the clean one may be known.

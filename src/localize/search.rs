@@ -24,8 +24,8 @@ use crate::rng;
 const FEW_BLOCKS: usize = 32;
 
 /// Finds the components that mediate the difference between a trial and its baseline. With
-/// `controls`, the same edits with other content, those that are specific to the trial are told
-/// from those that mediate any content; none for edits whose controls edit other components.
+/// `controls`, the same edits with other content (or, of lesions, noise in their place), those that
+/// are specific to the trial are told from those that mediate any content.
 /// `elsewhere` are the same edits in other prompts, in which what is found is tried.
 ///
 /// # Errors

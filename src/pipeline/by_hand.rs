@@ -26,7 +26,7 @@ pub struct Judgement {
     pub seed: u64,
 }
 
-/// What an edit refers to: tokens of a model, vectors in files.
+/// Resolves what an edit refers to: tokens of a model, vectors in files.
 struct OfModel<'a>(&'a Model);
 
 impl Lookup for OfModel<'_> {

@@ -95,7 +95,7 @@ fn put_in(model: &Model, vocabulary: &Vocabulary, trial: &Trial) -> Vec<PutIn> {
     for edit in trial.edits.iter().filter(|edit| edit.is_token_edit()) {
         for id in edit.token_ids() {
             if tokens.iter().all(|token| token.id != id) {
-                let (text, class) = (model.token(id), vocabulary.class(id));
+                let (text, class) = (model.token(id), vocabulary.kind(id));
                 tokens.push(PutIn { id, text, class });
             }
         }

@@ -6,7 +6,7 @@ use crate::localize::{
     PutIn, Role,
 };
 use crate::text::plural;
-use crate::vocabulary::TokenClass;
+use crate::vocabulary::{TokenForm, TokenKind};
 
 /// Tokens that are named in a sentence.
 const MOST_TOKENS: usize = 4;
@@ -53,14 +53,14 @@ fn symptom(found: &Localization) -> Option<String> {
 /// Names a token that the edits put in, and its class.
 fn token(token: &PutIn) -> String {
     let class = match token.class {
-        TokenClass::Special => "a control token",
-        TokenClass::Anomalous => "which looks hardly trained",
-        TokenClass::Word => "a word",
-        TokenClass::Fragment => "part of a word",
-        TokenClass::Number => "a number",
-        TokenClass::Punctuation => "punctuation",
-        TokenClass::Space => "white space",
-        TokenClass::Other => "no plain text",
+        TokenKind::Special => "a control token",
+        TokenKind::Anomalous => "which looks hardly trained",
+        TokenKind::Form(TokenForm::Word) => "a word",
+        TokenKind::Form(TokenForm::Fragment) => "part of a word",
+        TokenKind::Form(TokenForm::Number) => "a number",
+        TokenKind::Form(TokenForm::Punctuation) => "punctuation",
+        TokenKind::Form(TokenForm::Space) => "white space",
+        TokenKind::Form(TokenForm::Other) => "no plain text",
     };
     format!("{} ({class})", quoted(&token.text))
 }

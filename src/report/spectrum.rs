@@ -5,7 +5,7 @@ use super::format::count;
 use crate::compare::{EmergenceSpectrum, Explained, ScaleSpectrum};
 use crate::emergence::{Estimate, Verdict};
 
-/// What stands for a figure that is not there.
+/// Stands for a figure that is not there.
 const NONE: &str = "–";
 
 /// The spectrum in one of the scales.
@@ -15,7 +15,7 @@ type Scaled = fn(&EmergenceSpectrum) -> &ScaleSpectrum;
 pub struct Figure {
     /// The name.
     pub name: String,
-    /// What it means.
+    /// Its meaning.
     pub meaning: &'static str,
     /// Returns the text of a model's cell.
     pub cell: Box<dyn Fn(&EmergenceSpectrum) -> String>,

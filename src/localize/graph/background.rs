@@ -6,7 +6,7 @@ use super::Baseline;
 use crate::edit::{Component, Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Activations, Evaluator as _, Request, block_of};
-use crate::localize::runs::{Stretch, first_different};
+use crate::localize::runs::{Stretch, first_different, source};
 use crate::localize::symptom::{LEAST_NATS, Symptom, last};
 
 /// The number of controls that are averaged over.
@@ -98,8 +98,7 @@ impl Background {
 
     /// Returns the position in the background's runs of one in the corrupted run.
     pub fn source(&self, position: usize) -> Option<usize> {
-        let covers = |&&(_, first, len): &&Stretch| (first..first + len).contains(&position);
-        self.stretches.iter().find(covers).map(|(source, first, _)| source + position - first)
+        source(&self.stretches, position)
     }
 }
 
