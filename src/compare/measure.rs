@@ -9,6 +9,7 @@ use crate::campaign::{CampaignConfig, Event, Sink, StopSignal, Summary, run, set
 use crate::case::Case;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, REFERENCE_TEXT, Request};
+use crate::localize::{Contrast, Role};
 use crate::model::Model;
 use crate::oracle::OracleKind;
 use crate::pipeline::ModelExplainer;
@@ -161,15 +162,18 @@ pub fn measure(
         not_applicable.push("glitch tokens (ordinary ones cannot be repeated)".into());
     }
     let glitches = tokens.rows.iter().filter(|row| row.verdict == TokenVerdict::Glitch).count();
-    let implications =
+    let localizations =
         || runs.iter().flat_map(|(_, cases)| cases).filter_map(|case| case.localization.as_ref());
-    let localized = implications().filter(|i| !i.set.is_empty()).count();
-    let needed: Vec<f64> =
-        implications().filter_map(|i| i.components_for_80_percent).map(|n| n as f64).collect();
-    let joint: Vec<f64> = implications()
+    let compared = localizations().filter(|i| !i.contrasts.is_empty()).count();
+    let is_specific = |contrast: &Contrast| contrast.role == Role::Specific;
+    let specific = localizations().filter(|i| i.contrasts.iter().any(is_specific)).count();
+    let with_symptom = localizations().filter(|i| i.symptom.is_some()).count();
+    let faithful = localizations().filter_map(|i| i.graph.as_ref()).filter(|g| g.is_faithful());
+    let places: Vec<f64> = faithful.map(|graph| graph.nodes.len() as f64).collect();
+    let joint: Vec<f64> = localizations()
         .filter_map(|i| i.interactions.as_ref()?.sufficient.first().map(|single| 1.0 - single))
         .collect();
-    let routing: Vec<f64> = implications().filter_map(|i| i.routing).collect();
+    let routing: Vec<f64> = localizations().filter_map(|i| i.routing).collect();
     let sum =
         |count: fn(&Summary) -> u64| runs.iter().map(|(summary, _)| count(summary)).sum::<u64>();
     Ok(ModelFigures {
@@ -184,8 +188,11 @@ pub fn measure(
         all_findings: per_thousand(None),
         controls_flagged: Share::new(sum(|s| s.controls_flagged), sum(|s| s.controls)),
         glitch_tokens: echo_works.then(|| Share::new(glitches as u64, tokens.tested as u64)),
-        diffuse: Share::new((localized - needed.len()) as u64, localized as u64),
-        concentration: Spread::new(&needed),
+        with_specific: Some(Share::new(specific as u64, compared as u64)),
+        graph_places: Some(Spread::new(&places)),
+        without_graph: Some(Share::new((with_symptom - places.len()) as u64, with_symptom as u64)),
+        concentration: None,
+        diffuse: None,
         joint: Some(Spread::new(&joint)),
         emergence: None,
         spectrum,

@@ -59,12 +59,27 @@ pub struct ModelFigures {
     /// The share of the tested tokens that the model cannot repeat; `None` if it cannot repeat
     /// ordinary ones.
     pub glitch_tokens: Option<Share>,
-    /// The number of strongest named components that together remove 80% of a case's effect when
-    /// they are patched clean, over all cases with a named set. Where a case was compared with
-    /// controls, only what is specific to it is named.
-    pub concentration: Spread,
-    /// The share of those cases whose named components together remove less.
-    pub diffuse: Share,
+    /// The share of the cases compared with controls in which some component is specific
+    /// ([`Role::Specific`](crate::localize::Role)). `None` in comparisons of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_specific: Option<Share>,
+    /// The number of places of a case's graph, over the cases with a faithful one
+    /// ([`Graph::is_faithful`](crate::localize::Graph::is_faithful)). `None` in comparisons of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_places: Option<Spread>,
+    /// The share of the cases with a symptom that have no faithful graph. `None` in comparisons of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_graph: Option<Share>,
+    /// The number of named components for 80% of a case's effect, in comparisons of earlier
+    /// versions; it is read and no longer shown, because only what is specific is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concentration: Option<Spread>,
+    /// The share of cases whose named components do less, in comparisons of earlier versions; it is
+    /// read and no longer shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diffuse: Option<Share>,
     /// The share of the absolute Harsanyi dividends of a case's strongest components that pairs and
     /// larger sets of them have
     /// ([`Interactions::sufficient`](crate::localize::Interactions::sufficient)).
@@ -245,6 +260,7 @@ mod tests {
         };
         let model = read(&all).unwrap().models.remove(0);
         assert!(model.spectrum.is_none() && model.joint.is_none() && model.emergence.is_some());
+        assert!(model.graph_places.is_none() && model.diffuse.is_some());
         all["models"][0]["spectra"] = nothing;
         let error = read(&all).unwrap_err().to_string();
         assert!(error.contains("spectra"), "{error}");

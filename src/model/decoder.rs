@@ -103,13 +103,22 @@ impl Model {
                 let h = normalised(mode, &x, layer.attention_norm.as_ref())?;
                 let mixed = match &layer.mixer {
                     MixerWeights::Attention(attention) => {
-                        let attended =
-                            attention.forward(&pass, i, &h, ropes[i].as_deref(), packed)?;
-                        if forward.keep_kv {
-                            cache.keys = mode.values(&attended.keys)?;
-                            cache.values = mode.values(&attended.values)?;
+                        let rope = ropes[i].as_deref();
+                        let of_live = match forward.keep_kv {
+                            true => None,
+                            false => pass.attention_of_live_rows(i, attention, &h, rope, packed)?,
+                        };
+                        match of_live {
+                            Some(out) => out,
+                            None => {
+                                let attended = attention.forward(&pass, i, &h, rope, packed)?;
+                                if forward.keep_kv {
+                                    cache.keys = mode.values(&attended.keys)?;
+                                    cache.values = mode.values(&attended.values)?;
+                                }
+                                attended.out
+                            }
                         }
-                        attended.out
                     }
                     MixerWeights::Ssm(mamba) => {
                         let rows = RecurrentRows::new(packed, i, &keep)?;
@@ -153,7 +162,7 @@ impl Model {
             if let Some(mlp) = &layer.mlp {
                 let h = normalised(mode, &x, layer.mlp_norm.as_ref())?;
                 let added = match mlp {
-                    Mlp::Dense(dense) => dense.forward(&pass, i, &h)?,
+                    Mlp::Dense(dense) => pass.dense(i, dense, &h, spans[joined - 1].tokens.end)?,
                     Mlp::Sparse(sparse) => sparse.forward(&pass, i, &h)?,
                     Mlp::ChannelMix(channel_mix) => {
                         let packed = PackedRows { rows: &rows[..joined], spans: &spans[..joined] };

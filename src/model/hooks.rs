@@ -137,11 +137,11 @@ impl Hooks {
         self.blocks.entry((layer, site)).or_default().push(block);
     }
 
-    /// Returns, for each token, whether the output of a layer's MLP is replaced in full, so that it
-    /// need not be computed; shorter than the batch where the remaining tokens are not idle.
-    pub fn idle(&self, layer: usize, d_model: usize) -> Vec<bool> {
-        let sites = [Site::MlpOut, Site::ResidPost].into_iter();
-        let blocks = sites.filter_map(|site| self.blocks.get(&(layer, site))).flatten();
+    /// Returns, for each token, whether what is at one of these sites of a layer, `[tokens,
+    /// d_model]`, is replaced in full, so that it need not be computed; shorter than the batch where
+    /// the remaining tokens are not idle.
+    pub fn idle(&self, layer: usize, sites: &[Site], d_model: usize) -> Vec<bool> {
+        let blocks = sites.iter().filter_map(|site| self.blocks.get(&(layer, *site))).flatten();
         let blocks: Vec<&Block> =
             blocks.filter(|b| b.replaces() && b.columns.len() == d_model).collect();
         let mut idle = vec![false; blocks.iter().map(|b| b.tokens.end).max().unwrap_or(0)];

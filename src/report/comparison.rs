@@ -93,14 +93,21 @@ fn rows(all: &Comparison) -> Vec<Row> {
         m.glitch_tokens.as_ref().map_or_else(none, share)
     }));
     rows.push(row(
-        "components for 80%",
-        "of those named for a case (specific to it, where it has controls), the strongest that \
-        together remove 80% of its effect",
-        &|m| of_cases(&m.concentration),
+        "something specific",
+        "cases compared with controls in which some component mediates more than in any of them",
+        &|m| m.with_specific.as_ref().map_or_else(none, share),
     ));
-    rows.push(row("less than 80%", "cases whose named components together remove less", &|m| {
-        share(&m.diffuse)
-    }));
+    rows.push(row(
+        "places of a graph",
+        "components at single positions that make most of a case's effect when they are alone, \
+        where a small graph does",
+        &|m| m.graph_places.as_ref().map_or_else(none, of_cases),
+    ));
+    rows.push(row(
+        "no small graph",
+        "cases of which no graph of at most 12 places makes 80%",
+        &|m| m.without_graph.as_ref().map_or_else(none, share),
+    ));
     rows.push(row(
         "in sets of components",
         "share of what a case's strongest components do that they do only in pairs and larger sets",
@@ -252,8 +259,11 @@ mod tests {
             all_findings: Estimate::new(vec![3.0, 4.0, 5.0]),
             controls_flagged: Share::new(1, 400),
             glitch_tokens: None,
-            concentration: Spread::new(&[1.0, 2.0, 3.0]),
-            diffuse: Share::new(2, 9),
+            with_specific: Some(Share::new(3, 9)),
+            graph_places: Some(Spread::new(&[1.0, 2.0, 3.0])),
+            without_graph: Some(Share::new(2, 9)),
+            concentration: None,
+            diffuse: None,
             joint: Some(Spread::new(&[])),
             emergence: None,
             spectrum: Some(spectrum::tests::sample()),
@@ -293,7 +303,7 @@ mod tests {
         let page = page(&all);
         assert!(!page.contains("<script>") && !page.contains('\u{1b}'), "escaped");
         for text in [
-            "components for 80%",
+            "places of a graph",
             "does not apply",
             "routing collapse",
             "harmful: states",

@@ -28,9 +28,11 @@ pub fn sentences(found: &Localization) -> Vec<String> {
     all.into_iter().flatten().collect()
 }
 
-/// Explains a case in short: the path, and what is specific to it. Unescaped.
+/// Explains a case in short: in how many new prompts this holds, what the case makes the model say,
+/// the path, and what is specific to it. Unescaped.
 pub fn brief(found: &Localization) -> Vec<String> {
-    [generalizes(found), path(found), specific(found)].into_iter().flatten().collect()
+    let all = [generalizes(found), symptom(found), path(found), specific(found)];
+    all.into_iter().flatten().collect()
 }
 
 /// Says what the edits make the model say.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::kernels::elementwise::Convolution;
 use super::kernels::{AttentionRow, AttentionShape, Rope};
 use super::scan::{Recurrence, RowStart};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::{Activation, Config, Experts};
 use crate::model::hooks::{Block, Site, WeightEdit};
 use crate::model::layers::{Dense, Sparse};
@@ -32,6 +32,15 @@ pub trait Numerics {
     fn values(&self, x: &Self::Array) -> Result<Vec<f32>>;
     /// Appends the tokens of `more`.
     fn append(&self, x: Self::Array, more: Self::Array) -> Result<Self::Array>;
+    /// Returns these tokens of `x`, ascending; `None` if the mode computes all tokens, whatever is
+    /// read of them.
+    fn gather(&self, _x: &Self::Array, _tokens: &[usize]) -> Option<Self::Array> {
+        None
+    }
+    /// Returns `all` tokens of which these, ascending, are `x`, and the others zeros.
+    fn scatter(&self, _x: &Self::Array, _tokens: &[usize], _all: usize) -> Result<Self::Array> {
+        Err(Error::internal("a numeric mode that leaves out no tokens"))
+    }
     /// Returns `x + y`.
     fn add(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array>;
     /// Normalises each vector of the norm's width by itself: a token, or one of its heads.

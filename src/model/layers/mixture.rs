@@ -81,8 +81,10 @@ impl Sparse {
         let logits = pass.at(layer, Site::RouterLogits, mode.linear(x, &self.router)?)?;
         let mut kept = pass.captures(layer, Site::Experts).then(Vec::new);
         // What is captured is wanted of every token.
-        let idle =
-            if kept.is_some() { Vec::new() } else { pass.hooks.idle(layer, config.hidden_size) };
+        let idle = match kept {
+            Some(_) => Vec::new(),
+            None => pass.hooks.idle(layer, &[Site::MlpOut, Site::ResidPost], config.hidden_size),
+        };
         let mixture = Mixture { sparse: self, experts, activation: config.activation, idle: &idle };
         let out =
             mode.mixture(x, &logits, mixture, pass.blocks(layer, Site::Experts), kept.as_mut())?;

@@ -3,6 +3,7 @@
 
 mod attention;
 mod latent;
+mod live;
 mod mamba;
 mod mixture;
 mod mlp;

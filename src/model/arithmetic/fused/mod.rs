@@ -53,6 +53,21 @@ impl Numerics for Fused {
         Ok(x)
     }
 
+    fn gather(&self, x: &Buffer, tokens: &[usize]) -> Option<Buffer> {
+        let mut kept = Buffer::taken(tokens.len(), x.width);
+        let rows = kept.data.chunks_exact_mut(x.width).zip(tokens);
+        rows.for_each(|(row, token)| row.copy_from_slice(&x.data[token * x.width..][..x.width]));
+        Some(kept)
+    }
+
+    fn scatter(&self, x: &Buffer, tokens: &[usize], all: usize) -> Result<Buffer> {
+        let mut y = Buffer::taken(all, x.width);
+        y.data.fill(0.0);
+        let rows = x.data.chunks_exact(x.width).zip(tokens);
+        rows.for_each(|(row, token)| y.data[token * x.width..][..x.width].copy_from_slice(row));
+        Ok(y)
+    }
+
     fn add(&self, mut x: Buffer, y: &Buffer) -> Result<Buffer> {
         elementwise::add(&mut x.data, &y.data);
         Ok(x)
