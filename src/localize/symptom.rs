@@ -94,8 +94,9 @@ impl<'a, 'm> Symptoms<'a, 'm> {
             Edit::Insert { position, .. } => *position <= end,
             other => other.position().is_none_or(|position| position < end),
         };
-        let continuation = [&trial.continuation[..at.min(trial.continuation.len())], &[token]];
-        let shown = Trial::new(trial.base.clone(), continuation.concat())
+        // All but the token is prompt, so that nothing else is read.
+        let said = &trial.continuation[..at.min(trial.continuation.len())];
+        let shown = Trial::new([&trial.base[..], said].concat(), [token])
             .with_edits(trial.edits.iter().filter(kept).cloned().collect());
         if !comparable(&shown) {
             return Ok(None);
@@ -111,7 +112,7 @@ impl<'a, 'm> Symptoms<'a, 'm> {
         self.clean = Some((ids, runs.clean.activations.clone()));
         // The position that the token is read at corresponds to itself, though it may hold another
         // token: one inserted at the end of the prompt, or what a deletion leaves there.
-        let position = shown.layout().prompt_len - 1 + at;
+        let position = shown.layout().prompt_len - 1;
         align(&mut runs.aligned, end - 1, position);
         Ok(Some(Symptom { runs, token, position, corrupted, effect, calls: 4 }))
     }

@@ -23,11 +23,12 @@ pub fn graph(
 ) -> Result<(Option<Graph>, u64)> {
     // By heads first. Where these are too many for a small graph, by whole mixers.
     let mut search = Search::new(symptom, background, effects, Mixers::Heads, options);
-    let (mut places, mut faithfulness) = search.smallest()?;
+    let gradients = search.gradients()?;
+    let (mut places, mut faithfulness) = search.smallest(gradients.as_ref())?;
     let has_heads = places.iter().any(|(component, _)| matches!(component, Component::Head { .. }));
     if has_heads && faithfulness < GOAL {
         let mut whole = Search::new(symptom, background, effects, Mixers::Whole, options);
-        let (others, more) = whole.smallest()?;
+        let (others, more) = whole.smallest(gradients.as_ref())?;
         let calls = search.calls + whole.calls;
         if more > faithfulness {
             (search, places, faithfulness) = (whole, others, more);

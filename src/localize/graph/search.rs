@@ -8,7 +8,7 @@ use super::background::{Background, BackgroundRun};
 use super::{GOAL, MAX_NODES, Place, Places};
 use crate::edit::Component;
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator as _, PATCH_VALUES, Patch, Request, place};
+use crate::evaluate::{Activations, Evaluator as _, PATCH_VALUES, Patch, Request, place};
 use crate::localize::Effect;
 use crate::localize::set::LocalizeOptions;
 use crate::localize::symptom::{Symptom, last};
@@ -100,26 +100,34 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
         })
     }
 
-    /// Attributes the symptom to all places: by how much, to first order, the difference of each
-    /// from the background makes it, nats.
-    fn attributions(&mut self) -> Result<Vec<(f64, Place)>> {
+    /// Takes the gradients of the symptom at the outputs of all places, by heads and by whole
+    /// mixers; `None` without a background.
+    ///
+    /// # Errors
+    /// Errors of the evaluator.
+    pub fn gradients(&mut self) -> Result<Option<Activations>> {
         let evaluator = self.symptom.runs.evaluator;
         let config = &evaluator.model.config;
-        let sites: BTreeSet<(usize, Site)> = self
-            .units
-            .iter()
-            .flat_map(|(mixers, mlp)| mixers.iter().chain(mlp))
-            .filter_map(|component| place(component, config))
-            .map(|(layer, site, _)| (layer, site))
-            .collect();
-        let Some(run) = self.background.runs.first() else { return Ok(Vec::new()) };
+        let whole = (0..config.num_hidden_layers).map(|layer| config.mixer(layer));
+        let units = self.units.iter().flat_map(|(mixers, mlp)| mixers.iter().chain(mlp));
+        let places = units.copied().chain(whole).filter_map(|c| place(&c, config));
+        let sites: BTreeSet<(usize, Site)> = places.map(|(layer, site, _)| (layer, site)).collect();
+        let Some(run) = self.background.runs.first() else { return Ok(None) };
         let corrupted = &self.symptom.runs.corrupted;
         // Where the lengths differ there is nothing between the two runs.
         let ids = corrupted.trial.layout().ids;
         let other = run.trial.layout().ids;
         let from = if other.len() == ids.len() { other } else { ids };
-        let gradients = evaluator.integrated_gradients(&corrupted.trial, &from, &sites)?;
         self.calls += 5;
+        evaluator.integrated_gradients(&corrupted.trial, &from, &sites).map(Some)
+    }
+
+    /// Attributes the symptom to all places: by how much, to first order, the difference of each
+    /// from the background makes it, nats.
+    fn attributions(&self, gradients: &Activations) -> Vec<(f64, Place)> {
+        let config = &self.symptom.runs.evaluator.model.config;
+        let Some(run) = self.background.runs.first() else { return Vec::new() };
+        let corrupted = &self.symptom.runs.corrupted;
         let toward = self.symptom.effect.signum();
         let mut scored: Vec<(f64, Place)> = Vec::new();
         for (mixers, mlp) in &self.units {
@@ -140,15 +148,15 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
                 }
             }
         }
-        Ok(scored)
+        scored
     }
 
     /// Ranks the places in two ways, each of which finds what the other misses: by attribution, and
     /// by the exact effect of the whole component, of which each place has the share that it has of
     /// the component's attributions. A gradient is wrong where something saturates; the effect of a
     /// component is not, but says nothing of positions.
-    fn rankings(&mut self) -> Result<[Vec<Place>; 2]> {
-        let attributed = self.attributions()?;
+    fn rankings(&self, gradients: &Activations) -> [Vec<Place>; 2] {
+        let attributed = self.attributions(gradients);
         let mut sums: BTreeMap<Component, f64> = BTreeMap::new();
         for (score, (component, _)) in &attributed {
             *sums.entry(*component).or_default() += score.abs();
@@ -162,17 +170,18 @@ impl<'s, 'a, 'm> Search<'s, 'a, 'm> {
             let strength = strengths.get(&place.0).copied().unwrap_or(0.0);
             (strength * score.abs() / sums[&place.0].max(f64::MIN_POSITIVE), *place)
         });
-        Ok([exact.collect(), attributed.clone()].map(ranked))
+        [exact.collect(), attributed.clone()].map(ranked)
     }
 
     /// Finds a small graph whose faithfulness reaches the goal or, if none does, is nearly the best
     /// one's. Returns its places, in the order in which they are computed, and its faithfulness.
+    /// `gradients` are those of [`gradients`](Self::gradients).
     ///
     /// # Errors
     /// Errors of the evaluator.
-    pub fn smallest(&mut self) -> Result<(Vec<Place>, f64)> {
+    pub fn smallest(&mut self, gradients: Option<&Activations>) -> Result<(Vec<Place>, f64)> {
         let mut graphs: Vec<Places> = Vec::new();
-        for ranked in self.rankings()? {
+        for ranked in gradients.map(|gradients| self.rankings(gradients)).into_iter().flatten() {
             let sizes = SIZES.into_iter().filter(|size| *size <= ranked.len());
             graphs.extend(sizes.map(|size| ranked[..size].iter().copied().collect()));
         }
