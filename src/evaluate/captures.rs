@@ -9,8 +9,9 @@ use super::batching::forwards;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
 use super::observation::Patch;
-use crate::edit::Trial;
+use crate::edit::{Layout, Trial};
 use crate::error::{Error, Result};
+use crate::model::batch::Row;
 use crate::model::hooks::{Block, Change, Site};
 use crate::model::{Forward, Read, Readout};
 
@@ -39,43 +40,61 @@ pub struct Variant {
 /// A place in a run: layer, site, columns of it, positions.
 pub type At = (usize, Site, Range<usize>, Range<usize>);
 
+/// Variants of one trial, each with its place.
+pub type Variants<'t> = (&'t Trial, Vec<(Variant, At)>);
+
 impl ModelEvaluator<'_> {
     /// Runs each variant of a trial and returns what is at its place, `[positions, columns]` each.
     ///
     /// # Errors
-    /// [`Error::Request`] for ids, patches, shifts or places that the model or the trial does not
+    /// As [`capture_all`](Self::capture_all).
+    pub fn capture(&self, trial: &Trial, variants: Vec<(Variant, At)>) -> Result<Vec<Vec<f32>>> {
+        self.capture_all(&[(trial, variants)])
+    }
+
+    /// Runs each variant of each trial and returns what is at its place, `[positions, columns]`
+    /// each, in this order.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for ids, patches, shifts or places that the model or a trial does not
     /// have.
-    pub fn capture(&self, trial: &Trial, variants: &[(Variant, At)]) -> Result<Vec<Vec<f32>>> {
-        let (layout, config) = (trial.layout(), &self.model.config);
-        let len = layout.ids.len();
-        self.model.check_ids(&layout.ids)?;
-        let mut values = Vec::with_capacity(variants.len());
-        // What no variant changes or reads comes from a cached forward.
-        let touched = variants.iter().flat_map(|(variant, (.., positions))| {
-            let shifts = variant.shifts.iter().map(|shift| shift.position);
-            shifts.chain(variant.patches.iter().map(|patch| patch.first)).chain([positions.start])
-        });
-        let row =
-            self.row_from(&layout.ids, touched.chain([trial.first_edited()]).min().unwrap_or(0))?;
-        let first = row.prefix_len();
-        for chunk in forwards(variants, |_| len - first) {
-            let mut forward = Forward { rows: vec![row.clone(); chunk.len()], ..<_>::default() };
+    pub fn capture_all(&self, trials: &[Variants]) -> Result<Vec<Vec<f32>>> {
+        let (config, d) = (&self.model.config, self.model.config.hidden_size);
+        let layouts: Vec<Layout> = trials.iter().map(|(trial, _)| trial.layout()).collect();
+        let mut rows: Vec<(&Trial, &Layout, Row, &(Variant, At))> = Vec::new();
+        for ((trial, variants), layout) in trials.iter().zip(&layouts) {
+            self.model.check_ids(&layout.ids)?;
+            // What no variant changes or reads comes from a cached forward.
+            let touched = variants.iter().flat_map(|(variant, (.., positions))| {
+                let shifts = variant.shifts.iter().map(|shift| shift.position);
+                shifts.chain(variant.patches.iter().map(|p| p.first)).chain([positions.start])
+            });
+            let edited = (!trial.edits.is_empty()).then(|| trial.first_edited());
+            let first = touched.chain(edited).min().unwrap_or(0);
+            let row = self.row_from(&layout.ids, first)?;
+            rows.extend(variants.iter().map(|variant| (*trial, layout, row.clone(), variant)));
+        }
+        let mut values = Vec::with_capacity(rows.len());
+        for chunk in forwards(rows, |(_, _, row, _)| row.ids.len()) {
+            let rows = chunk.iter().map(|(_, _, row, _)| row.clone()).collect();
+            let mut forward = Forward { rows, ..Forward::default() };
             let offsets = forward.offsets();
-            for ((variant, (layer, site, columns, positions)), tokens) in
+            for ((trial, layout, row, (variant, at)), tokens) in
                 chunk.iter().zip(offsets.windows(2))
             {
+                let (first, len) = (row.prefix_len(), layout.ids.len());
+                let (layer, site, columns, positions) = at;
                 let place = Place { tokens: tokens[0]..tokens[1], position: first, layer: 0 };
-                let (layout, hooks) = (&layout, &mut forward.hooks);
+                let hooks = &mut forward.hooks;
                 Lowering { baselines: self, trial, layout, place, hooks }.run(&variant.patches)?;
                 for shift in &variant.shifts {
-                    if shift.position >= len || shift.values.len() != config.hidden_size {
+                    if shift.position >= len || shift.values.len() != d {
                         return Err(Error::request("a change of a position that the run lacks"));
                     }
                     let token = tokens[0] + shift.position - first;
                     let change =
                         Change::Affine { scale: 1.0, shift: Some(shift.values.clone().into()) };
-                    let columns = 0..config.hidden_size;
-                    let block = Block { tokens: token..token + 1, columns, change };
+                    let block = Block { tokens: token..token + 1, columns: 0..d, change };
                     forward.hooks.push(shift.layer, shift.site, block);
                 }
                 if *layer >= config.num_hidden_layers
@@ -88,17 +107,17 @@ impl ModelEvaluator<'_> {
                 forward.layers = forward.layers.max(Some(layer + 1));
             }
             let captured = self.forward(&forward)?.captured;
-            for ((_, (layer, site, columns, positions)), tokens) in
+            for ((_, _, row, (_, (layer, site, columns, positions))), tokens) in
                 chunk.iter().zip(offsets.windows(2))
             {
                 let width = width(*layer, *site, config);
                 let all = captured
                     .get(&(*layer, *site))
                     .ok_or_else(|| Error::internal("a place that was not captured"))?;
-                let row = |position: usize| {
-                    &all[(tokens[0] + position - first) * width..][columns.clone()]
+                let at = |position: usize| {
+                    &all[(tokens[0] + position - row.prefix_len()) * width..][columns.clone()]
                 };
-                values.push(positions.clone().flat_map(row).copied().collect());
+                values.push(positions.clone().flat_map(at).copied().collect());
             }
         }
         Ok(values)

@@ -7,20 +7,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rand::Rng as _;
 
-use super::activations::{Activations, COMPONENT_SITES, Means, width};
+use super::activations::Means;
 use super::cache::{CachedForward, ForwardCache};
 use super::lower::{Baselines, Lowering, Place, Routing};
+use super::plan::Plan;
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::model::batch::{Residuals, Row};
 use crate::model::hooks::Site;
 use crate::model::{Forward, Model, Pooled};
 use crate::rng;
-
-/// The largest number of values that [`ModelEvaluator::activations`] keeps of the experts' outputs,
-/// and of the recurrent states (256 MB each). Where there would be more, these components can be
-/// neither patched nor mean-ablated.
-const LARGE_SITE_VALUES: usize = 64 << 20;
 
 /// The plain English text over which mean ablation takes its means.
 pub const REFERENCE_TEXT: &str = include_str!("../../corpus/seeds/reference.txt");
@@ -86,52 +82,6 @@ impl<'m> ModelEvaluator<'m> {
         Ok(self.means.get_or_init(|| Arc::new(Means::new(&run, skip, &self.model.config))).clone())
     }
 
-    /// Captures the outputs of all components at every position of a trial, with its edits and
-    /// then `patches` applied.
-    ///
-    /// # Errors
-    /// [`Error::Request`](crate::Error::Request) for ids, components or patches that do not fit the
-    /// model or the trial.
-    pub fn activations(&self, trial: &Trial, patches: &[super::Patch]) -> Result<Activations> {
-        self.activations_from(trial, patches, 0)
-    }
-
-    /// Captures the same from the position `first` on. Nothing before it may be edited or patched:
-    /// it comes from a cached forward.
-    ///
-    /// # Errors
-    /// As [`activations`](Self::activations); [`Error::Request`](crate::Error::Request) for a
-    /// position that the trial does not have.
-    pub fn activations_from(
-        &self,
-        trial: &Trial,
-        patches: &[super::Patch],
-        first: usize,
-    ) -> Result<Activations> {
-        let layout = trial.layout();
-        self.model.check_ids(&layout.ids)?;
-        let row = self.row_from(&layout.ids, first)?;
-        let first = row.prefix_len();
-        let mut forward = Forward { rows: vec![row], ..Forward::default() };
-        let place = Place { tokens: 0..layout.ids.len() - first, position: first, layer: 0 };
-        Lowering { baselines: self, trial, layout: &layout, place, hooks: &mut forward.hooks }
-            .run(patches)?;
-        let config = &self.model.config;
-        let all = |site: Site| (0..config.num_hidden_layers).map(move |layer| (layer, site));
-        let values = |site: Site| {
-            layout.ids.len()
-                * all(site).map(|(layer, site)| width(layer, site, config)).sum::<usize>()
-        };
-        let fits = |site: &Site| {
-            !matches!(site, Site::Experts | Site::State) || values(*site) <= LARGE_SITE_VALUES
-        };
-        let sites = COMPONENT_SITES.into_iter().filter(fits);
-        forward.hooks.capture =
-            sites.flat_map(all).filter(|(layer, site)| width(*layer, *site, config) > 0).collect();
-        let output = self.forward(&forward)?;
-        Ok(Activations { first, positions: layout.ids.len(), sites: output.captured })
-    }
-
     /// Returns a row that continues the first `first` tokens of a sequence, which come from a plain
     /// cached forward.
     pub(super) fn row_from(&self, ids: &[u32], first: usize) -> Result<Row> {
@@ -139,10 +89,33 @@ impl<'m> ModelEvaluator<'m> {
             return Err(Error::request(format!("position {first} of {} tokens", ids.len())));
         }
         let mut row = Row::new(&ids[first..]);
-        if first > 0 {
-            row.prefix = self.cached_forward(&ids[..first], &[])?.prefix(first);
+        if first == 0 {
+            return Ok(row);
         }
+        // Any forward that begins like it will do, unless states are kept at few positions only.
+        let start = match self.model.config.is_recurrent() {
+            true => None,
+            false => lock(&self.forwards).longest_start(&ids[..first]),
+        };
+        row.prefix = match start.filter(|(_, shared)| *shared == first) {
+            Some((start, _)) => start.prefix(first),
+            None => self.cached_forward(&ids[..first], &[])?.prefix(first),
+        };
         Ok(row)
+    }
+
+    /// Returns the row of a plan that starts from no forward of its own: it continues any that begins
+    /// like it.
+    pub(super) fn lone_row(&self, plan: &Plan) -> Row {
+        let plain = &plan.layout.ids[..plan.plain];
+        let known = match self.model.config.is_recurrent() {
+            true => None,
+            false => lock(&self.forwards).longest_start(plain),
+        };
+        match known.filter(|(_, shared)| *shared > 0) {
+            Some((cached, shared)) => plan.row_after(&cached, shared),
+            None => plan.row(None, &self.model.config),
+        }
     }
 
     /// Returns the router logits of a trial without edits; the last few trials are remembered.

@@ -3,7 +3,7 @@
 //!
 //! A request names a trial and what to measure on it; an observation holds the measurements.
 //! `plan.rs` decides what need not be computed again, `lower.rs` turns edits into hooks, `rows.rs`
-//! runs many rows in one forward, and `engine.rs` keeps what later requests can start from.
+//! runs many rows in one forward, `runs.rs` keeps what all components output, and `engine.rs` keeps what later requests can start from.
 
 mod activations;
 mod batching;
@@ -25,11 +25,12 @@ mod reach;
 mod residual_patching;
 mod residual_run;
 mod rows;
+mod runs;
 
 pub use activations::{Activations, Means, hook_name, place};
 pub use batching::PATCH_VALUES;
 pub use block_outputs::{BlockOutputs, block_of};
-pub use captures::{At, Shift, Variant};
+pub use captures::{At, Shift, Variant, Variants};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};
 pub use halving::{Expected, SuccessiveHalving};
 pub use observation::{LayerRouting, Observation, Patch, Request};

@@ -13,7 +13,7 @@ use super::lower::{Lowering, Place};
 use super::plan::{Plan, check};
 use super::rows::Job;
 use super::{Evaluator, Observation, Request};
-use crate::edit::Trial;
+use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::model::batch::{Row, Segment};
 use crate::model::hooks::Hooks;
@@ -90,22 +90,34 @@ impl ModelEvaluator<'_> {
     /// at least two plans start from it, and used if it is cached already; one with lesions is
     /// computed if it saves more layers than it takes.
     fn forwards_for(&self, plans: &[Plan]) -> Result<Vec<Option<Arc<CachedForward>>>> {
-        let key = |plan: &Plan| {
-            plan.below.as_ref().map(|(_, lesions)| format!("{:?}{lesions:?}", plan.source))
-        };
-        let mut saved: BTreeMap<String, usize> = BTreeMap::new();
-        plans
-            .iter()
-            .filter_map(|p| Some((key(p)?, p.saved_below())))
-            .for_each(|(k, n)| *saved.entry(k).or_default() += n);
-        let pays = |plan: &Plan| {
-            key(plan).is_some_and(|k| saved[&k] > self.model.config.num_hidden_layers)
-        };
+        // The forwards with lesions that plans could resume from, and how many layers each saves.
+        let mut lesioned: Vec<(&[u32], &[Edit], usize)> = Vec::new();
+        let mut lesioned_of = vec![None; plans.len()];
+        for (at, plan) in plans.iter().enumerate() {
+            let Some((_, lesions)) = &plan.below else { continue };
+            let known = lesioned.iter().position(|(ids, l, _)| *ids == plan.source && l == lesions);
+            let index = known.unwrap_or_else(|| {
+                lesioned.push((&plan.source, lesions, 0));
+                lesioned.len() - 1
+            });
+            lesioned[index].2 += plan.saved_below();
+            lesioned_of[at] = Some(index);
+        }
+        let lesioned: Vec<Option<Arc<CachedForward>>> = lesioned
+            .into_iter()
+            .map(|(ids, lesions, saved)| {
+                let pays = saved > self.model.config.num_hidden_layers;
+                pays.then(|| self.cached_forward(ids, lesions)).transpose()
+            })
+            .collect::<Result<_>>()?;
+        let resumed: Vec<Option<Arc<CachedForward>>> =
+            lesioned_of.into_iter().map(|index| lesioned[index?].clone()).collect();
         let mut wanted: BTreeMap<&[u32], usize> = BTreeMap::new();
         plans
             .iter()
-            .filter(|p| p.gains() && !pays(p))
-            .for_each(|p| *wanted.entry(&p.source).or_default() += 1);
+            .zip(&resumed)
+            .filter(|(plan, resumed)| plan.gains() && resumed.is_none())
+            .for_each(|(plan, _)| *wanted.entry(&plan.source).or_default() += 1);
         let mut plain = BTreeMap::new();
         for (ids, count) in wanted {
             match self.kept_forward(ids, &[]) {
@@ -116,21 +128,10 @@ impl ModelEvaluator<'_> {
                 None => {}
             }
         }
-        let mut lesioned: BTreeMap<String, Arc<CachedForward>> = BTreeMap::new();
-        let mut start = |plan: &Plan| -> Result<Option<Arc<CachedForward>>> {
-            let (Some(key), Some((_, lesions)), true) = (key(plan), &plan.below, pays(plan)) else {
-                return Ok(plain.get(&plan.source).cloned());
-            };
-            Ok(Some(match lesioned.get(&key) {
-                Some(cached) => cached.clone(),
-                None => {
-                    let cached = self.cached_forward(&plan.source, lesions)?;
-                    lesioned.insert(key, cached.clone());
-                    cached
-                }
-            }))
+        let start = |(plan, resumed): (&Plan, Option<Arc<CachedForward>>)| {
+            resumed.or_else(|| plain.get(&plan.source).cloned())
         };
-        plans.iter().map(&mut start).collect()
+        Ok(plans.iter().zip(resumed).map(start).collect())
     }
 
     /// Generates for the requests that ask for it, greedily or by sampling, all in step. A row
@@ -242,7 +243,10 @@ impl Evaluator for ModelEvaluator<'_> {
         // Rows ascend in the layer they start at, and within a layer in length, so that the rows of
         // a forward are about equally long.
         let jobs = requests.iter().zip(&plans).zip(starts).map(|((request, plan), start)| {
-            let row = plan.row(start.as_deref(), &self.model.config);
+            let row = match &start {
+                Some(start) => plan.row(Some(start), &self.model.config),
+                None => self.lone_row(plan),
+            };
             Job { request, plan, start, row }
         });
         let mut jobs: Vec<(usize, Job)> = jobs.enumerate().collect();

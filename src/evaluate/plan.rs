@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::cache::CachedForward;
 use super::observation::Request;
-use super::reach::{Reach, entry_of, layer_of};
+use super::reach::{Reach, entry_of};
 use crate::edit::{Edit, Layout, Trial};
 use crate::error::{Error, Result};
 use crate::model::batch::{Entry, Restart, Row, STATE_STRIDE};
@@ -31,6 +31,9 @@ pub struct Plan {
     /// The entry of the trial's highest lesions and the lesions below it: a forward with the latter
     /// could be resumed there.
     pub below: Option<(Entry, Vec<Edit>)>,
+    /// The number of leading tokens that are as in a plain forward of the same tokens, at most up to
+    /// the first one read: they could continue any forward that begins like them.
+    pub plain: usize,
 }
 
 impl Plan {
@@ -42,20 +45,19 @@ impl Plan {
         if reach.entry.is_some() {
             // Routing and recurrent states are observed during the forward, and only in the layers
             // that a row computes itself.
-            let shares =
-                request.patches.is_empty() && config.experts.is_none() && !config.is_recurrent();
-            let below = if shares { below(trial, config) } else { None };
-            return Self { source: layout.ids.clone(), layout, reach, shared: 0, below };
+            let shares = config.experts.is_none() && !config.is_recurrent();
+            let below = if shares { below(request, config) } else { None };
+            let plain = reach.first().min(layout.prompt_len.saturating_sub(1));
+            return Self { source: layout.ids.clone(), layout, reach, shared: 0, below, plain };
         }
         let source: Vec<u32> =
             trial.base.iter().chain(trial.continuation.iter()).copied().collect();
         let common = source.iter().zip(&layout.ids).take_while(|(a, b)| a == b).count();
         let embedded = trial.edits.iter().filter(|e| e.changes_embedding());
         let first = embedded.filter_map(|e| layout.at(e.position()?)).min();
-        let shared =
-            common.min(first.unwrap_or(usize::MAX)).min(layout.prompt_len.saturating_sub(1));
-        let shared = whole_strides(shared, config);
-        Self { layout, reach, shared, source, below: None }
+        let plain = first.unwrap_or(usize::MAX).min(layout.prompt_len.saturating_sub(1));
+        let shared = whole_strides(common.min(plain), config);
+        Self { layout, reach, shared, source, below: None, plain }
     }
 
     /// Returns true if a plain forward of `source` would save this request anything.
@@ -91,10 +93,7 @@ impl Plan {
         if self.below.is_none() || first == 0 {
             return Cow::Borrowed(trial);
         }
-        let kept = |edit: &&Edit| match edit {
-            Edit::Lesion { component, .. } => layer_of(component, config) >= first,
-            _ => true,
-        };
+        let kept = |edit: &&Edit| inside(edit, config).is_none_or(|entry| entry.layer() >= first);
         Cow::Owned(trial.with_edits(trial.edits.iter().filter(kept).cloned().collect()))
     }
 
@@ -118,6 +117,12 @@ impl Plan {
         Row { prefix: cached.prefix(start), ids: ids[start..].to_vec(), restart }
     }
 
+    /// Builds the row that continues another forward: one that has `shared` tokens in common with
+    /// [`plain`](Self::plain) ones of this.
+    pub fn row_after(&self, cached: &CachedForward, shared: usize) -> Row {
+        Row { prefix: cached.prefix(shared), ..Row::new(&self.computed()[shared..]) }
+    }
+
     /// Returns the lowest layer that the lesions touch, and the stretches of `positions` that leave
     /// it as in the cached forward.
     pub fn untouched(
@@ -135,17 +140,21 @@ fn whole_strides(position: usize, config: &Config) -> usize {
     if config.is_recurrent() { position - position % STATE_STRIDE } else { position }
 }
 
-/// Returns the entry of the highest lesions and the lesions of lower layers, if there are any. Only
-/// for trials whose edits are all lesions at every position: other edits count positions of a
-/// sequence that a cached forward does not know.
-fn below(trial: &Trial, config: &Config) -> Option<(Entry, Vec<Edit>)> {
-    let entries = trial.edits.iter().map(|edit| match edit {
-        Edit::Lesion { component, position: None, .. } => Some(entry_of(component, config)),
-        _ => None,
-    });
+/// Returns the entry at which a row could resume and the lesions and steering of lower layers, if
+/// there are any: the entry of the lowest patches or, where there are none, of the highest edits.
+/// Only for trials that are made of lesions and steering alone: other edits make a sequence that a
+/// cached forward does not know.
+fn below(request: &Request, config: &Config) -> Option<(Entry, Vec<Edit>)> {
+    let trial = &request.trial;
+    let entries = trial.edits.iter().map(|edit| inside(edit, config));
     let entries = entries.collect::<Option<Vec<Entry>>>()?;
-    let layer = entries.iter().map(|entry| entry.layer()).max()?;
-    let highest = entries.iter().copied().filter(|entry| entry.layer() == layer).min()?;
+    let patched = request.patches.iter().map(|patch| entry_of(&patch.component, config)).min();
+    let layer = match patched {
+        Some(entry) => entry.layer(),
+        None => entries.iter().map(|entry| entry.layer()).max()?,
+    };
+    let here = entries.iter().copied().chain(patched).filter(|entry| entry.layer() == layer);
+    let highest = here.min()?;
     let lower: Vec<Edit> = trial
         .edits
         .iter()
@@ -154,6 +163,16 @@ fn below(trial: &Trial, config: &Config) -> Option<(Entry, Vec<Edit>)> {
         .map(|(e, _)| e.clone())
         .collect();
     (!lower.is_empty()).then_some((highest, lower))
+}
+
+/// Returns the entry of an edit that changes nothing but what a component or the residual stream
+/// holds; `None` for others.
+fn inside(edit: &Edit, config: &Config) -> Option<Entry> {
+    match edit {
+        Edit::Lesion { component, .. } => Some(entry_of(component, config)),
+        Edit::Steering { steering, .. } => Some(Entry::Layer(steering.site.layer)),
+        _ => None,
+    }
 }
 
 /// Checks a request against the model before anything is computed.

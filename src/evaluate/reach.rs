@@ -93,6 +93,12 @@ impl Reach {
         self.entry.is_some_and(|entry| entry > Entry::START) || self.first > 0
     }
 
+    /// Returns a position before which nothing differs from a plain forward of the same tokens,
+    /// whatever the routers decide.
+    pub fn first(&self) -> usize {
+        if self.routed.is_empty() { self.first } else { 0 }
+    }
+
     /// Returns the first position that differs from a plain forward of the same tokens.
     pub fn start(&self, cached: &CachedForward) -> usize {
         let routed = self

@@ -17,7 +17,8 @@
 use super::noise_controls::lesioned_blocks;
 use super::runs::{Direction, comparable};
 use super::set::{LocalizeOptions, SmallestSet};
-use super::symptom::{LEAST_NECESSITY, Symptom, Symptoms};
+use super::symptom::{LEAST_NECESSITY, Symptom, shares_of};
+use super::symptoms::Symptoms;
 use super::{Contrast, Role};
 use crate::edit::{Component, Trial};
 use crate::error::Result;
@@ -28,7 +29,10 @@ const FEW_BLOCKS: usize = 24;
 /// The number of blocks that are patched together first, and the share from which each of them is
 /// patched.
 const STRETCH: usize = 6;
-const LEAST_OF_STRETCH: f64 = 0.05;
+const LEAST_OF_STRETCH: f64 = 0.1;
+
+/// The number of controls that are measured together.
+const TOGETHER: usize = 10;
 
 /// The number of controls below which shares are not compared: nothing could be specific.
 const LEAST_CONTROLS: usize = 19;
@@ -39,30 +43,32 @@ const KEPT: usize = 3;
 /// The probability with which something is called specific to an ordinary case.
 const LEVEL: f64 = 0.05;
 
-impl Symptom<'_, '_> {
-    /// Measures the necessity of each block. In deep models stretches of blocks are patched
-    /// together first, and those of a stretch that removes nothing to speak of count as 0: what is
-    /// measured of a run depends on that run alone, so case and controls stay exchangeable.
-    fn screened(&mut self, blocks: &[Component]) -> Result<Vec<f64>> {
-        if blocks.len() <= FEW_BLOCKS {
-            return self.necessities(blocks);
-        }
+/// Measures the necessity of each block in each run. In deep models stretches of blocks are patched
+/// together first, and those of a stretch that removes nothing to speak of count as 0: what is
+/// measured of a run depends on that run alone, so case and controls stay exchangeable.
+fn screened(runs: &mut [&mut Symptom], blocks: &[Component]) -> Result<Vec<Vec<f64>>> {
+    let all = |n: usize| (0..runs.len()).flat_map(move |run| (0..n).map(move |at| (run, at)));
+    let places: Vec<(usize, usize)> = all(blocks.len()).collect();
+    let open: Vec<bool> = if blocks.len() <= FEW_BLOCKS {
+        vec![true; places.len()]
+    } else {
         let stretches: Vec<&[Component]> = blocks.chunks(STRETCH).collect();
-        let together = self.shares(&stretches, Direction::Necessity)?;
-        let open: Vec<bool> = together
-            .iter()
-            .zip(&stretches)
-            .flat_map(|(share, stretch)| stretch.iter().map(|_| *share >= LEAST_OF_STRETCH))
-            .collect();
-        let single = blocks.iter().zip(&open).filter(|(_, open)| **open);
-        let single: Vec<Component> = single.map(|(block, _)| *block).collect();
-        let mut measured = self.necessities(&single)?.into_iter();
-        Ok(open
-            .iter()
-            .map(|open| if *open { measured.next().unwrap_or(0.0) } else { 0.0 })
-            .collect())
-    }
+        let sets: Vec<(usize, &[Component])> =
+            all(stretches.len()).map(|(run, at)| (run, stretches[at])).collect();
+        let together = shares_of(runs, &sets, Direction::Necessity)?;
+        let of = |(run, at): &(usize, usize)| together[run * stretches.len() + at / STRETCH];
+        places.iter().map(|place| of(place) >= LEAST_OF_STRETCH).collect()
+    };
+    let single = places.iter().zip(&open).filter(|(_, open)| **open);
+    let single: Vec<(usize, &[Component])> =
+        single.map(|((run, at), _)| (*run, &blocks[*at..=*at])).collect();
+    let mut measured = shares_of(runs, &single, Direction::Necessity)?.into_iter();
+    let mut share = |open: &bool| if *open { measured.next().unwrap_or(0.0) } else { 0.0 };
+    let shares: Vec<f64> = open.iter().map(&mut share).collect();
+    Ok(shares.chunks(blocks.len().max(1)).map(<[f64]>::to_vec).collect())
+}
 
+impl Symptom<'_, '_> {
     /// Finds the shortest prefix of the specific components that takes away nearly as much as the
     /// best one.
     fn specific_set(
@@ -114,22 +120,23 @@ pub fn contrasted<'a, 'm>(
         .filter(|block| !lesioned.contains(block))
         .collect();
     // One row for the case, one for each control.
-    let (mut shares, mut calls, mut kept) = (vec![own.screened(&blocks)?], 0, Vec::new());
-    for control in controls.iter().filter(|control| comparable(control)) {
-        if shares.len() > options.contrasted {
+    let (mut shares, mut calls, mut kept) = (screened(&mut [own], &blocks)?, 0, Vec::new());
+    let mut rest = controls.iter().filter(|control| comparable(control));
+    loop {
+        let wanted = (options.contrasted + 1).saturating_sub(shares.len()).min(TOGETHER);
+        let few: Vec<&Trial> = rest.by_ref().take(wanted).collect();
+        if few.is_empty() {
             break;
         }
         // A case in which a token is said is compared with controls in which one is said, and not
         // with those in which one is no longer said.
-        let symptom = symptoms.find(control)?;
         let is_alike = |other: &Symptom| (other.effect > 0.0) == (own.effect > 0.0);
-        if let Some(mut other) = symptom.filter(is_alike) {
-            shares.push(other.screened(&blocks)?);
-            calls += other.calls;
-            if kept.len() < KEPT {
-                kept.push(other);
-            }
-        }
+        let found = symptoms.find_all(&few)?.into_iter().flatten();
+        let mut alike: Vec<Symptom> = found.filter(is_alike).collect();
+        let mut runs: Vec<&mut Symptom> = alike.iter_mut().collect();
+        shares.extend(screened(&mut runs, &blocks)?);
+        calls += alike.iter().map(|other| other.calls).sum::<u64>();
+        kept.extend(alike.into_iter().take(KEPT - kept.len().min(KEPT)));
     }
     if shares.len() < 1 + LEAST_CONTROLS {
         let calls = calls + own.calls;

@@ -14,16 +14,20 @@ use serde::{Deserialize, Serialize};
 use super::graph::Graph;
 use super::noise_controls::after;
 use super::runs::Direction as PatchDirection;
-use super::symptom::{Symptom, Symptoms};
+use super::symptom::{Symptom, shares_of};
+use super::symptoms::Symptoms;
 use crate::edit::{Component, Edit, ResidualSite, Trial};
 use crate::error::Result;
-use crate::evaluate::{At, ModelEvaluator, Shift, Variant};
+use crate::evaluate::{At, Shift, Variant, Variants};
 use crate::model::Config;
 use crate::model::hooks::Site;
 use crate::rng;
 
 /// The share of an effect from which it counts as made or removed.
 const MOST: f64 = 0.5;
+
+/// The number of prompts that are tried together.
+const TOGETHER: usize = 5;
 
 /// Where a direction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,14 @@ pub struct Direction {
 }
 
 impl Direction {
+    /// Draws a random direction of its length for a prompt, given by its number.
+    fn random(&self, seed: u64, prompt: usize) -> Vec<f32> {
+        let mut rng = rng::stream(seed, &format!("random direction {prompt}"));
+        let random: Vec<f32> = self.values.iter().map(|_| rng.random_range(-1.0..1.0f32)).collect();
+        let scale = self.norm as f32 / norm(&random).max(f32::MIN_POSITIVE);
+        random.iter().map(|x| x * scale).collect()
+    }
+
     /// Returns the place that it is taken at.
     pub fn site(&self, config: &Config) -> ResidualSite {
         after(&self.component, config)
@@ -107,28 +119,36 @@ pub fn generalize(
         set: (!set.is_empty()).then_some(0),
         direction: direction(symptom, set, graph, background)?,
     };
-    let mut calls = 0;
-    for (index, trial) in trials.iter().enumerate() {
-        let Some(mut there) = Symptoms::new(evaluator).find(trial)? else { continue };
-        found.with_effect += 1;
+    let (mut calls, mut index) = (0, 0);
+    for few in trials.chunks(TOGETHER) {
+        let few: Vec<&Trial> = few.iter().collect();
+        let symptoms = Symptoms::new(evaluator).find_all(&few)?;
+        // Each prompt has a random direction of its own.
+        let numbers = index..index + few.len();
+        index += few.len();
+        let (numbers, mut there): (Vec<usize>, Vec<Symptom>) =
+            numbers.zip(symptoms).filter_map(|(number, symptom)| Some((number, symptom?))).unzip();
+        found.with_effect += there.len();
         if let Some(count) = &mut found.set {
-            let removed = there.shares(&[set], PatchDirection::Necessity)?;
-            *count += usize::from(removed[0] >= MOST);
+            let sets: Vec<(usize, &[Component])> = (0..there.len()).map(|at| (at, set)).collect();
+            let mut runs: Vec<&mut Symptom> = there.iter_mut().collect();
+            let removed = shares_of(&mut runs, &sets, PatchDirection::Necessity)?;
+            *count += removed.iter().filter(|share| **share >= MOST).count();
         }
-        calls += there.calls;
+        calls += there.iter().map(|symptom| symptom.calls).sum::<u64>();
         if let Some(direction) = &mut found.direction {
-            let mut rng = rng::stream(seed, &format!("random direction {index}"));
-            let random: Vec<f32> =
-                direction.values.iter().map(|_| rng.random_range(-1.0..1.0f32)).collect();
-            let scale = direction.norm as f32 / norm(&random).max(f32::MIN_POSITIVE);
-            let random: Vec<f32> = random.iter().map(|x| x * scale).collect();
-            let values = direction.values.clone();
-            let done = along(&there, direction, &[&values, &random])?;
-            direction.made += usize::from(done[0].0 >= MOST);
-            direction.removed += usize::from(done[0].1 >= MOST);
-            direction.made_by_random += usize::from(done[1].0 >= MOST);
-            direction.removed_by_random += usize::from(done[1].1 >= MOST);
-            calls += 6;
+            let random: Vec<Vec<f32>> =
+                numbers.iter().map(|number| direction.random(seed, *number)).collect();
+            let own = vec![&direction.values[..]; there.len()];
+            let random: Vec<&[f32]> = random.iter().map(Vec::as_slice).collect();
+            let counted = |shares: &[f64]| shares.iter().filter(|share| **share >= MOST).count();
+            let (made, removed) = along(&there, direction, &own)?;
+            let (made_by_random, removed_by_random) = along(&there, direction, &random)?;
+            direction.made += counted(&made);
+            direction.removed += counted(&removed);
+            direction.made_by_random += counted(&made_by_random);
+            direction.removed_by_random += counted(&removed_by_random);
+            calls += 6 * there.len() as u64;
         }
     }
     Ok((Some(found), calls))
@@ -168,9 +188,9 @@ fn direction(
     let site = after(&component, config);
     let place: At = (site.layer, site.at.into(), 0..config.hidden_size, position..position + 1);
     let here = (Variant::default(), place);
-    let mut values = evaluator.capture(trial, std::slice::from_ref(&here))?.remove(0);
+    let mut values = evaluator.capture(trial, vec![here.clone()])?.remove(0);
     for control in background {
-        let other = evaluator.capture(control, std::slice::from_ref(&here))?.remove(0);
+        let other = evaluator.capture(control, vec![here.clone()])?.remove(0);
         let share = 1.0 / background.len() as f32;
         values.iter_mut().zip(other).for_each(|(value, x)| *value -= share * x);
     }
@@ -188,66 +208,76 @@ fn direction(
     Ok(found.norm.is_normal().then_some(found))
 }
 
-/// Measures the share of the effect that each of these directions makes in the clean run, and that
-/// it removes from the corrupted one.
-fn along(there: &Symptom, direction: &Direction, values: &[&[f32]]) -> Result<Vec<(f64, f64)>> {
-    let runs = &there.runs;
-    let evaluator: &ModelEvaluator = runs.evaluator;
+/// One of the runs of a symptom.
+type Which = for<'s> fn(&'s Symptom<'_, '_>) -> &'s Trial;
+
+/// Measures in each prompt the share of the effect that its one of these directions, `[d_model]`,
+/// makes in the clean run, and the share that it removes from the corrupted one.
+fn along(
+    there: &[Symptom],
+    direction: &Direction,
+    values: &[&[f32]],
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let Some(evaluator) = there.first().map(|symptom| symptom.runs.evaluator) else {
+        return Ok((Vec::new(), Vec::new()));
+    };
     let config = &evaluator.model.config;
-    let ResidualSite { layer, at } = after(&direction.component, config);
+    let (ResidualSite { layer, at }, d) = (after(&direction.component, config), config.hidden_size);
     let site = Site::from(at);
-    let d = config.hidden_size;
-    let (clean, corrupted) = (&runs.clean.trial, &runs.corrupted.trial);
-    let positions = match direction.at {
-        DirectionAt::Symptom => vec![there.position],
-        DirectionAt::Edits => edited(corrupted),
+    let positions = |symptom: &Symptom| match direction.at {
+        DirectionAt::Symptom => vec![symptom.position],
+        DirectionAt::Edits => edited(&symptom.runs.corrupted.trial),
     };
-    let here: Vec<(Variant, At)> = positions
-        .iter()
-        .map(|position| (Variant::default(), (layer, site, 0..d, *position..position + 1)))
-        .collect();
-    let without = evaluator.capture(clean, &here)?;
-    let with = evaluator.capture(corrupted, &here)?;
-    let at = there.position;
-    let last: At = (config.num_hidden_layers - 1, Site::ResidPost, 0..d, at..at + 1);
-    let shifted = |changes: Vec<Vec<f32>>| {
-        let shifts = positions.iter().zip(changes);
-        let shift = |(position, values): (&usize, Vec<f32>)| Shift {
-            layer,
-            site,
-            position: *position,
-            values,
-        };
-        (Variant { patches: Vec::new(), shifts: shifts.map(shift).collect() }, last.clone())
+    let clean: Which = |symptom| &symptom.runs.clean.trial;
+    let corrupted: Which = |symptom| &symptom.runs.corrupted.trial;
+    // What is there in a run of each prompt, `[positions, d_model]`.
+    let here = |of: Which| -> Result<Vec<Vec<f32>>> {
+        let place = |position| (Variant::default(), (layer, site, 0..d, position..position + 1));
+        let places = |symptom| positions(symptom).into_iter().map(place).collect();
+        let asked: Vec<Variants> = there.iter().map(|s| (of(s), places(s))).collect();
+        let mut captured = evaluator.capture_all(&asked)?.into_iter();
+        Ok(asked.iter().map(|(_, v)| captured.by_ref().take(v.len()).flatten().collect()).collect())
     };
-    let added = values.iter().map(|v| shifted(vec![v.to_vec(); positions.len()])).collect();
-    let held = values
-        .iter()
-        .map(|v| {
-            let square: f32 = v.iter().map(|x| x * x).sum();
-            let back = |(with, without): (&Vec<f32>, &Vec<f32>)| {
-                let along: f32 =
-                    with.iter().zip(without).zip(v.iter()).map(|((a, b), v)| (a - b) * v).sum();
-                v.iter().map(|x| -x * along / square.max(f32::MIN_POSITIVE)).collect()
+    // The log-probability of each symptom's token after changes at these positions.
+    let said = |of: Which, changes: &[Vec<f32>]| -> Result<Vec<f64>> {
+        let shifted = |(symptom, changes): (&Symptom, &Vec<f32>)| {
+            let places = positions(symptom).into_iter().zip(changes.chunks_exact(d));
+            let shift = |(position, values): (usize, &[f32])| {
+                let values = values.to_vec();
+                Shift { layer, site, position, values }
             };
-            shifted(with.iter().zip(&without).map(back).collect())
-        })
-        .collect();
-    let read = |trial: &Trial, variants: Vec<(Variant, At)>| -> Result<Vec<f64>> {
-        let residuals = evaluator.capture(trial, &variants)?.concat();
-        Ok(evaluator.read_log_probs(&residuals, there.token))
+            let (shifts, at) = (places.map(shift).collect(), symptom.position);
+            let last: At = (config.num_hidden_layers - 1, Site::ResidPost, 0..d, at..at + 1);
+            vec![(Variant { patches: Vec::new(), shifts }, last)]
+        };
+        let runs = there.iter().map(of);
+        let asked: Vec<Variants> = runs.zip(there.iter().zip(changes).map(shifted)).collect();
+        let residuals = evaluator.capture_all(&asked)?;
+        let read = |(symptom, residual): (&Symptom, &Vec<f32>)| {
+            evaluator.read_log_probs(residual, symptom.token).first().copied().unwrap_or(f64::NAN)
+        };
+        Ok(there.iter().zip(&residuals).map(read).collect())
     };
-    let (added, held) = (read(clean, added)?, read(corrupted, held)?);
-    let clean = there.corrupted - there.effect;
+    let (without, with) = (here(clean)?, here(corrupted)?);
+    let added: Vec<Vec<f32>> =
+        there.iter().zip(values).map(|(s, v)| v.repeat(positions(s).len())).collect();
+    // Back to the clean run's value along the direction.
+    let held = |((with, without), v): ((&Vec<f32>, &Vec<f32>), &&[f32])| -> Vec<f32> {
+        let square: f32 = v.iter().map(|x| x * x).sum();
+        let back = |(with, without): (&[f32], &[f32])| -> Vec<f32> {
+            let along: f32 =
+                with.iter().zip(without).zip(v.iter()).map(|((a, b), v)| (a - b) * v).sum();
+            v.iter().map(|x| -x * along / square.max(f32::MIN_POSITIVE)).collect()
+        };
+        with.chunks_exact(d).zip(without.chunks_exact(d)).flat_map(back).collect()
+    };
+    let held: Vec<Vec<f32>> = with.iter().zip(&without).zip(values).map(held).collect();
     let share = |value: f64| if value.is_nan() { 0.0 } else { value };
-    Ok(added
-        .into_iter()
-        .zip(held)
-        .map(|(added, held)| {
-            let made = (added - clean) / there.effect;
-            (share(made), share((there.corrupted - held) / there.effect))
-        })
-        .collect())
+    let made = (there.iter().zip(said(clean, &added)?))
+        .map(|(s, said)| share((said - (s.corrupted - s.effect)) / s.effect));
+    let removed = (there.iter().zip(said(corrupted, &held)?))
+        .map(|(s, said)| share((s.corrupted - said) / s.effect));
+    Ok((made.collect(), removed.collect()))
 }
 
 /// Returns the positions of the edits, ascending.

@@ -20,6 +20,7 @@ mod runs;
 mod search;
 mod set;
 mod symptom;
+mod symptoms;
 
 pub use attribution::attribute_tokens;
 pub use components::rank;

@@ -39,9 +39,9 @@ pub fn noise_controls(
         };
         let lesions: Vec<Edit> = trial.edits.iter().filter(lesions).cloned().collect();
         let at: At = (layer, site, columns, 0..trial.len());
-        let at = [(Variant::default(), at)];
-        let intact = evaluator.capture(&trial.baseline(), &at)?.concat();
-        let lesioned = evaluator.capture(&trial.with_edits(lesions), &at)?.concat();
+        let at = vec![(Variant::default(), at)];
+        let intact = evaluator.capture(&trial.baseline(), at.clone())?.concat();
+        let lesioned = evaluator.capture(&trial.with_edits(lesions), at)?.concat();
         let change: Vec<f32> = lesioned.iter().zip(&intact).map(|(l, i)| l - i).collect();
         if !change.iter().all(|x| x.is_finite()) {
             return Ok(Vec::new());
@@ -119,7 +119,7 @@ mod tests {
             let site = after(&block, &model.config);
             let at: At = (site.layer, site.at.into(), 0..d, positions.clone());
             let stream = |trial: &Trial| {
-                evaluator.capture(trial, &[(Variant::default(), at.clone())]).unwrap().concat()
+                evaluator.capture(trial, vec![(Variant::default(), at.clone())]).unwrap().concat()
             };
             let clean = stream(&trial);
             let changed = |trial: &Trial| -> Vec<f32> {

@@ -60,7 +60,7 @@ impl<'a, 'm> Patching<'a, 'm> {
             evaluator.observe(&[Request::new(trial.clone()).with_reference(reference.clone())])?;
         let (total, loss) =
             observed.first().map_or((0.0, 0.0), |o| (o.mean_divergence_bits(), o.loss()));
-        let runs = Runs::new(evaluator, trial, None)?;
+        let runs = Runs::new(evaluator, trial)?;
         Ok(Self { runs, reference, total, loss, symptom: None, calls: 4 })
     }
 
@@ -114,7 +114,9 @@ impl<'a, 'm> Patching<'a, 'm> {
     /// Measures necessity and sufficiency of each set, patched at its stretches.
     pub fn measure_at(&mut self, sets: &[(&[Component], &[Stretch])]) -> Result<Vec<(f64, f64)>> {
         let mut requests = Vec::with_capacity(2 * sets.len());
-        for (set, at) in sets {
+        // Where the runs do not differ, a patch changes nothing.
+        let open: Vec<bool> = sets.iter().map(|(set, at)| self.runs.differ(set, at)).collect();
+        for ((set, at), _) in sets.iter().zip(&open).filter(|(_, open)| **open) {
             requests.push(self.request(set, at, Direction::Necessity)?);
             requests.push(self.request(set, at, Direction::Sufficiency)?);
         }
@@ -122,7 +124,9 @@ impl<'a, 'm> Patching<'a, 'm> {
         let observed = self.runs.evaluator.observe(&requests)?;
         let bits: Vec<f64> =
             observed.iter().map(|o| o.mean_divergence_bits() / self.total).collect();
-        Ok(bits.chunks_exact(2).map(|pair| (1.0 - pair[0], pair[1])).collect())
+        let mut measured = bits.chunks_exact(2).map(|pair| (1.0 - pair[0], pair[1]));
+        let of = |open: &bool| if *open { measured.next() } else { None };
+        Ok(open.iter().map(of).map(Option::unwrap_or_default).collect())
     }
 
     /// Measures the effect of each component alone.

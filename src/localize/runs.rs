@@ -83,27 +83,48 @@ pub fn source(stretches: &[Stretch], position: usize) -> Option<usize> {
 
 impl<'a, 'm> Runs<'a, 'm> {
     /// Captures the outputs of all components in both runs, from the first position on at which
-    /// they can differ; those of the clean one may be known.
+    /// they can differ.
     ///
     /// # Errors
     /// Errors of the evaluator.
-    pub fn new(
+    pub fn new(evaluator: &'a ModelEvaluator<'m>, trial: &Trial) -> Result<Self> {
+        let baseline = trial.baseline();
+        let asked = [(&baseline, first_clean(trial)), (trial, first_different(trial))];
+        let mut captured = evaluator.activations_from(&asked)?.into_iter().map(Arc::new);
+        match (captured.next(), captured.next()) {
+            (Some(clean), Some(corrupted)) => Ok(Self::of(evaluator, trial, clean, corrupted)),
+            _ => Err(Error::internal("runs that were not captured")),
+        }
+    }
+
+    /// Takes the runs of a trial whose activations are known.
+    pub fn of(
         evaluator: &'a ModelEvaluator<'m>,
         trial: &Trial,
-        clean: Option<Arc<Activations>>,
-    ) -> Result<Self> {
-        let baseline = trial.baseline();
-        let clean = match clean {
-            Some(known) => known,
-            None => Arc::new(evaluator.activations_from(&baseline, &[], first_clean(trial))?),
-        };
-        let corrupted = Arc::new(evaluator.activations_from(trial, &[], first_different(trial))?);
-        Ok(Self {
+        clean: Arc<Activations>,
+        corrupted: Arc<Activations>,
+    ) -> Self {
+        Self {
             evaluator,
-            clean: Run { trial: baseline, activations: clean },
+            clean: Run { trial: trial.baseline(), activations: clean },
             corrupted: Run { trial: trial.clone(), activations: corrupted },
             aligned: aligned(trial),
-        })
+        }
+    }
+
+    /// Returns true if a patch of any of these components may change anything: unless what all of
+    /// them output is the same in both runs.
+    pub fn differ(&self, set: &[Component], at: &[Stretch]) -> bool {
+        let config = &self.evaluator.model.config;
+        let (clean, corrupted) = (&self.clean.activations, &self.corrupted.activations);
+        let differs = |component: &Component, (c, g, len): Stretch| {
+            let (a, b) = (
+                clean.output(component, c..c + len, config),
+                corrupted.output(component, g..g + len, config),
+            );
+            a.is_none() || a != b
+        };
+        set.iter().any(|component| at.iter().any(|stretch| differs(component, *stretch)))
     }
 
     /// Builds the request that patches a set of components at the given stretches.
@@ -133,12 +154,16 @@ impl<'a, 'm> Runs<'a, 'm> {
         Ok(Request::new(into.trial.clone()).patched(patches))
     }
 
+    /// Returns how many values the patches of so many components have.
+    pub fn values(&self, members: usize) -> usize {
+        let positions: usize = self.aligned.iter().map(|(.., len)| len).sum();
+        members * positions * self.evaluator.model.config.hidden_size
+    }
+
     /// Returns how many sets of so many components may be patched in one call, so that their
     /// patches stay small.
     pub fn sets_per_call(&self, members: usize) -> usize {
-        let positions: usize = self.aligned.iter().map(|(.., len)| len).sum();
-        let values = members * positions * self.evaluator.model.config.hidden_size;
-        (PATCH_VALUES / values.max(1)).max(1)
+        (PATCH_VALUES / self.values(members).max(1)).max(1)
     }
 
     /// Builds the patch that puts what a component outputs in another run at `len` positions from

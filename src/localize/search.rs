@@ -12,7 +12,7 @@ use super::logit_lens::residual_views;
 use super::patching::{NEGLIGIBLE_BITS, Patching};
 use super::runs::Stretch;
 use super::set::{LocalizeOptions, SmallestSet};
-use super::symptom::Symptoms;
+use super::symptoms::Symptoms;
 use super::{ComparedWith, Effect, Localization, PositionEffect};
 use crate::edit::{Component, Edit, Matrix, Trial};
 use crate::error::Result;
@@ -20,8 +20,8 @@ use crate::evaluate::{Activations, ModelEvaluator, block_of};
 use crate::model::hooks::Site;
 use crate::rng;
 
-/// The number of mixers and MLPs up to which all heads are tried.
-const FEW_BLOCKS: usize = 32;
+/// The necessity or sufficiency of a mixer from which its heads are tried, where not all are.
+const LEAST_OF_MIXER: f64 = 0.05;
 
 /// Finds the components that mediate the difference between a trial and its baseline. With
 /// `controls`, the same edits with other content (or, of lesions, noise in their place), those that
@@ -38,6 +38,9 @@ pub fn localize(
     elsewhere: &[Trial],
     options: &LocalizeOptions,
 ) -> Result<Localization> {
+    let layers = 0..evaluator.model.config.num_hidden_layers;
+    let all = layers.flat_map(|layer| blocks(&evaluator.model.config, layer));
+    let options = &options.for_blocks(all.count());
     let mut patching = Patching::new(evaluator, trial)?;
     if patching.total < NEGLIGIBLE_BITS {
         return Ok(Localization { calls: patching.calls, ..Localization::default() });
@@ -114,16 +117,18 @@ impl Patching<'_, '_> {
         let layers = 0..config.num_hidden_layers;
         let blocks: Vec<Component> = layers.clone().flat_map(|l| blocks(config, l)).collect();
         let of_blocks = self.effects(&blocks)?;
-        let does_nothing = |layer: usize| {
-            let mixer = config.mixer(layer);
-            of_blocks.iter().any(|e| {
-                e.component == mixer && e.necessity.max(e.sufficiency) < options.least_of_mixer
-            })
-        };
-        let heads: Vec<Component> = layers
-            .filter(|layer| blocks.len() <= FEW_BLOCKS || !does_nothing(*layer))
-            .flat_map(|layer| parts_of_mixer(config, layer))
+        let mut mixers: Vec<(f64, usize)> = (of_blocks.iter())
+            .filter(|e| config.mixer(e.component.layer()) == e.component)
+            .map(|e| (e.necessity.max(e.sufficiency), e.component.layer()))
             .collect();
+        if let Some(most) = options.mixers {
+            mixers.retain(|(share, _)| *share >= LEAST_OF_MIXER);
+            mixers.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            mixers.truncate(most);
+            mixers.sort_by_key(|(_, layer)| *layer);
+        }
+        let heads: Vec<Component> =
+            mixers.iter().flat_map(|(_, layer)| parts_of_mixer(config, *layer)).collect();
         let mut effects = self.effects(&heads)?;
         effects.extend(of_blocks);
         effects.sort_by_key(|e| (e.component.layer(), order_in_layer(&e.component)));
@@ -145,7 +150,8 @@ impl Patching<'_, '_> {
     /// mixture also its experts and their router.
     fn parts(&self, effects: &[Effect], options: &LocalizeOptions) -> Vec<Component> {
         let config = &self.runs.evaluator.model.config;
-        let ranked = rank(effects);
+        let free = |component: &Component| self.is_outside_edits(component);
+        let ranked: Vec<Component> = rank(effects).into_iter().filter(free).collect();
         let mlps = ranked.iter().filter(|c| config.mlp(c.layer()) == Some(**c)).take(options.mlps);
         // What has heads was tried head by head.
         let channelled = |c: &Component| config.heads(c.layer()) == 0;

@@ -59,7 +59,7 @@ impl<'s> Search<'s, '_, '_> {
         }
         let corrupted = &self.symptom.runs.corrupted.trial;
         let evaluator = self.symptom.runs.evaluator;
-        let outputs = evaluator.capture(corrupted, &variants)?;
+        let outputs = evaluator.capture(corrupted, variants)?;
         let requests: Vec<Request> = wanted
             .iter()
             .zip(outputs)
@@ -128,7 +128,7 @@ impl<'s> Search<'s, '_, '_> {
             let patches = alone.patches.iter().cloned().chain([patch]).collect();
             let variant = Variant { patches, shifts: Vec::new() };
             let at = (layer, Site::AttnOut, 0..config.hidden_size, position..position + 1);
-            runs.evaluator.capture(&runs.corrupted.trial, &[(variant, at)])?.remove(0)
+            runs.evaluator.capture(&runs.corrupted.trial, vec![(variant, at)])?.remove(0)
         };
         let values = after.iter().zip(&before).map(|(a, b)| a - b).collect();
         Ok(Change { after: block, position, values })
@@ -148,7 +148,7 @@ impl<'s> Search<'s, '_, '_> {
         if let (Some(first), Some(last)) = (pairs.first(), pairs.last()) {
             let stream = |trial: &Trial, first: usize, last: usize| -> Result<Vec<f32>> {
                 let at = (0, Site::ResidPre, 0..d, first..last + 1);
-                Ok(evaluator.capture(trial, &[(Variant::default(), at)])?.remove(0))
+                Ok(evaluator.capture(trial, vec![(Variant::default(), at)])?.remove(0))
             };
             let own = stream(&runs.corrupted.trial, first.1, last.1)?;
             let other = stream(&alone.background.trial, first.0, last.0)?;
@@ -199,7 +199,7 @@ impl<'s> Search<'s, '_, '_> {
         let at = (config.num_hidden_layers - 1, Site::ResidPost, 0..d, last..last + 1);
         let trial = &self.symptom.runs.corrupted.trial;
         let variant = Variant { patches: alone.patches.clone(), shifts: Vec::new() };
-        let last = evaluator.capture(trial, &[(variant, at)])?.remove(0);
+        let last = evaluator.capture(trial, vec![(variant, at)])?.remove(0);
         self.calls += 1;
         let here = |change: &Change| change.position == self.symptom.position;
         let mut residuals = Vec::with_capacity(changes.len() * d);
