@@ -132,7 +132,7 @@ fn refuse_zero_alignment(path: &str, reader: &mut BufReader<File>) -> Result<()>
     let mut head = Vec::new();
     reader.by_ref().take(64 << 20).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
     let key = b"general.alignment";
-    for at in head.windows(key.len()).enumerate().filter(|(_, w)| w == key).map(|(i, _)| i) {
+    for at in memchr::memmem::find_iter(&head, key) {
         let after = &head[at + key.len()..];
         let Some((kind, value)) = after.split_at_checked(4) else { break };
         let width = match u32::from_le_bytes([kind[0], kind[1], kind[2], kind[3]]) {
