@@ -26,7 +26,7 @@ pub const MAX_MAP_POSITIONS: usize = 12;
 /// The number of tokens that the rows of a map may have together; a row has those from its position
 /// to the one that predicts the symptom. Of a long run that a lesion changes everywhere, fewer
 /// positions are patched, so that the map costs less than patching all components does.
-const MAX_MAP_TOKENS: usize = 4096;
+const MAX_MAP_TOKENS: usize = 8192;
 
 /// A position that could be patched: its rank, how much the residual stream changes there, and the
 /// position with its counterpart in the clean run.

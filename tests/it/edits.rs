@@ -164,8 +164,8 @@ fn steering_leaves_what_it_says() {
         let site = ResidualSite { layer: 1, at };
         let captured = |edits: Vec<Edit>| {
             let place = (1, Site::from(at), 0..d, 0..trial.len());
-            let variants = [(Variant::default(), place)];
-            evaluator.capture(&trial.with_edits(edits), &variants).unwrap().remove(0)
+            let variants = vec![(Variant::default(), place)];
+            evaluator.capture(&trial.with_edits(edits), variants).unwrap().remove(0)
         };
         let before = captured(vec![]);
         for (change, expected) in [

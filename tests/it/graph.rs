@@ -223,7 +223,7 @@ fn captured_places_are_those_of_the_run() {
     let got = evaluator
         .capture(
             &trial,
-            &[
+            vec![
                 (Variant::default(), output.clone()),
                 (Variant::default(), end.clone()),
                 (shift(Site::ResidMid, 1), output),
@@ -238,7 +238,7 @@ fn captured_places_are_those_of_the_run() {
     let read = evaluator.read_log_probs(&got[1], 40);
     assert!((read[0] - f64::from(observed.log_probs[0])).abs() < 1e-5);
     let beyond = (last + 1, Site::ResidPost, 0..d, position..position + 1);
-    assert!(evaluator.capture(&trial, &[(Variant::default(), beyond)]).is_err());
+    assert!(evaluator.capture(&trial, vec![(Variant::default(), beyond)]).is_err());
 }
 
 /// A graph is a path only if it does most of it alone and random ones do not.

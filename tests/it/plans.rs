@@ -1,7 +1,10 @@
 //! Whatever the planner shares, resumes and leaves out: the answer is that of each request alone,
 //! to the bit.
 
-use glitch::edit::{Action, Component, Edit, EmbeddingChange, Matrix, Trial};
+use glitch::edit::{
+    Action, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
+    SteeringChange, SteeringVector, Trial,
+};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
 use glitch::model::Model;
 use glitch::rng::{Rng, stream};
@@ -156,10 +159,62 @@ fn any_batch_equals_each_alone() {
             let alone = evaluator.observe_alone(request).unwrap();
             let what = format!("{name}: {:?}", request.trial.edits);
             same(&batched, &alone, &what);
+            // By itself it continues whatever is cached and begins like it.
+            let single = evaluator.observe(std::slice::from_ref(request)).unwrap();
+            same(&single[0], &alone, &what);
             // Without lesions and patches no row resumes above a layer: all layers are reported.
             if request.trial.edits.iter().all(Edit::is_token_edit) && request.patches.is_empty() {
                 assert_eq!(batched.routing, alone.routing, "{what}");
                 assert_eq!(batched.state_norms, alone.state_norms, "{what}");
+            }
+        }
+    }
+}
+
+/// Patches above lesions and steering that many requests share resume above these.
+#[test]
+fn patches_behind_shared_edits_equal_each_alone() {
+    for name in ["llama", "gpt2", "gpt-neox", "olmo2", "gemma3", "qwen2-moe", "mamba"] {
+        let model = load(name);
+        let evaluator = ModelEvaluator::new(&model);
+        let mut rng = stream(3, name);
+        let (layers, d) = (model.config.num_hidden_layers, model.config.hidden_size);
+        let whole = evaluator
+            .activations(&trial().with_edits(vec![Edit::Replace { position: 1, id: 88 }]), &[])
+            .unwrap();
+        let steering = |position| {
+            let values = (0..d).map(|i| (i % 5) as f32 - 2.0).collect();
+            Edit::Steering {
+                steering: Steering {
+                    site: ResidualSite { layer: 0, at: InLayer::Post },
+                    vector: SteeringVector::Values { values },
+                    change: SteeringChange::Add { strength: 0.5 },
+                },
+                position,
+            }
+        };
+        let zero = |component, position| Edit::Lesion { component, action: Action::Zero, position };
+        let (first, last) = (model.config.mixer(0), model.config.mixer(layers - 1));
+        let shared = [
+            vec![zero(first, None)],
+            vec![zero(first, Some(3))],
+            vec![steering(Some(9)), steering(Some(20))],
+            vec![steering(None), zero(first, Some(12)), zero(last, Some(30))],
+        ];
+        for edits in shared {
+            let request = |_| {
+                let layer = rng.random_range(1..layers);
+                let mixer = model.config.mixer(layer);
+                let component = model.config.mlp(layer).filter(|_| rng.random_bool(0.5));
+                let (component, at) = (component.unwrap_or(mixer), rng.random_range(0..TOKENS - 1));
+                let values = whole.output(&component, at..TOKENS, &model.config).unwrap().into();
+                let patch = Patch { component, first: at, values };
+                Request::new(trial().with_edits(edits.clone())).patched(vec![patch])
+            };
+            let requests: Vec<Request> = (0..12).map(request).collect();
+            for (request, batched) in requests.iter().zip(evaluator.observe(&requests).unwrap()) {
+                let alone = evaluator.observe_alone(request).unwrap();
+                same(&batched, &alone, &format!("{name}: {:?}", request.trial.edits));
             }
         }
     }

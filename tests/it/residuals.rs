@@ -27,7 +27,7 @@ fn naive(evaluator: &ModelEvaluator, trial: &Trial, last: usize, shift: Shift, i
     let place =
         (config.num_hidden_layers - 1, Site::ResidPost, 0..config.hidden_size, last..last + 1);
     let variant = Variant { patches: Vec::new(), shifts: vec![shift] };
-    let residual = evaluator.capture(trial, &[(variant, place)]).unwrap().remove(0);
+    let residual = evaluator.capture(trial, vec![(variant, place)]).unwrap().remove(0);
     evaluator.read_log_probs(&residual, id)[0]
 }
 
