@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::Effect;
 use super::runs::{Direction, Runs, Stretch, comparable};
-use super::symptom::Symptom;
+use super::symptom::{Symptom, last};
 use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request};
@@ -80,7 +80,10 @@ impl<'a, 'm> Patching<'a, 'm> {
     /// Measures the share of the effect that is removed by routing every token as in the clean
     /// run; `None` for models without experts.
     pub fn routing(&mut self) -> Result<Option<f64>> {
-        let trial = &self.runs.corrupted.trial;
+        let trial = match &self.symptom {
+            Some(symptom) => &symptom.runs.corrupted.trial,
+            None => &self.runs.corrupted.trial,
+        };
         if self.runs.evaluator.model.config.experts.is_none()
             || trial.edits.contains(&Edit::FreezeRouting)
         {
@@ -88,11 +91,15 @@ impl<'a, 'm> Patching<'a, 'm> {
         }
         let frozen =
             trial.with_edits(trial.edits.iter().cloned().chain([Edit::FreezeRouting]).collect());
-        let observed = self
-            .runs
-            .evaluator
-            .observe(&[Request::new(frozen).with_reference(self.reference.clone())])?;
         self.calls += 1;
+        let request = Request::new(frozen);
+        if let Some(symptom) = &self.symptom {
+            let observed = self.runs.evaluator.observe(&[request])?;
+            let removed = observed.first().map(|o| symptom.removed(last(o)));
+            return Ok(removed.filter(|share| share.is_finite()));
+        }
+        let request = request.with_reference(self.reference.clone());
+        let observed = self.runs.evaluator.observe(&[request])?;
         Ok(observed.first().map(|o| 1.0 - o.mean_divergence_bits() / self.total))
     }
 

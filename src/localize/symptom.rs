@@ -54,10 +54,15 @@ impl Symptom<'_, '_> {
         shares_of(&mut [self], &asked, direction)
     }
 
-    /// Returns the share of the effect that is taken away or made where the token has a
-    /// log-probability.
+    /// Returns the share of the effect that is gone where the token has this log-probability, nats;
+    /// negative where the edits have more effect than before, NaN where there is no prediction.
+    pub fn removed(&self, log_prob: f64) -> f64 {
+        (self.corrupted - log_prob) / self.effect
+    }
+
+    /// Returns the share that is taken away or made, between 0 and 1.
     fn share(&self, log_prob: f64, direction: Direction) -> f64 {
-        let removed = (self.corrupted - log_prob) / self.effect;
+        let removed = self.removed(log_prob);
         let share = match direction {
             Direction::Necessity => removed,
             Direction::Sufficiency => 1.0 - removed,

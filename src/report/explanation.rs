@@ -258,8 +258,8 @@ fn pair(pair: &Pair) -> String {
 fn routing(found: &Localization) -> Option<String> {
     let share = percent(found.routing?.clamp(0.0, 1.0));
     Some(format!(
-        "Routing every token as in the clean run removes {share} of the divergence: that much of \
-        it acts through routing."
+        "Routing every token as in the clean run removes {share} of the effect: that much of it \
+        acts through routing."
     ))
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Patch, Request};
+use glitch::localize::{LocalizeOptions, localize};
 use glitch::model::batch::Row;
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, Model};
@@ -318,4 +319,27 @@ fn routing_is_observed_and_its_collapse_scored() {
             "{name}"
         );
     }
+}
+
+/// The share of an effect that acts through routing is that of the symptom, measured by hand.
+#[test]
+fn frozen_routing_removes_its_share_of_the_symptom() {
+    let model = Model::load("builtin:moe").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let base = model.encode("It was the best of times, it was the worst of").unwrap();
+    let mut shares = Vec::new();
+    for id in [300, 900, 2500] {
+        let edits = vec![Edit::Replace { position: base.len() - 1, id }];
+        let trial = Trial::new(&base[..], []).with_edits(edits.clone());
+        let options = LocalizeOptions { graph: false, ..LocalizeOptions::default() };
+        let found = localize(&evaluator, &trial, &[], &[], &options).unwrap();
+        let Some(symptom) = found.symptom else { continue };
+        let frozen = edits.into_iter().chain([Edit::FreezeRouting]).collect();
+        let frozen = Trial::new(&base[..], [symptom.id]).with_edits(frozen);
+        let said = evaluator.observe_alone(&Request::new(frozen)).unwrap().log_probs[0];
+        let share = (symptom.log_prob - f64::from(said)) / symptom.effect;
+        assert!((found.routing.unwrap() - share).abs() < 1e-4, "{share} {:?}", found.routing);
+        shares.push(share);
+    }
+    assert!(shares.iter().any(|share| share.abs() > 0.01), "{shares:?}");
 }
