@@ -11,7 +11,7 @@ use crate::campaign::{
 };
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
-use crate::model::{Model, is_named};
+use crate::model::{Model, is_named, split_difference};
 use crate::mutate::Layers;
 use crate::oracle::OracleKind;
 use crate::pipeline::{Explainer, ModelExplainer};
@@ -192,7 +192,8 @@ impl FuzzArgs {
 /// Returns whether an argument names a model and not a campaign file.
 fn is_model(path: &Path) -> bool {
     let ending = path.extension().and_then(|extension| extension.to_str());
-    path.to_str().is_some_and(is_named) || matches!(ending, Some("gguf" | "pth")) || path.is_dir()
+    let named = |spec: &str| is_named(spec) || split_difference(spec).is_some();
+    path.to_str().is_some_and(named) || matches!(ending, Some("gguf" | "pth")) || path.is_dir()
 }
 
 /// Returns a file of `--seeds` as the definition has it.

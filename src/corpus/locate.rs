@@ -7,7 +7,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::model::{Model, ModelRef, is_named};
+use crate::model::{Model, ModelRef, is_named, split_difference};
 
 /// Models that are loaded at most to compare their fingerprints.
 const MAX_LOADED: usize = 8;
@@ -27,8 +27,13 @@ pub fn load_model(reference: &ModelRef, near: &[&Path]) -> Result<Model> {
     if is_named(&reference.name) || is_it(&first, reference) {
         return first;
     }
-    for path in candidates(&reference.name, near).into_iter().take(MAX_LOADED) {
-        let found = Model::load(&path.display().to_string());
+    // Of a difference, the file is looked for; its base has to be where it was.
+    let (base, name) = match split_difference(&reference.name) {
+        Some((base, file)) => (format!("{base}+"), file),
+        None => (String::new(), &reference.name[..]),
+    };
+    for path in candidates(name, near).into_iter().take(MAX_LOADED) {
+        let found = Model::load(&format!("{base}{}", path.display()));
         if is_it(&found, reference) {
             return found;
         }

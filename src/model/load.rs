@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::formats::difference::{self, Difference};
 use super::formats::{Source, builtin, gguf, locate, pth, read_text, safetensors};
 use super::{Config, Model, Tokenizer, Weights};
 use crate::error::{Error, Result};
@@ -37,17 +38,22 @@ impl Source for Fingerprinting<'_> {
 
 impl Model {
     /// Loads a model: a Hugging Face folder, a GGUF file, a `.pth` file of RWKV, `builtin:NAME`, or
-    /// `hf:org/name` from the local Hugging Face cache.
+    /// `hf:org/name` from the local Hugging Face cache; or one of these and what is added to its
+    /// tensors, `MODEL+FILE.safetensors`.
     ///
     /// # Errors
     /// [`Error::Model`] naming the file and field at fault.
     pub fn load(spec: &str) -> Result<Self> {
-        if let Some(name) = spec.strip_prefix("builtin:") {
-            return builtin::load(spec, name);
+        let (base, difference) = match difference::split(spec) {
+            Some((base, file)) => (base, Some(file)),
+            None => (spec, None),
+        };
+        if let Some(name) = base.strip_prefix("builtin:") {
+            return builtin::load(spec, name, difference);
         }
-        let path = match spec.strip_prefix("hf:") {
+        let path = match base.strip_prefix("hf:") {
             Some(repository) => locate::hf_cache(repository)?,
-            None => locate::path_of(spec),
+            None => locate::path_of(base),
         };
         if path.is_dir() {
             let config_path = path.join("config.json");
@@ -65,18 +71,19 @@ impl Model {
                 .is_file()
                 .then(|| Tokenizer::from_file(&tokenizer_path))
                 .transpose()?;
-            Self::assemble(spec, config, &mut safetensors::Folder::open(&path)?, tokenizer)
+            let mut folder = safetensors::Folder::open(&path)?;
+            Self::assemble(spec, config, &mut folder, tokenizer, difference)
         } else if path.is_file() && path.extension().is_some_and(|extension| extension == "pth") {
             let mut file = pth::Pth::open(&path)?;
             let beside = path.with_file_name("tokenizer.json");
             let tokenizer = beside.is_file().then(|| Tokenizer::from_file(&beside)).transpose()?;
             let config = file.config.clone();
-            Self::assemble(spec, config, &mut file, tokenizer)
+            Self::assemble(spec, config, &mut file, tokenizer, difference)
         } else if path.is_file() {
             let mut file = gguf::Gguf::open(&path)?;
             let tokenizer = file.tokenizer()?.map(Tokenizer::new);
             let config = file.config.clone();
-            Self::assemble(spec, config, &mut file, tokenizer)
+            Self::assemble(spec, config, &mut file, tokenizer, difference)
         } else {
             Err(Error::model(
                 spec,
@@ -86,14 +93,21 @@ impl Model {
         }
     }
 
-    /// Loads all tensors of a source by a configuration, and takes the fingerprints.
+    /// Loads all tensors of a source by a configuration, with those of the file `difference` added
+    /// to them, and takes the fingerprints.
     pub(super) fn assemble(
         name: &str,
         mut config: Config,
         source: &mut dyn Source,
         tokenizer: Option<Tokenizer>,
+        difference: Option<&str>,
     ) -> Result<Self> {
         config.complete(source)?;
+        if let Some(file) = difference {
+            let mut changed = Difference::open(file, source)?;
+            let model = Self::assemble(name, config, &mut changed, tokenizer, None)?;
+            return changed.finish().map(|()| model);
+        }
         let mut source = Fingerprinting { source, hash: Sha256::new() };
         source.hash.update(config.identity().as_bytes());
         let weights = Weights::load(&config, &mut source)?;

@@ -27,6 +27,7 @@ pub use config::{
 };
 pub use families::FAMILIES;
 pub use formats::Source;
+pub use formats::difference::split as split_difference;
 pub use formats::locate::{is_named, short_names};
 pub use formats::tokenizer::Tokenizer;
 pub use forward::{Forward, Output};

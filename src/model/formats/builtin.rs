@@ -48,18 +48,18 @@ const COMPILED_IN: &[Builtin] = &[
 /// The tokenizer of every built-in model.
 const TOKENIZER: &[u8] = include!(include_bytes, "dense/tokenizer.json");
 
-/// Loads the built-in model `name`; `spec` (`builtin:NAME`) names it in errors.
+/// Loads the built-in model `name`, with a difference where one is named; `spec` names it in errors.
 ///
 /// # Errors
 /// [`Error::Model`] for a name that is unknown, or whose model is not in this build.
-pub fn load(spec: &str, name: &str) -> Result<Model> {
+pub fn load(spec: &str, name: &str, difference: Option<&str>) -> Result<Model> {
     let Some(builtin) = COMPILED_IN.iter().find(|builtin| builtin.name == name) else {
         return Err(Error::model(spec, "name", missing(name)));
     };
     let config = Config::from_json(spec, builtin.config)?;
     let tokenizer = Tokenizer::from_bytes(spec, TOKENIZER)?;
     let mut weights = safetensors::Buffer::open(spec, builtin.weights)?;
-    Model::assemble(spec, config, &mut weights, Some(tokenizer))
+    Model::assemble(spec, config, &mut weights, Some(tokenizer), difference)
 }
 
 /// Says why there is no built-in model `name`, and what to do about it.

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::difference::split;
 use crate::error::{Error, Result};
 
 /// Returns whether a name is the same on every machine: a built-in model, or one of the Hugging
 /// Face cache.
 pub fn is_named(spec: &str) -> bool {
-    spec.starts_with("builtin:") || spec.starts_with("hf:")
+    (spec.starts_with("builtin:") || spec.starts_with("hf:")) && split(spec).is_none()
 }
 
 fn home() -> Option<PathBuf> {
@@ -29,6 +30,9 @@ pub fn path_of(spec: &str) -> PathBuf {
 pub fn canonical_name(spec: &str) -> String {
     if is_named(spec) {
         return spec.to_owned();
+    }
+    if let Some((base, file)) = split(spec) {
+        return format!("{}+{}", canonical_name(base), canonical_name(file));
     }
     let path = path_of(spec);
     let canonical = match path.file_name() {

@@ -1,6 +1,7 @@
 //! The file formats of models, from which named tensors, configurations and tokenizers are read.
 
 pub mod builtin;
+pub mod difference;
 pub mod gguf;
 pub mod locate;
 pub mod pth;

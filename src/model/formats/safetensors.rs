@@ -120,6 +120,13 @@ impl Buffer {
             .map_err(|e| Error::model(path, "safetensors", first_line(&e)))?;
         Ok(Self { path: path.to_owned(), tensors })
     }
+
+    /// Returns the names of the tensors, ascending.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.tensors.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
 }
 
 impl Source for Buffer {
