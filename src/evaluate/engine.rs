@@ -104,8 +104,8 @@ impl<'m> ModelEvaluator<'m> {
         Ok(row)
     }
 
-    /// Returns the row of a plan that starts from no forward of its own: it continues any that begins
-    /// like it.
+    /// Returns the row of a plan that starts from no forward of its own: it continues any that
+    /// begins like it.
     pub(super) fn lone_row(&self, plan: &Plan) -> Row {
         let plain = &plan.layout.ids[..plan.plain];
         let known = match self.model.config.is_recurrent() {

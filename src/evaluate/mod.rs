@@ -3,7 +3,8 @@
 //!
 //! A request names a trial and what to measure on it; an observation holds the measurements.
 //! `plan.rs` decides what need not be computed again, `lower.rs` turns edits into hooks, `rows.rs`
-//! runs many rows in one forward, `runs.rs` keeps what all components output, and `engine.rs` keeps what later requests can start from.
+//! runs many rows in one forward, `runs.rs` captures what all components output, and `engine.rs`
+//! keeps what later requests can start from.
 
 mod activations;
 mod batching;

@@ -31,8 +31,8 @@ pub struct Plan {
     /// The entry of the trial's highest lesions and the lesions below it: a forward with the latter
     /// could be resumed there.
     pub below: Option<(Entry, Vec<Edit>)>,
-    /// The number of leading tokens that are as in a plain forward of the same tokens, at most up to
-    /// the first one read: they could continue any forward that begins like them.
+    /// The number of leading tokens that are as in a plain forward of the same tokens, at most up
+    /// to the first one read: they may come from any forward that begins like them.
     pub plain: usize,
 }
 

@@ -32,8 +32,8 @@ impl ModelEvaluator<'_> {
     /// with it. Nothing before that may be edited: it comes from a cached forward.
     ///
     /// # Errors
-    /// [`Error::Request`](crate::Error::Request) for ids or components that the model does not have,
-    /// and for a position that a trial does not have.
+    /// [`Error::Request`](crate::Error::Request) for ids or components that the model does not
+    /// have, and for a position that a trial does not have.
     pub fn activations_from(&self, trials: &[(&Trial, usize)]) -> Result<Vec<Activations>> {
         let rows: Vec<(&Trial, Row)> = trials
             .iter()

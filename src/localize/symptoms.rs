@@ -151,7 +151,7 @@ impl<'a, 'm> Symptoms<'a, 'm> {
             };
             let mut runs = Runs::of(self.evaluator, &trial, clean, activations);
             // The position that the token is read at corresponds to itself, though it may hold
-            // another token: one inserted at the end of the prompt, or what a deletion leaves there.
+            // another token: one inserted at the end of the prompt, or what a deletion leaves.
             let position = trial.layout().prompt_len - 1;
             align(&mut runs.aligned, trial.base.len() - 1, position);
             symptoms.push(Some(Symptom { runs, token, position, corrupted, effect, calls: 4 }));

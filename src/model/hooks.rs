@@ -138,8 +138,8 @@ impl Hooks {
     }
 
     /// Returns, for each token, whether what is at one of these sites of a layer, `[tokens,
-    /// d_model]`, is replaced in full, so that it need not be computed; shorter than the batch where
-    /// the remaining tokens are not idle.
+    /// d_model]`, is replaced in full, so that it need not be computed; shorter than the batch
+    /// where the remaining tokens are not idle.
     pub fn idle(&self, layer: usize, sites: &[Site], d_model: usize) -> Vec<bool> {
         let blocks = sites.iter().filter_map(|site| self.blocks.get(&(layer, *site))).flatten();
         let blocks: Vec<&Block> =

@@ -48,7 +48,8 @@ const COMPILED_IN: &[Builtin] = &[
 /// The tokenizer of every built-in model.
 const TOKENIZER: &[u8] = include!(include_bytes, "dense/tokenizer.json");
 
-/// Loads the built-in model `name`, with a difference where one is named; `spec` names it in errors.
+/// Loads the built-in model `name`, with a difference where one is named; `spec` names it in
+/// errors.
 ///
 /// # Errors
 /// [`Error::Model`] for a name that is unknown, or whose model is not in this build.
