@@ -56,9 +56,9 @@ const FEW_BLOCKS: usize = 32;
 
 impl LocalizeOptions {
     /// Returns what is tried in a model of so many mixers and MLPs: less in one of many, where
-    /// every patch takes longer. In two cases of SmolLM2, the strongest of 48 neurons was the first that
-    /// was tried in each of three MLPs, and 24 of the 28 strongest heads were in the 8 strongest
-    /// mixers.
+    /// every patch takes longer. In two cases of SmolLM2, the strongest of 48 neurons was the first
+    /// that was tried in each of three MLPs, and 24 of the 28 strongest heads were in the 8
+    /// strongest mixers.
     pub fn for_blocks(self, blocks: usize) -> Self {
         match blocks <= FEW_BLOCKS {
             true => self,
