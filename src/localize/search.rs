@@ -150,8 +150,7 @@ impl Patching<'_, '_> {
     /// mixture also its experts and their router.
     fn parts(&self, effects: &[Effect], options: &LocalizeOptions) -> Vec<Component> {
         let config = &self.runs.evaluator.model.config;
-        let free = |component: &Component| self.is_outside_edits(component);
-        let ranked: Vec<Component> = rank(effects).into_iter().filter(free).collect();
+        let ranked = rank(effects);
         let mlps = ranked.iter().filter(|c| config.mlp(c.layer()) == Some(**c)).take(options.mlps);
         // What has heads was tried head by head.
         let channelled = |c: &Component| config.heads(c.layer()) == 0;
