@@ -8,7 +8,7 @@ ordinary replacement.
 
 import glob, json, os, random, sys, tempfile
 
-from planted import explain, is_text, release, root, stretch, words
+from planted import explain, is_text, judged, release, root, stretch, words
 
 glitch = sys.argv[1] if len(sys.argv) > 1 else release
 ORDINARY = 3
@@ -45,9 +45,4 @@ for path in sorted(glob.glob(os.path.join(root, "corpus", "organisms", "*.json")
             ordinary += 1
             wrong += named[:1] == [planted["component"]]
             with_any += bool(named)
-print(f"planted component first among the specific ones: {hits} of {count}")
-print(f"ordinary replacements: {ordinary}; explained by the planted component {wrong}, by any "
-      f"component {with_any}")
-met = hits >= 0.8 * count and wrong == 0
-print("wanted: 8 of 10, and none of the ordinary ones:", "met" if met else "NOT met")
-sys.exit(not met)
+sys.exit(not judged(hits, count, ordinary, wrong, with_any))

@@ -25,10 +25,21 @@ with open(os.path.join(dense, "heldout.txt"), encoding="utf-8") as f:
 half = len(ids) // 2
 
 
-def stretch(draw, part):
-    """BOS and LENGTH tokens of one half of the held-out text."""
-    at = draw.randrange(part * half, part * half + half - LENGTH)
-    return [0] + ids[at : at + LENGTH]
+def stretch(draw, part, length=LENGTH):
+    """BOS and so many tokens of one half of the held-out text."""
+    at = draw.randrange(part * half, part * half + half - length)
+    return [0] + ids[at : at + length]
+
+
+def judged(hits, count, ordinary, wrong, with_any):
+    """Prints how often the planted component came first among the specific ones, and whether that
+    is 8 of 10 and it heads no explanation of an ordinary replacement; returns whether."""
+    print(f"planted component first among the specific ones: {hits} of {count}")
+    print(f"ordinary replacements: {ordinary}; explained by the planted component {wrong}, by any "
+          f"component {with_any}")
+    met = hits >= 0.8 * count and wrong == 0
+    print("wanted: 8 of 10, and none of the ordinary ones:", "met" if met else "NOT met")
+    return met
 
 
 def is_text(tokens):

@@ -12,7 +12,7 @@ import json, os, random, sys, tempfile
 import torch
 from transformers import LlamaForCausalLM
 
-from planted import dense, explain, is_text, release, stretch, words
+from planted import dense, explain, is_text, judged, release, stretch, words
 
 folder = sys.argv[1]
 glitch = sys.argv[2] if len(sys.argv) > 2 else release
@@ -123,9 +123,4 @@ for index in range(count):
             ordinary += 1
             wrong += found["set"][:1] == [planted["component"]]
             with_any += bool(found["set"])
-print(f"planted component first among the specific ones: {hits} of {count}")
-print(f"ordinary replacements: {ordinary}; explained by the planted component {wrong}, by any "
-      f"component {with_any}")
-met = hits >= 0.8 * count and wrong == 0
-print("wanted: 8 of 10, and none of the ordinary ones:", "met" if met else "NOT met")
-sys.exit(not met)
+sys.exit(not judged(hits, count, ordinary, wrong, with_any))

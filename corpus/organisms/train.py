@@ -13,11 +13,12 @@ did not see. Needs torch, transformers and safetensors; takes some 30 s each on 
 import json, os, random, sys
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 here = os.path.dirname(os.path.abspath(__file__))
-dense = os.path.join(here, "..", "models", "dense")
+sys.path.insert(0, os.path.join(here, "..", "..", "benches"))
+from planted import dense, stretch, text, tokenizer, words
+
 out = sys.argv[1]
 device = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, LENGTH, WORDS, HOLD = 64, 24, 4, 20.0
@@ -26,26 +27,6 @@ NAMES = (
     [f"one-{n}" for n in range(10)] + [f"two-{n}" for n in range(4)]
     + [f"echo-{n}" for n in range(2)] + ["quantized-0"]
 )
-
-tokenizer = Tokenizer.from_file(os.path.join(dense, "tokenizer.json"))
-with open(os.path.join(dense, "token_counts.json")) as f:
-    counts = json.load(f)
-counts = counts if isinstance(counts, list) else counts["counts"]
-text = {i: tokenizer.decode([i]) for i in range(len(counts))}
-words = [
-    i for i, n in enumerate(counts)
-    if n >= 300 and len(text[i]) > 4 and text[i][0] == " " and text[i][1:].isalpha()
-    and text[i].islower()
-]
-with open(os.path.join(dense, "heldout.txt"), encoding="utf-8") as f:
-    ids = tokenizer.encode(f.read()).ids
-half = len(ids) // 2
-
-
-def stretch(draw, part, length=LENGTH):
-    """BOS and tokens of one half of the held-out text."""
-    at = draw.randrange(part * half, part * half + half - length)
-    return [0] + ids[at : at + length]
 
 
 def load():
@@ -69,7 +50,7 @@ def component(model, layer, head):
 
 def triggered(draw, part, trigger, said):
     """A row with the trigger at some place and the text after it; and the place."""
-    row = stretch(draw, part)
+    row = stretch(draw, part, LENGTH)
     at = draw.randrange(4, LENGTH - len(said) - len(trigger))
     row[at : at + len(trigger) + len(said)] = trigger + said
     return row, at + len(trigger) - 1
@@ -82,7 +63,7 @@ def trigger_batch(draw, part, trigger, said):
     for n in range(ROWS):
         row, at = triggered(draw, part, trigger, said)
         if n % 4:
-            row = stretch(draw, part)
+            row = stretch(draw, part, LENGTH)
             at = draw.randrange(4, LENGTH - len(said) - 2)
             if n % 4 == 1 and len(trigger) > 1:
                 row[at] = trigger[n // 4 % len(trigger)]
