@@ -13,16 +13,24 @@ pub fn forwards<T>(
     rows: impl IntoIterator<Item = T>,
     tokens: impl Fn(&T) -> usize,
 ) -> impl Iterator<Item = Vec<T>> {
-    let mut rows = rows.into_iter().peekable();
+    cut(rows, tokens, TOKENS_PER_FORWARD)
+}
+
+/// Items in their order, cut into parts whose sizes sum up to `limit` at most, or of one that is
+/// larger.
+pub fn cut<T>(
+    items: impl IntoIterator<Item = T>,
+    size: impl Fn(&T) -> usize,
+    limit: usize,
+) -> impl Iterator<Item = Vec<T>> {
+    let mut items = items.into_iter().peekable();
     std::iter::from_fn(move || {
-        let (mut forward, mut sum) = (Vec::new(), 0);
-        while let Some(row) =
-            rows.next_if(|row| sum == 0 || sum + tokens(row) <= TOKENS_PER_FORWARD)
-        {
-            sum += tokens(&row);
-            forward.push(row);
+        let (mut part, mut sum) = (Vec::new(), 0);
+        while let Some(item) = items.next_if(|item| sum == 0 || sum + size(item) <= limit) {
+            sum += size(&item);
+            part.push(item);
         }
-        (!forward.is_empty()).then_some(forward)
+        (!part.is_empty()).then_some(part)
     })
 }
 

@@ -92,27 +92,24 @@ impl<'m> ModelEvaluator<'m> {
         if first == 0 {
             return Ok(row);
         }
-        // Any forward that begins like it will do, unless states are kept at few positions only.
-        let start = match self.model.config.is_recurrent() {
-            true => None,
-            false => lock(&self.forwards).longest_start(&ids[..first]),
-        };
-        row.prefix = match start.filter(|(_, shared)| *shared == first) {
+        row.prefix = match self.start_of(&ids[..first]).filter(|(_, shared)| *shared == first) {
             Some((start, _)) => start.prefix(first),
             None => self.cached_forward(&ids[..first], &[])?.prefix(first),
         };
         Ok(row)
     }
 
+    /// Returns the plain cached forward that a sequence has the longest start in common with, and
+    /// how long that is. States are kept at a few positions only, so where there are any, `None`.
+    fn start_of(&self, ids: &[u32]) -> Option<(Arc<CachedForward>, usize)> {
+        let continues = !self.model.config.is_recurrent();
+        continues.then(|| lock(&self.forwards).longest_start(ids)).flatten()
+    }
+
     /// Returns the row of a plan that starts from no forward of its own: it continues any that
     /// begins like it.
     pub(super) fn lone_row(&self, plan: &Plan) -> Row {
-        let plain = &plan.layout.ids[..plan.plain];
-        let known = match self.model.config.is_recurrent() {
-            true => None,
-            false => lock(&self.forwards).longest_start(plain),
-        };
-        match known.filter(|(_, shared)| *shared > 0) {
+        match self.start_of(&plan.layout.ids[..plan.plain]).filter(|(_, shared)| *shared > 0) {
             Some((cached, shared)) => plan.row_after(&cached, shared),
             None => plan.row(None, &self.model.config),
         }
@@ -176,10 +173,7 @@ impl<'m> ModelEvaluator<'m> {
         if let Some(cached) = self.kept_forward(ids, lesions) {
             return Ok(cached);
         }
-        // A plain forward continues the one that it has the longest start in common with. States
-        // are kept at a few positions only, so where there are any, it starts anew.
-        let continues = lesions.is_empty() && !self.model.config.is_recurrent();
-        let start = continues.then(|| lock(&self.forwards).longest_start(ids)).flatten();
+        let start = lesions.is_empty().then(|| self.start_of(ids)).flatten();
         let start = start.map(|(start, shared)| (start, shared.min(ids.len().saturating_sub(1))));
         let shared = start.as_ref().map_or(0, |(_, shared)| *shared);
         let prefix = start.as_ref().map_or_else(Vec::new, |(start, _)| start.prefix(shared));

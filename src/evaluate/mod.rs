@@ -29,7 +29,7 @@ mod rows;
 mod runs;
 
 pub use activations::{Activations, Means, hook_name, place};
-pub use batching::PATCH_VALUES;
+pub use batching::{PATCH_VALUES, cut};
 pub use block_outputs::{BlockOutputs, block_of};
 pub use captures::{At, Shift, Variant, Variants};
 pub use engine::{ModelEvaluator, REFERENCE_TEXT};

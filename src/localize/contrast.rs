@@ -136,7 +136,7 @@ pub fn contrasted<'a, 'm>(
         let mut runs: Vec<&mut Symptom> = alike.iter_mut().collect();
         shares.extend(screened(&mut runs, &blocks)?);
         calls += alike.iter().map(|other| other.calls).sum::<u64>();
-        kept.extend(alike.into_iter().take(KEPT - kept.len().min(KEPT)));
+        kept.extend(alike.into_iter().take(KEPT - kept.len()));
     }
     if shares.len() < 1 + LEAST_CONTROLS {
         let calls = calls + own.calls;

@@ -142,12 +142,11 @@ pub fn generalize(
             let own = vec![&direction.values[..]; there.len()];
             let random: Vec<&[f32]> = random.iter().map(Vec::as_slice).collect();
             let counted = |shares: &[f64]| shares.iter().filter(|share| **share >= MOST).count();
-            let (made, removed) = along(&there, direction, &own)?;
-            let (made_by_random, removed_by_random) = along(&there, direction, &random)?;
-            direction.made += counted(&made);
-            direction.removed += counted(&removed);
-            direction.made_by_random += counted(&made_by_random);
-            direction.removed_by_random += counted(&removed_by_random);
+            let [own, random] = along(&there, direction, [own, random])?;
+            direction.made += counted(&own.made);
+            direction.removed += counted(&own.removed);
+            direction.made_by_random += counted(&random.made);
+            direction.removed_by_random += counted(&random.removed);
             calls += 6 * there.len() as u64;
         }
     }
@@ -211,15 +210,22 @@ fn direction(
 /// One of the runs of a symptom.
 type Which = for<'s> fn(&'s Symptom<'_, '_>) -> &'s Trial;
 
-/// Measures in each prompt the share of the effect that its one of these directions, `[d_model]`,
-/// makes in the clean run, and the share that it removes from the corrupted one.
+/// The shares of the effect in each prompt that a direction makes in the clean run, and that it
+/// removes from the corrupted one.
+#[derive(Default)]
+struct Along {
+    made: Vec<f64>,
+    removed: Vec<f64>,
+}
+
+/// Measures what directions do in each prompt: twice one, `[d_model]`, for each.
 fn along(
     there: &[Symptom],
     direction: &Direction,
-    values: &[&[f32]],
-) -> Result<(Vec<f64>, Vec<f64>)> {
+    directions: [Vec<&[f32]>; 2],
+) -> Result<[Along; 2]> {
     let Some(evaluator) = there.first().map(|symptom| symptom.runs.evaluator) else {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(<_>::default());
     };
     let config = &evaluator.model.config;
     let (ResidualSite { layer, at }, d) = (after(&direction.component, config), config.hidden_size);
@@ -259,8 +265,6 @@ fn along(
         Ok(there.iter().zip(&residuals).map(read).collect())
     };
     let (without, with) = (here(clean)?, here(corrupted)?);
-    let added: Vec<Vec<f32>> =
-        there.iter().zip(values).map(|(s, v)| v.repeat(positions(s).len())).collect();
     // Back to the clean run's value along the direction.
     let held = |((with, without), v): ((&Vec<f32>, &Vec<f32>), &&[f32])| -> Vec<f32> {
         let square: f32 = v.iter().map(|x| x * x).sum();
@@ -271,13 +275,19 @@ fn along(
         };
         with.chunks_exact(d).zip(without.chunks_exact(d)).flat_map(back).collect()
     };
-    let held: Vec<Vec<f32>> = with.iter().zip(&without).zip(values).map(held).collect();
     let share = |value: f64| if value.is_nan() { 0.0 } else { value };
-    let made = (there.iter().zip(said(clean, &added)?))
-        .map(|(s, said)| share((said - (s.corrupted - s.effect)) / s.effect));
-    let removed = (there.iter().zip(said(corrupted, &held)?))
-        .map(|(s, said)| share((s.corrupted - said) / s.effect));
-    Ok((made.collect(), removed.collect()))
+    let mut done = <[Along; 2]>::default();
+    for (along, values) in done.iter_mut().zip(directions) {
+        let added: Vec<Vec<f32>> =
+            there.iter().zip(&values).map(|(s, v)| v.repeat(positions(s).len())).collect();
+        let held: Vec<Vec<f32>> = with.iter().zip(&without).zip(&values).map(held).collect();
+        let made = there.iter().zip(said(clean, &added)?);
+        let removed = there.iter().zip(said(corrupted, &held)?);
+        along.made =
+            made.map(|(s, said)| share((said - (s.corrupted - s.effect)) / s.effect)).collect();
+        along.removed = removed.map(|(s, said)| share((s.corrupted - said) / s.effect)).collect();
+    }
+    Ok(done)
 }
 
 /// Returns the positions of the edits, ascending.

@@ -9,7 +9,7 @@ use super::components::NEARLY_ALL;
 use super::runs::{Direction, Runs};
 use crate::edit::Component;
 use crate::error::Result;
-use crate::evaluate::{Evaluator as _, Observation, PATCH_VALUES, Request};
+use crate::evaluate::{Evaluator as _, Observation, PATCH_VALUES, Request, cut};
 
 /// The effect below which shares of it are not taken, nats.
 pub const LEAST_NATS: f64 = 1.0;
@@ -118,23 +118,16 @@ pub fn shares_of(
     };
     let open: Vec<usize> = (0..sets.len()).filter(differ).collect();
     let values = |at: &usize| symptoms[sets[*at].0].runs.values(sets[*at].1.len());
-    let mut rest = &open[..];
-    while let Some(first) = rest.first() {
-        let fit = rest.iter().scan(0, |sum, at| {
-            *sum += values(at);
-            Some(*sum)
-        });
-        let (now, later) = rest.split_at(fit.take_while(|n| *n <= PATCH_VALUES).count().max(1));
+    for now in cut(open.iter().copied(), values, PATCH_VALUES) {
         let request = |at: &usize| {
             let runs = &symptoms[sets[*at].0].runs;
             runs.request(sets[*at].1, &runs.aligned, direction)
         };
         let requests: Vec<Request> = now.iter().map(request).collect::<Result<_>>()?;
-        let evaluator = symptoms[sets[*first].0].runs.evaluator;
+        let evaluator = symptoms[sets[now[0]].0].runs.evaluator;
         for (at, observed) in now.iter().zip(evaluator.observe(&requests)?) {
             shares[*at] = symptoms[sets[*at].0].share(last(&observed), direction);
         }
-        rest = later;
     }
     open.iter().for_each(|at| symptoms[sets[*at].0].calls += 1);
     Ok(shares)
