@@ -85,7 +85,7 @@ pub fn subject<'a>(
     };
     let floor = evaluator.score_noise_floor()?;
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
-    let new_prompts = NewPrompts::new(model, evaluator, vocabulary, &echo)?;
+    let new_prompts = NewPrompts::new(model, vocabulary, &echo)?;
     let layers = config.layers;
     let (model, config) = (model.reference(), &model.config);
     Ok(Subject {

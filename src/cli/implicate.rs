@@ -9,6 +9,7 @@ use crate::corpus::ModelUnderTest;
 use crate::edit::Edit;
 use crate::error::{Error, Result};
 use crate::localize::{ComparisonKind, Direction, DirectionAt};
+use crate::oracle::OracleKind;
 use crate::pipeline::{attribute_replaced_tokens, localize_against_controls};
 use crate::report;
 use crate::storage::{self, OutputDir};
@@ -36,6 +37,10 @@ pub struct Args {
     /// Components listed, strongest first.
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
+    /// Also measure which heads read the replaced tokens, and in which layers, against other tokens
+    /// in their place. Cases of `suffix` always get this.
+    #[arg(long)]
+    attribution: bool,
 }
 
 pub fn run(args: Args) -> Result<u8> {
@@ -46,18 +51,20 @@ pub fn run(args: Args) -> Result<u8> {
     let evaluator = under_test.evaluator();
     let trial = case.trial();
     let vocabulary = &under_test.vocabulary;
-    let new_prompts = under_test.new_prompts_for(&evaluator, &trial)?;
+    let new_prompts = under_test.new_prompts()?;
     let new_prompts = Some((&new_prompts, case.verdict.oracle));
     let mut found =
         localize_against_controls(&evaluator, vocabulary, &trial, new_prompts, case.control_seed)?;
-    // What fails is known to the search that found the case alone.
     let known = case.localization.as_ref().and_then(|i| i.attribution.as_ref());
-    let fails = known.and_then(|attribution| {
-        attribution.comparisons.iter().find(|c| c.kind == ComparisonKind::Fails)
-    });
-    let fails = fails.map(|comparison| trial.with_edits(comparison.edits.clone()));
-    let seed = case.control_seed;
-    attribute_replaced_tokens(&evaluator, vocabulary, &trial, &mut found, seed, fails.as_ref())?;
+    if args.attribution || known.is_some() || case.verdict.oracle == OracleKind::Target {
+        // What fails is known to the search that found the case alone.
+        let fails = known.and_then(|attribution| {
+            attribution.comparisons.iter().find(|c| c.kind == ComparisonKind::Fails)
+        });
+        let fails = fails.map(|comparison| trial.with_edits(comparison.edits.clone()));
+        let (fails, seed) = (fails.as_ref(), case.control_seed);
+        attribute_replaced_tokens(&evaluator, vocabulary, &trial, &mut found, seed, fails)?;
+    }
     if args.json {
         output::json(&found)?;
     } else {

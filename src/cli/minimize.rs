@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<u8> {
     let judge = under_test.judge(&evaluator, &case).with_controls(controls);
     let trial = case.trial();
     let token = |id| under_test.model.token(id);
-    let new_prompts = under_test.new_prompts(&evaluator)?;
+    let new_prompts = under_test.new_prompts()?;
     let options = minimize::MinimizeOptions {
         max_calls: args.max_calls,
         batch: (BATCH / (judge.controls_per_trial + 1)).max(4),

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::locate::load_model;
 use crate::case::{Case, check_edit, check_length};
-use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator};
 use crate::model::Model;
@@ -104,16 +103,8 @@ impl ModelUnderTest {
     ///
     /// # Errors
     /// Those of [`NewPrompts::new`].
-    pub fn new_prompts(&self, evaluator: &dyn Evaluator) -> Result<NewPrompts> {
-        NewPrompts::new(&self.model, evaluator, &self.vocabulary, &[])
-    }
-
-    /// Makes those that one trial can be put into.
-    ///
-    /// # Errors
-    /// Those of [`NewPrompts::for_trial`].
-    pub fn new_prompts_for(&self, evaluator: &dyn Evaluator, trial: &Trial) -> Result<NewPrompts> {
-        NewPrompts::for_trial(&self.model, evaluator, &self.vocabulary, trial)
+    pub fn new_prompts(&self) -> Result<NewPrompts> {
+        NewPrompts::new(&self.model, &self.vocabulary, &[])
     }
 
     /// Makes an evaluator of the model.

@@ -6,11 +6,10 @@
 //! of the trial. A single gradient at either end is misled where something saturates: an attention
 //! head that is sure, a neuron that is off.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
-
-use super::activations::{Activations, width};
+use super::activations::Activations;
 use super::engine::ModelEvaluator;
 use super::gradient::Target;
 use super::lower::{Lowering, Place};
@@ -56,36 +55,34 @@ impl ModelEvaluator<'_> {
             true => (vec![1.0; 2], vec![&baseline, trial]),
             false => (0..STEPS).map(|k| ((k as f32 + 0.5) / STEPS as f32, trial)).unzip(),
         };
-        let rows = |ids: &[u32]| Forward {
-            rows: vec![Row { ids: ids[first..].to_vec(), ..row.clone() }; shares.len()],
-            ..Forward::default()
-        };
-        let mut forward = rows(ids);
-        let offsets = forward.offsets();
-        for (trial, tokens) in trials.iter().zip(offsets.windows(2)) {
-            let place = Place { tokens: tokens[0]..tokens[1], position: first, layer: 0 };
-            let layout = trial.layout();
-            let hooks = &mut forward.hooks;
+        let target =
+            Target { token: (len - 2 - first) as u32, id, weight: 1.0 / shares.len() as f32 };
+        let mut sum: BTreeMap<(usize, Site), Vec<f32>> = BTreeMap::new();
+        // One run at a time: what candle keeps of a forward for its backward is large, and is used
+        // again for the next.
+        for (share, trial) in shares.iter().zip(trials) {
+            let run = |ids: &[u32]| Forward {
+                rows: vec![Row { ids: ids[first..].to_vec(), ..row.clone() }],
+                ..Forward::default()
+            };
+            let mut forward = run(ids);
+            let place = Place { tokens: 0..len - 1 - first, position: first, layer: 0 };
+            let (layout, hooks) = (trial.layout(), &mut forward.hooks);
             Lowering { baselines: self, trial, layout: &layout, place, hooks }.run(&[])?;
-        }
-        let to = self.model.embed_tensor(&forward)?;
-        let from = self.model.embed_tensor(&rows(from))?;
-        let shares: Vec<f32> =
-            shares.iter().flat_map(|share| std::iter::repeat_n(*share, len - 1 - first)).collect();
-        let shares = Tensor::from_vec(shares, (to.dim(0)?, 1), to.device())?;
-        let between = (&from + (to - &from)?.broadcast_mul(&shares)?)?;
-        let weight = 1.0 / trials.len() as f32;
-        let targets: Vec<Target> =
-            offsets[1..].iter().map(|end| Target { token: (end - 1) as u32, id, weight }).collect();
-        let gradients = self.gradients_at(&forward, &between, sites, &targets)?;
-        // The sum over the rows: each already has its weight.
-        let summed = gradients.into_iter().map(|((layer, site), values)| {
-            let mut sum = vec![0f32; (len - 1 - first) * width(layer, site, &self.model.config)];
-            for row in values.chunks_exact(sum.len().max(1)) {
-                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            let to = self.model.embed_tensor(&forward)?;
+            let from = self.model.embed_tensor(&run(from))?;
+            let between = (&from + (to - &from)?.affine(f64::from(*share), 0.0)?)?;
+            let gradients =
+                self.gradients_at(&forward, &between, sites, std::slice::from_ref(&target))?;
+            for (site, values) in gradients {
+                match sum.entry(site) {
+                    Entry::Vacant(entry) => drop(entry.insert(values)),
+                    Entry::Occupied(mut entry) => {
+                        entry.get_mut().iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
+                    }
+                }
             }
-            ((layer, site), sum)
-        });
-        Ok(Activations { first, positions: len - 1, sites: summed.collect() })
+        }
+        Ok(Activations { first, positions: len - 1, sites: sum })
     }
 }

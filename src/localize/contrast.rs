@@ -37,6 +37,9 @@ const TOGETHER: usize = 10;
 /// The number of controls below which shares are not compared: nothing could be specific.
 const LEAST_CONTROLS: usize = 19;
 
+/// The number of controls after which the comparison ends if nothing can be specific any more.
+const ENOUGH: usize = 9;
+
 /// The number of controls whose runs are kept for further comparisons.
 const KEPT: usize = 3;
 
@@ -122,7 +125,8 @@ pub fn contrasted<'a, 'm>(
     // One row for the case, one for each control.
     let (mut shares, mut calls, mut kept) = (screened(&mut [own], &blocks)?, 0, Vec::new());
     let mut rest = controls.iter().filter(|control| comparable(control));
-    loop {
+    let mut decided = false;
+    while !decided {
         let wanted = (options.contrasted + 1).saturating_sub(shares.len()).min(TOGETHER);
         let few: Vec<&Trial> = rest.by_ref().take(wanted).collect();
         if few.is_empty() {
@@ -137,32 +141,47 @@ pub fn contrasted<'a, 'm>(
         shares.extend(screened(&mut runs, &blocks)?);
         calls += alike.iter().map(|other| other.calls).sum::<u64>();
         kept.extend(alike.into_iter().take(KEPT - kept.len()));
+        decided = shares.len() > ENOUGH && nothing_stands_out(&compared(&blocks, &shares));
     }
-    if shares.len() < 1 + LEAST_CONTROLS {
+    if shares.len() < 1 + LEAST_CONTROLS && !decided {
         let calls = calls + own.calls;
         return Ok(Contrasted { controls: kept, calls, ..Contrasted::default() });
     }
-    let mut contrasts: Vec<Contrast> = (blocks.iter().zip(adjusted_p_values(&shares)))
-        .enumerate()
-        .map(|(at, (&component, p_value))| {
-            let mut controls: Vec<f64> = shares[1..].iter().map(|run| run[at]).collect();
-            controls.sort_by(f64::total_cmp);
-            let necessity = shares[0][at];
-            let mut contrast =
-                Contrast { component, necessity, controls, p_value, role: Role::Unclear };
-            let of_controls = necessity - contrast.excess();
-            if p_value <= LEVEL && contrast.excess() >= LEAST_NECESSITY {
-                contrast.role = Role::Specific;
-            } else if necessity >= LEAST_NECESSITY && of_controls >= 0.5 * necessity {
-                contrast.role = Role::Relay;
-            }
-            contrast
-        })
-        .collect();
+    let mut contrasts = compared(&blocks, &shares);
     contrasts
         .sort_by(|a, b| b.necessity.total_cmp(&a.necessity).then(a.component.cmp(&b.component)));
     let set = own.specific_set(&contrasts, options)?;
     Ok(Contrasted { contrasts, set, controls: kept, calls: calls + own.calls })
+}
+
+/// Compares the shares of the first run with those of the others, block by block.
+fn compared(blocks: &[Component], shares: &[Vec<f64>]) -> Vec<Contrast> {
+    let compare = |(at, (&component, p_value)): (usize, (&Component, f64))| {
+        let mut controls: Vec<f64> = shares[1..].iter().map(|run| run[at]).collect();
+        controls.sort_by(f64::total_cmp);
+        let necessity = shares[0][at];
+        let mut contrast =
+            Contrast { component, necessity, controls, p_value, role: Role::Unclear };
+        let of_controls = necessity - contrast.excess();
+        if p_value <= LEVEL && contrast.excess() >= LEAST_NECESSITY {
+            contrast.role = Role::Specific;
+        } else if necessity >= LEAST_NECESSITY && of_controls >= 0.5 * necessity {
+            contrast.role = Role::Relay;
+        }
+        contrast
+    };
+    blocks.iter().zip(adjusted_p_values(shares)).enumerate().map(compare).collect()
+}
+
+/// Returns whether no block can be called specific any more, whatever further controls do: for
+/// that it has to exceed all of them. To stop then leaves the probability of a false call as it is
+/// (Besag and Clifford 1991, "Sequential Monte Carlo p-values").
+fn nothing_stands_out(contrasts: &[Contrast]) -> bool {
+    let exceeds_all = |contrast: &Contrast| {
+        contrast.p_value <= 1.0 / (1 + contrast.controls.len()) as f64
+            && contrast.excess() >= LEAST_NECESSITY
+    };
+    !contrasts.iter().any(exceeds_all)
 }
 
 /// Returns for each column the share of runs of which some column exceeds the mean of its column by
@@ -200,6 +219,18 @@ mod tests {
 
     /// Heavy tails, and components that only one token in twenty uses: the rate is kept, and what
     /// stands out from all is found.
+    #[test]
+    fn the_comparison_goes_on_while_something_can_be_specific() {
+        let blocks = [Component::Mlp { layer: 0 }, Component::Mlp { layer: 1 }];
+        let goes_on = |runs: &[Vec<f64>]| !nothing_stands_out(&compared(&blocks, runs));
+        let controls = [vec![0.3, 0.6], vec![0.0, 0.1]];
+        let with = |own: [f64; 2]| [&[own.to_vec()][..], &controls[..]].concat();
+        assert!(goes_on(&with([0.9, 0.0])));
+        // The second control's excess in the other column is larger; too little of an excess.
+        assert!(!goes_on(&with([0.4, 0.0])));
+        assert!(!goes_on(&[vec![0.05, 0.0], vec![0.0, 0.0], vec![0.0, 0.0]]));
+    }
+
     #[test]
     fn an_ordinary_run_stands_out_as_often_as_stated() {
         let mut rng = rng::stream(1, "contrasts");

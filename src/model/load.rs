@@ -1,5 +1,8 @@
 //! Loading a model by its name or path, and the fingerprint that is taken on the way.
 
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::JoinHandle;
+
 use sha2::{Digest, Sha256};
 
 use super::formats::difference::{self, Difference};
@@ -8,10 +11,53 @@ use super::{Config, Model, Tokenizer, Weights};
 use crate::error::{Error, Result};
 use crate::text::hex;
 
+/// The number of values that are handed to the hashing thread at a time.
+const HASHED_AT_ONCE: usize = 1 << 18;
+
+/// SHA-256 on a thread of its own, so that tensors are read and packed meanwhile.
+struct Hashing {
+    filled: SyncSender<Vec<u8>>,
+    /// Buffers to be filled again.
+    emptied: Receiver<Vec<u8>>,
+    thread: JoinHandle<Sha256>,
+}
+
+impl Hashing {
+    fn start() -> Self {
+        let (filled, received) = mpsc::sync_channel::<Vec<u8>>(2);
+        let (give_back, emptied) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut hash = Sha256::new();
+            for bytes in received {
+                hash.update(&bytes);
+                // Nobody takes the last ones.
+                let _ = give_back.send(bytes);
+            }
+            hash
+        });
+        Self { filled, emptied, thread }
+    }
+
+    /// Hashes bytes, after all that came before.
+    fn update(&self, fill: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = self.emptied.try_recv().unwrap_or_default();
+        bytes.clear();
+        fill(&mut bytes);
+        // If the thread is gone, `finish` says so.
+        let _ = self.filled.send(bytes);
+    }
+
+    fn finish(self) -> Result<String> {
+        drop(self.filled);
+        let hash = self.thread.join().map_err(|_| Error::internal("the hashing thread ended"))?;
+        Ok(hex(&hash.finalize()))
+    }
+}
+
 /// A source that hashes the tensors it hands out.
 struct Fingerprinting<'a> {
     source: &'a mut dyn Source,
-    hash: Sha256,
+    hash: Hashing,
 }
 
 impl Source for Fingerprinting<'_> {
@@ -25,12 +71,12 @@ impl Source for Fingerprinting<'_> {
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
         let values = self.source.load(name)?;
-        self.hash.update(name.as_bytes());
-        let mut bytes = Vec::with_capacity(4 << 12);
-        for chunk in values.chunks(1 << 12) {
-            bytes.clear();
-            chunk.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
-            self.hash.update(&bytes);
+        self.hash.update(|bytes| bytes.extend_from_slice(name.as_bytes()));
+        for chunk in values.chunks(HASHED_AT_ONCE) {
+            self.hash.update(|bytes| {
+                bytes.reserve(4 * chunk.len());
+                chunk.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
+            });
         }
         Ok(values)
     }
@@ -108,8 +154,8 @@ impl Model {
             let model = Self::assemble(name, config, &mut changed, tokenizer, None)?;
             return changed.finish().map(|()| model);
         }
-        let mut source = Fingerprinting { source, hash: Sha256::new() };
-        source.hash.update(config.identity().as_bytes());
+        let mut source = Fingerprinting { source, hash: Hashing::start() };
+        source.hash.update(|bytes| bytes.extend_from_slice(config.identity().as_bytes()));
         let weights = Weights::load(&config, &mut source)?;
         let tokenizer_fingerprint = tokenizer.as_ref().map(|t| hex(&Sha256::digest(t.to_json())));
         Ok(Self {
@@ -117,7 +163,7 @@ impl Model {
             config,
             weights,
             tokenizer,
-            fingerprint: hex(&source.hash.finalize()),
+            fingerprint: source.hash.finish()?,
             tokenizer_fingerprint,
         })
     }

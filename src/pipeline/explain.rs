@@ -75,15 +75,13 @@ pub fn localize_against_controls(
         true => localize::noise_controls(evaluator, trial, CONTRASTED, seed)?,
         false => controls::draw(trial, CONTRASTED, seed, config, vocabulary),
     };
-    let elsewhere: Vec<Trial> = new_prompts
-        .map(|(prompts, oracle)| {
-            let mut rng = rng::stream(seed, "prompts of an explanation");
-            prompts.choose(trial, oracle, config.bos_token_id, ELSEWHERE, &mut rng)
-        })
-        .into_iter()
-        .flatten()
-        .map(|(_, trial)| trial)
-        .collect();
+    let mut elsewhere = Vec::new();
+    if let Some((prompts, oracle)) = new_prompts {
+        let mut rng = rng::stream(seed, "prompts of an explanation");
+        let (bos, rng) = (config.bos_token_id, &mut rng);
+        let chosen = prompts.choose(evaluator, trial, oracle, bos, ELSEWHERE, rng)?;
+        elsewhere.extend(chosen.into_iter().map(|(_, trial)| trial));
+    }
     let options = localize::LocalizeOptions { seed, ..Default::default() };
     let found = localize::localize(evaluator, trial, &controls, &elsewhere, &options)?;
     Ok(Localization { tokens: put_in(evaluator.model, vocabulary, trial), ..found })

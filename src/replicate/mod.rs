@@ -11,7 +11,7 @@ mod prompts;
 mod sampled;
 mod transplant;
 
-pub use prompts::{NewPrompts, encoded_passages, in_context, passages};
+pub use prompts::{NewEcho, NewPrompts, encoded_passages, in_context, passages};
 pub use sampled::{Sampled, sampled};
 pub use transplant::transplant;
 
@@ -102,7 +102,8 @@ impl Replicator<'_> {
     pub fn run(&self, judge: &ModelJudge, trial: &Trial, seed: u64) -> Result<Option<Replication>> {
         let mut rng = rng::stream(seed, "new prompts");
         let bos = judge.config.bos_token_id;
-        let chosen = self.prompts.choose(trial, judge.oracle, bos, PROMPTS, &mut rng);
+        let (evaluator, oracle) = (judge.evaluator, judge.oracle);
+        let chosen = self.prompts.choose(evaluator, trial, oracle, bos, PROMPTS, &mut rng)?;
         if chosen.is_empty() {
             return Ok(None);
         }

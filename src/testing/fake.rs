@@ -11,7 +11,7 @@ use crate::model::{
 use crate::mutate::interactions::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
 use crate::pipeline::Finding;
-use crate::replicate::NewPrompts;
+use crate::replicate::{NewEcho, NewPrompts};
 use crate::vocabulary::Vocabulary;
 
 /// The fake evaluator. Planted glitches: the tokens 666 (divergence, loss), 667 (not finite), 668
@@ -78,7 +78,8 @@ pub fn new_prompts() -> NewPrompts {
     };
     let echo = |i: u32| {
         let base = [50 + i, 80 + i, 6, 80 + i, 7];
-        EchoPrompt { name: "fake".into(), base: base.into(), slots: vec![1, 3], token: 80 + i }
+        let (name, slots, token) = ("fake".into(), vec![1, 3], 80 + i);
+        NewEcho::new(EchoPrompt { name, base: base.into(), slots, token })
     };
     NewPrompts { passages: (0..20).map(passage).collect(), echo: (0..20).map(echo).collect() }
 }

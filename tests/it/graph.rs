@@ -156,8 +156,7 @@ fn a_direction_does_the_same_in_new_prompts() {
     let evaluator = ModelEvaluator::new(&model);
     let (prompt, glitch) = echo(&model);
     let vocabulary = Vocabulary::of(&model);
-    let prompts =
-        NewPrompts::new(&model, &evaluator, &vocabulary, std::slice::from_ref(&prompt)).unwrap();
+    let prompts = NewPrompts::new(&model, &vocabulary, std::slice::from_ref(&prompt)).unwrap();
     let trial = prompt.with_token(glitch);
     let new = Some((&prompts, OracleKind::Echo));
     let found =

@@ -46,6 +46,6 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
 
 /// Returns the first line of an error of candle, without its backtrace. Errors may quote a name of
 /// any length from the file, so the line is cut at 400 columns.
-pub fn first_line(error: &candle_core::Error) -> String {
+pub fn first_line(error: &dyn std::fmt::Display) -> String {
     crate::text::fit(error.to_string().lines().next().unwrap_or("unreadable"), 400)
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::{Linear, Norm, transposed};
 use crate::error::{Error, Result};
 use crate::model::arithmetic::linear::PackedMatrix;
@@ -53,7 +55,9 @@ impl Loader<'_> {
                 format!("{} values for shape {shape:?}", values.len()),
             ));
         }
-        if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
+        let finite = |part: &[f32]| part.iter().all(|v| v.is_finite());
+        if !values.par_chunks(1 << 16).all(finite) {
+            let bad = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
             return Err(Error::model(
                 self.source.path(),
                 name,

@@ -4,17 +4,21 @@
 mod tokenizer;
 
 use std::fs::File;
-use std::io::{BufReader, Read as _, Seek as _};
+use std::io::{BufReader, Cursor, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use rayon::prelude::*;
 use tokenizers::Tokenizer as HfTokenizer;
 
 use super::{Source, first_line};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, RopeScaling};
 use crate::model::families::{self, Family, GgufLayout};
+
+/// The number of values that are dequantised at a time: whole blocks of every type.
+const VALUES_AT_ONCE: usize = 1 << 18;
 
 /// An opened GGUF file.
 pub struct Gguf {
@@ -71,13 +75,33 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// Reads and dequantises one tensor.
+    /// Reads and dequantises one tensor, in parts on all threads.
     fn read(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
-        let (reader, start) = (&mut self.reader, self.content.tensor_data_offset);
-        let tensor = info
-            .read(reader, start, &Device::Cpu)
-            .and_then(|t| t.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1());
-        tensor.map_err(|e| Error::model(&self.path, name, first_line(&e)))
+        let failed = |e: &dyn std::fmt::Display| Error::model(&self.path, name, first_line(e));
+        let (kind, count) = (info.ggml_dtype, info.shape.elem_count());
+        let bytes_of = |values: usize| values / kind.block_size() * kind.type_size();
+        if !count.is_multiple_of(kind.block_size()) {
+            let why = format!("{count} values are no whole number of blocks of {kind:?}");
+            return Err(failed(&why));
+        }
+        let start = self.content.tensor_data_offset.saturating_add(info.offset);
+        let mut bytes = Vec::new();
+        self.reader.seek(SeekFrom::Start(start)).map_err(|e| failed(&e))?;
+        let needed = bytes_of(count);
+        (&mut self.reader).take(needed as u64).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+        if bytes.len() < needed {
+            return Err(failed(&format!("the file ends after {} of {needed} bytes", bytes.len())));
+        }
+        let mut values = vec![0f32; count];
+        (values.par_chunks_mut(VALUES_AT_ONCE).zip(bytes.par_chunks(bytes_of(VALUES_AT_ONCE))))
+            .try_for_each(|(values, bytes)| {
+                let part = TensorInfo { ggml_dtype: kind, shape: values.len().into(), offset: 0 };
+                let part = part.read(&mut Cursor::new(bytes), 0, &Device::Cpu)?;
+                values.copy_from_slice(&part.dequantize(&Device::Cpu)?.to_vec1::<f32>()?);
+                candle_core::Result::Ok(())
+            })
+            .map_err(|e| failed(&e))?;
+        Ok(values)
     }
 
     /// Finds a tensor by its Hugging Face name: returns its name in this file and where it lies.
