@@ -26,6 +26,7 @@ pub mod pipeline;
 pub mod replicate;
 pub mod report;
 pub mod rng;
+pub mod species;
 pub mod stats;
 pub mod storage;
 pub mod sweep;

@@ -21,6 +21,7 @@ mod rows;
 mod suffix;
 mod sweep;
 mod transfer;
+mod triage;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ enum Command {
     Suffix(suffix::Args),
     Transfer(transfer::Args),
     Compare(compare::Args),
+    Triage(triage::Args),
     Report(report::Args),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Suffix(args) => suffix::run(args),
         Command::Transfer(args) => transfer::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Triage(args) => triage::run(args),
         Command::Report(args) => report::run(args),
         Command::Completions(args) => completions::completions(args, Cli::command()),
         Command::Man(args) => completions::man(args, Cli::command()),

@@ -25,6 +25,19 @@ macro_rules! matrices {
                     $(Self::$matrix => $name,)*
                 }
             }
+
+            /// Returns whether it is part of an MLP, and not of a mixer.
+            pub fn is_of_mlp(self) -> bool {
+                matches!(
+                    self,
+                    Self::Gate
+                        | Self::Up
+                        | Self::Down
+                        | Self::ChannelKey
+                        | Self::ChannelValue
+                        | Self::ChannelReceptance
+                )
+            }
         }
     };
 }
@@ -139,6 +152,20 @@ impl Component {
             | Self::Shift { layer }
             | Self::ChannelShift { layer }
             | Self::State { layer, .. } => layer,
+        }
+    }
+
+    /// Returns whether it is the MLP of its layer or part of it, and not the mixer.
+    pub fn is_of_mlp(&self) -> bool {
+        match self {
+            Self::Mlp { .. }
+            | Self::Neuron { .. }
+            | Self::Expert { .. }
+            | Self::Router { .. }
+            | Self::ChannelMix { .. }
+            | Self::ChannelShift { .. } => true,
+            Self::Weight { matrix, .. } => matrix.is_of_mlp(),
+            _ => false,
         }
     }
 

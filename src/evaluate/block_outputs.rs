@@ -5,7 +5,7 @@ use super::batching::forwards;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
 use super::reach::entry_of;
-use crate::edit::{Component, Edit, Matrix, Trial};
+use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::model::batch::{Entry, Restart, Row};
 use crate::model::hooks::Site;
@@ -28,15 +28,7 @@ pub fn block_of(component: &Component, config: &Config) -> Option<Component> {
             site,
             Site::Neurons | Site::MlpOut | Site::RouterLogits | Site::Experts | Site::ChannelShift
         ),
-        (None, Component::Weight { matrix, .. }) => matches!(
-            matrix,
-            Matrix::Gate
-                | Matrix::Up
-                | Matrix::Down
-                | Matrix::ChannelKey
-                | Matrix::ChannelValue
-                | Matrix::ChannelReceptance
-        ),
+        (None, Component::Weight { matrix, .. }) => matrix.is_of_mlp(),
         (None, _) => return None,
     };
     let layer = component.layer();

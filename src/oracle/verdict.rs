@@ -59,6 +59,13 @@ fn exceeding(kind: OracleKind, controls: &[f64]) -> f64 {
 }
 
 impl Verdict {
+    /// Returns by how many times the score exceeds the threshold: a ratio, because oracles have
+    /// different units. What is not a number comes last.
+    pub fn excess_ratio(&self) -> f64 {
+        let ratio = self.score / self.threshold.max(1e-9);
+        if ratio.is_nan() { f64::NEG_INFINITY } else { ratio }
+    }
+
     /// Compares a score with its controls'.
     pub fn new(oracle: OracleKind, score: f64, controls: &[f64], noise_floor: f64) -> Self {
         let threshold = threshold(oracle, controls);

@@ -283,11 +283,7 @@ pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
 /// threshold, largest first. A ratio, because oracles have different units.
 pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
     let mut order: Vec<&Case> = cases.iter().collect();
-    let strength = |case: &Case| {
-        let v = &case.verdict;
-        let ratio = v.score / v.threshold.max(1e-9);
-        if ratio.is_nan() { f64::NEG_INFINITY } else { ratio }
-    };
+    let strength = |case: &Case| case.verdict.excess_ratio();
     let specific = |case: &Case| !case.replication.as_ref().is_some_and(|found| found.consistent);
     order.sort_by(|a, b| {
         (specific(a).cmp(&specific(b)))

@@ -1,0 +1,238 @@
+//! Of what kind a finding is: its oracle, its kinds of edits, where they act, and on which tokens.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::edit::{Component, Edit, Trial};
+use crate::oracle::OracleKind;
+use crate::vocabulary::{TokenForm, TokenKind};
+
+/// What a finding is without its particulars: neither which token, which head or which weight, nor
+/// at which position or how strongly.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Descriptor {
+    /// The oracle that it failed.
+    pub oracle: OracleKind,
+    /// The kinds of its edits: `token`, `deletion`, `embedding`, `direction`, `carried state`,
+    /// `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`, ...), with `set`
+    /// where several components are lesioned.
+    pub edits: BTreeSet<&'static str>,
+    /// The classes of the tokens put in.
+    pub tokens: BTreeSet<TokenClass>,
+    /// Where in the model its edits act, if they act there.
+    pub places: BTreeSet<Place>,
+}
+
+/// A class of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenClass {
+    /// Among those that look the least trained.
+    HardlyTrained,
+    /// Control tokens.
+    Special,
+    /// Bytes, and what is no text.
+    Byte,
+    /// All others.
+    Ordinary,
+    /// Not known: of a case that does not say.
+    Unknown,
+}
+
+/// A block of a layer, or the stream between blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    /// The layer.
+    pub layer: usize,
+    /// Its part.
+    pub block: Block,
+}
+
+/// A part of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Block {
+    /// The attention, state space or time mixing.
+    Mixer,
+    /// The MLP, mixture of experts or channel mixing.
+    Mlp,
+    /// The residual stream.
+    Stream,
+}
+
+impl From<TokenKind> for TokenClass {
+    fn from(kind: TokenKind) -> Self {
+        match kind {
+            TokenKind::Anomalous => Self::HardlyTrained,
+            TokenKind::Special => Self::Special,
+            TokenKind::Form(TokenForm::Other) => Self::Byte,
+            TokenKind::Form(_) => Self::Ordinary,
+        }
+    }
+}
+
+impl Descriptor {
+    /// Describes a trial that failed an oracle; `class` knows the tokens.
+    pub fn new(trial: &Trial, oracle: OracleKind, class: &dyn Fn(u32) -> TokenClass) -> Self {
+        let put_in = trial.edits.iter().filter(|edit| edit.is_token_edit());
+        let tokens = put_in.flat_map(Edit::token_ids).map(class).collect();
+        let lesioned: BTreeSet<&Component> =
+            trial.edits.iter().filter(|e| is_lesion(e)).filter_map(Edit::component).collect();
+        let mut edits: BTreeSet<&'static str> = trial.edits.iter().map(kind).collect();
+        if lesioned.len() > 1 {
+            edits.insert("set");
+        }
+        let places = trial.edits.iter().filter_map(place).collect();
+        Self { oracle, edits, tokens, places }
+    }
+
+    /// Returns whether a finding of the kind `other` is no news once this kind is known: it has
+    /// everything that this kind has, and perhaps more.
+    pub fn explains(&self, other: &Self) -> bool {
+        self.oracle == other.oracle
+            && self.edits.is_subset(&other.edits)
+            && self.tokens.is_subset(&other.tokens)
+            && self.places.is_subset(&other.places)
+    }
+
+    /// Returns how unlike two kinds are: the Jaccard distance of what they have, between 0 and 1.
+    pub fn distance(&self, other: &Self) -> f64 {
+        fn count<T: Ord>(a: &BTreeSet<T>, b: &BTreeSet<T>) -> (usize, usize) {
+            (a.intersection(b).count(), a.union(b).count())
+        }
+        let oracle = if self.oracle == other.oracle { (1, 1) } else { (0, 2) };
+        let parts = [
+            oracle,
+            count(&self.edits, &other.edits),
+            count(&self.tokens, &other.tokens),
+            count(&self.places, &other.places),
+        ];
+        let (shared, all) = parts.iter().fold((0, 0), |sum, (a, b)| (sum.0 + a, sum.1 + b));
+        1.0 - shared as f64 / all as f64
+    }
+}
+
+impl fmt::Display for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tokens: Vec<&str> = self.tokens.iter().map(|class| class.words()).collect();
+        let layers: BTreeSet<usize> = self.places.iter().map(|place| place.layer).collect();
+        let layers: Vec<String> = layers.iter().map(|layer| format!("L{layer}")).collect();
+        let in_layers = match layers.is_empty() {
+            true => String::new(),
+            false => format!(" in {}", layers.join(" and ")),
+        };
+        let lesioned: Vec<&str> =
+            self.edits.iter().filter(|edit| is_component(edit)).copied().collect();
+        let several = if self.edits.contains("set") { "lesions" } else { "lesion" };
+        let mut parts: Vec<String> = (self.edits.iter())
+            .filter(|edit| !is_component(edit) && **edit != "set")
+            .map(|&edit| match edit {
+                "token" => format!("{} put in", tokens.join(" and ")),
+                "deletion" => "deleted token".to_owned(),
+                "embedding" => "changed embedding".to_owned(),
+                other => other.to_owned(),
+            })
+            .collect();
+        if !lesioned.is_empty() {
+            parts.push(format!("{several} of {}", lesioned.join(" and ")));
+        }
+        let oracle = self.oracle.oracle().label();
+        write!(f, "{}{in_layers}: {oracle}", parts.join(", "))
+    }
+}
+
+/// Returns whether a kind of edit is the lesion of a component.
+fn is_component(edit: &str) -> bool {
+    !["token", "deletion", "embedding", "direction", "carried state", "routing", "set"]
+        .contains(&edit)
+}
+
+impl TokenClass {
+    /// Returns the class in words, in the singular.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::HardlyTrained => "hardly trained token",
+            Self::Special => "control token",
+            Self::Byte => "byte",
+            Self::Ordinary => "ordinary token",
+            Self::Unknown => "token",
+        }
+    }
+}
+
+fn is_lesion(edit: &Edit) -> bool {
+    matches!(edit, Edit::Lesion { .. })
+}
+
+fn kind(edit: &Edit) -> &'static str {
+    match edit {
+        Edit::Replace { .. } | Edit::Insert { .. } => "token",
+        Edit::Delete { .. } => "deletion",
+        Edit::Embedding { .. } => "embedding",
+        Edit::Lesion { component, .. } => component.kind(),
+        Edit::Steering { .. } => "direction",
+        Edit::CarryState { .. } => "carried state",
+        Edit::FreezeRouting => "routing",
+    }
+}
+
+fn place(edit: &Edit) -> Option<Place> {
+    if let Edit::Steering { steering, .. } = edit {
+        return Some(Place { layer: steering.site.layer, block: Block::Stream });
+    }
+    let component = edit.component().filter(|component| **component != Component::Embed)?;
+    let block = if component.is_of_mlp() { Block::Mlp } else { Block::Mixer };
+    Some(Place { layer: component.layer(), block })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edit::Action;
+
+    fn described(edits: Vec<Edit>, oracle: OracleKind) -> Descriptor {
+        let trial = Trial::new([1, 2, 3, 4, 5], [6]).with_edits(edits);
+        let class = |id| if id > 9 { TokenClass::HardlyTrained } else { TokenClass::Ordinary };
+        Descriptor::new(&trial, oracle, &class)
+    }
+
+    fn token(position: usize, id: u32) -> Edit {
+        Edit::Replace { position, id }
+    }
+
+    fn zero(layer: usize, head: usize) -> Edit {
+        Edit::lesion(Component::Head { layer, head }, Action::Zero)
+    }
+
+    #[test]
+    fn twins_are_of_one_kind() {
+        let (echo, loss) = (OracleKind::Echo, OracleKind::LossBlowup);
+        let one = described(vec![token(1, 10)], echo);
+        assert_eq!(one, described(vec![token(3, 11), token(4, 11)], echo));
+        assert_eq!(one, described(vec![Edit::Insert { position: 0, id: 12 }], echo));
+        assert_ne!(one, described(vec![token(1, 9)], echo));
+        assert_ne!(one, described(vec![token(1, 10)], loss));
+        assert_eq!(one.to_string(), "hardly trained token put in: echo failure");
+        let head = described(vec![zero(2, 1)], loss);
+        assert_eq!(head, described(vec![zero(2, 3)], loss));
+        assert_ne!(head, described(vec![zero(1, 1)], loss));
+        assert_eq!(head.to_string(), "lesion of head in L2: loss blow-up");
+    }
+
+    #[test]
+    fn what_has_more_is_explained_by_what_has_less() {
+        let loss = OracleKind::LossBlowup;
+        let (head, set) =
+            (described(vec![zero(2, 1)], loss), described(vec![zero(2, 1), zero(0, 0)], loss));
+        assert!(head.explains(&set) && head.explains(&head) && !set.explains(&head));
+        let mixed = described(vec![zero(2, 1), token(1, 10)], loss);
+        assert!(head.explains(&mixed) && !mixed.explains(&set));
+        assert_eq!(set.to_string(), "lesions of head in L0 and L2: loss blow-up");
+        // Edits: 1 of 2 shared; places: 1 of 2; the oracle: 1 of 1.
+        assert!((head.distance(&set) - (1.0 - 3.0 / 5.0)).abs() < 1e-12);
+        assert_eq!(head.distance(&head), 0.0);
+        assert_eq!(head.distance(&described(vec![token(1, 10)], OracleKind::Echo)), 1.0);
+    }
+}

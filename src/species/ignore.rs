@@ -1,0 +1,110 @@
+//! Kinds of glitch that are known already and are not to be shown again: `fuzz/ignore.toml`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::descriptor::{Descriptor, TokenClass};
+use super::group::Species;
+use crate::error::{Error, Result};
+use crate::oracle::OracleKind;
+
+/// What is not to be shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IgnoreList {
+    /// Each entry by itself.
+    #[serde(default)]
+    pub ignore: Vec<Ignored>,
+}
+
+/// One kind, or one case. What is left out may be anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ignored {
+    /// Why, for whoever reads the file.
+    #[serde(default)]
+    pub reason: String,
+    /// The oracle.
+    pub oracle: Option<OracleKind>,
+    /// The kinds of edits, all of them.
+    pub edits: Option<BTreeSet<String>>,
+    /// The classes of tokens put in, all of them.
+    pub tokens: Option<BTreeSet<TokenClass>>,
+    /// The id of a case: that one alone.
+    pub case: Option<String>,
+}
+
+impl IgnoreList {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is malformed, and for an entry that would match everything.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let list: Self = toml::from_str(text)
+            .map_err(|e| Error::file(path, "ignore", e.message().replace('\n', " ")))?;
+        let empty = |entry: &Ignored| {
+            entry.oracle.is_none()
+                && entry.edits.is_none()
+                && entry.tokens.is_none()
+                && entry.case.is_none()
+        };
+        match list.ignore.iter().position(empty) {
+            Some(at) => {
+                let message = "names no oracle, edits, tokens or case: it would match everything";
+                Err(Error::file(path, format!("ignore[{at}]"), message))
+            }
+            None => Ok(list),
+        }
+    }
+
+    /// Returns whether a case is named by its id.
+    pub fn has_case(&self, id: &str) -> bool {
+        self.ignore.iter().any(|entry| entry.case.as_deref() == Some(id))
+    }
+
+    /// Returns whether a species is of a kind in the list.
+    pub fn has(&self, species: &Species) -> bool {
+        self.ignore.iter().any(|entry| entry.case.is_none() && entry.matches(&species.descriptor))
+    }
+}
+
+impl Ignored {
+    fn matches(&self, kind: &Descriptor) -> bool {
+        let edits = |wanted: &BTreeSet<String>| {
+            wanted.iter().map(String::as_str).eq(kind.edits.iter().copied())
+        };
+        self.oracle.is_none_or(|oracle| oracle == kind.oracle)
+            && self.edits.as_ref().is_none_or(edits)
+            && self.tokens.as_ref().is_none_or(|tokens| *tokens == kind.tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edit::{Edit, Trial};
+
+    #[test]
+    fn what_is_left_out_matches_anything() {
+        let parse = |text: &str| IgnoreList::parse(text, Path::new("ignore.toml"));
+        let trial = Trial::new([1, 2], [3]).with_edits(vec![Edit::Replace { position: 0, id: 9 }]);
+        let kind = Descriptor::new(&trial, OracleKind::Echo, &|_| TokenClass::HardlyTrained);
+        let matches = |text: &str| parse(text).unwrap().ignore[0].matches(&kind);
+        assert!(matches("[[ignore]]\noracle = \"echo\""));
+        assert!(matches("[[ignore]]\nedits = [\"token\"]\ntokens = [\"hardly_trained\"]"));
+        assert!(!matches("[[ignore]]\noracle = \"divergence\"\nedits = [\"token\"]"));
+        assert!(!matches("[[ignore]]\nedits = [\"token\", \"head\"]"));
+        let case = parse("[[ignore]]\ncase = \"0123\"\nreason = \"old\"").unwrap();
+        assert!(case.has_case("0123") && !case.has_case("0124"));
+        for (text, expect) in [
+            ("[[ignore]]\nreason = \"all\"", "ignore.toml: ignore[0]: names no oracle"),
+            ("[[ignore]]\noracel = \"echo\"", "ignore.toml: ignore: unknown field `oracel`"),
+            ("[[ignore]]\noracle = \"vibes\"", "ignore.toml: ignore: unknown variant `vibes`"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(expect), "{error}");
+        }
+    }
+}

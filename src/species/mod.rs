@@ -1,0 +1,13 @@
+//! Kinds of glitch: what findings have in common, so that a thousand twins are one finding.
+//!
+//! A [`Descriptor`] says of what kind a finding is, from its edits and its oracle alone: it costs
+//! nothing, so that a campaign can ask before it follows a raw finding up. A [`Species`] is the
+//! cases of one kind, with the case that shows it best.
+
+mod descriptor;
+mod group;
+mod ignore;
+
+pub use descriptor::{Block, Descriptor, Place, TokenClass};
+pub use group::{Species, group};
+pub use ignore::{IgnoreList, Ignored};
