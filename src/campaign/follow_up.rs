@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::deadline::Deadline;
 use super::events::{Event, Sink};
 use super::state::Campaign;
+use super::subject::Subject;
 use super::summary::Summary;
 use super::triage::{RawFinding, Triage};
 use crate::case::Lineage;
@@ -22,6 +23,7 @@ const SMALLEST_BATCH: usize = 4;
 /// Counts the steps of a follow-up, tells the sink, and passes over what is known.
 struct Recorder<'c, 'd> {
     kind: OracleKind,
+    subject: &'c Subject<'c>,
     triage: &'c mut Triage,
     stream: &'c mut Lond,
     summary: &'c mut Summary,
@@ -39,10 +41,11 @@ impl Steps for Recorder<'_, '_> {
     }
 
     fn minimized(&mut self, finding: &Finding) -> Result<Explanation> {
-        if self.triage.is_known(self.kind, &finding.trial) {
+        let kind = self.subject.describe(&finding.trial, self.kind);
+        if self.triage.is_known(self.kind, &finding.trial) || self.triage.is_enough(&kind) {
             return Ok(Explanation::Skipped);
         }
-        self.triage.know(self.kind, &finding.trial);
+        self.triage.know(self.kind, &finding.trial, kind);
         self.summary.findings_minimized += u64::from(finding.minimization.is_some());
         self.sink.event(Event::Minimized { finding: Box::new(finding.clone()) })?;
         self.explaining = Some(Instant::now());
@@ -71,7 +74,7 @@ impl Campaign<'_> {
         if self.summary.cases.len() >= self.config.max_findings {
             self.triage.clear();
         }
-        let Some(RawFinding { trial, verdict, lineage }) = self.triage.next() else {
+        let Some(RawFinding { trial, verdict, lineage, .. }) = self.triage.next() else {
             return Ok(());
         };
         let kind = verdict.oracle;
@@ -89,6 +92,7 @@ impl Campaign<'_> {
         };
         let mut recorder = Recorder {
             kind,
+            subject,
             triage: &mut self.triage,
             stream: &mut self.stream,
             summary: &mut self.summary,
@@ -120,14 +124,17 @@ impl Campaign<'_> {
         others: Vec<Trial>,
         lineage: &Lineage,
     ) -> Result<()> {
-        let fresh: Vec<Trial> =
-            others.into_iter().filter(|trial| self.triage.admit(kind, trial)).collect();
+        let subject = self.subject;
+        let mut admit =
+            |trial: &Trial| self.triage.admit(kind, trial, &subject.describe(trial, kind));
+        let fresh: Vec<Trial> = others.into_iter().filter(|trial| admit(trial)).collect();
         let judge = self.judge(kind);
         let verdicts = judge.judge(&fresh)?;
         self.summary.follow_up_evaluations += judge.calls();
         for (trial, verdict) in fresh.into_iter().zip(verdicts) {
             if verdict.fails() {
-                self.triage.push(RawFinding { trial, verdict, lineage: lineage.clone() });
+                let (lineage, kind) = (lineage.clone(), subject.describe(&trial, kind));
+                self.triage.push(RawFinding { trial, verdict, lineage, kind });
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::evaluate::Observation;
 use crate::oracle::{Judge as _, ModelJudge, OracleKind, controls};
 use crate::rng::Rng;
+use crate::species::Descriptor;
 
 /// Rounds between two points of the summary's curve.
 const ROUNDS_PER_POINT: u64 = 4;
@@ -20,13 +21,17 @@ const ROUNDS_PER_POINT: u64 = 4;
 struct Candidate {
     /// The score over the pre-threshold.
     excess: f64,
-    kind: OracleKind,
+    oracle: OracleKind,
+    kind: Descriptor,
+    /// How often trials of its kind were judged.
+    familiarity: u32,
     /// Its place among the proposals of the round.
     index: usize,
 }
 
 /// A proposal's score under the oracle that it exceeds the most.
 struct Best {
+    oracle: Option<OracleKind>,
     excess: f64,
     score: f64,
     /// The pre-threshold.
@@ -63,8 +68,12 @@ impl<'a> Campaign<'a> {
         }
         let extreme: BTreeSet<usize> = candidates.iter().map(|found| found.index).collect();
         self.summary.extreme += extreme.len() as u64;
+        // What was seldom judged comes first; of what was judged as often, what stands out most.
         candidates.sort_by(|a, b| {
-            b.excess.total_cmp(&a.excess).then(a.kind.cmp(&b.kind)).then(a.index.cmp(&b.index))
+            (a.familiarity.cmp(&b.familiarity))
+                .then(b.excess.total_cmp(&a.excess))
+                .then(a.oracle.cmp(&b.oracle))
+                .then(a.index.cmp(&b.index))
         });
         self.judge_candidates(&candidates, &proposals, sink)?;
         if self.rounds % ROUNDS_PER_POINT == 1 {
@@ -90,21 +99,25 @@ impl<'a> Campaign<'a> {
         self.summary.evaluations += 1;
         self.tokens += (trial.len() + trial.edits.len()) as u64;
         yielded.trials += 1;
-        let mut best = Best { excess: 0.0, score: 0.0, scale: 1.0 };
+        let mut best = Best { oracle: None, excess: 0.0, score: 0.0, scale: 1.0 };
         for &kind in kinds.iter().filter(|kind| mutator.oracles().contains(kind)) {
             let score = kind.oracle().score(observation, baseline);
             let threshold = self.thresholds.get(&(mutator.name(), kind));
             let scale = threshold.copied().unwrap_or(f64::MAX);
             let excess = score / scale;
             if score > scale {
-                candidates.push(Candidate { excess, kind, index });
+                let (oracle, kind) = (kind, self.subject.describe(trial, kind));
+                let familiarity = self.triage.familiarity(&kind);
+                candidates.push(Candidate { excess, oracle, kind, familiarity, index });
             }
             if excess > best.excess {
-                best = Best { excess, score, scale };
+                best = Best { oracle: Some(kind), excess, score, scale };
             }
         }
         let new = self.map.insert(observation, baseline, best.score, best.scale);
-        self.proposer.bandit.reward(*arm, scheduler::reward(new, best.excess));
+        let kind = best.oracle.map(|oracle| self.subject.describe(trial, oracle));
+        let familiarity = kind.map_or(0, |kind| self.triage.familiarity(&kind));
+        self.proposer.bandit.reward(*arm, scheduler::reward(new, best.excess, familiarity));
         if new {
             yielded.new_behaviours += 1;
             // An echo trial edits the continuation too, which the other oracles cannot read.
@@ -127,11 +140,13 @@ impl<'a> Campaign<'a> {
         let most = self.judged_per_batch().max(1);
         let mut chosen: BTreeMap<OracleKind, Vec<usize>> = BTreeMap::new();
         let mut count = 0;
-        for &Candidate { kind, index, .. } in candidates {
-            let trial = &proposals[index].trial;
-            if count < most && !self.triage.is_known(kind, trial) && self.triage.admit(kind, trial)
+        for Candidate { oracle, kind, index, .. } in candidates {
+            let (oracle, trial) = (*oracle, &proposals[*index].trial);
+            if count < most
+                && !self.triage.is_known(oracle, trial)
+                && self.triage.admit(oracle, trial, kind)
             {
-                chosen.entry(kind).or_default().push(index);
+                chosen.entry(oracle).or_default().push(*index);
                 count += 1;
             }
         }
@@ -149,14 +164,16 @@ impl<'a> Campaign<'a> {
                     let Proposal { trial, arm, lineage } = &proposals[index];
                     self.summary.findings_raw += 1;
                     self.summary.mutators[*arm].findings += 1;
-                    self.proposer.bandit.reward(*arm, scheduler::FINDING_REWARD);
+                    let found = self.subject.describe(trial, kind);
+                    let reward = scheduler::finding_reward(self.triage.raw_of(&found));
+                    self.proposer.bandit.reward(*arm, reward);
                     let (trial, lineage) = (trial.clone(), lineage.clone());
                     sink.event(Event::Raw {
                         trial: trial.clone(),
                         verdict: verdict.clone(),
                         lineage: lineage.clone(),
                     })?;
-                    self.triage.push(RawFinding { trial, verdict, lineage });
+                    self.triage.push(RawFinding { trial, verdict, lineage, kind: found });
                 }
             }
         }

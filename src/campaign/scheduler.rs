@@ -149,17 +149,24 @@ const MAX_EXCESS: f64 = 4.0;
 const NOVELTY_REWARD: f64 = 0.2;
 const EXCESS_REWARD: f64 = 0.2;
 
-/// Reward of a trial that failed against its controls.
-pub const FINDING_REWARD: f64 = 1.0;
+/// Reward of the first trial of a kind that failed against its controls.
+const FINDING_REWARD: f64 = 1.0;
 
 /// Energy of a trial that is new and scores nothing: a quarter of a seed's.
 const NOVELTY_ENERGY: f64 = 0.25;
 
 /// Returns the bandit's reward of a trial, from 0 to 1: whether its behaviour is new, and its best
-/// score over the pre-threshold.
-pub fn reward(new: bool, excess: f64) -> f64 {
+/// score over the pre-threshold, which pays less the more often trials of its kind were judged
+/// (`familiarity`, in powers of two).
+pub fn reward(new: bool, excess: f64, familiarity: u32) -> f64 {
     let novelty = if new { NOVELTY_REWARD } else { 0.0 };
-    novelty + f64::min(excess, MAX_EXCESS) * EXCESS_REWARD
+    novelty + f64::min(excess, MAX_EXCESS) * EXCESS_REWARD / f64::from(1 + familiarity)
+}
+
+/// Returns the reward of a trial that failed against its controls, after `known` others of its
+/// kind.
+pub fn finding_reward(known: u64) -> f64 {
+    FINDING_REWARD / (1 + known) as f64
 }
 
 /// Returns the energy with which a trial of new behaviour enters the queue.

@@ -13,6 +13,7 @@ use crate::mutate::suffix::Promising;
 use crate::mutate::{Context, Layers};
 use crate::oracle::OracleKind;
 use crate::replicate::NewPrompts;
+use crate::species::Descriptor;
 use crate::vocabulary::Vocabulary;
 
 /// The model that a campaign is run on, with what was measured on it beforehand.
@@ -58,6 +59,11 @@ impl<'a> Subject<'a> {
             suffixes: &self.suffixes,
             layers: self.layers,
         }
+    }
+
+    /// Returns of what kind a trial that failed an oracle is.
+    pub(super) fn describe(&self, trial: &Trial, oracle: OracleKind) -> Descriptor {
+        Descriptor::new(trial, oracle, &|id| self.vocabulary.kind(id).into())
     }
 
     /// Observes requests, one answer for each.

@@ -42,7 +42,8 @@ pub struct Summary {
     /// Trials of the loop with a score beyond the pre-threshold of an oracle.
     #[serde(default)]
     pub extreme: u64,
-    /// Those of them that were judged against matched controls: the most extreme of each round.
+    /// Those of them that were judged against matched controls: in each round those of the kinds
+    /// that were judged least often, then the most extreme.
     #[serde(default)]
     pub judged: u64,
     /// Minimized findings that were put into new prompts.

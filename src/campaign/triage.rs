@@ -1,50 +1,106 @@
 //! Raw findings: which are judged, which are followed up next, which are known already.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::case::Lineage;
 use crate::edit::Trial;
 use crate::oracle::{OracleKind, Verdict};
 use crate::pipeline::signature;
+use crate::species::Descriptor;
+
+/// Raw findings of one kind that are kept to be followed up; those that stand out most.
+const PENDING_OF_A_KIND: usize = 16;
+
+/// Findings of one kind that are followed up; further ones are counted.
+const FOLLOWED_OF_A_KIND: u64 = 3;
 
 /// A trial that failed against its controls inside a batch.
 pub(super) struct RawFinding {
     pub trial: Trial,
     pub verdict: Verdict,
     pub lineage: Lineage,
+    pub kind: Descriptor,
+}
+
+impl RawFinding {
+    /// Returns by how much it stands out, relative to its threshold.
+    fn excess(&self) -> f64 {
+        self.verdict.margin / self.verdict.threshold.abs().max(f64::MIN_POSITIVE)
+    }
 }
 
 type Signature = BTreeSet<String>;
 
-/// Raw findings not yet followed up, and the signatures that need no further look.
+/// Counts of one kind.
+#[derive(Default)]
+struct Count {
+    judged: u64,
+    raw: u64,
+}
+
+/// Raw findings not yet followed up, and what needs no further look.
 #[derive(Default)]
 pub(super) struct Triage {
-    pending: VecDeque<RawFinding>,
+    pending: Vec<RawFinding>,
     judged: BTreeSet<(OracleKind, Signature)>,
     /// Signatures of findings, in the order they were made.
     known: Vec<(OracleKind, Signature)>,
+    /// The kinds of minimized findings, and how many there are of each.
+    kinds: BTreeMap<Descriptor, u64>,
+    /// The kinds that were judged.
+    counts: BTreeMap<Descriptor, Count>,
 }
 
 impl Triage {
     /// Returns whether a trial is to be judged, and notes that it was: no signature is judged
     /// twice.
-    pub fn admit(&mut self, kind: OracleKind, trial: &Trial) -> bool {
-        self.judged.insert((kind, signature(trial)))
+    pub fn admit(&mut self, oracle: OracleKind, trial: &Trial, kind: &Descriptor) -> bool {
+        let new = self.judged.insert((oracle, signature(trial)));
+        if new {
+            self.counts.entry(kind.clone()).or_default().judged += 1;
+        }
+        new
+    }
+
+    /// Returns how often a kind was judged, in powers of two: what was judged less comes first.
+    pub fn familiarity(&self, kind: &Descriptor) -> u32 {
+        self.counts.get(kind).map_or(0, |count| u64::BITS - count.judged.leading_zeros())
+    }
+
+    /// Returns the number of raw findings of a kind so far.
+    pub fn raw_of(&self, kind: &Descriptor) -> u64 {
+        self.counts.get(kind).map_or(0, |count| count.raw)
     }
 
     /// Returns whether the trial contains what a known finding of the oracle is made of.
-    pub fn is_known(&self, kind: OracleKind, trial: &Trial) -> bool {
+    pub fn is_known(&self, oracle: OracleKind, trial: &Trial) -> bool {
         let signature = signature(trial);
-        self.known.iter().any(|(k, known)| *k == kind && known.is_subset(&signature))
+        self.known.iter().any(|(k, known)| *k == oracle && known.is_subset(&signature))
     }
 
     /// Notes a finding: trials that contain it are not judged again.
-    pub fn know(&mut self, kind: OracleKind, trial: &Trial) {
-        self.known.push((kind, signature(trial)));
+    pub fn know(&mut self, oracle: OracleKind, trial: &Trial, kind: Descriptor) {
+        self.known.push((oracle, signature(trial)));
+        *self.kinds.entry(kind).or_default() += 1;
+    }
+
+    /// Returns whether enough findings of a kind were followed up.
+    pub fn is_enough(&self, kind: &Descriptor) -> bool {
+        self.explained(kind) >= FOLLOWED_OF_A_KIND
     }
 
     pub fn push(&mut self, finding: RawFinding) {
-        self.pending.push_back(finding);
+        self.counts.entry(finding.kind.clone()).or_default().raw += 1;
+        let alike = |other: &&RawFinding| other.kind == finding.kind;
+        if self.pending.iter().filter(alike).count() == PENDING_OF_A_KIND {
+            let of_kind = self.pending.iter().enumerate().filter(|(_, f)| f.kind == finding.kind);
+            let weakest = of_kind.min_by(|a, b| a.1.excess().total_cmp(&b.1.excess()));
+            match weakest.map(|(at, weakest)| (at, weakest.excess())) {
+                Some((at, excess)) if excess < finding.excess() => drop(self.pending.remove(at)),
+                _ => return,
+            }
+        }
+        self.pending.push(finding);
     }
 
     pub fn clear(&mut self) {
@@ -55,32 +111,51 @@ impl Triage {
         self.pending.is_empty()
     }
 
-    /// Removes the raw finding to follow up, passing over those that a known finding explains.
+    /// Removes the raw finding to follow up: the one least like what is known. What a known finding
+    /// explains, or is of a kind of which enough were followed up, is passed over.
     pub fn next(&mut self) -> Option<RawFinding> {
-        loop {
-            let next = self.strongest()?;
-            if !self.is_known(next.verdict.oracle, &next.trial) {
-                return Some(next);
-            }
-        }
+        let pending = std::mem::take(&mut self.pending);
+        self.pending = pending
+            .into_iter()
+            .filter(|raw| {
+                !self.is_enough(&raw.kind) && !self.is_known(raw.verdict.oracle, &raw.trial)
+            })
+            .collect();
+        let ranked = self.pending.iter().enumerate().map(|(at, raw)| (self.rank(raw), at));
+        let best = ranked.max_by(|(a, i), (b, j)| a.cmp(b).then(j.cmp(i)));
+        best.map(|(_, at)| self.pending.remove(at))
     }
 
-    /// Removes the raw finding of the oracle with the fewest findings so far, so that one easy kind
-    /// does not crowd out the others; of those the one that stands out most, relative to its
-    /// threshold.
-    fn strongest(&mut self) -> Option<RawFinding> {
-        let found = |kind: OracleKind| self.known.iter().filter(|(k, _)| *k == kind).count();
-        let excess = |v: &Verdict| v.margin / v.threshold.abs().max(f64::MIN_POSITIVE);
-        let better = |a: &Verdict, b: &Verdict| {
-            found(b.oracle).cmp(&found(a.oracle)).then(excess(a).total_cmp(&excess(b)))
-        };
-        let mut best: Option<usize> = None;
-        for (i, finding) in self.pending.iter().enumerate() {
-            if best.is_none_or(|b| better(&finding.verdict, &self.pending[b].verdict).is_gt()) {
-                best = Some(i);
-            }
-        }
-        best.and_then(|i| self.pending.remove(i))
+    /// Ranks a raw finding, the largest first: few findings of its kind, far from any known kind,
+    /// few edits, a large excess.
+    fn rank(&self, raw: &RawFinding) -> impl Ord + use<> {
+        let distance = self.kinds.keys().map(|known| known.distance(&raw.kind)).fold(1.0, f64::min);
+        let excess = Total(raw.excess());
+        let (explained, edits) = (self.explained(&raw.kind), raw.trial.edits.len());
+        (std::cmp::Reverse(explained), Total(distance), std::cmp::Reverse(edits), excess)
+    }
+
+    /// Returns the number of findings whose kinds explain one of this kind.
+    fn explained(&self, kind: &Descriptor) -> u64 {
+        self.kinds.iter().filter(|(known, _)| known.explains(kind)).map(|(_, count)| count).sum()
+    }
+}
+
+/// A number in its total order.
+#[derive(PartialEq)]
+struct Total(f64);
+
+impl Eq for Total {}
+
+impl Ord for Total {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Total {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -88,39 +163,74 @@ impl Triage {
 mod tests {
     use super::*;
     use crate::edit::Edit;
+    use crate::species::TokenClass;
+
+    fn kind(trial: &Trial, oracle: OracleKind) -> Descriptor {
+        let class = |id| if id < 10 { TokenClass::Ordinary } else { TokenClass::HardlyTrained };
+        Descriptor::new(trial, oracle, &class)
+    }
 
     fn finding(oracle: OracleKind, id: u32, score: f64) -> RawFinding {
         let trial = Trial::new([1, 2, 3], [4]).with_edits(vec![Edit::Replace { position: 1, id }]);
         let verdict = Verdict::new(oracle, score, &[0.0; 8], 1e-6);
         let lineage = Lineage { seed: 1, evaluation: 0, mutators: vec![], parent: "a".into() };
-        RawFinding { trial, verdict, lineage }
+        RawFinding { kind: kind(&trial, oracle), trial, verdict, lineage }
     }
 
-    #[test]
-    fn the_rarest_oracle_and_the_largest_excess_come_first() {
-        let (divergence, echo) = (OracleKind::Divergence, OracleKind::Echo);
-        let mut triage = Triage::default();
-        for (oracle, id, score) in
-            [(divergence, 7, 0.5), (divergence, 8, 0.9), (echo, 9, 20.0), (divergence, 6, 0.7)]
-        {
-            triage.push(finding(oracle, id, score));
-        }
-        triage.know(divergence, &finding(divergence, 8, 0.0).trial);
+    fn drain(triage: &mut Triage) -> Vec<u32> {
         let mut order = Vec::new();
         while let Some(next) = triage.next() {
             let Edit::Replace { id, .. } = next.trial.edits[0] else { panic!() };
             order.push(id);
         }
-        // Token 8 is a known finding's; echo has none yet.
-        assert_eq!(order, [9, 6, 7]);
+        order
+    }
+
+    #[test]
+    fn what_is_least_like_what_is_known_comes_first() {
+        let (divergence, echo) = (OracleKind::Divergence, OracleKind::Echo);
+        let mut triage = Triage::default();
+        for (oracle, id, score) in
+            [(divergence, 7, 0.5), (divergence, 8, 0.9), (divergence, 20, 0.1), (echo, 21, 20.0)]
+        {
+            triage.push(finding(oracle, id, score));
+        }
+        triage.push(finding(divergence, 6, 0.7));
+        let known = finding(divergence, 8, 0.0);
+        triage.know(divergence, &known.trial, known.kind);
+        // Token 8 is a known finding's. The echo of a hardly trained token shares nothing with it
+        // but the kind of edit, nor does such a token under divergence the class.
+        assert_eq!(drain(&mut triage), [21, 20, 6, 7]);
+    }
+
+    #[test]
+    fn enough_of_a_kind_are_followed_up_and_the_others_counted() {
+        let echo = OracleKind::Echo;
+        let mut triage = Triage::default();
+        for id in 20..60 {
+            triage.push(finding(echo, id, f64::from(id)));
+        }
+        let twin = finding(echo, 99, 1.0).kind;
+        assert_eq!(triage.raw_of(&twin), 40);
+        let mut followed = Vec::new();
+        while let Some(next) = triage.next() {
+            let Edit::Replace { id, .. } = next.trial.edits[0] else { panic!() };
+            followed.push(id);
+            triage.know(echo, &next.trial, next.kind);
+        }
+        assert_eq!(followed, [59, 58, 57]);
+        assert!(triage.is_enough(&twin) && triage.is_empty());
+        assert!(!triage.is_enough(&finding(echo, 3, 1.0).kind));
     }
 
     #[test]
     fn a_signature_is_admitted_once_an_oracle() {
         let mut triage = Triage::default();
-        let trial = finding(OracleKind::Echo, 7, 0.0).trial;
-        assert!(triage.admit(OracleKind::Echo, &trial));
-        assert!(!triage.admit(OracleKind::Echo, &trial));
-        assert!(triage.admit(OracleKind::Divergence, &trial));
+        let RawFinding { trial, kind, .. } = finding(OracleKind::Echo, 7, 0.0);
+        assert_eq!(triage.familiarity(&kind), 0);
+        assert!(triage.admit(OracleKind::Echo, &trial, &kind));
+        assert!(!triage.admit(OracleKind::Echo, &trial, &kind));
+        assert!(triage.admit(OracleKind::Divergence, &trial, &kind));
+        assert_eq!(triage.familiarity(&kind), 2);
     }
 }

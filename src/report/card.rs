@@ -13,7 +13,7 @@ use crate::replicate::Replication;
 use crate::text;
 
 /// Number of cards that are open when the page loads.
-const OPEN_CARDS: usize = 2;
+pub const OPEN_CARDS: usize = 2;
 /// Most characters shown of one text.
 const MOST_TEXT: usize = 6000;
 /// Most edits listed on a card.
@@ -38,11 +38,11 @@ pub fn clip(text: &str, most: usize) -> String {
     }
 }
 
-/// Writes the card of finding `i`: what happens, the prompt, the next tokens, the score among its
+/// Writes the card of finding `i`, the face of a kind if `kind` names one: what happens, the prompt, the next tokens, the score among its
 /// controls, the localization, the provenance.
-pub fn card(out: &mut String, case: &Case, i: usize) {
+pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&str>) {
     let v = &case.verdict;
-    let open = if i < OPEN_CARDS { " open" } else { "" };
+    let open = if open { " open" } else { "" };
     let _ = write!(
         out,
         "<details class=\"card\" id=\"case-{}\"{open}><summary><span class=\"rank\">{}</span><span \
@@ -54,6 +54,9 @@ pub fn card(out: &mut String, case: &Case, i: usize) {
         number(v.score),
         words::unit(v.oracle)
     );
+    if let Some(kind) = kind {
+        let _ = write!(out, "<p class=\"soft\">{}</p>", text::html(kind));
+    }
     let mut lead = vec![words::what(case)];
     lead.extend(words::controls(case));
     lead.extend(words::baseline(case));

@@ -3,11 +3,12 @@
 
 use std::fmt::Write;
 
-use super::card::{card, clip, title};
-use super::format::{count, duration, number, percent, plural, wilson};
+use super::card::{OPEN_CARDS, card, clip, title};
+use super::format::{count, duration, number, percent, wilson};
 use super::{svg, words};
 use crate::campaign::Summary;
 use crate::case::Case;
+use crate::species::{self, Species};
 use crate::text;
 
 const STYLE: &str = include_str!("style.css");
@@ -21,33 +22,63 @@ const MOST_ROWS: usize = 5000;
 /// Returns the report page of a campaign.
 pub fn page(summary: &Summary, cases: &[Case]) -> String {
     let mut out = String::with_capacity(64 << 10);
-    let order = words::strongest_first(cases);
+    let kinds = species::group(cases);
     head(&mut out, &summary.model.name);
-    header(&mut out, summary, cases.len());
+    header(&mut out, summary, cases.len(), kinds.len());
     campaign(&mut out, summary);
     out.push_str("<section><h2>Findings</h2>");
-    if order.is_empty() {
+    if kinds.is_empty() {
         out.push_str(
             "<p>No case was kept. The curves above show whether anything was found along the \
             way.</p>",
         );
     } else {
         out.push_str(
-            "<p class=\"soft\">Those that hold in new prompts first; then by how many times the \
-            score exceeds the threshold that matched controls set.</p>",
+            "<p class=\"soft\">One card for each kind: the simplest of the cases that show it most. \
+            Kinds that hold in new prompts first; then by how many times the score exceeds the \
+            threshold that matched controls set.</p>",
         );
     }
-    for (i, case) in order.iter().take(MOST_CARDS).enumerate() {
-        card(&mut out, case, i);
-    }
-    if order.len() > MOST_CARDS {
-        table(&mut out, &order[MOST_CARDS..]);
-    }
+    findings(&mut out, &kinds);
     out.push_str("</section>");
     super::interactions::section(&mut out, &summary.interactions, cases);
     legend(&mut out);
     out.push_str("</main></body></html>\n");
     out
+}
+
+/// Writes the cards of the findings, those of each kind together: its face, and the others one
+/// click away.
+fn findings(out: &mut String, kinds: &[Species]) {
+    let (mut number, mut rest) = (0, Vec::new());
+    for (at, kind) in kinds.iter().enumerate() {
+        let others = kind.members.iter().filter(|case| case.id != kind.face.id);
+        let mut others: Vec<&Case> = others.copied().collect();
+        if number >= MOST_CARDS {
+            rest.push(kind.face);
+            rest.extend(others);
+            continue;
+        }
+        let name = kind.descriptor.to_string();
+        card(out, kind.face, number, at < OPEN_CARDS, Some(&name));
+        number += 1;
+        rest.extend(others.split_off(others.len().min(MOST_CARDS - number)));
+        if !others.is_empty() {
+            let _ = write!(
+                out,
+                "<details class=\"twins\"><summary>{} more of this kind</summary>",
+                count(others.len() as u64)
+            );
+            for case in others {
+                card(out, case, number, false, None);
+                number += 1;
+            }
+            out.push_str("</details>");
+        }
+    }
+    if !rest.is_empty() {
+        table(out, &rest, number);
+    }
 }
 
 /// Writes the beginning of a page, up to its content; escapes `title`.
@@ -69,7 +100,7 @@ pub(super) fn head(out: &mut String, title: &str) {
     );
 }
 
-fn header(out: &mut String, summary: &Summary, cases: usize) {
+fn header(out: &mut String, summary: &Summary, cases: usize, kinds: usize) {
     let short: String = summary.model.fingerprint.chars().take(12).collect();
     let _ = write!(
         out,
@@ -103,7 +134,7 @@ fn header(out: &mut String, summary: &Summary, cases: usize) {
         "findings",
         &format!(
             "raw → confirmed with new controls → minimized; {} kept",
-            plural(cases as u64, "case")
+            words::cases_of_kinds(cases, kinds)
         ),
     );
     if summary.replicated > 0 {
@@ -200,7 +231,8 @@ fn campaign(out: &mut String, summary: &Summary) {
     out.push_str("</section>");
 }
 
-fn table(out: &mut String, rest: &[&Case]) {
+/// Writes the findings that have no card, numbered after the first `before`.
+fn table(out: &mut String, rest: &[&Case], before: usize) {
     let _ = write!(
         out,
         "<h3>{} more</h3><div class=\"scroll\"><table><thead><tr><th \
@@ -214,7 +246,7 @@ fn table(out: &mut String, rest: &[&Case]) {
             out,
             "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td \
             class=\"n\">{}</td><td><code>{}</code></td></tr>",
-            MOST_CARDS + i + 1,
+            before + i + 1,
             text::html(&clip(&title(case), 120)),
             v.oracle.oracle().label(),
             number(v.score),
@@ -330,7 +362,9 @@ mod tests {
         let (summary, cases) = sample::campaign();
         balanced(&page(&summary, &cases)).unwrap();
         balanced(&page(&summary, &[])).unwrap();
-        let many: Vec<Case> = cases.iter().cycle().take(MOST_CARDS + 7).cloned().collect();
+        let numbered = |(i, case): (usize, &Case)| Case { id: format!("{i:016x}"), ..case.clone() };
+        let copies = cases.iter().cycle().take(MOST_CARDS + 7);
+        let many: Vec<Case> = copies.enumerate().map(numbered).collect();
         let page = page(&summary, &many);
         balanced(&page).unwrap();
         assert!(page.contains("7 more</h3>"));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::card::card;
+use super::card::{OPEN_CARDS, card};
 use super::format::{count, number, percent, plural};
 use super::html::{head, legend};
 use super::svg;
@@ -101,7 +101,7 @@ pub fn suffix_page(search: &Search, cases: &[Case]) -> String {
             tokens score as high.</p>",
         );
     }
-    cases.iter().enumerate().for_each(|(i, found)| card(&mut out, found, i));
+    cases.iter().enumerate().for_each(|(i, found)| card(&mut out, found, i, i < OPEN_CARDS, None));
     out.push_str("</section>");
     legend(&mut out);
     out.push_str("</main></body></html>\n");

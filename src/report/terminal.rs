@@ -6,9 +6,10 @@ use super::format::{count, number, percent, plural, wilson};
 use super::{explanation, words};
 use crate::campaign::Summary;
 use crate::case::Case;
+use crate::species;
 use crate::text;
 
-/// Most findings that are described; the others are in the report.
+/// Most kinds of findings that are described; the others are in the report.
 const BEST: usize = 5;
 /// Smallest width that a sentence can be wrapped to.
 const LEAST_COLUMNS: usize = 8;
@@ -23,6 +24,7 @@ pub fn terminal(summary: &Summary, cases: &[Case], columns: usize) -> String {
 /// command.
 pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize) -> String {
     let mut page = Page { out: String::new(), columns: columns.max(LEAST_COLUMNS) };
+    let kinds = species::group(cases);
     let place = |file: &str| dir.join(file).display().to_string();
     page.say(
         0,
@@ -40,7 +42,7 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
             count(summary.findings_raw),
             count(summary.findings_confirmed),
             count(summary.findings_minimized),
-            plural(cases.len() as u64, "case")
+            words::cases_of_kinds(cases.len(), kinds.len())
         ),
     );
     for sentence in words::campaign(summary) {
@@ -60,7 +62,8 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
             ),
         );
     }
-    for (i, case) in words::strongest_first(cases).into_iter().take(BEST).enumerate() {
+    for (i, kind) in kinds.iter().take(BEST).enumerate() {
+        let case = kind.face;
         page.blank();
         let v = &case.verdict;
         if !case.comment.title.is_empty() {
@@ -102,8 +105,14 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         }
     }
     page.blank();
-    if cases.len() > BEST {
-        page.say(0, &format!("{} more cases in {}", cases.len() - BEST, place("cases")));
+    let shown = kinds.len().min(BEST);
+    if cases.len() > shown {
+        let more = plural((cases.len() - shown) as u64, "more case");
+        let kinds = match kinds.len() {
+            all if all > BEST => format!(", of these and {} more kinds,", all - BEST),
+            _ => " of these kinds".to_owned(),
+        };
+        page.say(0, &format!("{more}{kinds} in {}", place("cases")));
     }
     page.say(0, &format!("Report: {}", place("report.html")));
     page.out

@@ -279,18 +279,10 @@ pub fn attribution(attribution: &TokenAttribution) -> Option<String> {
     ))
 }
 
-/// Sorts cases: those that are consistent in new prompts first, then by the ratio of score to
-/// threshold, largest first. A ratio, because oracles have different units.
-pub fn strongest_first(cases: &[Case]) -> Vec<&Case> {
-    let mut order: Vec<&Case> = cases.iter().collect();
-    let strength = |case: &Case| case.verdict.excess_ratio();
-    let specific = |case: &Case| !case.replication.as_ref().is_some_and(|found| found.consistent);
-    order.sort_by(|a, b| {
-        (specific(a).cmp(&specific(b)))
-            .then(strength(b).total_cmp(&strength(a)))
-            .then_with(|| a.id.cmp(&b.id))
-    });
-    order
+/// Returns a number of cases and of their kinds: `12 cases of 8 kinds`.
+pub fn cases_of_kinds(cases: usize, kinds: usize) -> String {
+    let cases = plural(cases as u64, "case");
+    if kinds == 0 { cases } else { format!("{cases} of {}", plural(kinds as u64, "kind")) }
 }
 
 /// Returns the path of the case's file within the folder of the campaign; `None` for an id that is

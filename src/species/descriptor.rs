@@ -13,11 +13,12 @@ use crate::vocabulary::{TokenForm, TokenKind};
 /// at which position or how strongly.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Descriptor {
-    /// The oracle that it failed.
+    /// The oracle that it failed. Loss blow-up counts as divergence: of what raises the loss of a
+    /// text much, the predictions diverge.
     pub oracle: OracleKind,
     /// The kinds of its edits: `token`, `deletion`, `embedding`, `direction`, `carried state`,
     /// `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`, ...), with `set`
-    /// where several components are lesioned.
+    /// where components in several places are lesioned.
     pub edits: BTreeSet<&'static str>,
     /// The classes of the tokens put in.
     pub tokens: BTreeSet<TokenClass>,
@@ -78,13 +79,17 @@ impl Descriptor {
     pub fn new(trial: &Trial, oracle: OracleKind, class: &dyn Fn(u32) -> TokenClass) -> Self {
         let put_in = trial.edits.iter().filter(|edit| edit.is_token_edit());
         let tokens = put_in.flat_map(Edit::token_ids).map(class).collect();
-        let lesioned: BTreeSet<&Component> =
-            trial.edits.iter().filter(|e| is_lesion(e)).filter_map(Edit::component).collect();
         let mut edits: BTreeSet<&'static str> = trial.edits.iter().map(kind).collect();
+        let lesions = trial.edits.iter().filter(|edit| matches!(edit, Edit::Lesion { .. }));
+        let lesioned: BTreeSet<Place> = lesions.filter_map(place).collect();
         if lesioned.len() > 1 {
             edits.insert("set");
         }
         let places = trial.edits.iter().filter_map(place).collect();
+        let oracle = match oracle {
+            OracleKind::LossBlowup => OracleKind::Divergence,
+            other => other,
+        };
         Self { oracle, edits, tokens, places }
     }
 
@@ -162,10 +167,6 @@ impl TokenClass {
     }
 }
 
-fn is_lesion(edit: &Edit) -> bool {
-    matches!(edit, Edit::Lesion { .. })
-}
-
 fn kind(edit: &Edit) -> &'static str {
     match edit {
         Edit::Replace { .. } | Edit::Insert { .. } => "token",
@@ -213,12 +214,15 @@ mod tests {
         assert_eq!(one, described(vec![token(3, 11), token(4, 11)], echo));
         assert_eq!(one, described(vec![Edit::Insert { position: 0, id: 12 }], echo));
         assert_ne!(one, described(vec![token(1, 9)], echo));
-        assert_ne!(one, described(vec![token(1, 10)], loss));
+        let divergence = described(vec![token(1, 10)], OracleKind::Divergence);
+        assert_ne!(one, divergence);
+        assert_eq!(divergence, described(vec![token(1, 10)], loss));
         assert_eq!(one.to_string(), "hardly trained token put in: echo failure");
         let head = described(vec![zero(2, 1)], loss);
         assert_eq!(head, described(vec![zero(2, 3)], loss));
+        assert_eq!(head, described(vec![zero(2, 3), zero(2, 1)], loss));
         assert_ne!(head, described(vec![zero(1, 1)], loss));
-        assert_eq!(head.to_string(), "lesion of head in L2: loss blow-up");
+        assert_eq!(head.to_string(), "lesion of head in L2: divergence");
     }
 
     #[test]
@@ -229,7 +233,7 @@ mod tests {
         assert!(head.explains(&set) && head.explains(&head) && !set.explains(&head));
         let mixed = described(vec![zero(2, 1), token(1, 10)], loss);
         assert!(head.explains(&mixed) && !mixed.explains(&set));
-        assert_eq!(set.to_string(), "lesions of head in L0 and L2: loss blow-up");
+        assert_eq!(set.to_string(), "lesions of head in L0 and L2: divergence");
         // Edits: 1 of 2 shared; places: 1 of 2; the oracle: 1 of 1.
         assert!((head.distance(&set) - (1.0 - 3.0 / 5.0)).abs() < 1e-12);
         assert_eq!(head.distance(&head), 0.0);
