@@ -1,5 +1,6 @@
 //! Raw findings: which are judged, which are followed up next, which are known already.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::case::Lineage;
@@ -128,11 +129,11 @@ impl Triage {
 
     /// Ranks a raw finding, the largest first: few findings of its kind, far from any known kind,
     /// few edits, a large excess.
-    fn rank(&self, raw: &RawFinding) -> impl Ord + use<> {
+    fn rank(&self, raw: &RawFinding) -> Rank {
         let distance = self.kinds.keys().map(|known| known.distance(&raw.kind)).fold(1.0, f64::min);
         let excess = Total(raw.excess());
         let (explained, edits) = (self.explained(&raw.kind), raw.trial.edits.len());
-        (std::cmp::Reverse(explained), Total(distance), std::cmp::Reverse(edits), excess)
+        (Reverse(explained), Total(distance), Reverse(edits), excess)
     }
 
     /// Returns the number of findings whose kinds explain one of this kind.
@@ -140,6 +141,10 @@ impl Triage {
         self.kinds.iter().filter(|(known, _)| known.explains(kind)).map(|(_, count)| count).sum()
     }
 }
+
+/// What ranks a raw finding: the findings of its kind, the distance from known kinds, its edits, its
+/// excess.
+type Rank = (Reverse<u64>, Total, Reverse<usize>, Total);
 
 /// A number in its total order.
 #[derive(PartialEq)]

@@ -62,8 +62,8 @@ pub fn run(args: Args) -> Result<u8> {
     }
     let distinct = files.len();
     cases.retain(|case| !ignored.has_case(&case.id));
-    let (hidden, shown): (Vec<Species>, Vec<Species>) =
-        species::group(&cases).into_iter().partition(|species| ignored.has(species));
+    let mut shown = species::group(&cases);
+    shown.retain(|species| !ignored.has(species));
     let left_out = distinct - shown.iter().map(|species| species.members.len()).sum::<usize>();
     if args.json {
         let all: Vec<_> = shown.iter().map(|species| as_json(species, &files)).collect();
@@ -75,9 +75,9 @@ pub fn run(args: Args) -> Result<u8> {
         let cases = plural(distinct as u64, "case");
         let note = match left_out {
             0 => String::new(),
-            _ => format!("; {left_out} cases ignored, {} kinds of them whole", hidden.len()),
+            _ => format!("; {} ignored", plural(left_out as u64, "case")),
         };
-        output::line(format!("{cases} of {kinds}{note}"));
+        output::line(format!("{cases}, {kinds}{note}"));
     }
     Ok(if bad == 0 { exit::OK } else { exit::INTERNAL })
 }

@@ -152,7 +152,7 @@ fn header(out: &mut String, summary: &Summary, cases: usize, kinds: usize) {
         tile(
             &format!("{} → {}", count(summary.extreme), count(summary.judged)),
             "extreme trials",
-            "beyond the upper decile of controls → judged, the most extreme of each round",
+            "beyond the upper decile of controls → judged, those of little known kinds first",
         );
     }
     tile(

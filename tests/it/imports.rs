@@ -152,7 +152,8 @@ fn source(text: &str) -> Source {
     let (mut source, mut at) = (Source::default(), 0);
     while at < tokens.len() {
         match &tokens[at] {
-            Token::Word(name) if name == "use" => {
+            // Not `impl Trait + use<'a>`.
+            Token::Word(name) if name == "use" && tokens.get(at + 1) != Some(&Token::Mark('<')) => {
                 let public = at > 0 && matches!(&tokens[at - 1], Token::Word(w) if w == "pub");
                 let paths = if public { &mut source.passed_on } else { &mut source.paths };
                 at = tree(&tokens, at + 1, &[], paths);
@@ -332,6 +333,7 @@ fn paths_are_read_as_written() {
         use std::fmt;
         use super::plan::{self, Plan, rows::{Job as Row}};
         pub use inner::Item;
+        fn g() -> impl Ord + use<> { 1 }
         fn f() -> crate::error::Result<()> { let _ = "use crate::cli;"; let c = '"'; g::<'a'>() }
         #[cfg(test)]
         mod tests { use crate::testing::fake; }

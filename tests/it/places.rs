@@ -45,9 +45,45 @@ fn a_folder_without_cases_is_no_success() {
         &["corpus", "--dir", "empty", "list"],
         &["corpus", "add", "empty", "--dir", "kept"],
         &["transfer", "empty", "--models", "builtin:dense"],
+        &["triage", "empty"],
     ] {
         assert!(run(dir, args, 4).1.contains("no case"), "{args:?}");
     }
+}
+
+#[test]
+fn twins_in_several_folders_are_one_kind_and_can_be_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let case = made::case();
+    let mut twin = case.clone();
+    twin.base.reverse();
+    twin.id = twin.compute_id();
+    case.write(&dir.join("a/cases")).unwrap();
+    case.write(&dir.join("b/cases")).unwrap();
+    twin.write(&dir.join("b/cases")).unwrap();
+    let shown = run(dir, &["triage", "a", "b"], 0).0;
+    assert!(
+        shown.contains("2 cases in 2 prompts") && shown.ends_with("2 cases, 1 kind\n"),
+        "{shown}"
+    );
+    assert!(!shown.contains("   - "), "{shown}");
+    assert!(run(dir, &["triage", "a", "b", "--members"], 0).0.contains("   - "));
+    let oracle = case.verdict.oracle.name();
+    fs::create_dir(dir.join("fuzz")).unwrap();
+    let list = format!("[[ignore]]\ncase = \"{}\"\n", twin.id);
+    fs::write(dir.join("fuzz/ignore.toml"), &list).unwrap();
+    let shown = run(dir, &["triage", "b"], 0).0;
+    assert!(shown.ends_with("2 cases, 1 kind; 1 case ignored\n"), "{shown}");
+    fs::write(dir.join("other.toml"), format!("[[ignore]]\noracle = \"{oracle}\"\n")).unwrap();
+    let json = run(dir, &["triage", "a", "--ignore", "other.toml", "--json"], 0).0;
+    assert!(json.contains("\"ignored\":1,\"kinds\":[]"), "{json}");
+    fs::write(dir.join("other.toml"), "[[ignore]]\n").unwrap();
+    let (_, stderr) = run(dir, &["triage", "a", "--ignore", "other.toml"], 2);
+    assert!(stderr.contains("other.toml: ignore[0]: names no oracle"), "{stderr}");
+    fs::write(dir.join("b/cases/bad.json"), "{").unwrap();
+    assert!(run(dir, &["triage", "b"], 1).1.contains("bad.json"));
+    run(dir, &["triage", "nowhere"], 2);
 }
 
 #[test]
