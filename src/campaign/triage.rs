@@ -142,8 +142,8 @@ impl Triage {
     }
 }
 
-/// What ranks a raw finding: the findings of its kind, the distance from known kinds, its edits, its
-/// excess.
+/// The order of raw findings: by the findings of its kind, the distance from known kinds, its
+/// edits, its excess.
 type Rank = (Reverse<u64>, Total, Reverse<usize>, Total);
 
 /// A number in its total order.

@@ -38,8 +38,8 @@ pub fn clip(text: &str, most: usize) -> String {
     }
 }
 
-/// Writes the card of finding `i`, the face of a kind if `kind` names one: what happens, the prompt, the next tokens, the score among its
-/// controls, the localization, the provenance.
+/// Writes the card of finding `i`, with the name of its kind if `kind` has it: what happens, the
+/// prompt, the next tokens, the score among its controls, the localization, the provenance.
 pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&str>) {
     let v = &case.verdict;
     let open = if open { " open" } else { "" };

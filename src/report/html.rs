@@ -34,9 +34,9 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
         );
     } else {
         out.push_str(
-            "<p class=\"soft\">One card for each kind: the simplest of the cases that show it most. \
-            Kinds that hold in new prompts first; then by how many times the score exceeds the \
-            threshold that matched controls set.</p>",
+            "<p class=\"soft\">One card for each kind: the simplest of the cases that show it \
+            most. Kinds that hold in new prompts first; then by how many times the score exceeds \
+            the threshold that matched controls set.</p>",
         );
     }
     findings(&mut out, &kinds);

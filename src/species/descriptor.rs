@@ -1,4 +1,4 @@
-//! Of what kind a finding is: its oracle, its kinds of edits, where they act, and on which tokens.
+//! The kind of a finding: its oracle, its kinds of edits, where they act, and on which tokens.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -42,7 +42,8 @@ fn excess(case: &Case) -> f64 {
     case.verdict.excess_ratio()
 }
 
-/// Groups cases by kind, those of each model by themselves: first what is consistent in new prompts, then by the strongest excess.
+/// Groups cases by kind, those of each model by themselves: first what is consistent in new
+/// prompts, then by the strongest excess.
 pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> {
     let mut by_kind: BTreeMap<(&str, Descriptor), Vec<&Case>> = BTreeMap::new();
     let mut seen = BTreeSet::new();

@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     let model = Model::load(&name)?;
     let evaluator = ModelEvaluator::new(&model);
     let vocabulary = Vocabulary::of(&model);
-    let new_prompts = NewPrompts::new(&model, &evaluator, &vocabulary, &[])?;
+    let new_prompts = NewPrompts::new(&model, &vocabulary, &[])?;
     let replicator = Some(Replicator { prompts: &new_prompts, null: false });
     let floor = evaluator.score_noise_floor()?;
     let reference = model.reference();

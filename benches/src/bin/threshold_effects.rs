@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     println!("{name}: in {without} prompts the strongest lesion does not fail");
     let (tokens, used) = tokens(&evaluator, &vocabulary, floor)?;
     for (kind, planted, used) in [("lesions", lesions, vec![]), ("tokens", tokens, vec![used])] {
-        let new_prompts = NewPrompts::new(&model, &evaluator, &vocabulary, &used)?;
+        let new_prompts = NewPrompts::new(&model, &vocabulary, &used)?;
         follow(&evaluator, &vocabulary, &new_prompts, floor, kind, planted)?;
     }
     Ok(())
