@@ -26,4 +26,5 @@ pub use events::{Event, Progress, Sink};
 pub use record::Record;
 pub use run::run;
 pub use subject::{Seed, Subject};
-pub use summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary, Timing};
+pub use summary::{CurvePoint, KindCount, MutatorYield, SCHEMA_VERSION, Summary, Timing};
+pub use triage::FOLLOWED_OF_A_KIND;

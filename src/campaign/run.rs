@@ -70,6 +70,7 @@ impl Campaign<'_> {
             sink.event(Event::Round(self.progress()))?;
         };
         self.add_point();
+        self.summary.kinds = self.triage.kinds();
         self.summary.stopped_by = stopped_by.into();
         Ok(())
     }

@@ -87,6 +87,7 @@ impl<'a> Campaign<'a> {
                 controls: 0,
                 controls_flagged: 0,
                 mutators: yields.collect(),
+                kinds: Vec::new(),
                 curve: Vec::new(),
                 interactions: subject.interactions.clone(),
                 cases: Vec::new(),

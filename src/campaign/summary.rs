@@ -59,6 +59,9 @@ pub struct Summary {
     pub controls_flagged: u64,
     /// The yield of each mutator.
     pub mutators: Vec<MutatorYield>,
+    /// The kinds of its raw findings, those with most of them first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<KindCount>,
     /// One point every few batches, ascending in `evaluations`.
     pub curve: Vec<CurvePoint>,
     /// Interactions that guided the mutator of sets, a table a prompt; empty where there were none.
@@ -85,6 +88,18 @@ pub struct MutatorYield {
     pub new_behaviours: u64,
     /// Raw findings among them.
     pub findings: u64,
+}
+
+/// The raw findings of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KindCount {
+    /// The kind in words.
+    pub kind: String,
+    /// Trials of the kind, or of one that it explains, that failed inside a batch.
+    pub raw: u64,
+    /// Findings of the kind that were confirmed and minimized; 0 if none was, or none followed up.
+    pub minimized: u64,
 }
 
 /// Counts at one point of a campaign.

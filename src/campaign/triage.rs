@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::summary::KindCount;
 use crate::case::Lineage;
 use crate::edit::Trial;
 use crate::oracle::{OracleKind, Verdict};
@@ -13,7 +14,7 @@ use crate::species::Descriptor;
 const PENDING_OF_A_KIND: usize = 16;
 
 /// Findings of one kind that are followed up; further ones are counted.
-const FOLLOWED_OF_A_KIND: u64 = 3;
+pub const FOLLOWED_OF_A_KIND: u64 = 3;
 
 /// A trial that failed against its controls inside a batch.
 pub(super) struct RawFinding {
@@ -127,6 +128,25 @@ impl Triage {
         best.map(|(_, at)| self.pending.remove(at))
     }
 
+    /// Returns the raw findings by kind, those with most of them first. What a known kind explains
+    /// counts as one of it.
+    pub fn kinds(&self) -> Vec<KindCount> {
+        let mut raw: BTreeMap<&Descriptor, u64> = self.kinds.keys().map(|kind| (kind, 0)).collect();
+        for (kind, count) in self.counts.iter().filter(|(_, count)| count.raw > 0) {
+            let known = self.kinds.get_key_value(kind).map(|(known, _)| known);
+            let explaining = || self.kinds.keys().find(|known| known.explains(kind));
+            *raw.entry(known.or_else(explaining).unwrap_or(kind)).or_default() += count.raw;
+        }
+        let count = |(kind, raw): (&Descriptor, u64)| KindCount {
+            kind: kind.to_string(),
+            raw,
+            minimized: self.kinds.get(kind).copied().unwrap_or(0),
+        };
+        let mut kinds: Vec<KindCount> = raw.into_iter().map(count).collect();
+        kinds.sort_by(|a, b| b.raw.cmp(&a.raw).then_with(|| a.kind.cmp(&b.kind)));
+        kinds
+    }
+
     /// Ranks a raw finding, the largest first: few findings of its kind, far from any known kind,
     /// few edits, a large excess.
     fn rank(&self, raw: &RawFinding) -> Rank {
@@ -226,6 +246,15 @@ mod tests {
         assert_eq!(followed, [59, 58, 57]);
         assert!(triage.is_enough(&twin) && triage.is_empty());
         assert!(!triage.is_enough(&finding(echo, 3, 1.0).kind));
+        // An ordinary token is another kind; one beside a hardly trained token is not.
+        triage.push(finding(echo, 3, 1.0));
+        let mut both = finding(echo, 20, 1.0);
+        both.trial.edits.push(Edit::Replace { position: 0, id: 3 });
+        both.kind = kind(&both.trial, echo);
+        triage.push(both);
+        let counted: Vec<(u64, u64)> =
+            triage.kinds().iter().map(|kind| (kind.raw, kind.minimized)).collect();
+        assert_eq!(counted, [(41, 3), (1, 0)]);
     }
 
     #[test]

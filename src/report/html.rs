@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::card::{OPEN_CARDS, card, clip, title};
 use super::format::{count, duration, number, percent, wilson};
 use super::{svg, words};
-use crate::campaign::Summary;
+use crate::campaign::{FOLLOWED_OF_A_KIND, Summary};
 use crate::case::Case;
 use crate::species::{self, Species};
 use crate::text;
@@ -16,6 +16,8 @@ const STYLE: &str = include_str!("style.css");
 /// Most findings that get a card; the others become rows of a table, so that a browser can hold the
 /// page.
 const MOST_CARDS: usize = 200;
+/// Most kinds whose raw findings are counted.
+const MOST_KINDS: usize = 40;
 /// Most rows of that table.
 const MOST_ROWS: usize = 5000;
 
@@ -228,7 +230,36 @@ fn campaign(out: &mut String, summary: &Summary) {
         }
         out.push_str("</tbody></table></div>");
     }
+    kinds(out, summary);
     out.push_str("</section>");
+}
+
+/// Writes how many raw findings there are of each kind, and how many were followed up.
+fn kinds(out: &mut String, summary: &Summary) {
+    if summary.kinds.is_empty() {
+        return;
+    }
+    let _ = write!(
+        out,
+        "<h3>Raw findings by kind</h3><p class=\"soft\">{FOLLOWED_OF_A_KIND} of a kind are followed up; what else \
+        is of it, or has more edits than it takes, is counted and not confirmed.</p><div \
+        class=\"scroll\"><table><thead><tr><th>kind</th><th class=\"n\">raw</th><th \
+        class=\"n\">confirmed and minimized</th></tr></thead><tbody>",
+    );
+    for kind in summary.kinds.iter().take(MOST_KINDS) {
+        let _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            text::html(&clip(&kind.kind, 120)),
+            count(kind.raw),
+            count(kind.minimized)
+        );
+    }
+    out.push_str("</tbody></table></div>");
+    if summary.kinds.len() > MOST_KINDS {
+        let more = count((summary.kinds.len() - MOST_KINDS) as u64);
+        let _ = write!(out, "<p class=\"soft\">and {more} more kinds in summary.json.</p>");
+    }
 }
 
 /// Writes the findings that have no card, numbered after the first `before`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural, wilson};
-use crate::campaign::Summary;
+use crate::campaign::{FOLLOWED_OF_A_KIND, Summary};
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
 use crate::localize::{ComparisonKind, TokenAttribution};
@@ -137,10 +137,18 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
     if summary.judged > 0 {
         said.push(format!(
             "Selection: of {} trials {} score beyond the minimum and the upper decile of \
-            controls; {} of the most extreme were judged.",
+            controls; {} of them were judged, those of little known kinds first.",
             count(summary.evaluations),
             count(summary.extreme),
             count(summary.judged)
+        ));
+    }
+    let minimized = summary.kinds.iter().filter(|kind| kind.minimized > 0).count();
+    if !summary.kinds.is_empty() {
+        said.push(format!(
+            "The raw findings are of {}, of which {minimized} were confirmed and minimized, at most \
+            {FOLLOWED_OF_A_KIND} findings of each.",
+            plural(summary.kinds.len() as u64, "kind"),
         ));
     }
     if summary.replicated > 0 {

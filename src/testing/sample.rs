@@ -2,7 +2,7 @@
 //! model.
 
 use super::residuals::{logit_lens, residual_map};
-use crate::campaign::{CurvePoint, MutatorYield, Summary, Timing};
+use crate::campaign::{CurvePoint, KindCount, MutatorYield, Summary, Timing};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
@@ -42,6 +42,7 @@ fn summary() -> Summary {
         new_behaviours,
         findings,
     };
+    let kind = |kind: &str, raw, minimized| KindCount { kind: kind.into(), raw, minimized };
     Summary {
         schema_version: 1,
         model: model(),
@@ -67,6 +68,11 @@ fn summary() -> Summary {
             mutator("embedding-direction", 10_240, 140, 4),
             mutator("lesion-weights", 20_480, 124, 2),
             mutator("splice", 0, 0, 0),
+        ],
+        kinds: vec![
+            kind("hardly trained token put in: echo failure", 71, 3),
+            kind("lesion of weight in L1: divergence", 2, 1),
+            kind("ordinary token put in: collapse", 1, 0),
         ],
         curve: curve.collect(),
         interactions: vec![crate::testing::fake::interactions()],
