@@ -241,10 +241,10 @@ fn kinds(out: &mut String, summary: &Summary) {
     }
     let _ = write!(
         out,
-        "<h3>Raw findings by kind</h3><p class=\"soft\">{FOLLOWED_OF_A_KIND} of a kind are followed up; what else \
-        is of it, or has more edits than it takes, is counted and not confirmed.</p><div \
-        class=\"scroll\"><table><thead><tr><th>kind</th><th class=\"n\">raw</th><th \
-        class=\"n\">confirmed and minimized</th></tr></thead><tbody>",
+        "<h3>Raw findings by kind</h3><p class=\"soft\">{FOLLOWED_OF_A_KIND} of a kind are \
+        followed up; what else is of it, or has more edits than it takes, is counted and not \
+        confirmed.</p><div class=\"scroll\"><table><thead><tr><th>kind</th><th \
+        class=\"n\">raw</th><th class=\"n\">confirmed and minimized</th></tr></thead><tbody>",
     );
     for kind in summary.kinds.iter().take(MOST_KINDS) {
         let _ = write!(

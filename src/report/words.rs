@@ -146,8 +146,8 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
     let minimized = summary.kinds.iter().filter(|kind| kind.minimized > 0).count();
     if !summary.kinds.is_empty() {
         said.push(format!(
-            "The raw findings are of {}, of which {minimized} were confirmed and minimized, at most \
-            {FOLLOWED_OF_A_KIND} findings of each.",
+            "The raw findings are of {}, of which {minimized} were confirmed and minimized, at \
+            most {FOLLOWED_OF_A_KIND} findings of each.",
             plural(summary.kinds.len() as u64, "kind"),
         ));
     }
