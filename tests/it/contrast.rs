@@ -123,7 +123,8 @@ fn noise_in_the_place_of_a_lesion_has_nothing_specific() {
         let mut noises = noise_controls(&evaluator, &lesion, 33, n as u64).unwrap();
         let trial = noises.pop().unwrap();
         let found = localize(&evaluator, &trial, &noises, &[], &options).unwrap();
-        compared += usize::from(found.contrasts.iter().any(|c| c.controls.len() == 19));
+        // With 19 controls, or as many as it took to see that nothing stands out.
+        compared += usize::from(found.contrasts.iter().any(|c| c.controls.len() >= 9));
         explained.extend(found.set.first().map(|c| format!("{n}: {c}")));
     }
     println!("{} of {compared} noises have something specific", explained.len());
@@ -153,7 +154,8 @@ fn ordinary_replacements_have_nothing_specific() {
         let found =
             localize_against_controls(&evaluator, &Vocabulary::of(&model), &trial, None, n as u64)
                 .unwrap();
-        compared += usize::from(found.contrasts.iter().any(|c| c.controls.len() == 19));
+        // With 19 controls, or as many as it took to see that nothing stands out.
+        compared += usize::from(found.contrasts.iter().any(|c| c.controls.len() >= 9));
         explained.extend(found.set.first().map(|c| format!("{n}: {c}")));
     }
     println!("{} of {compared} ordinary replacements have something specific", explained.len());
