@@ -23,7 +23,7 @@ struct Candidate {
     excess: f64,
     oracle: OracleKind,
     kind: Descriptor,
-    /// How often trials of its kind were judged.
+    /// That of its kind ([`Triage::familiarity`](super::triage::Triage::familiarity)).
     familiarity: u32,
     /// Its place among the proposals of the round.
     index: usize,
@@ -138,42 +138,41 @@ impl<'a> Campaign<'a> {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let most = self.judged_per_batch().max(1);
-        let mut chosen: BTreeMap<OracleKind, Vec<usize>> = BTreeMap::new();
+        let mut chosen: BTreeMap<OracleKind, Vec<&Candidate>> = BTreeMap::new();
         let mut count = 0;
-        for Candidate { oracle, kind, index, .. } in candidates {
-            let (oracle, trial) = (*oracle, &proposals[*index].trial);
+        for candidate in candidates {
+            let (oracle, trial) = (candidate.oracle, &proposals[candidate.index].trial);
             if count < most
                 && !self.triage.is_known(oracle, trial)
-                && self.triage.admit(oracle, trial, kind)
+                && self.triage.admit(oracle, trial, &candidate.kind)
             {
-                chosen.entry(oracle).or_default().push(*index);
+                chosen.entry(oracle).or_default().push(candidate);
                 count += 1;
             }
         }
-        for (kind, indices) in chosen {
-            let judge = self.judge(kind);
+        for (oracle, chosen) in chosen {
+            let judge = self.judge(oracle);
             let trials: Vec<Trial> =
-                indices.iter().map(|&index| proposals[index].trial.clone()).collect();
+                chosen.iter().map(|found| proposals[found.index].trial.clone()).collect();
             let verdicts = judge.judge(&trials)?;
             self.summary.judged += trials.len() as u64;
             self.summary.follow_up_evaluations += judge.calls();
-            for (&index, verdict) in indices.iter().zip(verdicts) {
+            for (Candidate { kind, index, .. }, verdict) in chosen.into_iter().zip(verdicts) {
                 self.summary.controls += verdict.controls.len() as u64;
                 self.summary.controls_flagged += verdict.controls_flagged() as u64;
                 if verdict.fails() {
-                    let Proposal { trial, arm, lineage } = &proposals[index];
+                    let Proposal { trial, arm, lineage } = &proposals[*index];
                     self.summary.findings_raw += 1;
                     self.summary.mutators[*arm].findings += 1;
-                    let found = self.subject.describe(trial, kind);
-                    let reward = scheduler::finding_reward(self.triage.raw_of(&found));
+                    let reward = scheduler::finding_reward(self.triage.raw_of(kind));
                     self.proposer.bandit.reward(*arm, reward);
-                    let (trial, lineage) = (trial.clone(), lineage.clone());
+                    let (trial, lineage, kind) = (trial.clone(), lineage.clone(), kind.clone());
                     sink.event(Event::Raw {
                         trial: trial.clone(),
                         verdict: verdict.clone(),
                         lineage: lineage.clone(),
                     })?;
-                    self.triage.push(RawFinding { trial, verdict, lineage, kind: found });
+                    self.triage.push(RawFinding { trial, verdict, lineage, kind });
                 }
             }
         }

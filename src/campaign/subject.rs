@@ -61,7 +61,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Returns of what kind a trial that failed an oracle is.
+    /// Returns the kind of a trial that failed an oracle.
     pub(super) fn describe(&self, trial: &Trial, oracle: OracleKind) -> Descriptor {
         Descriptor::new(trial, oracle, &|id| self.vocabulary.kind(id).into())
     }

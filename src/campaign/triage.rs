@@ -1,6 +1,6 @@
 //! Raw findings: which are judged, which are followed up next, which are known already.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::summary::KindCount;
@@ -27,7 +27,7 @@ pub(super) struct RawFinding {
 impl RawFinding {
     /// Returns by how much it stands out, relative to its threshold.
     fn excess(&self) -> f64 {
-        self.verdict.margin / self.verdict.threshold.abs().max(f64::MIN_POSITIVE)
+        self.verdict.excess_ratio()
     }
 }
 
@@ -116,16 +116,15 @@ impl Triage {
     /// Removes the raw finding to follow up: the one least like what is known. What a known finding
     /// explains, or is of a kind of which enough were followed up, is passed over.
     pub fn next(&mut self) -> Option<RawFinding> {
-        let pending = std::mem::take(&mut self.pending);
-        self.pending = pending
-            .into_iter()
-            .filter(|raw| {
-                !self.is_enough(&raw.kind) && !self.is_known(raw.verdict.oracle, &raw.trial)
-            })
-            .collect();
-        let ranked = self.pending.iter().enumerate().map(|(at, raw)| (self.rank(raw), at));
-        let best = ranked.max_by(|(a, i), (b, j)| a.cmp(b).then(j.cmp(i)));
-        best.map(|(_, at)| self.pending.remove(at))
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.retain(|raw| {
+            !self.is_enough(&raw.kind) && !self.is_known(raw.verdict.oracle, &raw.trial)
+        });
+        let best = (pending.iter().enumerate())
+            .max_by(|(i, a), (j, b)| self.compare(a, b).then(j.cmp(i)))
+            .map(|(at, _)| at);
+        self.pending = pending;
+        best.map(|at| self.pending.remove(at))
     }
 
     /// Returns the raw findings by kind, those with most of them first. What a known kind explains
@@ -147,40 +146,21 @@ impl Triage {
         kinds
     }
 
-    /// Ranks a raw finding, the largest first: few findings of its kind, far from any known kind,
-    /// few edits, a large excess.
-    fn rank(&self, raw: &RawFinding) -> Rank {
-        let distance = self.kinds.keys().map(|known| known.distance(&raw.kind)).fold(1.0, f64::min);
-        let excess = Total(raw.excess());
-        let (explained, edits) = (self.explained(&raw.kind), raw.trial.edits.len());
-        (Reverse(explained), Total(distance), Reverse(edits), excess)
+    /// Compares two raw findings; the larger is followed up first: few findings of its kind, far
+    /// from any known kind, few edits, a large excess.
+    fn compare(&self, a: &RawFinding, b: &RawFinding) -> Ordering {
+        let distance = |raw: &RawFinding| {
+            self.kinds.keys().map(|known| known.distance(&raw.kind)).fold(1.0, f64::min)
+        };
+        (self.explained(&b.kind).cmp(&self.explained(&a.kind)))
+            .then_with(|| distance(a).total_cmp(&distance(b)))
+            .then_with(|| b.trial.edits.len().cmp(&a.trial.edits.len()))
+            .then_with(|| a.excess().total_cmp(&b.excess()))
     }
 
     /// Returns the number of findings whose kinds explain one of this kind.
     fn explained(&self, kind: &Descriptor) -> u64 {
         self.kinds.iter().filter(|(known, _)| known.explains(kind)).map(|(_, count)| count).sum()
-    }
-}
-
-/// The order of raw findings: by the findings of its kind, the distance from known kinds, its
-/// edits, its excess.
-type Rank = (Reverse<u64>, Total, Reverse<usize>, Total);
-
-/// A number in its total order.
-#[derive(PartialEq)]
-struct Total(f64);
-
-impl Eq for Total {}
-
-impl Ord for Total {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-
-impl PartialOrd for Total {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
     }
 }
 

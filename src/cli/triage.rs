@@ -117,7 +117,10 @@ fn counts(species: &Species) -> String {
     let tried = species.members.iter().filter(|case| case.replication.is_some()).count();
     match tried {
         0 => format!("{cases} in {prompts}; none could be put into new prompts"),
-        _ => format!("{cases} in {prompts}; {} of {tried} hold in new prompts", species.consistent),
+        _ => format!(
+            "{cases} in {prompts}; {} of {tried} consistent in new prompts",
+            species.consistent
+        ),
     }
 }
 

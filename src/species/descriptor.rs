@@ -9,7 +9,7 @@ use crate::edit::{Component, Edit, Trial};
 use crate::oracle::OracleKind;
 use crate::vocabulary::{TokenForm, TokenKind};
 
-/// What a finding is without its particulars: neither which token, which head or which weight, nor
+/// A finding without its particulars: neither which token, which head or which weight, nor
 /// at which position or how strongly.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Descriptor {
@@ -128,30 +128,23 @@ impl fmt::Display for Descriptor {
             true => String::new(),
             false => format!(" in {}", layers.join(" and ")),
         };
-        let lesioned: Vec<&str> =
-            self.edits.iter().filter(|edit| is_component(edit)).copied().collect();
-        let several = if self.edits.contains("set") { "lesions" } else { "lesion" };
-        let mut parts: Vec<String> = (self.edits.iter())
-            .filter(|edit| !is_component(edit) && **edit != "set")
-            .map(|&edit| match edit {
-                "token" => format!("{} put in", tokens.join(" and ")),
-                "deletion" => "deleted token".to_owned(),
-                "embedding" => "changed embedding".to_owned(),
-                other => other.to_owned(),
-            })
-            .collect();
+        let (mut parts, mut lesioned, mut several) = (Vec::new(), Vec::new(), "lesion");
+        for &edit in &self.edits {
+            match edit {
+                "token" => parts.push(format!("{} put in", tokens.join(" and "))),
+                "deletion" => parts.push("deleted token".to_owned()),
+                "embedding" => parts.push("changed embedding".to_owned()),
+                "direction" | "carried state" | "routing" => parts.push(edit.to_owned()),
+                "set" => several = "lesions",
+                component => lesioned.push(component),
+            }
+        }
         if !lesioned.is_empty() {
             parts.push(format!("{several} of {}", lesioned.join(" and ")));
         }
         let oracle = self.oracle.oracle().label();
         write!(f, "{}{in_layers}: {oracle}", parts.join(", "))
     }
-}
-
-/// Returns whether a kind of edit is the lesion of a component.
-fn is_component(edit: &str) -> bool {
-    !["token", "deletion", "embedding", "direction", "carried state", "routing", "set"]
-        .contains(&edit)
 }
 
 impl TokenClass {

@@ -22,7 +22,7 @@ pub struct Species<'a> {
     pub members: Vec<&'a Case>,
     /// The number of prompts that they are in.
     pub prompts: usize,
-    /// The members that hold in most of the new prompts they were put into.
+    /// The members that are consistent in new prompts.
     pub consistent: usize,
 }
 

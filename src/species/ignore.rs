@@ -10,7 +10,7 @@ use super::group::Species;
 use crate::error::{Error, Result};
 use crate::oracle::OracleKind;
 
-/// What is not to be shown.
+/// A list of kinds and cases that are not shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IgnoreList {

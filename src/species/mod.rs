@@ -1,6 +1,6 @@
 //! Kinds of glitch: what findings have in common, so that a thousand twins are one finding.
 //!
-//! A [`Descriptor`] says of what kind a finding is, from its edits and its oracle alone: it costs
+//! A [`Descriptor`] is the kind of a finding, told from its edits and its oracle alone: it costs
 //! nothing, so that a campaign can ask before it follows a raw finding up. A [`Species`] is the
 //! cases of one kind, with the case that shows it best.
 

@@ -44,7 +44,7 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
-/// Returns the first line of an error of candle, without its backtrace. Errors may quote a name of
+/// Returns the first line of an error, of candle without its backtrace. Errors may quote a name of
 /// any length from the file, so the line is cut at 400 columns.
 pub fn first_line(error: &dyn std::fmt::Display) -> String {
     crate::text::fit(error.to_string().lines().next().unwrap_or("unreadable"), 400)
