@@ -9,6 +9,7 @@ mod emergence;
 pub mod exit;
 mod fuzz;
 mod implicate;
+mod insert;
 mod interrupt;
 mod lesions;
 mod minimize;

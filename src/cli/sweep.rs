@@ -1,10 +1,10 @@
-//! `glitch sweep vocabulary|blocks|heads|mlps|neurons|experts|routers|states|weights|pairs`.
+//! `glitch sweep vocabulary|insert|blocks|heads|mlps|neurons|experts|routers|states|weights|pairs`.
 
 use clap::Subcommand;
 
 use super::args::{ModelArg, RowsArg};
 use super::rows::{SHOWN, more};
-use super::{exit, lesions, output, pairs};
+use super::{exit, insert, lesions, output, pairs};
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
@@ -23,6 +23,9 @@ pub struct Args {
 enum Command {
     /// Every token: how near it is to the never-trained ones, and whether the model can repeat it.
     Vocabulary(VocabularyArgs),
+    /// Insert every token into prompts: after which ones does the model say a fixed text, whatever
+    /// the prompt is?
+    Insert(insert::Args),
     /// Zero what every layer's attention (state space, time mixing) and MLP add, in turn.
     Blocks(lesions::Args),
     /// Zero every attention head in turn.
@@ -61,6 +64,7 @@ struct VocabularyArgs {
 pub fn run(args: Args) -> Result<u8> {
     let (options, target) = match args.command {
         Command::Vocabulary(options) => return vocabulary(&options),
+        Command::Insert(args) => return insert::run(&args),
         Command::Blocks(options) => (options, Target::Blocks),
         Command::Heads(options) => (options, Target::Heads),
         Command::Mlps(options) => (options, Target::Mlps),

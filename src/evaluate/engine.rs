@@ -101,7 +101,7 @@ impl<'m> ModelEvaluator<'m> {
 
     /// Returns the plain cached forward that a sequence has the longest start in common with, and
     /// how long that is. States are kept at a few positions only, so where there are any, `None`.
-    fn start_of(&self, ids: &[u32]) -> Option<(Arc<CachedForward>, usize)> {
+    pub(super) fn start_of(&self, ids: &[u32]) -> Option<(Arc<CachedForward>, usize)> {
         let continues = !self.model.config.is_recurrent();
         continues.then(|| lock(&self.forwards).longest_start(ids)).flatten()
     }

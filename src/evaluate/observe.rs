@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::Rng as _;
 
-use super::batching::forwards;
+use super::batching::{cut, forwards};
 use super::cache::CachedForward;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
@@ -28,6 +28,24 @@ const TOKENS_GENERATING: usize = 8192;
 /// Smallest noise floor of a score: the measured one is far below it on a CPU, and a score adds
 /// rounding of its own.
 const LEAST_SCORE_FLOOR: f64 = 1e-6;
+
+/// A plain forward and the number of its leading tokens that a row has in common with it.
+type Start = Option<(Arc<CachedForward>, usize)>;
+
+/// A request to generate, and the forward that it continues.
+struct Generating<'a> {
+    request: &'a Request,
+    plan: &'a Plan,
+    start: Start,
+}
+
+impl Generating<'_> {
+    /// Returns the number of tokens that are computed for the row.
+    fn tokens(&self) -> usize {
+        let shared = self.start.as_ref().map_or(0, |(_, shared)| *shared);
+        self.plan.layout.prompt_len - shared + self.request.generate
+    }
+}
 
 impl ModelEvaluator<'_> {
     /// Measures how far log-probabilities (nats) and divergences (bits) move when only the batch
@@ -134,9 +152,20 @@ impl ModelEvaluator<'_> {
         Ok(plans.iter().zip(resumed).map(start).collect())
     }
 
-    /// Generates for the requests that ask for it, greedily or by sampling, all in step. A row
-    /// stops at an end token, and at logits that are not finite.
-    fn generate(&self, rows: &[(&Request, &Plan)]) -> Result<Vec<Vec<u32>>> {
+    /// Returns the forward whose keys, values and states a generation can continue, and the number
+    /// of tokens that it has in common with it: `start`, or for a row without one any that begins
+    /// like it. Lesions change what a forward keeps, so with one only what is before it is taken.
+    fn start_of_generation(&self, plan: &Plan, start: Option<&Arc<CachedForward>>) -> Start {
+        match start.filter(|_| plan.reach.entry.is_none()) {
+            Some(start) => Some((start.clone(), plan.shared)),
+            None => self.start_of(&plan.layout.ids[..plan.plain]),
+        }
+        .filter(|(_, shared)| *shared > 0)
+    }
+
+    /// Generates for requests, greedily or by sampling, all in step. A row stops at an end token,
+    /// and at logits that are not finite.
+    fn generate(&self, rows: &[Generating]) -> Result<Vec<Vec<u32>>> {
         let mut generated = vec![Vec::new(); rows.len()];
         struct Live {
             index: usize,
@@ -144,15 +173,18 @@ impl ModelEvaluator<'_> {
             prefix: Vec<Segment>,
             sampler: Option<rng::Rng>,
         }
-        let mut live: Vec<Live> = (0..rows.len())
-            .map(|index| Live {
-                index,
-                next: rows[index].1.layout.ids[..rows[index].1.layout.prompt_len].to_vec(),
-                prefix: Vec::new(),
-                sampler: rows[index].0.sample.map(|seed| rng::stream(seed, "sampled tokens")),
+        let mut live: Vec<Live> = (rows.iter().enumerate())
+            .map(|(index, row)| {
+                let shared = row.start.as_ref().map_or(0, |(_, shared)| *shared);
+                Live {
+                    index,
+                    next: row.plan.layout.ids[shared..row.plan.layout.prompt_len].to_vec(),
+                    prefix: row.start.as_ref().map_or_else(Vec::new, |(f, len)| f.prefix(*len)),
+                    sampler: row.request.sample.map(|seed| rng::stream(seed, "sampled tokens")),
+                }
             })
             .collect();
-        live.retain(|l| rows[l.index].0.generate > 0);
+        live.retain(|l| rows[l.index].request.generate > 0);
         while !live.is_empty() {
             let next = live
                 .iter()
@@ -167,7 +199,7 @@ impl ModelEvaluator<'_> {
                     position: forward.rows[i].prefix_len(),
                     layer: 0,
                 };
-                let (request, plan) = rows[l.index];
+                let Generating { request, plan, .. } = &rows[l.index];
                 let trial = &request.trial;
                 Lowering { baselines: self, trial, layout: &plan.layout, place, hooks: &mut hooks }
                     .run(&[])?;
@@ -205,7 +237,7 @@ impl ModelEvaluator<'_> {
                 generated[l.index].push(id);
                 l.next = vec![id];
                 if self.model.config.eos_token_ids.contains(&id)
-                    || generated[l.index].len() >= rows[l.index].0.generate
+                    || generated[l.index].len() >= rows[l.index].request.generate
                 {
                     l.next.clear();
                 }
@@ -242,12 +274,12 @@ impl Evaluator for ModelEvaluator<'_> {
         let starts = self.forwards_for(&plans)?;
         // Rows ascend in the layer they start at, and within a layer in length, so that the rows of
         // a forward are about equally long.
-        let jobs = requests.iter().zip(&plans).zip(starts).map(|((request, plan), start)| {
-            let row = match &start {
+        let jobs = requests.iter().zip(&plans).zip(&starts).map(|((request, plan), start)| {
+            let row = match start {
                 Some(start) => plan.row(Some(start), &self.model.config),
                 None => self.lone_row(plan),
             };
-            Job { request, plan, start, row }
+            Job { request, plan, start: start.clone(), row }
         });
         let mut jobs: Vec<(usize, Job)> = jobs.enumerate().collect();
         jobs.sort_by_key(|(i, job)| (job.row.entry(), job.row.ids.len(), *i));
@@ -257,23 +289,14 @@ impl Evaluator for ModelEvaluator<'_> {
             let answers = self.observe_rows(chunk)?;
             indices.into_iter().zip(answers).for_each(|(i, answer)| observations[i] = answer);
         }
-        let generating: Vec<usize> =
-            (0..requests.len()).filter(|i| requests[*i].generate > 0).collect();
-        let mut rest = &generating[..];
-        while !rest.is_empty() {
-            let tokens = |i: &usize| plans[*i].layout.prompt_len + requests[*i].generate;
-            let fit = rest.iter().scan(0, |sum, i| {
-                *sum += tokens(i);
-                Some(*sum)
-            });
-            let (now, later) =
-                rest.split_at(fit.take_while(|sum| *sum <= TOKENS_GENERATING).count().max(1));
-            let rows: Vec<(&Request, &Plan)> =
-                now.iter().map(|i| (&requests[*i], &plans[*i])).collect();
-            now.iter()
-                .zip(self.generate(&rows)?)
-                .for_each(|(i, generated)| observations[*i].generated = generated);
-            rest = later;
+        let generating = (0..requests.len()).filter(|i| requests[*i].generate > 0).map(|i| {
+            let start = self.start_of_generation(&plans[i], starts[i].as_ref());
+            (i, Generating { request: &requests[i], plan: &plans[i], start })
+        });
+        for chunk in cut(generating, |(_, row)| row.tokens(), TOKENS_GENERATING) {
+            let (indices, rows): (Vec<usize>, Vec<Generating>) = chunk.into_iter().unzip();
+            let generated = self.generate(&rows)?;
+            indices.into_iter().zip(generated).for_each(|(i, g)| observations[i].generated = g);
         }
         let remembering: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].memory).collect();
         let asked: Vec<&Request> = remembering.iter().map(|i| &requests[*i]).collect();
@@ -293,7 +316,8 @@ impl Evaluator for ModelEvaluator<'_> {
             self.observe_rows(vec![Job { request, plan: &plan, start: None, row }])?;
         let mut observation =
             observations.pop().ok_or_else(|| Error::internal("a row was not observed"))?;
-        observation.generated = self.generate(&[(request, &plan)])?.pop().unwrap_or_default();
+        let alone = Generating { request, plan: &plan, start: None };
+        observation.generated = self.generate(&[alone])?.pop().unwrap_or_default();
         if request.memory {
             observation.memory = self.memory(&[request])?.pop();
         }

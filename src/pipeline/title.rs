@@ -33,5 +33,11 @@ fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
             .nth(position)
             .map_or("the end".into(), |id| quoted(*id))
     };
-    edit.title(&quoted, &at)
+    match edit {
+        // What comes next is the continuation, which is no part of the edit.
+        Edit::Insert { position, id } if *position == trial.base.len() => {
+            format!("{} at the end", quoted(*id))
+        }
+        _ => edit.title(&quoted, &at),
+    }
 }

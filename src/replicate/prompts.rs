@@ -7,7 +7,7 @@ use rand::seq::SliceRandom as _;
 
 use super::transplant::{echoed, transplant, transplant_echo};
 use crate::echo::EchoPrompt;
-use crate::edit::Trial;
+use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator, Request};
 use crate::model::Model;
@@ -92,8 +92,16 @@ impl NewPrompts {
         Ok(new)
     }
 
-    /// Chooses up to `count` prompts by `rng` and puts the edits of `trial` into each; none for an
-    /// oracle about one given text. Echo prompts are chosen among those in which `evaluator`'s
+    /// Leaves out the passages that one of these prompts is a beginning of.
+    #[must_use]
+    pub fn without(mut self, used: &[Vec<u32>]) -> Self {
+        self.passages.retain(|(_, ids)| used.iter().all(|prompt| !ids.starts_with(prompt)));
+        self
+    }
+
+    /// Chooses up to `count` prompts by `rng` and puts the edits of `trial` into each. For an oracle
+    /// about one given text that text stays the continuation, and there are prompts for insertions
+    /// alone: a suffix replaces one that is part of its own prompt. Echo prompts are chosen among those in which `evaluator`'s
     /// model repeats the ordinary token.
     ///
     /// # Errors
@@ -107,7 +115,8 @@ impl NewPrompts {
         count: usize,
         rng: &mut Rng,
     ) -> Result<Vec<(String, Trial)>> {
-        if oracle.oracle().keeps_continuation() {
+        let keeps = oracle.oracle().keeps_continuation();
+        if keeps && !trial.edits.iter().all(|edit| matches!(edit, Edit::Insert { .. })) {
             return Ok(Vec::new());
         }
         if is_echo(trial) {
@@ -125,7 +134,11 @@ impl NewPrompts {
                 continue;
             }
             let at = rng.random_range(PROMPT_TOKENS.start..room);
-            let prompt = Trial::new(&ids[..at], &ids[at..at + continuation]);
+            let continued = match keeps {
+                true => trial.continuation.clone(),
+                false => ids[at..at + continuation].into(),
+            };
+            let prompt = Trial::new(&ids[..at], continued);
             let first = prompt.first_editable(bos);
             chosen.extend(transplant(trial, &prompt, first).map(|put| (name.clone(), put)));
         }

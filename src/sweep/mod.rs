@@ -5,6 +5,7 @@ mod against_noise;
 mod directions;
 mod groups;
 mod head_scores;
+mod insert;
 mod lesions;
 mod measure;
 mod noise;
@@ -21,6 +22,7 @@ mod vocabulary;
 
 pub use groups::{HeadGroup, WrittenChannel};
 pub use head_scores::{HeadScores, head_scores};
+pub use insert::{InsertOptions, InsertRow, InsertSweep};
 pub use lesions::{LesionOptions, LesionSweep};
 pub use pairs::{PairKind, PairOptions, PairRow, PairSweep};
 pub use row::{LEAST_TEXTS, LesionRow};

@@ -124,7 +124,7 @@ pub fn refuse(sweep: &str, target: Target, config: &Config) -> Error {
 }
 
 /// Returns `n` members, evenly spread.
-pub fn spread(all: &[Component], n: usize) -> Vec<Component> {
+pub fn spread<T: Copy>(all: &[T], n: usize) -> Vec<T> {
     let n = n.min(all.len());
     (0..n).map(|i| all[i * all.len() / n]).collect()
 }

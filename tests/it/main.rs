@@ -17,6 +17,7 @@ mod hostile;
 mod identity;
 mod imports;
 mod inputs;
+mod insert;
 mod lesions;
 mod made;
 mod pairs;

@@ -1,0 +1,206 @@
+//! `glitch sweep insert`: tokens after which the model says a fixed text.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use super::args::{ModelArg, RowsArg};
+use super::rows::{SHOWN, more};
+use super::{exit, interrupt, output};
+use crate::case::Case;
+use crate::edit::Trial;
+use crate::error::Result;
+use crate::evaluate::ModelEvaluator;
+use crate::model::Model;
+use crate::oracle::OracleKind;
+use crate::pipeline::Proposals;
+use crate::replicate::NewPrompts;
+use crate::storage::OutputDir;
+use crate::sweep::{InsertOptions, InsertRow, InsertSweep};
+use crate::text::{escape, fit, plural};
+use crate::vocabulary::Vocabulary;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    #[command(flatten)]
+    rows: RowsArg,
+    /// Prompts whose continuations are compared; as many others measure what was found.
+    #[arg(long, value_name = "N", default_value_t = 8,
+        value_parser = clap::value_parser!(u64).range(2..=16))]
+    prompts: u64,
+    /// Tokens of each continuation.
+    #[arg(long, value_name = "N", default_value_t = 8,
+        value_parser = clap::value_parser!(u64).range(1..=64))]
+    tokens: u64,
+    /// Insert N tokens before the end of the prompt, and not at its end.
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=7))]
+    before_end: u64,
+    /// Insert only this many tokens, evenly spread over the vocabulary.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Seed of the prompts.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Confirm and minimize what is flagged, localize it, and write a case each to this folder.
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+    /// Give each token the continuations of others, in each prompt of another one: what is flagged
+    /// then is flagged by chance.
+    #[arg(long)]
+    null: bool,
+    /// Print a JSON summary instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    args.cases.as_deref().map_or(Ok(()), OutputDir::check)?;
+    let rows = args.rows.open()?;
+    let model = Model::load(args.model.name())?;
+    let evaluator = ModelEvaluator::new(&model);
+    let options = InsertOptions {
+        prompts: args.prompts as usize,
+        tokens: args.tokens as usize,
+        limit: args.limit,
+        before_end: args.before_end as usize,
+        seed: args.seed,
+        null: args.null,
+    };
+    let bar = output::Progress::bar(0, "insertions");
+    let start = std::time::Instant::now();
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.inc(done);
+    };
+    let interrupted = interrupt::flag();
+    let stop = || interrupted.load(Ordering::Relaxed);
+    let sweep = InsertSweep::run(&model, &evaluator, &options, &progress, &stop)?;
+    let status = if sweep.complete { exit::OK } else { exit::INTERRUPTED };
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    let flagged = sweep.rows.iter().filter(|row| row.is_flagged()).count();
+    if !args.json {
+        table(&model, &sweep, &options, flagged, seconds);
+    }
+    let cases = match &args.cases {
+        Some(dir) => cases(&evaluator, &sweep, &options, dir, &stop, args.json)?,
+        None => Vec::new(),
+    };
+    if args.json {
+        output::json(&serde_json::json!({
+            "work": "insert", "insertions": sweep.rows.len(), "prompts": sweep.prompts.len(),
+            "seconds": seconds, "complete": sweep.complete, "null": args.null,
+            "flagged": flagged,
+            "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
+            "best": sweep.rows.iter().take(flagged.max(8)).collect::<Vec<_>>(),
+        }))?;
+        rows.write(&sweep.rows)?;
+        return Ok(status);
+    }
+    more(rows, &sweep.rows, flagged.max(SHOWN).min(sweep.rows.len()))?;
+    Ok(status)
+}
+
+fn table(
+    model: &Model,
+    sweep: &InsertSweep,
+    options: &InsertOptions,
+    flagged: usize,
+    seconds: f64,
+) {
+    output::line(format!(
+        "{} of {} in {seconds:.1} s, each in {} prompts",
+        plural(sweep.rows.len() as u64, "insertion"),
+        escape(&model.name),
+        sweep.prompts.len()
+    ));
+    output::line(match sweep.complete {
+        true if options.null => format!(
+            "null sweep, continuations of other tokens: {flagged} flagged at a false discovery\n\
+            rate of 5%"
+        ),
+        true => format!(
+            "{flagged} flagged at a false discovery rate of 5%: after them the model says one text \
+            in any\nprompt, further beyond chance than after other tokens of their form"
+        ),
+        false => "interrupted: chosen on the prompts so far, and not tested".into(),
+    });
+    output::line(format!(
+        "says: in so many of {} new prompts; lift: nats by which the text is more probable\n",
+        sweep.elsewhere.len()
+    ));
+    output::line(line(&["token", "text that follows", "says", "lift", "q", ""]));
+    for row in &sweep.rows[..flagged.max(SHOWN).min(sweep.rows.len())] {
+        output::line(table_row(row));
+    }
+}
+
+/// Prompts in which a proposal is tried until it is confirmed in one.
+const TRIED: usize = 4;
+
+/// Follows up the flagged rows and writes the cases.
+fn cases(
+    evaluator: &ModelEvaluator,
+    sweep: &InsertSweep,
+    options: &InsertOptions,
+    dir: &Path,
+    stop: &dyn Fn() -> bool,
+    quiet: bool,
+) -> Result<Vec<Case>> {
+    let model = evaluator.model;
+    let vocabulary = Vocabulary::of(model);
+    let used = [&sweep.prompts[..], &sweep.elsewhere].concat();
+    let new_prompts = NewPrompts::new(model, &vocabulary, &[])?.without(&used);
+    let trial = |row: &InsertRow| {
+        let prompts = row.says_in.iter().take(TRIED);
+        prompts.map(|&at| row.trial(&sweep.elsewhere[at], options.before_end)).collect()
+    };
+    let flagged: Vec<&InsertRow> = sweep.rows.iter().filter(|row| row.is_flagged()).collect();
+    let proposals: Vec<Vec<Trial>> = flagged.iter().map(|row| trial(row)).collect();
+    let follow_up = Proposals {
+        oracle: OracleKind::Target,
+        sweep: "insert",
+        seed: options.seed,
+        new_prompts: &new_prompts,
+        stop,
+    };
+    let bar = output::Progress::bar(proposals.len() as u64, "cases");
+    let mut cases = Vec::new();
+    follow_up.follow_up(evaluator, &proposals, &mut |case| {
+        let path = dir.join(format!("{}.json", case.id));
+        let there = path.exists();
+        if !there {
+            case.write_new(dir, false)?;
+        }
+        bar.inc(1);
+        if !quiet {
+            let left = if there { "  (was there already, left as it is)" } else { "" };
+            let path = escape(&path.display().to_string());
+            output::line(format!("{path}  {}{left}", escape(&case.comment.title)));
+        }
+        cases.push(case);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    Ok(cases)
+}
+
+fn table_row(row: &InsertRow) -> String {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let quoted = |text: &str, width| fit(&format!("`{}`", escape(text)), width);
+    line(&[
+        &quoted(&row.text, 16),
+        &quoted(&row.said_text, 36),
+        &or_dash(row.lift.map(|_| row.says_in.len().to_string())),
+        &or_dash(row.lift.map(|lift| format!("{lift:.1}"))),
+        &or_dash(row.q_value.map(|q| format!("{q:.1e}"))),
+        if row.is_flagged() { "flagged" } else { "" },
+    ])
+}
+
+fn line(cells: &[&str; 6]) -> String {
+    let [token, text, says, lift, q, flag] = cells;
+    format!("{token:<16} {text:<36} {says:>4} {lift:>5} {q:>8} {flag}").trim_end().into()
+}
