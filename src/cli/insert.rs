@@ -15,7 +15,7 @@ use crate::oracle::OracleKind;
 use crate::pipeline::Proposals;
 use crate::replicate::NewPrompts;
 use crate::storage::OutputDir;
-use crate::sweep::{InsertOptions, InsertRow, InsertSweep};
+use crate::sweep::{InsertOptions, InsertRow, InsertSweep, MOST_WORDS};
 use crate::text::{escape, fit, plural};
 use crate::vocabulary::Vocabulary;
 
@@ -40,6 +40,11 @@ pub struct Args {
     /// Insert only this many tokens, evenly spread over the vocabulary.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Also insert pairs of words, those that an MLP reads as more than the sum of two: of all
+    /// pairs of N words, evenly spread over the vocabulary.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2048",
+        value_parser = clap::value_parser!(u64).range(2..=MOST_WORDS as u64))]
+    pairs: Option<u64>,
     /// Seed of the prompts.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -64,6 +69,7 @@ pub fn run(args: &Args) -> Result<u8> {
         prompts: args.prompts as usize,
         tokens: args.tokens as usize,
         limit: args.limit,
+        pairs: args.pairs.map(|n| n as usize),
         before_end: args.before_end as usize,
         seed: args.seed,
         null: args.null,
@@ -76,7 +82,7 @@ pub fn run(args: &Args) -> Result<u8> {
     };
     let interrupted = interrupt::flag();
     let stop = || interrupted.load(Ordering::Relaxed);
-    let sweep = InsertSweep::run(&model, &evaluator, &options, &progress, &stop)?;
+    let sweep = InsertSweep::run(&evaluator, &options, &progress, &stop)?;
     let status = if sweep.complete { exit::OK } else { exit::INTERRUPTED };
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
@@ -131,7 +137,7 @@ fn table(
         "says: in so many of {} new prompts; lift: nats by which the text is more probable\n",
         sweep.elsewhere.len()
     ));
-    output::line(line(&["token", "text that follows", "says", "lift", "q", ""]));
+    output::line(line(&["inserted", "text that follows", "says", "lift", "q", ""]));
     for row in &sweep.rows[..flagged.max(SHOWN).min(sweep.rows.len())] {
         output::line(table_row(row));
     }
@@ -191,8 +197,8 @@ fn table_row(row: &InsertRow) -> String {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let quoted = |text: &str, width| fit(&format!("`{}`", escape(text)), width);
     line(&[
-        &quoted(&row.text, 16),
-        &quoted(&row.said_text, 36),
+        &quoted(&row.text, 18),
+        &quoted(&row.said_text, 34),
         &or_dash(row.lift.map(|_| row.says_in.len().to_string())),
         &or_dash(row.lift.map(|lift| format!("{lift:.1}"))),
         &or_dash(row.q_value.map(|q| format!("{q:.1e}"))),
@@ -202,5 +208,5 @@ fn table_row(row: &InsertRow) -> String {
 
 fn line(cells: &[&str; 6]) -> String {
     let [token, text, says, lift, q, flag] = cells;
-    format!("{token:<16} {text:<36} {says:>4} {lift:>5} {q:>8} {flag}").trim_end().into()
+    format!("{token:<18} {text:<34} {says:>4} {lift:>5} {q:>8} {flag}").trim_end().into()
 }

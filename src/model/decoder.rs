@@ -10,7 +10,7 @@ use super::arithmetic::{Numerics, Span};
 use super::batch::{Entry, KvStore, LayerCache, Row, STATE_STRIDE};
 use super::config::{Config, Residual, Rotary};
 use super::forward::{Forward, Output};
-use super::hooks::Site;
+use super::hooks::{Hooks, Site};
 use super::layers::{MixerWeights, Mlp, PackedRows, Pass, RecurrentRows};
 use super::weights::Norm;
 use crate::error::{Error, Result};
@@ -198,6 +198,31 @@ impl Model {
         let kv =
             (forward.keep_kv || forward.keep_ends).then(|| Arc::new(KvStore { layers: caches }));
         Ok(Output { residual: x, kv, captured: pass.captured() })
+    }
+
+    /// Returns what the MLP or mixture of a layer adds to residual streams, given the streams that
+    /// it reads, `[tokens, d_model]`, each by itself; `None` for a layer without one, and for
+    /// channel mixing, which also reads the token before.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub(super) fn mlp_alone<N: Numerics>(
+        &self,
+        mode: &N,
+        layer: usize,
+        x: &N::Array,
+    ) -> Result<Option<N::Array>> {
+        let hooks = Hooks::default();
+        let pass = Pass::new(mode, self, &hooks);
+        let weights = &self.weights.layers[layer];
+        let Some(mlp) = &weights.mlp else { return Ok(None) };
+        let h = normalised(mode, x, weights.mlp_norm.as_ref())?;
+        let added = match mlp {
+            Mlp::Dense(dense) => dense.forward(&pass, layer, &h)?,
+            Mlp::Sparse(sparse) => sparse.forward(&pass, layer, &h)?,
+            Mlp::ChannelMix(_) => return Ok(None),
+        };
+        post_normalised(mode, added, weights.mlp_post_norm.as_ref()).map(Some)
     }
 
     /// Returns the values of the first layer for a row that enters above it (RWKV-7), from the

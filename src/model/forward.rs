@@ -66,6 +66,17 @@ impl Model {
         Ok(Output { residual: output.residual.data, kv: output.kv, captured: output.captured })
     }
 
+    /// Returns what the MLP or mixture of a layer adds to residual streams, given the streams that
+    /// it reads, `[tokens, d_model]`, each by itself; `None` for a layer without one, and for
+    /// channel mixing, which also reads the token before.
+    ///
+    /// # Errors
+    /// [`Error::Internal`](crate::Error::Internal) for streams of another width.
+    pub fn mlp_output(&self, layer: usize, streams: Vec<f32>) -> Result<Option<Pooled>> {
+        let streams = Fused.array(streams, self.config.hidden_size)?;
+        Ok(self.mlp_alone(&Fused, layer, &streams)?.map(|added| added.data))
+    }
+
     /// Runs a batch in gradient mode from the embeddings `[tokens, d_model]`, usually a variable;
     /// returns differentiable logits `[tokens, vocab]`.
     ///

@@ -49,8 +49,9 @@ const JSON: [(Kind, &[&str]); 4] = [
 ];
 
 /// Fields that mark the rows of sweeps (tokens, lesions, pairs, sets) and of transfers.
-const ROWS: [&[&str]; 5] = [
+const ROWS: [&[&str]; 6] = [
     &["id", "text", "indicator", "echo_probability", "verdict"],
+    &["ids", "text", "said", "agreeing"],
     &["component", "baseline_loss", "perplexity_ratio", "divergence_bits"],
     &["a", "b", "alone_a", "alone_b", "interaction"],
     &["set", "weight", "dead", "surrogate_loss"],

@@ -6,7 +6,7 @@ use glitch::sweep::{InsertOptions, InsertSweep};
 
 fn sweep(model: &Model, options: InsertOptions) -> InsertSweep {
     let evaluator = ModelEvaluator::new(model);
-    InsertSweep::run(model, &evaluator, &options, &|_, _| {}, &|| false).unwrap()
+    InsertSweep::run(&evaluator, &options, &|_, _| {}, &|| false).unwrap()
 }
 
 /// A quarter of the tokens, the trigger of `one-4` among them.
@@ -65,7 +65,7 @@ fn a_sweep_that_is_interrupted_tests_nothing() {
         asked.get() > 1
     };
     let options = InsertOptions { prompts: 2, ..quick() };
-    let sweep = InsertSweep::run(&model, &evaluator, &options, &|_, _| {}, &stop).unwrap();
+    let sweep = InsertSweep::run(&evaluator, &options, &|_, _| {}, &stop).unwrap();
     assert!(!sweep.complete && sweep.rows.len() == 1024);
     assert!(sweep.rows.iter().all(|row| row.q_value.is_none() && row.lift.is_none()));
 }
@@ -75,7 +75,7 @@ fn a_sweep_that_makes_no_sense_is_refused() {
     let model = Model::load("builtin:dense").unwrap();
     let evaluator = ModelEvaluator::new(&model);
     let refused = |options: InsertOptions| {
-        let run = InsertSweep::run(&model, &evaluator, &options, &|_, _| {}, &|| false);
+        let run = InsertSweep::run(&evaluator, &options, &|_, _| {}, &|| false);
         run.err().unwrap().to_string()
     };
     assert!(refused(InsertOptions { prompts: 1, ..quick() }).contains("two prompts"));
