@@ -80,7 +80,11 @@ impl<'m> Destination<'m> {
                 }
                 edit => edit.is_token_edit(),
             });
-            if !fits || !components || !case.verdict.oracle.applies(&self.model.config) {
+            if !fits
+                || !components
+                || !case.verdict.oracle.applies(&self.model.config)
+                || case.against.is_some()
+            {
                 return Ok(None);
             }
             let config = &self.model.config;

@@ -50,6 +50,7 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     {
         return fault("sampled", format!("more degenerate than the {} samples", sampled.samples));
     }
+    check_against(case)?;
     check_work(case, total)?;
     if let Some(localization) = &case.localization {
         check_localization(localization, total)?;
@@ -77,6 +78,27 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
         return fault("id", format!("does not match the content, whose id is {id}"));
     }
     Ok(())
+}
+
+/// Checks that a case has a second model if its oracle compares two, and only then.
+fn check_against(case: &Case) -> Result<(), Fault> {
+    let oracle = case.verdict.oracle;
+    match (&case.against, oracle.oracle().needs_other_model()) {
+        (None, false) => Ok(()),
+        (None, true) => fault("against", format!("missing: {oracle} compares with a second model")),
+        (Some(_), false) => fault("against", format!("{oracle} compares with no other model")),
+        (Some(against), true) if against.model.fingerprint.is_empty() => {
+            fault("against.model.fingerprint", "empty")
+        }
+        (Some(against), true) => {
+            bounded("against.swaps", against.swaps.len(), MAX_ROWS)?;
+            for (index, effect) in against.swaps.iter().enumerate() {
+                finite(&format!("against.swaps[{index}].necessity"), effect.necessity)?;
+                finite(&format!("against.swaps[{index}].sufficiency"), effect.sufficiency)?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Bounds the work of a replay: a small file may ask for many controls.

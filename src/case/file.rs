@@ -113,6 +113,16 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
             }
             migrate(path, value, 3)
         }
+        3 => {
+            let Some(fields) = value.as_object_mut() else {
+                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
+            };
+            fields.insert("schema_version".into(), 4.into());
+            if fields.contains_key("against") {
+                return Err(Error::file(path, "against", "unknown field in a case of version 3"));
+            }
+            migrate(path, value, 4)
+        }
         newer if newer > SCHEMA_VERSION => Err(Error::file(
             path,
             "schema_version",

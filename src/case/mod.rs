@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::edit::{Edit, Trial};
-use crate::localize::Localization;
+use crate::localize::{Effect, Localization};
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
 use crate::oracle::{OracleKind, Verdict};
@@ -25,8 +25,8 @@ pub use on_model::{check_edit, check_length};
 /// The version of the case schema that this program writes; older ones stay readable.
 ///
 /// Version 2 added `implication.positions`; version 3 `verdict.baseline`, `search`,
-/// `replication` and `sampled`.
-pub const SCHEMA_VERSION: u32 = 3;
+/// `replication` and `sampled`; version 4 `against`.
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// The largest number of token ids in a case, base and continuation together. Cases are kilobytes;
 /// this bound and the next ones keep a hostile one from costing more than its size suggests.
@@ -75,6 +75,9 @@ pub struct Case {
     /// What the model generates by sampling, for verdicts about greedy generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled: Option<Sampled>,
+    /// The second model of a case about two. `None` in all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
     /// The outcome that a replay should find.
     pub expectation: Expectation,
     /// The record of its minimization, if it was minimized.
@@ -91,6 +94,19 @@ pub struct Case {
     pub top_after: Vec<TokenProbability>,
     /// Texts for the reader; never replayed.
     pub comment: Comment,
+}
+
+/// The second model of a case about two, and what they disagree in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Against {
+    /// The model that the case's is compared with.
+    pub model: ModelRef,
+    /// For each component, strongest first, the share of the disagreement that goes if the case's
+    /// model gets the other's weights there (necessity), and the reverse (sufficiency). Empty where
+    /// it was not measured.
+    #[serde(default)]
+    pub swaps: Vec<Effect>,
 }
 
 /// The outcome that a replay should find.
@@ -158,8 +174,9 @@ impl Case {
     }
 
     /// Computes the id of the content: the first 16 hex digits of the sha256 over the compact JSON
-    /// of model fingerprint, base, continuation, edits and oracle, in this order. Scores, lineage
-    /// and comments do not enter, so that the same glitch found twice is one case.
+    /// of model fingerprint, base, continuation, edits, oracle and the fingerprint of the second
+    /// model, if there is one, in this order. Scores, lineage and comments do not enter, so that
+    /// the same glitch found twice is one case.
     pub fn compute_id(&self) -> String {
         #[derive(Serialize)]
         struct Content<'a> {
@@ -168,6 +185,8 @@ impl Case {
             continuation: &'a [u32],
             edits: &'a [Edit],
             oracle: OracleKind,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            against: Option<&'a str>,
         }
         let content = Content {
             fingerprint: &self.model.fingerprint,
@@ -175,6 +194,7 @@ impl Case {
             continuation: &self.continuation,
             edits: &self.edits,
             oracle: self.verdict.oracle,
+            against: self.against.as_ref().map(|against| &against.model.fingerprint[..]),
         };
         // Strings, integers and floats always serialize (a NaN becomes null, which `validate`
         // refuses).

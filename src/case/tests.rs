@@ -59,6 +59,7 @@ pub(crate) fn example() -> Case {
             consistent: false,
         }),
         sampled: Some(Sampled { samples: 32, degenerate: 20, degenerate_baseline: 1 }),
+        against: None,
         expectation: Expectation::Reproduces,
         minimization: None,
         localization: None,
@@ -97,7 +98,7 @@ fn changed(pointer: &str, json: &str) -> String {
 fn a_field_that_is_wrong_is_named() {
     let long = serde_json::to_string(&vec![0u32; MAX_IDS + 1]).unwrap();
     for (pointer, json, expected) in [
-        ("/schema_version", "4", "schema_version: 4 is newer than this program"),
+        ("/schema_version", "5", "schema_version: 5 is newer than this program"),
         ("/schema_version", "0", "schema_version: 0 is no version"),
         ("/schema_version", "\"2\"", "schema_version: invalid type"),
         ("/schema_version", "-1", "schema_version: invalid value"),
@@ -475,7 +476,7 @@ fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
     old["implication"].as_object_mut().unwrap().remove("positions");
     // Version 3 added these.
     (case.search, case.replication, case.sampled) = (None, None, None);
-    let new = ["search", "replication", "sampled"];
+    let new = ["search", "replication", "sampled", "against"];
     old.as_object_mut().unwrap().retain(|key, _| !new.contains(&key.as_str()));
     assert_eq!(Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap(), case);
     let mut newer = old.clone();
@@ -487,4 +488,32 @@ fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
     let error =
         Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap_err().to_string();
     assert!(error.contains("implication.positions"), "{error}");
+}
+
+/// The oracle says whether there is a second model; the field came with version 4.
+#[test]
+fn a_second_model_goes_with_the_oracle_that_compares() {
+    let mut case = example();
+    let model = case.model.clone();
+    let read = |case: &Case| Case::parse(Path::new("x.json"), &serde_json::to_vec(case).unwrap());
+    let against = Some(Against { model, swaps: Vec::new() });
+    (case.against, case.id) = (against.clone(), String::new());
+    case.id = case.compute_id();
+    let error = read(&case).unwrap_err().to_string();
+    assert!(error.contains("against: divergence compares with no other model"), "{error}");
+    case.verdict.oracle = OracleKind::Disagreement;
+    case.id = case.compute_id();
+    assert_eq!(read(&case).unwrap(), case);
+    let with = case.id.clone();
+    case.against = None;
+    case.id = case.compute_id();
+    assert_ne!(case.id, with);
+    let error = read(&case).unwrap_err().to_string();
+    assert!(error.contains("against: missing"), "{error}");
+    let mut old = serde_json::to_value(example()).unwrap();
+    old["schema_version"] = 3.into();
+    assert!(Case::parse(Path::new("x.json"), old.to_string().as_bytes()).is_ok());
+    old["against"] = serde_json::to_value(against).unwrap();
+    let error = Case::parse(Path::new("x.json"), old.to_string().as_bytes()).unwrap_err();
+    assert!(error.to_string().contains("against: unknown field in a case of version 3"), "{error}");
 }

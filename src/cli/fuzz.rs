@@ -97,6 +97,7 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
         vocabulary: &vocabulary,
         model: &model_ref,
         new_prompts: Some(&subject.new_prompts),
+        against: None,
         attribution: None,
     };
     // Whatever can fail has been tried: only now is the folder touched.

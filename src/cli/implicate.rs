@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use super::args::{MODEL_HELP, exists};
 use super::{exit, output};
 use crate::case::Case;
-use crate::corpus::ModelUnderTest;
+use crate::corpus::{self, ModelUnderTest};
 use crate::edit::Edit;
 use crate::error::{Error, Result};
-use crate::localize::{ComparisonKind, Direction, DirectionAt};
+use crate::evaluate::ModelEvaluator;
+use crate::localize::{self, ComparisonKind, Direction, DirectionAt};
 use crate::oracle::OracleKind;
 use crate::pipeline::{attribute_replaced_tokens, localize_against_controls};
 use crate::report;
@@ -49,6 +50,9 @@ pub fn run(args: Args) -> Result<u8> {
     let mut case = Case::read(&args.case)?;
     let under_test = ModelUnderTest::for_case(&args.case, &case, args.model.as_deref())?;
     let evaluator = under_test.evaluator();
+    if case.against.is_some() {
+        return between_models(&args, case, &under_test, &evaluator);
+    }
     let trial = case.trial();
     let vocabulary = &under_test.vocabulary;
     let new_prompts = under_test.new_prompts()?;
@@ -98,6 +102,39 @@ pub fn run(args: Args) -> Result<u8> {
                     output::line(format!("as an edit    {edit}"));
                 }
             }
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// Localizes a case about two models to the components whose weights make the difference.
+fn between_models(
+    args: &Args,
+    mut case: Case,
+    under_test: &ModelUnderTest,
+    evaluator: &ModelEvaluator,
+) -> Result<u8> {
+    let found = corpus::judged_by(&args.case, &case, evaluator, |_, both| {
+        both.map(|models| localize::swaps(models, &case.trial())).transpose()
+    })?;
+    if let (Some(against), Some(swaps)) = (&mut case.against, found) {
+        against.swaps = swaps;
+        if args.json {
+            output::json(&against)?;
+        } else {
+            output::line(format!("case  {}  {}", escape(&case.id), escape(&case.comment.title)));
+            report::swaps(against).into_iter().for_each(output::line);
+        }
+    }
+    if !args.json {
+        report::against(&case).iter().for_each(|sentence| output::line(escape(sentence)));
+    }
+    if let Some(dir) = &args.out {
+        case.model = under_test.model.reference();
+        case.id = case.compute_id();
+        let written = case.write_new(dir, args.force)?;
+        if !args.json {
+            output::line(format!("written  {}", escape(&written.display().to_string())));
         }
     }
     Ok(exit::OK)

@@ -1,23 +1,20 @@
 //! `glitch sweep insert`: tokens after which the model says a fixed text.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use super::args::{ModelArg, RowsArg};
+use super::insert_cases::InsertCases;
 use super::rows::{SHOWN, more};
-use super::{exit, interrupt, output};
-use crate::case::Case;
+use super::{exit, insert_against, interrupt, output};
 use crate::edit::Trial;
 use crate::error::Result;
-use crate::evaluate::ModelEvaluator;
+use crate::evaluate::{ModelEvaluator, TwoModels};
 use crate::model::Model;
 use crate::oracle::OracleKind;
-use crate::pipeline::Proposals;
-use crate::replicate::NewPrompts;
 use crate::storage::OutputDir;
 use crate::sweep::{InsertOptions, InsertRow, InsertSweep, MOST_WORDS};
 use crate::text::{escape, fit, plural};
-use crate::vocabulary::Vocabulary;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,6 +22,10 @@ pub struct Args {
     model: ModelArg,
     #[command(flatten)]
     rows: RowsArg,
+    /// Compare with this model, of the same vocabulary: find the tokens after which the two predict
+    /// different things, in any prompt. Continuations are not made.
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["null", "tokens"])]
+    against: Option<String>,
     /// Prompts whose continuations are compared; as many others measure what was found.
     #[arg(long, value_name = "N", default_value_t = 8,
         value_parser = clap::value_parser!(u64).range(2..=16))]
@@ -60,20 +61,34 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Returns the options of the sweep.
+    fn options(&self) -> InsertOptions {
+        InsertOptions {
+            prompts: self.prompts as usize,
+            tokens: self.tokens as usize,
+            limit: self.limit,
+            pairs: self.pairs.map(|n| n as usize),
+            before_end: self.before_end as usize,
+            seed: self.seed,
+            null: self.null,
+        }
+    }
+}
+
 pub fn run(args: &Args) -> Result<u8> {
     args.cases.as_deref().map_or(Ok(()), OutputDir::check)?;
     let rows = args.rows.open()?;
     let model = Model::load(args.model.name())?;
     let evaluator = ModelEvaluator::new(&model);
-    let options = InsertOptions {
-        prompts: args.prompts as usize,
-        tokens: args.tokens as usize,
-        limit: args.limit,
-        pairs: args.pairs.map(|n| n as usize),
-        before_end: args.before_end as usize,
-        seed: args.seed,
-        null: args.null,
-    };
+    if let Some(against) = &args.against {
+        let other = Model::load(against)?;
+        let other = ModelEvaluator::new(&other);
+        let models = TwoModels::new(&evaluator, &other)?;
+        let cases = args.cases.as_deref();
+        return insert_against::run(&models, &args.options(), rows, cases, args.json);
+    }
+    let options = args.options();
     let bar = output::Progress::bar(0, "insertions");
     let start = std::time::Instant::now();
     let progress = |done, total| {
@@ -90,10 +105,20 @@ pub fn run(args: &Args) -> Result<u8> {
     if !args.json {
         table(&model, &sweep, &options, flagged, seconds);
     }
-    let cases = match &args.cases {
-        Some(dir) => cases(&evaluator, &sweep, &options, dir, &stop, args.json)?,
-        None => Vec::new(),
+    let trials = |row: &InsertRow| -> Vec<Trial> {
+        let prompts = row.says_in.iter().map(|&at| &sweep.elsewhere[at]);
+        prompts.map(|prompt| row.trial(prompt, options.before_end)).collect()
     };
+    let proposed = sweep.rows.iter().filter(|row| row.is_flagged()).map(trials);
+    let follow_up = InsertCases {
+        dir: args.cases.as_deref(),
+        oracle: OracleKind::Target,
+        against: None,
+        seed: args.seed,
+        used: &[&sweep.prompts[..], &sweep.elsewhere].concat(),
+        quiet: args.json,
+    };
+    let cases = follow_up.write(&evaluator, proposed.collect(), &stop)?;
     if args.json {
         output::json(&serde_json::json!({
             "work": "insert", "insertions": sweep.rows.len(), "prompts": sweep.prompts.len(),
@@ -141,56 +166,6 @@ fn table(
     for row in &sweep.rows[..flagged.max(SHOWN).min(sweep.rows.len())] {
         output::line(table_row(row));
     }
-}
-
-/// Prompts in which a proposal is tried until it is confirmed in one.
-const TRIED: usize = 4;
-
-/// Follows up the flagged rows and writes the cases.
-fn cases(
-    evaluator: &ModelEvaluator,
-    sweep: &InsertSweep,
-    options: &InsertOptions,
-    dir: &Path,
-    stop: &dyn Fn() -> bool,
-    quiet: bool,
-) -> Result<Vec<Case>> {
-    let model = evaluator.model;
-    let vocabulary = Vocabulary::of(model);
-    let used = [&sweep.prompts[..], &sweep.elsewhere].concat();
-    let new_prompts = NewPrompts::new(model, &vocabulary, &[])?.without(&used);
-    let trial = |row: &InsertRow| {
-        let prompts = row.says_in.iter().take(TRIED);
-        prompts.map(|&at| row.trial(&sweep.elsewhere[at], options.before_end)).collect()
-    };
-    let flagged: Vec<&InsertRow> = sweep.rows.iter().filter(|row| row.is_flagged()).collect();
-    let proposals: Vec<Vec<Trial>> = flagged.iter().map(|row| trial(row)).collect();
-    let follow_up = Proposals {
-        oracle: OracleKind::Target,
-        sweep: "insert",
-        seed: options.seed,
-        new_prompts: &new_prompts,
-        stop,
-    };
-    let bar = output::Progress::bar(proposals.len() as u64, "cases");
-    let mut cases = Vec::new();
-    follow_up.follow_up(evaluator, &proposals, &mut |case| {
-        let path = dir.join(format!("{}.json", case.id));
-        let there = path.exists();
-        if !there {
-            case.write_new(dir, false)?;
-        }
-        bar.inc(1);
-        if !quiet {
-            let left = if there { "  (was there already, left as it is)" } else { "" };
-            let path = escape(&path.display().to_string());
-            output::line(format!("{path}  {}{left}", escape(&case.comment.title)));
-        }
-        cases.push(case);
-        Ok(())
-    })?;
-    bar.finish_and_clear();
-    Ok(cases)
 }
 
 fn table_row(row: &InsertRow) -> String {

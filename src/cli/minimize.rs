@@ -6,9 +6,10 @@ use super::args::{MODEL_HELP, exists};
 use super::output::figure;
 use super::{exit, output};
 use crate::case::Case;
-use crate::corpus::ModelUnderTest;
+use crate::corpus::{self, ModelUnderTest};
 use crate::edit::Trial;
 use crate::error::Result;
+use crate::evaluate::{Evaluator, ModelEvaluator, TwoModels};
 use crate::minimize;
 use crate::oracle::Verdict;
 use crate::oracle::judge::CONTROLS_PER_TRIAL;
@@ -47,9 +48,23 @@ pub fn run(args: Args) -> Result<u8> {
     let case = Case::read(&args.case)?;
     let under_test = ModelUnderTest::for_case(&args.case, &case, args.model.as_deref())?;
     let evaluator = under_test.evaluator();
+    corpus::judged_by(&args.case, &case, &evaluator, |judged_by, both| {
+        minimize_on(&args, case.clone(), &under_test, &evaluator, judged_by, both)
+    })
+}
+
+/// Reduces a case, judged by `judged_by`, which compares with a second model where there is one.
+fn minimize_on(
+    args: &Args,
+    case: Case,
+    under_test: &ModelUnderTest,
+    evaluator: &ModelEvaluator,
+    judged_by: &dyn Evaluator,
+    against: Option<&TwoModels>,
+) -> Result<u8> {
     // A confirmed case has more controls than each step of a reduction needs.
     let controls = case.verdict.controls.len().min(CONTROLS_PER_TRIAL);
-    let judge = under_test.judge(&evaluator, &case).with_controls(controls);
+    let judge = under_test.judge(judged_by, &case).with_controls(controls);
     let trial = case.trial();
     let token = |id| under_test.model.token(id);
     let new_prompts = under_test.new_prompts()?;
@@ -62,10 +77,11 @@ pub fn run(args: Args) -> Result<u8> {
     };
     let reference = under_test.model.reference();
     let explainer = ModelExplainer {
-        evaluator: &evaluator,
+        evaluator,
         vocabulary: &under_test.vocabulary,
         model: &reference,
         new_prompts: Some(&new_prompts),
+        against,
         attribution: None,
     };
     let mut before = Before::default();
@@ -91,7 +107,7 @@ pub fn run(args: Args) -> Result<u8> {
         }
     };
     let beside = args.case.parent().map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
-    let dir = args.out.unwrap_or(beside);
+    let dir = args.out.clone().unwrap_or(beside);
     output::line(format!("before   {}  {}  {before}", escape(&case.id), size(&trial)));
     output::line(format!("after    {}  {}  {}", new.id, size(&new.trial()), scores(&new.verdict)));
     output::line(format!("         {}", fit(&new.comment.title, 100)));

@@ -10,6 +10,8 @@ pub mod exit;
 mod fuzz;
 mod implicate;
 mod insert;
+mod insert_against;
+mod insert_cases;
 mod interrupt;
 mod lesions;
 mod minimize;

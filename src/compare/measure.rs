@@ -77,6 +77,7 @@ pub fn measure(
         vocabulary: &vocabulary,
         model: &reference,
         new_prompts: Some(&subject.new_prompts),
+        against: None,
         attribution: None,
     };
     let mut runs: Vec<(Summary, Vec<Case>)> = Vec::new();

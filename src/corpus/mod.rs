@@ -8,7 +8,7 @@ mod under_test;
 pub use files::{entries, files};
 pub use locate::load_model;
 pub use replay::{Outcome, Status, holds_under, replay};
-pub use under_test::ModelUnderTest;
+pub use under_test::{ModelUnderTest, judged_by};
 
 use std::path::{Path, PathBuf};
 

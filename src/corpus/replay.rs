@@ -4,11 +4,11 @@ use std::path::Path;
 
 use rand::Rng as _;
 
-use super::under_test::ModelUnderTest;
+use super::under_test::{ModelUnderTest, judged_by};
 use crate::case::{Case, Expectation};
 use crate::edit::Trial;
 use crate::error::{Error, Result};
-use crate::evaluate::Evaluator;
+use crate::evaluate::ModelEvaluator;
 use crate::oracle::{Judge, ModelJudge, Verdict};
 use crate::rng;
 
@@ -68,7 +68,7 @@ pub fn replay(
     path: &Path,
     case: &Case,
     model: &ModelUnderTest,
-    evaluator: &dyn Evaluator,
+    evaluator: &ModelEvaluator,
     any_model: bool,
 ) -> Result<Outcome> {
     if !any_model {
@@ -76,7 +76,10 @@ pub fn replay(
     }
     model.check(path, case)?;
     // What the model alone can refuse is a fault of the case too: it asks for something impossible.
-    judge_again(case, &Alone(&model.judge(evaluator, case))).map_err(|error| match error {
+    judged_by(path, case, evaluator, |evaluator, _| {
+        judge_again(case, &Alone(&model.judge(evaluator, case)))
+    })
+    .map_err(|error| match error {
         Error::Request(message) => Error::file(path, "edits", message),
         other => other,
     })
@@ -91,17 +94,19 @@ pub fn holds_under(
     path: &Path,
     case: &Case,
     model: &ModelUnderTest,
-    evaluator: &dyn Evaluator,
+    evaluator: &ModelEvaluator,
     seeds: u64,
 ) -> Result<u64> {
     model.check(path, case)?;
-    let (judge, trial) = (model.judge(evaluator, case), case.trial());
-    let mut holds = 0;
-    for seed in 0..seeds {
-        let seed = rng::stream(seed, &format!("unseen controls of {}", case.id)).random();
-        holds += u64::from(judge.confirm(&trial, seed)?.0.fails());
-    }
-    Ok(holds)
+    judged_by(path, case, evaluator, |evaluator, _| {
+        let (judge, trial) = (model.judge(evaluator, case), case.trial());
+        let mut holds = 0;
+        for seed in 0..seeds {
+            let seed = rng::stream(seed, &format!("unseen controls of {}", case.id)).random();
+            holds += u64::from(judge.confirm(&trial, seed)?.0.fails());
+        }
+        Ok(holds)
+    })
 }
 
 /// Judges every trial by itself, as a finding is confirmed.

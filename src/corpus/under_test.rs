@@ -5,14 +5,44 @@ use std::path::Path;
 use super::locate::load_model;
 use crate::case::{Case, check_edit, check_length};
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator, ModelEvaluator};
-use crate::model::Model;
+use crate::evaluate::{Evaluator, ModelEvaluator, TwoModels};
+use crate::model::{Model, ModelRef};
 use crate::oracle::ModelJudge;
 use crate::replicate::NewPrompts;
 use crate::vocabulary::Vocabulary;
 
 /// Characters of a fingerprint that an error repeats; one in a file may be megabytes long.
 const SHOWN: usize = 16;
+
+/// Checks that a model is the one that a case names.
+fn is_model(path: &Path, named: &ModelRef, model: &Model) -> Result<()> {
+    if named.fingerprint == model.fingerprint {
+        return Ok(());
+    }
+    let short = |fingerprint: &str| fingerprint.chars().take(SHOWN).collect();
+    let (expected, got) = (short(&named.fingerprint), short(&model.fingerprint));
+    Err(Error::Fingerprint { path: path.display().to_string(), expected, got })
+}
+
+/// Calls `with` with the evaluator that a case is judged by: that of the model under test, or of a
+/// case about two models both side by side. The second one is loaded here.
+///
+/// # Errors
+/// Those of loading it, [`Error::Fingerprint`] if it is not the one that the case names, and those
+/// of `with`.
+pub fn judged_by<R>(
+    path: &Path,
+    case: &Case,
+    evaluator: &ModelEvaluator,
+    with: impl FnOnce(&dyn Evaluator, Option<&TwoModels>) -> Result<R>,
+) -> Result<R> {
+    let Some(against) = &case.against else { return with(evaluator, None) };
+    let other = load_model(&against.model, &[path])?;
+    is_model(path, &against.model, &other)?;
+    let other = ModelEvaluator::new(&other);
+    let both = TwoModels::new(evaluator, &other)?;
+    with(&both, Some(&both))
+}
 
 /// A model under test, with its vocabulary.
 pub struct ModelUnderTest {
@@ -61,12 +91,7 @@ impl ModelUnderTest {
     /// # Errors
     /// [`Error::Fingerprint`] if it is another.
     pub fn check_fingerprint(&self, path: &Path, case: &Case) -> Result<()> {
-        if case.model.fingerprint == self.model.fingerprint {
-            return Ok(());
-        }
-        let short = |fingerprint: &str| fingerprint.chars().take(SHOWN).collect();
-        let (expected, got) = (short(&case.model.fingerprint), short(&self.model.fingerprint));
-        Err(Error::Fingerprint { path: path.display().to_string(), expected, got })
+        is_model(path, &case.model, &self.model)
     }
 
     /// Checks that the model has everything the case speaks of: token ids, components, room for the

@@ -12,6 +12,7 @@ mod block_outputs;
 mod cache;
 mod captures;
 mod engine;
+mod foreign_block;
 mod gradient;
 mod halving;
 mod integrated_gradients;
@@ -28,6 +29,7 @@ mod residual_patching;
 mod residual_run;
 mod rows;
 mod runs;
+mod two_models;
 
 pub use activations::{Activations, Means, hook_name, place};
 pub use batching::{PATCH_VALUES, cut};
@@ -41,6 +43,7 @@ pub use one_hot::{LossOfLogits, OneHotGradient};
 pub use patterns::Patterns;
 pub use residual_patching::LayerwisePatching;
 pub use residual_run::{ResidualCell, ResidualRun};
+pub use two_models::TwoModels;
 
 use crate::error::Result;
 

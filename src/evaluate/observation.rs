@@ -29,6 +29,8 @@ pub struct Request {
     pub patches: Vec<Patch>,
     /// Asks for [`Observation::memory`].
     pub memory: bool,
+    /// Asks for [`Observation::disagreement_bits`], which takes a second model.
+    pub compare: bool,
 }
 
 /// The replacement of a component's output by values from another run.
@@ -54,6 +56,7 @@ impl Request {
             sample: None,
             patches: Vec::new(),
             memory: false,
+            compare: false,
         }
     }
 
@@ -125,6 +128,9 @@ pub struct Observation {
     /// Jensen-Shannon divergence from the reference at each read position, bits in `[0, 1]`; empty
     /// without a reference.
     pub divergence_bits: Vec<f32>,
+    /// Jensen-Shannon divergence from a second model on the same trial at each read position, bits
+    /// in `[0, 1]`; empty unless asked for, and of an evaluator with one model.
+    pub disagreement_bits: Vec<f32>,
     /// Mean of the log-probabilities of all tokens at each read position, nats; empty unless asked
     /// for. What it is subtracted from is a centred logit.
     pub mean_log_probs: Vec<f32>,

@@ -19,6 +19,7 @@ mod residual_map;
 mod runs;
 mod search;
 mod set;
+mod swaps;
 mod symptom;
 mod symptoms;
 
@@ -33,6 +34,7 @@ pub use residual_map::{MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS, MapPosition, Resi
 pub use runs::comparable;
 pub use search::localize;
 pub use set::LocalizeOptions;
+pub use swaps::swaps;
 
 use serde::{Deserialize, Serialize};
 

@@ -79,6 +79,12 @@ pub trait Oracle: Sync {
         false
     }
 
+    /// Returns true if the oracle compares the model with a second one, so that it needs an
+    /// evaluator of both.
+    fn needs_other_model(&self) -> bool {
+        false
+    }
+
     /// Returns the number of tokens to generate greedily.
     fn generate(&self) -> usize {
         0

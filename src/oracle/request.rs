@@ -18,6 +18,7 @@ pub fn request(
     for oracle in kinds.iter().map(|kind| kind.oracle()) {
         request.generate = request.generate.max(oracle.generate());
         request.memory |= oracle.needs_memory();
+        request.compare |= oracle.needs_other_model();
         if oracle.needs_reference() {
             request.reference = baseline.cloned();
         }

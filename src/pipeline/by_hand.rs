@@ -102,6 +102,7 @@ pub fn case_by_hand(
         search: None,
         replication: None,
         sampled: None,
+        against: None,
         expectation,
         minimization: None,
         localization: None,
@@ -126,6 +127,9 @@ fn check(model: &Model, trial: &Trial, oracle: OracleKind) -> Result<()> {
             "oracle {oracle} has no meaning for {}: the model lacks what it looks at",
             model.name
         )));
+    }
+    if oracle.oracle().needs_other_model() {
+        return Err(Error::request(format!("oracle {oracle} compares two models; see --against")));
     }
     if oracle.oracle().needs_continuation() && trial.continuation.is_empty() {
         return Err(Error::request(format!(

@@ -3,10 +3,10 @@
 
 use super::finding::Finding;
 use super::title::title;
-use crate::case::{Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
+use crate::case::{Against, Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Edit, Trial};
 use crate::error::Result;
-use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request};
+use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request, TwoModels};
 use crate::localize::{self, ComparisonKind, Localization, PutIn, comparable};
 use crate::model::{Model, ModelRef};
 use crate::oracle::{OracleKind, controls};
@@ -34,6 +34,9 @@ pub struct ModelExplainer<'a, 'm> {
     pub model: &'a ModelRef,
     /// The prompts in which an explanation is tried; `None`: it is not.
     pub new_prompts: Option<&'a NewPrompts>,
+    /// The second model of findings that are about two: they are localized to the components whose
+    /// weights make the difference.
+    pub against: Option<&'a TwoModels<'a, 'm>>,
     /// Adds to a localization how the replaced tokens are read; `None`: without.
     pub attribution: Option<Attribution<'a>>,
 }
@@ -134,7 +137,12 @@ pub fn attribute_replaced_tokens(
 impl Explainer for ModelExplainer<'_, '_> {
     fn explain(&self, finding: &Finding, localize: bool) -> Result<(Case, u64)> {
         let Finding { trial, verdict, control_seed, search, .. } = finding;
-        let mut localization = (localize && comparable(trial))
+        let against = self.against.map(|models| -> Result<Against> {
+            let swaps = if localize { localize::swaps(models, trial)? } else { Vec::new() };
+            Ok(Against { model: models.against.model.reference(), swaps })
+        });
+        let against = against.transpose()?;
+        let mut localization = (localize && against.is_none() && comparable(trial))
             .then(|| {
                 let new_prompts = self.new_prompts.map(|prompts| (prompts, verdict.oracle));
                 localize_against_controls(
@@ -171,6 +179,7 @@ impl Explainer for ModelExplainer<'_, '_> {
             search: search.clone(),
             replication: finding.replication.clone(),
             sampled: finding.sampled,
+            against,
             expectation: Expectation::Reproduces,
             minimization: finding.minimization.clone(),
             localization,

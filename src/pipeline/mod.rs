@@ -1,8 +1,9 @@
 //! From a trial that fails to a case: confirm it alone, minimize it, explain what is left.
 //!
 //! Everything that makes cases goes through [`FollowUp::run`]: a campaign's raw findings, the
-//! suffixes of a search, the proposals of a sweep. Nothing becomes a case there that does not fail when it runs alone; only a
-//! case written by hand ([`case_by_hand`]) may say that its trial does not fail.
+//! suffixes of a search, the proposals of a sweep. Nothing becomes a case there that does not fail
+//! when it runs alone; only a case written by hand ([`case_by_hand`]) may say that its trial does
+//! not fail.
 
 mod by_hand;
 mod explain;

@@ -7,7 +7,7 @@ use super::follow_up::{Explanation, FollowUp, Followed, Steps};
 use crate::case::{Case, Lineage};
 use crate::edit::Trial;
 use crate::error::Result;
-use crate::evaluate::ModelEvaluator;
+use crate::evaluate::{Evaluator, ModelEvaluator, TwoModels};
 use crate::minimize::{MinimizeOptions, PromptReduction};
 use crate::oracle::{ModelJudge, OracleKind};
 use crate::replicate::{self, NewPrompts, Replicator};
@@ -27,6 +27,8 @@ pub struct Proposals<'a> {
     pub sweep: &'static str,
     /// Seed of the controls.
     pub seed: u64,
+    /// The second model, for an oracle that compares two.
+    pub against: Option<&'a TwoModels<'a, 'a>>,
     /// Prompts that the sweep did not use.
     pub new_prompts: &'a NewPrompts,
     /// Asked between proposals; `true` ends the follow-up with the cases made so far.
@@ -58,7 +60,12 @@ impl Proposals<'_> {
             vocabulary: &vocabulary,
             model: &reference,
             new_prompts: Some(self.new_prompts),
+            against: self.against,
             attribution: None,
+        };
+        let judged_by: &dyn Evaluator = match self.against {
+            Some(models) => models,
+            None => evaluator,
         };
         let mut steps =
             Stream { discoveries: Lond::new(replicate::FALSE_DISCOVERY), stop: self.stop };
@@ -69,7 +76,7 @@ impl Proposals<'_> {
                 }
                 let oracle = self.oracle;
                 let judge = ModelJudge::new(
-                    evaluator,
+                    judged_by,
                     &model.config,
                     &vocabulary,
                     oracle,

@@ -61,6 +61,7 @@ pub fn cases_of_search(
             vocabulary: &vocabulary,
             model: &reference,
             new_prompts: None,
+            against: None,
             attribution: Some(Attribution { fails: fails.as_ref() }),
         };
         let reached = search.state.reached.iter().filter(|reached| reached.prompts > prompt);

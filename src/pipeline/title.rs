@@ -6,6 +6,16 @@ use crate::oracle::OracleKind;
 
 /// Returns one line: the edits of the trial and their effect, as the oracle measured it.
 pub(super) fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64) -> String {
+    // What comes after an insertion at the end is the continuation, which is no part of the edits.
+    let at_end = |edit: &Edit| match edit {
+        Edit::Insert { position, id } if *position == trial.base.len() => Some(*id),
+        _ => None,
+    };
+    let appended: Option<Vec<u32>> = trial.edits.iter().map(at_end).collect();
+    if let Some(ids) = appended.filter(|ids| !ids.is_empty()) {
+        let effect = oracle.oracle().effect(score, &model.decode(&trial.continuation));
+        return format!("`{}` at the end {effect}", model.decode(&ids));
+    }
     let what: Vec<String> =
         trial.edits.iter().take(2).map(|edit| edit_in_words(model, trial, edit)).collect();
     let more = if trial.edits.len() > 2 {
@@ -33,11 +43,5 @@ fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
             .nth(position)
             .map_or("the end".into(), |id| quoted(*id))
     };
-    match edit {
-        // What comes next is the continuation, which is no part of the edit.
-        Edit::Insert { position, id } if *position == trial.base.len() => {
-            format!("{} at the end", quoted(*id))
-        }
-        _ => edit.title(&quoted, &at),
-    }
+    edit.title(&quoted, &at)
 }

@@ -99,10 +99,10 @@ impl NewPrompts {
         self
     }
 
-    /// Chooses up to `count` prompts by `rng` and puts the edits of `trial` into each. For an oracle
-    /// about one given text that text stays the continuation, and there are prompts for insertions
-    /// alone: a suffix replaces one that is part of its own prompt. Echo prompts are chosen among those in which `evaluator`'s
-    /// model repeats the ordinary token.
+    /// Chooses up to `count` prompts by `rng` and puts the edits of `trial` into each. For an
+    /// oracle about one given text that text stays the continuation, and there are prompts for
+    /// insertions alone: a suffix replaces one that is part of its own prompt. Echo prompts are
+    /// chosen among those in which `evaluator`'s model repeats the ordinary token.
     ///
     /// # Errors
     /// Those of the evaluator.

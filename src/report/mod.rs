@@ -3,6 +3,7 @@
 //! Nothing here runs a model or reads a clock: the same summary and cases give the same bytes.
 //! Every text that comes from a model or a file is data and goes through [`crate::text`].
 
+mod against;
 mod attribution;
 mod card;
 pub mod comparison;
@@ -23,6 +24,7 @@ mod svg;
 mod terminal;
 mod words;
 
+pub use against::{sentences as against, table as swaps};
 pub use html::page;
 pub use localization::{localization, set_in_words};
 pub use suffix::suffix_page;

@@ -2,10 +2,10 @@
 //! controls without the largest of them.
 //!
 //! A rank among `n` controls cannot be rarer than 1 in `n + 1`, too little if as many scores are
-//! tested. Beyond a high quantile the tails of many distributions are close to exponential (Pickands
-//! 1975: a generalized Pareto with shape 0), whose scale is the mean excess. The largest controls
-//! may be what is looked for, so they only count as being large: the scale is estimated with
-//! right-censoring at a higher quantile (Epstein and Sobel 1953, "Life Testing").
+//! tested. Beyond a high quantile the tails of many distributions are close to exponential
+//! (Pickands 1975: a generalized Pareto with shape 0), whose scale is the mean excess. The largest
+//! controls may be what is looked for, so they only count as being large: the scale is estimated
+//! with right-censoring at a higher quantile (Epstein and Sobel 1953, "Life Testing").
 
 use super::{p_value, quantile};
 
@@ -14,7 +14,7 @@ const FROM: f64 = 0.9;
 /// Controls beyond this quantile are not told apart.
 const CENSORED: f64 = 0.99;
 /// The fewest controls that a tail is fitted to: 18 of them are in it and not censored.
-pub const LEAST: usize = 200;
+const LEAST: usize = 200;
 
 /// An upper tail.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Tail<'a> {
 }
 
 impl<'a> Tail<'a> {
-    /// Fits the tail of controls; `None` for fewer than [`LEAST`], and for a tail without width.
+    /// Fits the tail of controls; `None` for fewer than 200, and for a tail without width.
     pub fn fit(controls: &'a [f64]) -> Option<Self> {
         if controls.len() < LEAST {
             return None;

@@ -49,13 +49,14 @@ const JSON: [(Kind, &[&str]); 4] = [
 ];
 
 /// Fields that mark the rows of sweeps (tokens, lesions, pairs, sets) and of transfers.
-const ROWS: [&[&str]; 6] = [
+const ROWS: [&[&str]; 7] = [
     &["id", "text", "indicator", "echo_probability", "verdict"],
     &["ids", "text", "said", "agreeing"],
     &["component", "baseline_loss", "perplexity_ratio", "divergence_bits"],
     &["a", "b", "alone_a", "alone_b", "interaction"],
     &["set", "weight", "dead", "surrogate_loss"],
     &["case", "from", "to", "outcome"],
+    &["ids", "text", "bits", "bits_elsewhere"],
 ];
 
 /// Returns the kind of the file at `path` if this program wrote it; `None` for any other file and

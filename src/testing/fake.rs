@@ -126,6 +126,7 @@ pub fn case_of(finding: &Finding) -> Case {
         search: finding.search.clone(),
         replication: finding.replication.clone(),
         sampled: finding.sampled,
+        against: None,
         expectation: Expectation::Reproduces,
         minimization: finding.minimization.clone(),
         localization: None,
@@ -184,6 +185,7 @@ fn observe(request: &Request) -> Observation {
     };
     let generated = |i: u32| if prompt.contains(&668) { 3 } else { 30 + i };
     Observation {
+        disagreement_bits: Vec::new(),
         log_probs,
         entropy: vec![if broken { 3.0 } else { 1.0 }; rows.len()],
         top: rows

@@ -321,6 +321,7 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
             degenerate_baseline: 1,
         }),
         replication: Some(replication(if id == 0xa1 { 11 } else { 1 })),
+        against: None,
         expectation: Expectation::Reproduces,
         minimization: Some(Minimization {
             calls: 96,

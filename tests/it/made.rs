@@ -50,6 +50,7 @@ pub fn case() -> &'static Case {
             vocabulary: &Vocabulary::of(&model),
             model: &reference,
             new_prompts: None,
+            against: None,
             attribution: None,
         };
         explainer.explain(&finding, true).unwrap().0

@@ -1,5 +1,6 @@
 //! The one integration binary. Regressions are named by what broke.
 
+mod against;
 mod backups;
 mod by_hand;
 mod checkpoints;

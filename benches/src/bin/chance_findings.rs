@@ -54,6 +54,7 @@ fn main() -> Result<()> {
         vocabulary: &vocabulary,
         model: &reference,
         new_prompts: None,
+        against: None,
         attribution: None,
     };
     let token = |id| model.token(id);

@@ -169,6 +169,7 @@ fn follow(
         vocabulary,
         model: &reference,
         new_prompts: None,
+        against: None,
         attribution: None,
     };
     let (all, mut confirmed, mut consistent) = (planted.len() as u64, 0u64, 0u64);

@@ -4,6 +4,7 @@
 //! the trait [`Oracle`] requires what must be said of each, so the compiler finds what is missing.
 
 pub mod collapse;
+pub mod disagreement;
 pub mod divergence;
 pub mod echo;
 pub mod loss;
@@ -62,6 +63,8 @@ oracles! {
     StateMemory => state::StateMemory,
     /// The model says a given text.
     Target => target::Target,
+    /// Two models predict different things.
+    Disagreement => disagreement::Disagreement,
 }
 
 /// Kinds whose oracle can judge echo prompts, in the order of [`OracleKind::ALL`].
@@ -138,6 +141,7 @@ mod tests {
             "state_blowup",
             "state_memory",
             "target",
+            "disagreement",
         ] {
             assert!(names.contains(&name), "{name}");
         }

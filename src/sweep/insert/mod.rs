@@ -9,21 +9,25 @@
 //! word, because every fragment of a word forces the rest of it. Pairs of words are screened first
 //! (`pairs.rs`).
 //!
+//! With a second model (`against.rs`) the score is how far the two disagree about the next token.
+//!
 //! P-values come from the upper tail of the lifts of other tokens of the same form
-//! ([`Tail`]): each half of the tokens is compared with the other half.
+//! ([`Tail`](crate::stats::Tail)): each half of the tokens is compared with the other half.
 
+mod against;
 mod agreed;
+mod disagreement;
 mod options;
 mod pairs;
 mod prompts;
 mod rarity;
 mod row;
 mod run;
+mod tested;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rand::Rng as _;
-
+pub use against::{AgainstRow, AgainstSweep};
 pub use options::InsertOptions;
 pub use pairs::MOST_WORDS;
 pub use row::InsertRow;
@@ -32,12 +36,11 @@ use super::Progress;
 use super::targets::spread;
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
-use crate::rng;
-use crate::stats::{self, Tail};
 use crate::vocabulary::{Category, TokenForm, categories};
 use prompts::Prompts;
 use rarity::Rarity;
 use run::Runs;
+use tested::{Measured, tested};
 
 /// A sweep over insertions.
 #[derive(Debug)]
@@ -177,39 +180,14 @@ impl InsertSweep {
         Ok(true)
     }
 
-    /// Tests each row against the tail of the lifts of those single tokens of its form that are in
-    /// the other half; of all forms, where a form has too few.
+    /// Tests the lift of each row.
     fn test(&mut self, seed: u64) {
-        // What was not measured is below the tail.
-        let lift = |row: &InsertRow| row.lift.unwrap_or(f64::NEG_INFINITY);
-        let half =
-            |row: &InsertRow| rng::stream(seed, &format!("half of {:?}", row.ids)).random::<bool>();
-        let halves: Vec<bool> = self.rows.iter().map(half).collect();
-        let of = |form: Option<TokenForm>, other: bool| -> Vec<f64> {
-            (self.rows.iter().zip(&halves))
-                .filter(|(row, half)| row.ids.len() == 1 && **half == other)
-                .filter(|(row, _)| form.is_none_or(|form| form == row.form))
-                .map(|(row, _)| lift(row))
-                .collect()
-        };
-        let forms: BTreeSet<TokenForm> = self.rows.iter().map(|row| row.form).collect();
-        let mut p_values = vec![None; self.rows.len()];
-        for other in [false, true] {
-            let pool = of(None, other);
-            for form in &forms {
-                let own = of(Some(*form), other);
-                let Some(tail) = Tail::fit(&own).or_else(|| Tail::fit(&pool)) else { continue };
-                for (at, row) in self.rows.iter().enumerate() {
-                    if row.form == *form && halves[at] != other {
-                        p_values[at] = Some(tail.p_value(lift(row)));
-                    }
-                }
-            }
-        }
-        let tested: Vec<usize> = (0..p_values.len()).filter(|at| p_values[*at].is_some()).collect();
-        let p: Vec<f64> = tested.iter().filter_map(|at| p_values[*at]).collect();
-        for ((at, p), q) in tested.into_iter().zip(&p).zip(stats::q_values(&p)) {
-            (self.rows[at].p_value, self.rows[at].q_value) = (Some(*p), Some(q));
+        let all: Vec<Measured> = (self.rows.iter())
+            .map(|row| Measured { ids: &row.ids, form: row.form, value: row.lift })
+            .collect();
+        let tested = tested(&all, seed);
+        for (row, tested) in self.rows.iter_mut().zip(tested) {
+            (row.p_value, row.q_value) = tested.unzip();
         }
     }
 }

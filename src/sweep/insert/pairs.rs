@@ -5,17 +5,18 @@
 //! each MLP reads is measured after every word as the last of the prompt and as the last but one,
 //! beside random words; the stream after a pair is predicted as the sum of both changes; and a pair
 //! is ranked by the norm of the MLP's *interaction* there, the second difference of its output
-//! `f(x + a + b) - f(x + a) - f(x + b) + f(x)`. What the best of each layer do is then measured: the
-//! word that the pair makes more probable than either member does, first in one prompt, then in
-//! more.
+//! `f(x + a + b) - f(x + a) - f(x + b) + f(x)`. What the best of each layer do is then measured:
+//! the word that the pair makes more probable than either member does, first in one prompt, then
+//! in more.
 //!
 //! The prediction is of MLPs and mixtures. What attention alone makes of a pair is not seen.
 
 use rand::Rng as _;
 
 use super::super::Progress;
+use super::disagreement::disagreements;
 use crate::error::{Error, Result};
-use crate::evaluate::ModelEvaluator;
+use crate::evaluate::{ModelEvaluator, TwoModels};
 use crate::{rng, stats};
 
 /// The prompts that single words are run in. One is not enough: the random word beside a word
@@ -76,15 +77,12 @@ pub fn shortlist(
         let count = words.len();
         return Err(Error::request(format!("{count} words cannot be paired: 2 to {MOST_WORDS}")));
     }
-    let singles = Singles::measure(evaluator, words, prompts, seed)?;
-    let Some(chosen) = singles.interacting(evaluator, progress, stop)? else { return Ok(None) };
-    let best = |mut pairs: Vec<Pair>, count| {
-        pairs.sort_by(|a, b| {
-            b.score.total_cmp(&a.score).then((a.first, a.second).cmp(&(b.first, b.second)))
-        });
-        pairs.truncate(count);
-        pairs
+    let singles = Singles::measure(evaluator, words, words, prompts, seed)?;
+    let mlp = |layer, streams| {
+        Ok(evaluator.model.mlp_output(layer, streams)?.map(|output| output.to_vec()))
     };
+    let d = evaluator.model.config.hidden_size;
+    let Some(chosen) = singles.interacting(d, &mlp, progress, stop)? else { return Ok(None) };
     let mut pairs = Vec::with_capacity(chosen.len());
     let first = &prompts[SINGLES % prompts.len()];
     for chunk in chosen.chunks(CHUNK) {
@@ -99,11 +97,65 @@ pub fn shortlist(
     Ok(Some(pairs.iter().map(|p| (words[p.first], words[p.second])).collect()))
 }
 
+/// Returns the ordered pairs of different words about which two models disagree most, and less
+/// after either word alone; `alone` are the bits of each as the last word. The interactions are
+/// those of the difference of their MLPs; where only attention differs there are none.
+///
+/// # Errors
+/// As [`shortlist`].
+pub fn shortlist_between(
+    models: &TwoModels,
+    words: &[u32],
+    alone: &dyn Fn(u32) -> f64,
+    prompts: &[Vec<u32>],
+    seed: u64,
+    progress: Progress,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Vec<(u32, u32)>>> {
+    if words.len() > MOST_WORDS || words.len() < 2 {
+        let count = words.len();
+        return Err(Error::request(format!("{count} words cannot be paired: 2 to {MOST_WORDS}")));
+    }
+    let (ours, theirs) = (models.evaluator.model, models.against.model);
+    let mlp = |layer: usize, streams: Vec<f32>| -> Result<Option<Vec<f32>>> {
+        let output = (ours.mlp_output(layer, streams.clone())?, theirs.mlp_output(layer, streams)?);
+        let (Some(ours), Some(theirs)) = output else { return Ok(None) };
+        Ok(Some(ours.iter().zip(theirs.iter()).map(|(a, b)| a - b).collect()))
+    };
+    let singles = Singles::measure(models.evaluator, words, &[], prompts, seed)?;
+    let d = ours.config.hidden_size;
+    let Some(chosen) = singles.interacting(d, &mlp, progress, stop)? else { return Ok(None) };
+    let unscored =
+        |&(first, second): &(usize, usize)| Pair { first, second, says: first, score: 0.0 };
+    let mut pairs: Vec<Pair> = chosen.iter().map(unscored).collect();
+    let all_prompts = [&prompts[SINGLES % prompts.len()..][..1], prompts];
+    for (prompts, left) in all_prompts.into_iter().zip([RUN_AGAIN, LEFT]) {
+        pairs.iter_mut().for_each(|pair| pair.score = -alone(words[pair.second]) as f32);
+        for prompt in prompts {
+            for chunk in pairs.chunks_mut(CHUNK) {
+                if stop() {
+                    return Ok(None);
+                }
+                let inserted: Vec<Vec<u32>> =
+                    chunk.iter().map(|p| vec![words[p.first], words[p.second]]).collect();
+                let bits = disagreements(models, prompt, &inserted, 0)?;
+                for (pair, bits) in chunk.iter_mut().zip(bits) {
+                    pair.score += bits as f32 / prompts.len() as f32;
+                }
+            }
+        }
+        pairs = best(pairs, left);
+    }
+    Ok(Some(pairs.iter().map(|p| (words[p.first], words[p.second])).collect()))
+}
+
 impl Singles {
-    /// Runs every word as the last and as the last but one, each time beside a random one.
+    /// Runs every word as the last and as the last but one, each time beside a random one, and
+    /// keeps the log-probabilities of the tokens `next`: all words or none.
     fn measure(
         evaluator: &ModelEvaluator,
         words: &[u32],
+        next: &[u32],
         prompts: &[Vec<u32>],
         seed: u64,
     ) -> Result<Self> {
@@ -121,7 +173,7 @@ impl Singles {
                         if place == 0 { vec![other, word] } else { vec![word, other] }
                     })
                     .collect();
-                let run = evaluator.last_positions(prompt, &endings, words)?;
+                let run = evaluator.last_positions(prompt, &endings, next)?;
                 for (sum, inputs) in streams.iter_mut().zip(run.mlp_inputs) {
                     sum.resize(inputs.len(), 0.0);
                     sum.iter_mut().zip(inputs).for_each(|(sum, x)| *sum += x);
@@ -134,22 +186,23 @@ impl Singles {
         let [last, before] = streams;
         let [after_last, after_before] = log_probs.map(|all| medians(&all));
         let mut usual = vec![0.0; words.len()];
-        for row in after_before.chunks_exact(words.len()) {
+        for row in after_before.chunks_exact(next.len().max(1)) {
             usual.iter_mut().zip(row).for_each(|(sum, x)| *sum += x / words.len() as f32);
         }
         Ok(Self { words: words.to_vec(), last, before, after_last, after_before, usual })
     }
 
-    /// Returns the pairs of each layer whose predicted interaction in its MLP is largest, each pair
-    /// once, ascending.
+    /// Returns the pairs of each layer whose predicted interaction in `mlp` is largest, each pair
+    /// once, ascending. `mlp` is what an MLP outputs for streams that it reads, `[streams,
+    /// d_model]`; `None` in a layer without one. A layer where it is 0 is left out.
     fn interacting(
         &self,
-        evaluator: &ModelEvaluator,
+        d: usize,
+        mlp: &dyn Fn(usize, Vec<f32>) -> Result<Option<Vec<f32>>>,
         progress: Progress,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<(usize, usize)>>> {
-        let (model, n) = (evaluator.model, self.words.len());
-        let d = model.config.hidden_size;
+        let n = self.words.len();
         let total = (n * self.last.len()) as u64;
         let mut chosen = Vec::new();
         for (layer, (last, before)) in self.last.iter().zip(&self.before).enumerate() {
@@ -158,20 +211,24 @@ impl Singles {
             let change = |first: usize| -> Vec<f32> {
                 before[first * d..][..d].iter().zip(&usual).map(|(x, mean)| x - mean).collect()
             };
-            let Some(neither) = model.mlp_output(layer, mean.clone())? else {
+            let Some(neither) = mlp(layer, mean.clone())? else {
                 progress(n as u64, total);
                 continue;
             };
             let firsts = (0..n).flat_map(|first| added(&mean, &change(first), d)).collect();
-            let only_first = model.mlp_output(layer, firsts)?;
-            let only_second = model.mlp_output(layer, last.clone())?;
+            let only_first = mlp(layer, firsts)?;
+            let only_second = mlp(layer, last.clone())?;
             let (Some(only_first), Some(only_second)) = (only_first, only_second) else { continue };
+            if only_second.iter().all(|x| *x == 0.0) {
+                progress(n as u64, total);
+                continue;
+            }
             let mut norms = vec![0f32; n * n];
             for (first, norms) in norms.chunks_exact_mut(n).enumerate() {
                 if stop() {
                     return Ok(None);
                 }
-                let both = model.mlp_output(layer, added(last, &change(first), d))?;
+                let both = mlp(layer, added(last, &change(first), d))?;
                 let Some(both) = both else { continue };
                 let only_first = &only_first[first * d..][..d];
                 let rows = both.chunks_exact(d).zip(only_second.chunks_exact(d));
@@ -265,6 +322,15 @@ impl Singles {
         let endings: Vec<Vec<u32>> = pairs.iter().map(ending).collect();
         Ok(evaluator.last_positions(prompt, &endings, &self.words)?.log_probs)
     }
+}
+
+/// Returns the pairs with the largest scores.
+fn best(mut pairs: Vec<Pair>, count: usize) -> Vec<Pair> {
+    pairs.sort_by(|a, b| {
+        b.score.total_cmp(&a.score).then((a.first, a.second).cmp(&(b.first, b.second)))
+    });
+    pairs.truncate(count);
+    pairs
 }
 
 /// Returns rows `[rows, width]` with `change` added to each.

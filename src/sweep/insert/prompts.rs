@@ -51,8 +51,8 @@ impl Prompts {
         all.shuffle(&mut rng);
         if all.len() < 2 * count {
             return Err(Error::request(format!(
-                "{count} prompts need as many passages to choose texts and as many to measure them; \
-                there are {}",
+                "{count} prompts need as many passages to choose texts and as many to measure \
+                them; there are {}",
                 all.len()
             )));
         }
