@@ -67,6 +67,9 @@ impl<'m> Destination<'m> {
         case: &Case,
         source: Option<&Model>,
     ) -> Result<Option<Outcome>> {
+        if case.against.is_some() {
+            return Ok(None);
+        }
         let trial = case.trial();
         let same = case.model.tokenizer.is_some()
             && case.model.tokenizer == self.model.tokenizer_fingerprint;
@@ -80,11 +83,7 @@ impl<'m> Destination<'m> {
                 }
                 edit => edit.is_token_edit(),
             });
-            if !fits
-                || !components
-                || !case.verdict.oracle.applies(&self.model.config)
-                || case.against.is_some()
-            {
+            if !fits || !components || !case.verdict.oracle.applies(&self.model.config) {
                 return Ok(None);
             }
             let config = &self.model.config;

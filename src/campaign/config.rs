@@ -67,6 +67,10 @@ pub struct CampaignConfig {
     pub prompts: Vec<String>,
     /// Stop at the first case, with exit code 77 [default: false; `--exit-on-find`].
     pub exit_on_find: bool,
+    /// Stop when the next 1,000 evaluations show a new kind of finding with at most this
+    /// probability, by the upper end of its 95% interval; above 0 and below 1 [default: none;
+    /// `--until-stable`].
+    pub until_stable: Option<f64>,
     /// Replaces every trial by one of its own controls, drawn anew for each prompt: what such a
     /// campaign reports is reported by chance [default: false; `--null`].
     pub null: bool,
@@ -96,6 +100,7 @@ impl Default for CampaignConfig {
             seeds: Vec::new(),
             prompts: Vec::new(),
             exit_on_find: false,
+            until_stable: None,
             null: false,
             out: "fuzz/out".into(),
         }
@@ -133,6 +138,11 @@ impl CampaignConfig {
     /// # Errors
     /// The first field at fault, and what is wrong with it.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if let Some(chance) = self.until_stable
+            && !(chance > 0.0 && chance < 1.0)
+        {
+            return Err(("until_stable", format!("{chance} is not between 0 and 1")));
+        }
         let within = |field, value: usize, low: usize, high: usize| {
             if (low..=high).contains(&value) {
                 Ok(())

@@ -65,6 +65,11 @@ pub struct Progress {
     pub confirmed: u64,
     /// Confirmed findings whose minimized trial still fails.
     pub minimized: u64,
+    /// Kinds of raw findings.
+    pub kinds: u64,
+    /// Probability that the next [`NEXT_EVALUATIONS`](super::NEXT_EVALUATIONS) evaluations show a
+    /// new kind.
+    pub chance_of_new: f64,
     /// Yields of the mutators, the most findings first, then the most behaviours.
     pub yields: Vec<MutatorYield>,
 }

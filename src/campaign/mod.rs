@@ -26,5 +26,7 @@ pub use events::{Event, Progress, Sink};
 pub use record::Record;
 pub use run::run;
 pub use subject::{Seed, Subject};
-pub use summary::{CurvePoint, KindCount, MutatorYield, SCHEMA_VERSION, Summary, Timing};
+pub use summary::{
+    CurvePoint, KindCount, MutatorYield, NEXT_EVALUATIONS, SCHEMA_VERSION, Summary, Timing, Unseen,
+};
 pub use triage::FOLLOWED_OF_A_KIND;

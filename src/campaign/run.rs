@@ -12,7 +12,7 @@ use super::events::{Event, Sink};
 use super::setup::NO_SEEDS;
 use super::state::Campaign;
 use super::subject::Subject;
-use super::summary::Summary;
+use super::summary::{Summary, Unseen};
 use crate::error::{Error, Result};
 use crate::pipeline::Explainer;
 use crate::rng;
@@ -71,6 +71,7 @@ impl Campaign<'_> {
         };
         self.add_point();
         self.summary.kinds = self.triage.kinds();
+        self.summary.unseen = Some(Unseen::new(self.summary.evaluations, &self.summary.kinds));
         self.summary.stopped_by = stopped_by.into();
         Ok(())
     }

@@ -8,13 +8,14 @@ use super::deadline::{Deadline, StopSignal};
 use super::events::Progress;
 use super::proposals::Proposer;
 use super::subject::Subject;
-use super::summary::{CurvePoint, MutatorYield, SCHEMA_VERSION, Summary};
+use super::summary::{CurvePoint, MutatorYield, NEXT_EVALUATIONS, SCHEMA_VERSION, Summary, Unseen};
 use super::triage::Triage;
 use crate::error::Result;
 use crate::mutate;
 use crate::novelty::NoveltyMap;
 use crate::oracle::OracleKind;
 use crate::replicate;
+use crate::stats::Estimate;
 use crate::stats::evidence::Lond;
 
 pub(super) struct Campaign<'a> {
@@ -88,6 +89,7 @@ impl<'a> Campaign<'a> {
                 controls_flagged: 0,
                 mutators: yields.collect(),
                 kinds: Vec::new(),
+                unseen: None,
                 curve: Vec::new(),
                 interactions: subject.interactions.clone(),
                 cases: Vec::new(),
@@ -108,9 +110,22 @@ impl<'a> Campaign<'a> {
             Some("exit-on-find")
         } else if self.deadline.leaves_no_round() {
             Some("max-time")
+        } else if self.is_stable() {
+            Some("stable")
         } else {
             None
         }
+    }
+
+    /// Returns whether a new kind is as improbable as the campaign is to go on for.
+    fn is_stable(&self) -> bool {
+        let enough = self.summary.evaluations >= NEXT_EVALUATIONS;
+        self.config.until_stable.is_some_and(|most| enough && self.chance_of_new().high <= most)
+    }
+
+    /// Returns the probability that the next evaluations show a new kind.
+    fn chance_of_new(&self) -> Estimate {
+        Unseen::new(self.summary.evaluations, &self.triage.kinds()).chance_of_new
     }
 
     /// Returns whether to begin another follow-up.
@@ -128,6 +143,8 @@ impl<'a> Campaign<'a> {
         let mut yields = summary.mutators.clone();
         yields.sort_by_key(|m| std::cmp::Reverse((m.findings, m.new_behaviours)));
         Progress {
+            kinds: self.triage.kinds().len() as u64,
+            chance_of_new: self.chance_of_new().value,
             evaluations: summary.evaluations,
             follow_up_evaluations: summary.follow_up_evaluations,
             tokens: self.tokens,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::ModelRef;
 use crate::mutate::interactions::Interactions;
+use crate::stats::{Estimate, Seen};
 
 /// Version of `summary.json`.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -62,6 +63,9 @@ pub struct Summary {
     /// The kinds of its raw findings, those with most of them first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<KindCount>,
+    /// What is probably still unseen; `None` in older summaries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Unseen>,
     /// One point every few batches, ascending in `evaluations`.
     pub curve: Vec<CurvePoint>,
     /// Interactions that guided the mutator of sets, a table a prompt; empty where there were none.
@@ -69,7 +73,7 @@ pub struct Summary {
     pub interactions: Vec<Interactions>,
     /// Ids of the cases in `cases/`, in order of discovery.
     pub cases: Vec<String>,
-    /// Why the campaign ended: `max-evals`, `max-time`, `interrupted`, `exit-on-find`, or
+    /// Why the campaign ended: `max-evals`, `max-time`, `interrupted`, `exit-on-find`, `stable`, or
     /// `exhausted` where no mutator could propose anything.
     pub stopped_by: String,
     /// The clock's part; `None` before the campaign is over.
@@ -100,6 +104,34 @@ pub struct KindCount {
     pub raw: u64,
     /// Findings of the kind that were confirmed and minimized; 0 if none was, or none followed up.
     pub minimized: u64,
+}
+
+/// How much of what a campaign could find it has not seen, by how many of its kinds have one raw
+/// finding and how many two ([`stats::Seen`](crate::stats::Seen)).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unseen {
+    /// Probability that the next [`NEXT_EVALUATIONS`] evaluations show a new kind.
+    pub chance_of_new: Estimate,
+    /// Kinds in all, seen or not.
+    pub kinds_in_all: Estimate,
+    /// Kinds that a campaign of four times the evaluations will have shown.
+    pub kinds_after_four_times: Estimate,
+}
+
+/// The evaluations for which the chance of a new kind is told.
+pub const NEXT_EVALUATIONS: u64 = 1000;
+
+impl Unseen {
+    /// Estimates from the kinds of so many evaluations.
+    pub fn new(evaluations: u64, kinds: &[KindCount]) -> Self {
+        let seen = Seen::new(evaluations, kinds.iter().map(|kind| kind.raw));
+        Self {
+            chance_of_new: seen.chance_of_new(NEXT_EVALUATIONS),
+            kinds_in_all: seen.kinds_in_all(),
+            kinds_after_four_times: seen.kinds_after(3 * evaluations),
+        }
+    }
 }
 
 /// Counts at one point of a campaign.

@@ -152,6 +152,28 @@ fn budgets_and_interruptions_stop_a_campaign() {
     check(CampaignConfig { max_evals: Some(10), ..small() }, false, "max-evals");
 }
 
+/// The chance of a new kind is told, and a campaign stops where it is as small as asked for.
+#[test]
+fn a_campaign_stops_when_little_is_left_to_see() {
+    let config = CampaignConfig { max_evals: Some(40_000), until_stable: Some(0.9), ..small() };
+    let (summary, _) = campaign(&FakeEvaluator, &config, false);
+    assert_eq!(summary.stopped_by, "stable");
+    let unseen = summary.unseen.unwrap();
+    assert!(summary.evaluations >= 1000 && unseen.chance_of_new.high <= 0.9, "{unseen:?}");
+    assert!(unseen.kinds_in_all.value >= summary.kinds.len() as f64);
+    let (longer, _) = campaign(
+        &FakeEvaluator,
+        &CampaignConfig {
+            max_evals: Some(summary.evaluations + 3000),
+            until_stable: None,
+            ..config
+        },
+        false,
+    );
+    assert_eq!(longer.stopped_by, "max-evals");
+    assert!(longer.unseen.unwrap().chance_of_new.high < unseen.chance_of_new.high);
+}
+
 #[test]
 fn lesions_of_a_campaign_stay_within_its_layers() {
     let layers = Some(Layers { first: 2, last: 3 });

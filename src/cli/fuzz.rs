@@ -16,7 +16,7 @@ use crate::mutate::Layers;
 use crate::oracle::OracleKind;
 use crate::pipeline::{Explainer, ModelExplainer};
 use crate::storage::{self, OutputDir};
-use crate::text::fit;
+use crate::text::{fit, percent};
 use crate::vocabulary::Vocabulary;
 use clap::Args;
 
@@ -73,6 +73,10 @@ pub struct FuzzArgs {
     /// Stop at the first case, with exit code 77.
     #[arg(long)]
     pub exit_on_find: bool,
+    /// Stop when the next 1,000 evaluations show a new kind of finding with at most this
+    /// probability, by the upper end of its 95% interval: 0.1, say.
+    #[arg(long, value_name = "P")]
+    pub until_stable: Option<f64>,
     /// Replace every trial by one of its own controls, so that there is nothing to find: what is
     /// reported all the same is reported by chance.
     #[arg(long)]
@@ -158,7 +162,7 @@ impl FuzzArgs {
         config.seed = self.seed.unwrap_or(config.seed);
         // A budget replaces the file's as a whole: the file's clock must not cut a run short that
         // is to be repeated, nor its count a run that is to go on overnight.
-        if self.max_evals.is_some() || self.max_time.is_some() {
+        if self.max_evals.is_some() || self.max_time.is_some() || self.until_stable.is_some() {
             config.max_evals = self.max_evals;
             config.max_time = self.max_time;
         }
@@ -179,6 +183,7 @@ impl FuzzArgs {
         }
         config.exit_on_find |= self.exit_on_find;
         config.null |= self.null;
+        config.until_stable = self.until_stable.or(config.until_stable);
         config.check().map_err(|(field, message)| {
             let flag = match field {
                 "controls_per_trial" => "controls".to_owned(),
@@ -273,8 +278,12 @@ fn status(progress: &Progress, elapsed: f64, columns: usize) -> String {
         per_second(progress.tokens),
     );
     let findings = format!(
-        "queue {}  behaviours {}  findings {} raw, {} confirmed, {} minimized",
-        progress.queue, progress.behaviours, progress.raw, progress.confirmed, progress.minimized
+        "findings {} raw, {} confirmed, {} minimized  {} kinds, new in 1,000: {}",
+        progress.raw,
+        progress.confirmed,
+        progress.minimized,
+        progress.kinds,
+        percent(progress.chance_of_new)
     );
     let found = progress.yields.iter().filter(|m| m.findings > 0 || m.new_behaviours > 0);
     let yields: Vec<String> =
@@ -318,11 +327,13 @@ mod tests {
             raw: 9,
             confirmed: 6,
             minimized: 5,
+            kinds: 3,
+            chance_of_new: 0.25,
             yields: vec![found("echo", 4), found("heads", 3)],
         };
         let expect = [
             "1000 evals (150/s with follow-ups, 400 tok/s)",
-            "queue 77  behaviours 88  findings 9 raw, 6 confirmed, 5 minimized",
+            "findings 9 raw, 6 confirmed, 5 minimized  3 kinds, new in 1,000: 25%",
             "yield (findings+behaviours): echo 4+12, heads 3+12",
         ];
         assert_eq!(

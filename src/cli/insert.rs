@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::oracle::OracleKind;
 use crate::storage::OutputDir;
 use crate::sweep::{InsertOptions, InsertRow, InsertSweep, MOST_WORDS};
-use crate::text::{escape, fit, plural};
+use crate::text::{count, escape, fit, plural};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,7 +26,7 @@ pub struct Args {
     /// different things, in any prompt. Continuations are not made.
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["null", "tokens"])]
     against: Option<String>,
-    /// Prompts whose continuations are compared; as many others measure what was found.
+    /// Prompts whose continuations are compared; what is found is measured in as many others.
     #[arg(long, value_name = "N", default_value_t = 8,
         value_parser = clap::value_parser!(u64).range(2..=16))]
     prompts: u64,
@@ -34,27 +34,27 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 8,
         value_parser = clap::value_parser!(u64).range(1..=64))]
     tokens: u64,
-    /// Insert N tokens before the end of the prompt, and not at its end.
-    #[arg(long, value_name = "N", default_value_t = 0,
+    /// Insert N tokens before the end of the prompt instead of at its end.
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "pairs",
         value_parser = clap::value_parser!(u64).range(0..=7))]
     before_end: u64,
-    /// Insert only this many tokens, evenly spread over the vocabulary.
+    /// Insert only this many tokens, evenly spread over the vocabulary; it takes some 500 to test
+    /// them.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Also insert pairs of words, those that an MLP reads as more than the sum of two: of all
-    /// pairs of N words, evenly spread over the vocabulary.
+    /// Also insert pairs of words. All ordered pairs of N words (2,048 by default) are screened;
+    /// those that an MLP reacts to more than to both words separately are run.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2048",
         value_parser = clap::value_parser!(u64).range(2..=MOST_WORDS as u64))]
     pairs: Option<u64>,
     /// Seed of the prompts.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Confirm and minimize what is flagged, localize it, and write a case each to this folder.
+    /// Confirm, minimize and localize what is flagged, and write one case per row to this folder.
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
-    /// Give each token the continuations of others, in each prompt of another one: what is flagged
-    /// then is flagged by chance.
-    #[arg(long)]
+    /// Shuffle the continuations between the tokens: whatever is flagged then is flagged by chance.
+    #[arg(long, conflicts_with_all = ["pairs", "cases"])]
     null: bool,
     /// Print a JSON summary instead of the table.
     #[arg(long)]
@@ -91,14 +91,10 @@ pub fn run(args: &Args) -> Result<u8> {
     let options = args.options();
     let bar = output::Progress::bar(0, "insertions");
     let start = std::time::Instant::now();
-    let progress = |done, total| {
-        bar.set_length(total);
-        bar.inc(done);
-    };
+    let progress = output::stages(&bar);
     let interrupted = interrupt::flag();
     let stop = || interrupted.load(Ordering::Relaxed);
     let sweep = InsertSweep::run(&evaluator, &options, &progress, &stop)?;
-    let status = if sweep.complete { exit::OK } else { exit::INTERRUPTED };
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let flagged = sweep.rows.iter().filter(|row| row.is_flagged()).count();
@@ -119,11 +115,13 @@ pub fn run(args: &Args) -> Result<u8> {
         quiet: args.json,
     };
     let cases = follow_up.write(&evaluator, proposed.collect(), &stop)?;
+    let status = if sweep.complete && !stop() { exit::OK } else { exit::INTERRUPTED };
     if args.json {
         output::json(&serde_json::json!({
             "work": "insert", "insertions": sweep.rows.len(), "prompts": sweep.prompts.len(),
             "seconds": seconds, "complete": sweep.complete, "null": args.null,
-            "flagged": flagged,
+            "tested": sweep.rows.iter().filter(|row| row.q_value.is_some()).count(),
+            "paired_words": sweep.paired, "flagged": flagged,
             "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
             "best": sweep.rows.iter().take(flagged.max(8)).collect::<Vec<_>>(),
         }))?;
@@ -147,17 +145,23 @@ fn table(
         escape(&model.name),
         sweep.prompts.len()
     ));
-    output::line(match sweep.complete {
-        true if options.null => format!(
+    let tested = sweep.rows.iter().any(|row| row.q_value.is_some());
+    output::line(match (sweep.complete, tested) {
+        (false, true) => "interrupted: single tokens are tested, pairs are missing".into(),
+        (false, false) => "interrupted: chosen on the prompts so far, and not tested".into(),
+        (true, false) => "not tested: too few tokens to tell what is ordinary".into(),
+        (true, true) if options.null => format!(
             "null sweep, continuations of other tokens: {flagged} flagged at a false discovery\n\
             rate of 5%"
         ),
-        true => format!(
-            "{flagged} flagged at a false discovery rate of 5%: after them the model says one text \
-            in any\nprompt, further beyond chance than after other tokens of their form"
+        (true, true) => format!(
+            "{flagged} flagged at a false discovery rate of 5%: after them the model says one text\n\
+            in different prompts, beyond what it does after other tokens of their form"
         ),
-        false => "interrupted: chosen on the prompts so far, and not tested".into(),
     });
+    if sweep.paired > 0 {
+        output::line(format!("all pairs of {} words screened", count(sweep.paired as u64)));
+    }
     output::line(format!(
         "says: in so many of {} new prompts; lift: nats by which the text is more probable\n",
         sweep.elsewhere.len()
@@ -173,7 +177,7 @@ fn table_row(row: &InsertRow) -> String {
     let quoted = |text: &str, width| fit(&format!("`{}`", escape(text)), width);
     line(&[
         &quoted(&row.text, 18),
-        &quoted(&row.said_text, 34),
+        &quoted(&row.said_text, 32),
         &or_dash(row.lift.map(|_| row.says_in.len().to_string())),
         &or_dash(row.lift.map(|lift| format!("{lift:.1}"))),
         &or_dash(row.q_value.map(|q| format!("{q:.1e}"))),
@@ -183,5 +187,5 @@ fn table_row(row: &InsertRow) -> String {
 
 fn line(cells: &[&str; 6]) -> String {
     let [token, text, says, lift, q, flag] = cells;
-    format!("{token:<18} {text:<34} {says:>4} {lift:>5} {q:>8} {flag}").trim_end().into()
+    format!("{token:<18} {text:<32} {says:>4} {lift:>5} {q:>8} {flag}").trim_end().into()
 }

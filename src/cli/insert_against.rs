@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::evaluate::TwoModels;
 use crate::oracle::OracleKind;
 use crate::sweep::{AgainstRow, AgainstSweep, InsertOptions};
-use crate::text::{escape, fit, plural};
+use crate::text::{count, escape, fit, plural};
 
 /// Runs the sweep, writes the cases into the folder `cases` if there is one, and prints a table or
 /// JSON.
@@ -25,14 +25,10 @@ pub fn run(
 ) -> Result<u8> {
     let bar = output::Progress::bar(0, "insertions");
     let start = std::time::Instant::now();
-    let progress = |done, total| {
-        bar.set_length(total);
-        bar.inc(done);
-    };
+    let progress = output::stages(&bar);
     let interrupted = interrupt::flag();
     let stop = || interrupted.load(Ordering::Relaxed);
     let sweep = AgainstSweep::run(models, options, &progress, &stop)?;
-    let status = if sweep.complete { exit::OK } else { exit::INTERRUPTED };
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let flagged = sweep.rows.iter().filter(|row| row.is_flagged()).count();
@@ -53,11 +49,14 @@ pub fn run(
         quiet: json,
     };
     let cases = follow_up.write(models.evaluator, proposed.collect(), &stop)?;
+    let status = if sweep.complete && !stop() { exit::OK } else { exit::INTERRUPTED };
     if json {
         output::json(&serde_json::json!({
             "work": "insert", "against": models.against.model.name,
             "insertions": sweep.rows.len(), "prompts": sweep.prompts.len(),
-            "seconds": seconds, "complete": sweep.complete, "flagged": flagged,
+            "seconds": seconds, "complete": sweep.complete,
+            "tested": sweep.rows.iter().filter(|row| row.q_value.is_some()).count(),
+            "paired_words": sweep.paired, "flagged": flagged,
             "cases": cases.iter().map(|case| &case.id).collect::<Vec<_>>(),
             "best": sweep.rows.iter().take(flagged.max(8)).collect::<Vec<_>>(),
         }))?;
@@ -76,13 +75,18 @@ fn table(models: &TwoModels, sweep: &AgainstSweep, flagged: usize, shown: usize,
         escape(&models.against.model.name),
         sweep.prompts.len()
     ));
-    output::line(match sweep.complete {
-        true => format!(
-            "{flagged} flagged at a false discovery rate of 5%: after them the models disagree in \
-            any\nprompt, further than after other tokens of their form"
+    let tested = sweep.rows.iter().any(|row| row.q_value.is_some());
+    output::line(match (sweep.complete, tested) {
+        (false, _) => "interrupted: what is missing is not tested".into(),
+        (true, false) => "not tested: too few tokens, or the models agree after all of them".into(),
+        (true, true) => format!(
+            "{flagged} flagged at a false discovery rate of 5%: after them the models disagree,\n\
+            further than after other tokens of their form"
         ),
-        false => "interrupted: what is missing is not tested".into(),
     });
+    if sweep.paired > 0 {
+        output::line(format!("all pairs of {} words screened", count(sweep.paired as u64)));
+    }
     output::line("bits: Jensen-Shannon divergence of the next token in new prompts, mean\n");
     output::line(line(&["inserted", "bits", "q", "says", "the other says", ""]));
     sweep.rows[..shown].iter().for_each(|row| output::line(table_row(row)));

@@ -120,6 +120,18 @@ impl Deref for Progress {
     }
 }
 
+/// Returns a function that is told (newly done, total) and moves a bar. Another total is another
+/// stage of the work, which begins anew.
+pub fn stages(bar: &ProgressBar) -> impl Fn(u64, u64) + '_ {
+    move |done, total| {
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+            bar.set_position(0);
+        }
+        bar.inc(done);
+    }
+}
+
 /// Writes a plain line of progress every so often, until the bar is finished or the sender dropped.
 fn every(
     interval: Duration,

@@ -37,7 +37,14 @@ pub fn judged_by<R>(
     with: impl FnOnce(&dyn Evaluator, Option<&TwoModels>) -> Result<R>,
 ) -> Result<R> {
     let Some(against) = &case.against else { return with(evaluator, None) };
-    let other = load_model(&against.model, &[path])?;
+    let other = load_model(&against.model, &[path]).map_err(|error| match error {
+        Error::Model { path, field, message } => {
+            let message = message.trim_end_matches("; pass --model to name it");
+            let message = format!("{message}; the case compares with this model");
+            Error::Model { path, field, message }
+        }
+        other => other,
+    })?;
     is_model(path, &against.model, &other)?;
     let other = ModelEvaluator::new(&other);
     let both = TwoModels::new(evaluator, &other)?;

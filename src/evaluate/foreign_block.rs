@@ -52,6 +52,19 @@ impl ModelEvaluator<'_> {
                 layers: Some(entry.layer() + 1),
                 ..Forward::default()
             };
+            // Where an MLP cannot be entered by itself, its mixer runs before it and is overwritten.
+            let d = config.hidden_size;
+            let is_mlp = |component: &Component| config.mlp(entry.layer()) == Some(*component);
+            let entered_below = entry == Entry::Layer(entry.layer());
+            if let Some(mid) = residuals.mid.get(entry.layer()).filter(|mid| !mid.is_empty())
+                && entered_below
+                && components.iter().any(is_mlp)
+            {
+                let shift = Some(mid[..ids.len() * d].into());
+                let change = Change::Affine { scale: 0.0, shift };
+                let block = Block { tokens: 0..ids.len(), columns: 0..d, change };
+                forward.hooks.push(entry.layer(), Site::ResidMid, block);
+            }
             let places = components.iter().map(|component| {
                 place(component, config)
                     .ok_or_else(|| Error::request(format!("{component} has no output")))

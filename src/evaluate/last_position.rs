@@ -4,7 +4,6 @@
 use super::batching::forwards;
 use super::engine::ModelEvaluator;
 use crate::error::{Error, Result};
-
 use crate::model::hooks::Site;
 use crate::model::{Forward, Read, Residual};
 
@@ -51,6 +50,9 @@ impl ModelEvaluator<'_> {
                     .get(&(layer, site))
                     .ok_or_else(|| Error::internal("the residual stream was not captured"))?;
                 ends.iter().for_each(|end| inputs.extend_from_slice(&values[end * d..][..d]));
+            }
+            if next.is_empty() {
+                continue;
             }
             let read = |end: &usize| Read {
                 token: *end,

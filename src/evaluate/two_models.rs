@@ -26,6 +26,21 @@ impl<'a, 'm> TwoModels<'a, 'm> {
         Ok(Self { evaluator, against })
     }
 
+    /// Returns true if both have the same components of the same widths, so that outputs of one fit
+    /// into the other.
+    pub fn are_alike(&self) -> bool {
+        let (a, b) = (&self.evaluator.model.config, &self.against.model.config);
+        a.num_hidden_layers == b.num_hidden_layers
+            && a.hidden_size == b.hidden_size
+            && a.residual == b.residual
+            && (0..a.num_hidden_layers).all(|layer| {
+                a.mixer(layer) == b.mixer(layer)
+                    && a.mlp(layer) == b.mlp(layer)
+                    && a.heads(layer) == b.heads(layer)
+                    && a.z_width(layer) == b.z_width(layer)
+            })
+    }
+
     /// Measures with `observe`, which answers requests of either model in their order.
     fn compared(&self, requests: &[Request], observe: Observe) -> Result<Vec<Observation>> {
         let compared: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].compare).collect();

@@ -17,14 +17,14 @@ use crate::evaluate::{Evaluator as _, ModelEvaluator, Patch, Request, TwoModels}
 /// Returns the effect of swapping each mixer, MLP and head, strongest first, on the disagreement
 /// about a trial of token edits: the share of it that is removed if the model under test gets the
 /// other's weights (necessity), and if the other gets those of the model under test (sufficiency).
-/// Empty if they agree, and for trials that edit more than tokens.
+/// Empty if they agree, if they are built differently, and for trials that edit more than tokens.
 ///
 /// # Errors
 /// Those of the evaluators.
 pub fn swaps(models: &TwoModels, trial: &Trial) -> Result<Vec<Effect>> {
     let config = &models.evaluator.model.config;
     if !trial.edits.iter().all(|edit| edit.is_token_edit() && !edit.changes_embedding())
-        || config.num_hidden_layers != models.against.model.config.num_hidden_layers
+        || !models.are_alike()
     {
         return Ok(Vec::new());
     }

@@ -129,7 +129,9 @@ fn check(model: &Model, trial: &Trial, oracle: OracleKind) -> Result<()> {
         )));
     }
     if oracle.oracle().needs_other_model() {
-        return Err(Error::request(format!("oracle {oracle} compares two models; see --against")));
+        return Err(Error::request(format!(
+            "oracle {oracle} compares two models; `glitch sweep insert --against` does"
+        )));
     }
     if oracle.oracle().needs_continuation() && trial.continuation.is_empty() {
         return Err(Error::request(format!(

@@ -16,6 +16,9 @@ const LEAST_SHARE: f64 = 0.05;
 pub fn sentences(case: &Case) -> Vec<String> {
     let Some(Against { model, swaps }) = &case.against else { return Vec::new() };
     let mut sentences = vec![format!("Compared with {}.", model.name)];
+    if swaps.is_empty() {
+        sentences.push("It is not localized: the two are built differently, or agree.".into());
+    }
     if let Some(first) = swaps.first() {
         let share = |share: f64| percent(share.clamp(0.0, 1.0));
         let Effect { component, necessity, sufficiency } = first;
@@ -26,7 +29,7 @@ pub fn sentences(case: &Case) -> Vec<String> {
                 share(*necessity),
                 share(*sufficiency)
             ),
-            false => "No single component's weights make the difference.".into(),
+            false => "No mixer, MLP or head makes the difference by its weights alone.".into(),
         });
     }
     sentences
@@ -40,6 +43,9 @@ fn parts(against: &Against) -> impl Iterator<Item = &Effect> {
 
 /// Returns a table of the components for the terminal.
 pub fn table(against: &Against) -> Vec<String> {
+    if parts(against).next().is_none() {
+        return Vec::new();
+    }
     let mut lines = vec![format!("{:<12} {:>9} {:>11}", "weights of", "removed", "in the other")];
     lines.extend(parts(against).map(|effect| {
         let component = effect.component.to_string();
@@ -50,7 +56,8 @@ pub fn table(against: &Against) -> Vec<String> {
 
 /// Writes the section of a card.
 pub fn section(out: &mut String, case: &Case) {
-    let Some(against) = &case.against else { return };
+    let shown = case.against.as_ref().filter(|against| parts(against).next().is_some());
+    let Some(against) = shown else { return };
     let _ = write!(
         out,
         "<h3>Weights swapped</h3><p>Each model gets the weights that the other ({}) has in one \

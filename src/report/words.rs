@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural, wilson};
-use crate::campaign::{FOLLOWED_OF_A_KIND, Summary};
+use crate::campaign::{FOLLOWED_OF_A_KIND, NEXT_EVALUATIONS, Summary};
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
 use crate::localize::{ComparisonKind, TokenAttribution};
@@ -149,6 +149,20 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
             "The raw findings are of {}, of which {minimized} were confirmed and minimized, at \
             most {FOLLOWED_OF_A_KIND} findings of each.",
             plural(summary.kinds.len() as u64, "kind"),
+        ));
+    }
+    if let Some(unseen) = &summary.unseen {
+        let (new, after) = (&unseen.chance_of_new, &unseen.kinds_after_four_times);
+        said.push(format!(
+            "The next {} evaluations show another kind with a probability of {} (95% interval {} to \
+            {}); four times the evaluations would show about {:.0} kinds ({:.0} to {:.0}).",
+            count(NEXT_EVALUATIONS),
+            percent(new.value),
+            percent(new.low),
+            percent(new.high),
+            after.value,
+            after.low.floor(),
+            after.high.ceil()
         ));
     }
     if summary.replicated > 0 {

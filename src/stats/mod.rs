@@ -9,12 +9,14 @@ mod rotation;
 pub mod sequential;
 mod signed_rank;
 mod tail;
+mod unseen;
 mod walsh_hadamard;
 
 pub use moderated::moderated_p_values;
 pub use rotation::Rotation;
 pub use signed_rank::signed_rank_p_value;
 pub use tail::Tail;
+pub use unseen::{Estimate, Seen};
 pub use walsh_hadamard::walsh_hadamard;
 
 /// Returns a copy in ascending order (NaN last).

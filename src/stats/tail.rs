@@ -22,6 +22,8 @@ pub struct Tail<'a> {
     controls: &'a [f64],
     from: f64,
     scale: f64,
+    /// Controls that the scale was estimated from.
+    seen: f64,
 }
 
 impl<'a> Tail<'a> {
@@ -35,16 +37,20 @@ impl<'a> Tail<'a> {
             controls.iter().filter(|c| **c > from).map(|c| c.min(censored) - from).collect();
         let seen = controls.iter().filter(|c| **c > from && **c < censored).count();
         let scale = beyond.iter().sum::<f64>() / seen as f64;
-        (scale.is_finite() && scale > 0.0).then_some(Self { controls, from, scale })
+        let seen = seen as f64;
+        (scale.is_finite() && scale > 0.0).then_some(Self { controls, from, scale, seen })
     }
 
     /// Returns the probability that a control scores as much: its rank among the controls, or the
-    /// fitted tail beyond the quantile at which that begins.
+    /// fitted tail beyond the quantile at which that begins. The scale is an estimate, so the tail
+    /// is that of the prediction, a little heavier than exponential: exact for exponential excesses
+    /// (Lawless 1971).
     pub fn p_value(&self, score: f64) -> f64 {
         if score <= self.from {
             return p_value(score, self.controls);
         }
-        (1.0 - FROM) * (-(score - self.from) / self.scale).exp()
+        let excess = (score - self.from) / self.scale;
+        (1.0 - FROM) * (1.0 + excess / self.seen).powf(-self.seen)
     }
 }
 
@@ -79,12 +85,28 @@ mod tests {
     /// Scores like the controls: the share of p-values below each level is that level.
     #[test]
     fn scores_like_the_controls_have_uniform_p_values() {
-        let (controls, scores) = (exponential(2000, 3.0, 1), exponential(20_000, 3.0, 2));
-        let tail = Tail::fit(&controls).unwrap();
-        for level in [0.5, 0.1, 0.01, 0.001] {
-            let below = scores.iter().filter(|s| tail.p_value(**s) <= level).count() as f64;
-            let expected = level * scores.len() as f64;
-            assert!((below / expected - 1.0).abs() < 0.5, "{level}: {below} of {expected}");
+        for (count, seeds) in [(2000, 1), (200, 400)] {
+            let mut below = [0.0; 5];
+            let levels = [0.5, 0.1, 0.01, 0.001, 1e-4];
+            for seed in 0..seeds {
+                let controls = exponential(count, 3.0, seed);
+                let tail = Tail::fit(&controls).unwrap();
+                // The probability that an exponential score has such a p-value, by bisection.
+                for (below, level) in below.iter_mut().zip(levels) {
+                    let (mut low, mut high) = (0.0, 200.0);
+                    for _ in 0..60 {
+                        let middle = 0.5 * (low + high);
+                        match tail.p_value(middle) <= level {
+                            true => high = middle,
+                            false => low = middle,
+                        }
+                    }
+                    *below += (-high / 3.0f64).exp() / seeds as f64;
+                }
+            }
+            for (below, level) in below.into_iter().zip(levels) {
+                assert!((below / level - 1.0).abs() < 0.5, "{count}: {level}: {below}");
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! model.
 
 use super::residuals::{logit_lens, residual_map};
-use crate::campaign::{CurvePoint, KindCount, MutatorYield, Summary, Timing};
+use crate::campaign::{CurvePoint, KindCount, MutatorYield, Summary, Timing, Unseen};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
@@ -43,6 +43,11 @@ fn summary() -> Summary {
         findings,
     };
     let kind = |kind: &str, raw, minimized| KindCount { kind: kind.into(), raw, minimized };
+    let kinds = vec![
+        kind("hardly trained token put in: echo failure", 71, 3),
+        kind("lesion of weight in L1: divergence", 2, 1),
+        kind("ordinary token put in: collapse", 1, 0),
+    ];
     Summary {
         schema_version: 1,
         model: model(),
@@ -69,11 +74,8 @@ fn summary() -> Summary {
             mutator("lesion-weights", 20_480, 124, 2),
             mutator("splice", 0, 0, 0),
         ],
-        kinds: vec![
-            kind("hardly trained token put in: echo failure", 71, 3),
-            kind("lesion of weight in L1: divergence", 2, 1),
-            kind("ordinary token put in: collapse", 1, 0),
-        ],
+        unseen: Some(Unseen::new(61_440, &kinds)),
+        kinds,
         curve: curve.collect(),
         interactions: vec![crate::testing::fake::interactions()],
         cases: vec![],

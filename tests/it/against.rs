@@ -1,6 +1,7 @@
 //! Two models side by side: how far they disagree, which components' weights make the difference,
 //! and cases of it. The organisms are the built-in dense model with one component changed.
 
+use candle_core::{Device, Tensor};
 use glitch::edit::{Component, Edit, Trial};
 use glitch::evaluate::{Evaluator as _, ModelEvaluator, Request, TwoModels};
 use glitch::localize::swaps;
@@ -8,6 +9,7 @@ use glitch::model::Model;
 use glitch::sweep::{AgainstSweep, InsertOptions};
 
 use crate::cli::glitch;
+use crate::cut_out::load_changed;
 
 fn organism(name: &str) -> Model {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/organisms");
@@ -40,6 +42,49 @@ fn swapping_the_changed_component_removes_all_of_the_disagreement() {
             let none = other.necessity.abs() < 1e-3 && other.sufficiency.abs() < 1e-3;
             assert!(whole || none, "{name}: {other:?}");
         }
+    }
+}
+
+/// In every kind of model: serial and parallel blocks, mixtures, a recurrence with MLPs, norms after
+/// the blocks. Only the block that was changed has a share, and all of it.
+#[test]
+fn only_the_changed_block_has_a_share() {
+    for (name, tensor, layer, of_mlp) in [
+        ("llama", "model.layers.0.mlp.down_proj.weight", 0, true),
+        ("llama", "model.layers.1.self_attn.o_proj.weight", 1, false),
+        ("gpt-neox", "gpt_neox.layers.0.mlp.dense_4h_to_h.weight", 0, true),
+        ("gpt-neox", "gpt_neox.layers.1.attention.dense.weight", 1, false),
+        ("mixtral", "model.layers.0.block_sparse_moe.experts.1.w2.weight", 0, true),
+        ("olmo2", "model.layers.1.mlp.down_proj.weight", 1, true),
+        ("jamba", "model.layers.0.mamba.out_proj.weight", 0, false),
+        ("jamba", "model.layers.1.self_attn.o_proj.weight", 1, false),
+        ("jamba", "model.layers.2.feed_forward.down_proj.weight", 2, true),
+    ] {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+        let intact = Model::load(&format!("{fixtures}/{name}")).unwrap();
+        let changed = load_changed(name, |tensors| {
+            // Larger, and with its rows in reverse: a norm behind it takes the size away again.
+            let rows = tensors[tensor].dims()[0] as u32;
+            let reversed: Vec<u32> = (0..rows).rev().collect();
+            let reversed = Tensor::new(reversed, &Device::Cpu).unwrap();
+            let other = (tensors[tensor].index_select(&reversed, 0).unwrap() * 30.0).unwrap();
+            tensors.insert(tensor.to_owned(), other);
+        });
+        let (ours, theirs) = (ModelEvaluator::new(&changed), ModelEvaluator::new(&intact));
+        let models = TwoModels::new(&ours, &theirs).unwrap();
+        let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 90).collect();
+        let trial = Trial::new(&ids[..16], &ids[16..]);
+        let found = swaps(&models, &trial).unwrap();
+        let in_block =
+            |component: &Component| component.layer() == layer && component.is_of_mlp() == of_mlp;
+        assert!(!found.is_empty(), "{name}, {tensor}");
+        assert!(in_block(&found[0].component), "{name}, {tensor}: {:?}", found[0]);
+        for effect in &found {
+            let none = effect.necessity.abs() < 1e-3 && effect.sufficiency.abs() < 1e-3;
+            assert!(none || in_block(&effect.component), "{name}, {tensor}: {effect:?}");
+        }
+        let whole = if of_mlp { found[0].necessity.min(found[0].sufficiency) } else { 1.0 };
+        assert!(whole > 0.999, "{name}, {tensor}: {:?}", found[0]);
     }
 }
 

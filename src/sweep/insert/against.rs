@@ -13,12 +13,12 @@ use super::super::targets::spread;
 use super::super::{FALSE_DISCOVERY, Progress};
 use super::disagreement::disagreements;
 use super::options::InsertOptions;
-use super::pairs::{MOST_WORDS, shortlist_between};
+use super::pairs::{self, MOST_WORDS, shortlist_between};
 use super::prompts::Prompts;
 use super::row::insertion;
 use super::tested::{Measured, tested};
 use crate::edit::Trial;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request, TwoModels};
 use crate::oracle::OracleKind;
 use crate::vocabulary::{Category, TokenForm, categories};
@@ -69,7 +69,7 @@ impl AgainstRow {
 /// A sweep over insertions, with two models.
 #[derive(Debug)]
 pub struct AgainstSweep {
-    /// The rows, those with the largest divergence first.
+    /// The rows: flagged ones, then others, each by their divergence.
     pub rows: Vec<AgainstRow>,
     /// The prompts that the rows were chosen on.
     pub prompts: Vec<Vec<u32>>,
@@ -91,7 +91,7 @@ impl AgainstSweep {
     /// is asked between batches.
     ///
     /// # Errors
-    /// [`Error::Request`](crate::Error::Request) for a model without a tokenizer and too many
+    /// [`Error::Request`] for a model without a tokenizer and too many
     /// prompts, and errors of the evaluators.
     pub fn run(
         models: &TwoModels,
@@ -105,7 +105,11 @@ impl AgainstSweep {
             .filter(|id| categories[*id as usize] != Category::Special)
             .collect();
         let chosen = spread(&all, options.limit.unwrap_or(usize::MAX));
-        let inserted: Vec<Vec<u32>> = chosen.into_iter().map(|id| vec![id]).collect();
+        pairs::check(model, options, &chosen)?;
+        if options.pairs.is_some() && !models.are_alike() {
+            return Err(Error::request("pairs need two models that are built alike"));
+        }
+        let inserted: Vec<Vec<u32>> = chosen.iter().map(|id| vec![*id]).collect();
         let Prompts { chosen_on, elsewhere } =
             Prompts::new(model, options.prompts, 4, options.seed)?;
         let mut sweep =
@@ -131,12 +135,12 @@ impl AgainstSweep {
         }
         sweep.test(options.seed);
         if let Some(count) = options.pairs {
-            let words: Vec<u32> = (all.into_iter())
+            let words: Vec<u32> = (chosen.into_iter())
                 .filter(|id| categories[*id as usize] == Category::Reachable)
                 .filter(|id| TokenForm::new(&model.token(*id)) == TokenForm::Word)
                 .collect();
             let words = spread(&words, count.min(MOST_WORDS));
-            if !sweep.add_pairs(models, &words, options, progress, stop)? {
+            if words.len() > 1 && !sweep.add_pairs(models, &words, options, progress, stop)? {
                 return Ok(sweep);
             }
             sweep.test(options.seed);
@@ -160,7 +164,11 @@ impl AgainstSweep {
             }
         };
         let key = |row: &AgainstRow| row.bits_elsewhere.unwrap_or(f64::NEG_INFINITY);
-        sweep.rows.sort_by(|a, b| key(b).total_cmp(&key(a)).then(b.bits.total_cmp(&a.bits)));
+        sweep.rows.sort_by(|a, b| {
+            (b.is_flagged().cmp(&a.is_flagged()))
+                .then(key(b).total_cmp(&key(a)))
+                .then(b.bits.total_cmp(&a.bits))
+        });
         let mut kept = Vec::with_capacity(sweep.rows.len());
         std::mem::take(&mut sweep.rows).into_iter().for_each(|row| twins(&mut kept, row));
         sweep.rows = kept;

@@ -45,7 +45,7 @@ use tested::{Measured, tested};
 /// A sweep over insertions.
 #[derive(Debug)]
 pub struct InsertSweep {
-    /// The rows, those with the largest lift first, then the others by their scores.
+    /// The rows: flagged ones, then others, each by their lifts, then by their scores.
     pub rows: Vec<InsertRow>,
     /// The prompts that the rows were chosen on.
     pub prompts: Vec<Vec<u32>>,
@@ -83,11 +83,12 @@ impl InsertSweep {
         let all: Vec<u32> =
             ids.clone().filter(|id| categories[*id as usize] != Category::Special).collect();
         let chosen = spread(&all, options.limit.unwrap_or(usize::MAX));
-        let inserted: Vec<Vec<u32>> = chosen.into_iter().map(|id| vec![id]).collect();
+        pairs::check(model, options, &chosen)?;
+        let inserted: Vec<Vec<u32>> = chosen.iter().map(|id| vec![*id]).collect();
         let longest = 1 + usize::from(options.pairs.is_some());
         let Prompts { chosen_on, elsewhere } =
             Prompts::new(model, options.prompts, options.tokens + longest, options.seed)?;
-        let runs = Runs {
+        let mut runs = Runs {
             evaluator,
             options,
             forms: ids.map(|id| TokenForm::new(&model.token(id))).collect(),
@@ -108,18 +109,23 @@ impl InsertSweep {
         if let Some(count) = options.pairs.filter(|_| complete) {
             let flagged: BTreeSet<&Vec<u32>> =
                 sweep.rows.iter().filter(|row| row.is_flagged()).map(|row| &row.ids).collect();
-            let words: Vec<u32> = (all.into_iter())
+            let words: Vec<u32> = (chosen.iter().copied())
                 .filter(|id| categories[*id as usize] == Category::Reachable)
                 .filter(|id| runs.forms[*id as usize] == TokenForm::Word)
                 .filter(|id| !flagged.contains(&vec![*id]))
                 .collect();
             let words = spread(&words, count.min(MOST_WORDS));
-            complete = sweep.add_pairs(&runs, &words, &rarity)?;
-            sweep.test(options.seed);
+            if words.len() > 1 {
+                runs.total = (pairs::LEFT * sweep.prompts.len()) as u64;
+                complete = sweep.add_pairs(&runs, &words, &rarity)?;
+                sweep.test(options.seed);
+            }
         }
         sweep.complete = complete;
         let lift = |row: &InsertRow| row.lift.unwrap_or(f64::NEG_INFINITY);
-        sweep.rows.sort_by(|a, b| lift(b).total_cmp(&lift(a)));
+        sweep
+            .rows
+            .sort_by(|a, b| b.is_flagged().cmp(&a.is_flagged()).then(lift(b).total_cmp(&lift(a))));
         Ok(sweep)
     }
 

@@ -15,8 +15,10 @@ use rand::Rng as _;
 
 use super::super::Progress;
 use super::disagreement::disagreements;
+use super::options::InsertOptions;
 use crate::error::{Error, Result};
 use crate::evaluate::{ModelEvaluator, TwoModels};
+use crate::model::Model;
 use crate::{rng, stats};
 
 /// The prompts that single words are run in. One is not enough: the random word beside a word
@@ -27,7 +29,7 @@ const PER_LAYER: usize = 16_384;
 /// The pairs that are run in more prompts.
 const RUN_AGAIN: usize = 384;
 /// The pairs that are left.
-const LEFT: usize = 64;
+pub const LEFT: usize = 64;
 /// The largest number of words that are paired.
 pub const MOST_WORDS: usize = 2048;
 /// Improbability that counts no more, nats: a word that is not said is not said.
@@ -60,11 +62,38 @@ struct Pair {
     score: f32,
 }
 
+/// Checks, before anything is run, that pairs can be screened as asked for.
+///
+/// # Errors
+/// [`Error::Request`] for a model without an MLP that works on each position by itself, and for
+/// pairs that are not inserted at the end.
+pub fn check(model: &Model, options: &InsertOptions, inserted: &[u32]) -> Result<()> {
+    if options.pairs.is_none() {
+        return Ok(());
+    }
+    if options.before_end > 0 {
+        return Err(Error::request("pairs are screened at the end of a prompt, and not before it"));
+    }
+    if inserted.len() < 2 {
+        return Err(Error::request("a pair takes two words"));
+    }
+    let nothing = vec![0.0; model.config.hidden_size];
+    for layer in 0..model.config.num_hidden_layers {
+        if model.mlp_output(layer, nothing.clone())?.is_some() {
+            return Ok(());
+        }
+    }
+    Err(Error::request(format!(
+        "{} has no MLP that pairs could be screened by (channel mixing reads the token before)",
+        model.name
+    )))
+}
+
 /// Returns the ordered pairs of different words that look most as if they did together what neither
 /// does alone; `None` if `stop` said so.
 ///
 /// # Errors
-/// [`Error::Request`] for too many words, and errors of the forward passes.
+/// Those of the forward passes.
 pub fn shortlist(
     evaluator: &ModelEvaluator,
     words: &[u32],
@@ -73,10 +102,6 @@ pub fn shortlist(
     progress: Progress,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<(u32, u32)>>> {
-    if words.len() > MOST_WORDS || words.len() < 2 {
-        let count = words.len();
-        return Err(Error::request(format!("{count} words cannot be paired: 2 to {MOST_WORDS}")));
-    }
     let singles = Singles::measure(evaluator, words, words, prompts, seed)?;
     let mlp = |layer, streams| {
         Ok(evaluator.model.mlp_output(layer, streams)?.map(|output| output.to_vec()))
@@ -98,7 +123,7 @@ pub fn shortlist(
 }
 
 /// Returns the ordered pairs of different words about which two models disagree most, and less
-/// after either word alone; `alone` are the bits of each as the last word. The interactions are
+/// after the last word alone; `alone` are the bits of each as the last word. The interactions are
 /// those of the difference of their MLPs; where only attention differs there are none.
 ///
 /// # Errors
@@ -112,10 +137,6 @@ pub fn shortlist_between(
     progress: Progress,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<(u32, u32)>>> {
-    if words.len() > MOST_WORDS || words.len() < 2 {
-        let count = words.len();
-        return Err(Error::request(format!("{count} words cannot be paired: 2 to {MOST_WORDS}")));
-    }
     let (ours, theirs) = (models.evaluator.model, models.against.model);
     let mlp = |layer: usize, streams: Vec<f32>| -> Result<Option<Vec<f32>>> {
         let output = (ours.mlp_output(layer, streams.clone())?, theirs.mlp_output(layer, streams)?);

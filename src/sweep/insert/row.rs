@@ -6,6 +6,9 @@ use super::super::FALSE_DISCOVERY;
 use crate::edit::{Edit, Trial};
 use crate::vocabulary::TokenForm;
 
+/// The prompts that a text has to be said in. A weak trigger leads to its text in some prompts only.
+const LEAST_SAID: usize = 2;
+
 /// Tokens that were inserted, and what the model says after them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InsertRow {
@@ -41,9 +44,10 @@ pub struct InsertRow {
 }
 
 impl InsertRow {
-    /// Returns true if the false discovery rate allows to call it a discovery.
+    /// Returns true if the false discovery rate allows to call it a discovery, and if the text is
+    /// said in some of the prompts that did not choose it, and not only more probable.
     pub fn is_flagged(&self) -> bool {
-        self.q_value.is_some_and(|q| q <= FALSE_DISCOVERY)
+        self.q_value.is_some_and(|q| q <= FALSE_DISCOVERY) && self.says_in.len() >= LEAST_SAID
     }
 
     /// Returns the row as a trial: the insertion in a prompt, and the text as the continuation.

@@ -35,16 +35,18 @@ pub fn tested(all: &[Measured], seed: u64) -> Vec<Option<(f64, f64)>> {
     };
     let forms: BTreeSet<TokenForm> = all.iter().map(|one| one.form).collect();
     let mut p_values = vec![None; all.len()];
-    for other in [false, true] {
-        let pool = of(None, other);
-        for form in &forms {
-            let own = of(Some(*form), other);
-            let Some(tail) = Tail::fit(&own).or_else(|| Tail::fit(&pool)) else { continue };
-            for (at, one) in all.iter().enumerate() {
-                if one.form == *form && halves[at] != other {
-                    p_values[at] = Some(tail.p_value(value(one)));
-                }
-            }
+    let pools = [of(None, false), of(None, true)];
+    for form in &forms {
+        let own = [of(Some(*form), false), of(Some(*form), true)];
+        let fitted = |values: &'_ [Vec<f64>; 2]| values.iter().all(|v| Tail::fit(v).is_some());
+        let values = if fitted(&own) { &own } else { &pools };
+        // Where one half cannot be tested, neither is.
+        let (Some(first), Some(second)) = (Tail::fit(&values[0]), Tail::fit(&values[1])) else {
+            continue;
+        };
+        for (at, one) in all.iter().enumerate().filter(|(_, one)| one.form == *form) {
+            let other = if halves[at] { &first } else { &second };
+            p_values[at] = Some(other.p_value(value(one)));
         }
     }
     let p: Vec<f64> = p_values.iter().flatten().copied().collect();
