@@ -155,8 +155,8 @@ fn table(
             rate of 5%"
         ),
         (true, true) => format!(
-            "{flagged} flagged at a false discovery rate of 5%: after them the model says one text\n\
-            in different prompts, beyond what it does after other tokens of their form"
+            "{flagged} flagged at a false discovery rate of 5%: after them the model says one\n\
+            text in different prompts, beyond what it does after other tokens of their form"
         ),
     });
     if sweep.paired > 0 {

@@ -52,7 +52,7 @@ impl ModelEvaluator<'_> {
                 layers: Some(entry.layer() + 1),
                 ..Forward::default()
             };
-            // Where an MLP cannot be entered by itself, its mixer runs before it and is overwritten.
+            // Where an MLP cannot be entered by itself, its mixer runs first and is overwritten.
             let d = config.hidden_size;
             let is_mlp = |component: &Component| config.mlp(entry.layer()) == Some(*component);
             let entered_below = entry == Entry::Layer(entry.layer());
@@ -85,9 +85,9 @@ impl ModelEvaluator<'_> {
         Ok(patches)
     }
 
-    /// Returns what the mixer of a layer outputs on a residual stream of the tokens `ids`, `[tokens,
-    /// d_model]`: as it is, and with each of its heads zeroed in turn. The difference is what a head
-    /// adds, by its output matrix too.
+    /// Returns what the mixer of a layer outputs on a residual stream of the tokens `ids`,
+    /// `[tokens, d_model]`: as it is, and with each of its heads zeroed in turn. The difference is
+    /// what a head adds, by its output matrix too.
     ///
     /// # Errors
     /// [`Error::Request`] for ids that the model does not have.

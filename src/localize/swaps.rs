@@ -1,8 +1,8 @@
 //! What two models disagree about on a text, by component: each gets the weights that the other has
 //! in one component.
 //!
-//! A component of one model is made to output what the other's would on the same input (the residual
-//! stream of its own run), which is what swapping its weights does. If that removes the
+//! A component of one model is made to output what the other's would on the same input (the
+//! residual stream of its own run), which is what swapping its weights does. If that removes the
 //! disagreement, the component is needed for it; if the same swap in the other model makes them
 //! agree, it is enough. Upstream of a component that was changed nothing differs, and downstream of
 //! it components pass on the difference but do not make it: unlike patching of activations, a swap

@@ -154,8 +154,8 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
     if let Some(unseen) = &summary.unseen {
         let (new, after) = (&unseen.chance_of_new, &unseen.kinds_after_four_times);
         said.push(format!(
-            "The next {} evaluations show another kind with a probability of {} (95% interval {} to \
-            {}); four times the evaluations would show about {:.0} kinds ({:.0} to {:.0}).",
+            "The next {} evaluations show another kind with a probability of {} (95% interval {} \
+            to {}); four times the evaluations would show about {:.0} kinds ({:.0} to {:.0}).",
             count(NEXT_EVALUATIONS),
             percent(new.value),
             percent(new.low),

@@ -66,7 +66,8 @@ mod tests {
         (0..count).map(|_| -scale * rng.random_range(f64::EPSILON..1.0).ln()).collect()
     }
 
-    /// One in ten thousand, out of two thousand controls, and outliers among them change little.
+    /// One in ten thousand, out of two thousand controls, a little more as the scale is estimated;
+    /// outliers among them change little.
     #[test]
     fn a_tail_goes_on_beyond_its_controls() {
         let mut ratios = Vec::new();
@@ -78,7 +79,7 @@ mod tests {
             ratios.push(tail.p_value(score).log10());
         }
         let mean = ratios.iter().sum::<f64>() / 20.0;
-        assert!((mean + 4.0).abs() < 0.15, "{mean}");
+        assert!((-4.0..-3.7).contains(&mean), "{mean}");
         assert!(ratios.iter().all(|p| (p + 4.0).abs() < 0.7), "{ratios:?}");
     }
 

@@ -2,9 +2,9 @@
 //! Testing as Species Discovery").
 //!
 //! Good and Turing: the probability that the next sample is of a new kind is the share of samples
-//! that are the only one of their kind. Chao (1984): of `f1` kinds seen once and `f2` seen twice, at
-//! least about `f1^2 / (2 f2)` were not seen. Both assume that samples are drawn alike; a search that
-//! turns to what is rare sees singletons sooner, so they are guides and no guarantees.
+//! that are the only one of their kind. Chao (1984): of `f1` kinds seen once and `f2` seen twice,
+//! at least about `f1^2 / (2 f2)` were not seen. Both assume that samples are drawn alike; a search
+//! that turns to what is rare sees singletons sooner, so they are guides and no guarantees.
 
 use serde::{Deserialize, Serialize};
 

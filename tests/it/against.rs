@@ -45,8 +45,8 @@ fn swapping_the_changed_component_removes_all_of_the_disagreement() {
     }
 }
 
-/// In every kind of model: serial and parallel blocks, mixtures, a recurrence with MLPs, norms after
-/// the blocks. Only the block that was changed has a share, and all of it.
+/// In every kind of model: serial and parallel blocks, mixtures, a recurrence with MLPs, norms
+/// after the blocks. Only the block that was changed has a share, and all of it.
 #[test]
 fn only_the_changed_block_has_a_share() {
     for (name, tensor, layer, of_mlp) in [

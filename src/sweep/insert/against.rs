@@ -2,8 +2,9 @@
 //! things, in any prompt: what a fine-tune, a quantization or a download has changed.
 //!
 //! The score of an insertion is the Jensen-Shannon divergence of their distributions of the next
-//! token, mean over the prompts. How far two models disagree ordinarily is told by the other tokens:
-//! an insertion is tested against the tail of their scores, in prompts that did not choose it.
+//! token, mean over the prompts. How far two models disagree ordinarily is told by the other
+//! tokens: an insertion is tested against the tail of their scores, in prompts that did not choose
+//! it.
 
 use std::collections::BTreeMap;
 

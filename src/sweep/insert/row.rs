@@ -6,7 +6,7 @@ use super::super::FALSE_DISCOVERY;
 use crate::edit::{Edit, Trial};
 use crate::vocabulary::TokenForm;
 
-/// The prompts that a text has to be said in. A weak trigger leads to its text in some prompts only.
+/// The prompts that a text has to be said in. A weak trigger leads to its text in some only.
 const LEAST_SAID: usize = 2;
 
 /// Tokens that were inserted, and what the model says after them.
