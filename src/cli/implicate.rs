@@ -119,15 +119,12 @@ fn between_models(
     })?;
     if let (Some(against), Some(swaps)) = (&mut case.against, found) {
         against.swaps = swaps;
-        if args.json {
-            output::json(&against)?;
-        } else {
-            output::line(format!("case  {}  {}", escape(&case.id), escape(&case.comment.title)));
-            report::swaps(against).into_iter().for_each(output::line);
-        }
     }
-    if !args.json {
-        report::against(&case).iter().for_each(|sentence| output::line(escape(sentence)));
+    if args.json {
+        output::json(&case.against)?;
+    } else {
+        output::line(format!("case  {}  {}", escape(&case.id), escape(&case.comment.title)));
+        report::two_models(&case).into_iter().for_each(output::line);
     }
     if let Some(dir) = &args.out {
         case.model = under_test.model.reference();

@@ -24,8 +24,9 @@ pub fn sentences(case: &Case) -> Vec<String> {
         let Effect { component, necessity, sufficiency } = first;
         sentences.push(match necessity.max(*sufficiency) >= LEAST_SHARE {
             true => format!(
-                "The weights of {component} make the difference: with the other model's in their \
-                place {} of the disagreement is gone, and in the other model they remove {}.",
+                "The weights of {component} make the difference: putting the other model's in \
+                their place removes {} of the disagreement, and putting them into the other model \
+                {}.",
                 share(*necessity),
                 share(*sufficiency)
             ),
@@ -41,16 +42,17 @@ fn parts(against: &Against) -> impl Iterator<Item = &Effect> {
     against.swaps.iter().filter(has_part).take(SHOWN)
 }
 
-/// Returns a table of the components for the terminal.
+/// Returns a table of the components for the terminal; nothing where none has a part.
 pub fn table(against: &Against) -> Vec<String> {
-    if parts(against).next().is_none() {
-        return Vec::new();
+    let mut lines: Vec<String> = parts(against)
+        .map(|effect| {
+            let component = effect.component.to_string();
+            format!("{component:<12} {:>9.3} {:>12.3}", effect.necessity, effect.sufficiency)
+        })
+        .collect();
+    if !lines.is_empty() {
+        lines.insert(0, format!("{:<12} {:>9} {:>12}", "weights of", "removed", "in the other"));
     }
-    let mut lines = vec![format!("{:<12} {:>9} {:>11}", "weights of", "removed", "in the other")];
-    lines.extend(parts(against).map(|effect| {
-        let component = effect.component.to_string();
-        format!("{component:<12} {:>9.3} {:>11.3}", effect.necessity, effect.sufficiency)
-    }));
     lines
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::card::{OPEN_CARDS, card, clip, title};
 use super::format::{count, duration, number, percent, wilson};
 use super::{svg, words};
-use crate::campaign::{FOLLOWED_OF_A_KIND, Summary};
+use crate::campaign::{FOLLOWED_OF_A_KIND, NEXT_EVALUATIONS, Summary};
 use crate::case::Case;
 use crate::species::{self, Species};
 use crate::text;
@@ -155,6 +155,24 @@ fn header(out: &mut String, summary: &Summary, cases: usize, kinds: usize) {
             &format!("{} → {}", count(summary.extreme), count(summary.judged)),
             "extreme trials",
             "beyond the upper decile of controls → judged, those of little known kinds first",
+        );
+    }
+    if let Some(unseen) = &summary.unseen {
+        let (new, after) = (&unseen.chance_of_new, &unseen.kinds_after_four_times);
+        tile(
+            &count(summary.kinds.len() as u64),
+            "kinds of raw findings",
+            &format!(
+                "another in the next {} evaluations: {} ({} to {}); four times the evaluations \
+                would show about {:.0} ({:.0} to {:.0})",
+                count(NEXT_EVALUATIONS),
+                percent(new.value),
+                percent(new.low),
+                percent(new.high),
+                after.value,
+                after.low.floor(),
+                after.high.ceil()
+            ),
         );
     }
     tile(

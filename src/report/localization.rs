@@ -1,5 +1,6 @@
 //! A localization as tables for the terminal.
 
+use super::against;
 use super::explanation::{generalizes, of_controls, sentences};
 use super::logit_lens;
 use super::terminal::wrapped;
@@ -127,6 +128,14 @@ fn pair_table(interactions: &Interactions, top: usize) -> Vec<String> {
             pair.direct
         ));
     }
+    lines
+}
+
+/// Returns what is said of the second model of a case, and the components whose weights make the
+/// difference, in lines for the terminal.
+pub fn two_models(case: &Case) -> Vec<String> {
+    let mut lines = wrapped(&against::sentences(case).join(" "), COLUMNS);
+    lines.extend(case.against.iter().flat_map(against::table));
     lines
 }
 

@@ -24,9 +24,8 @@ mod svg;
 mod terminal;
 mod words;
 
-pub use against::{sentences as against, table as swaps};
 pub use html::page;
-pub use localization::{localization, set_in_words};
+pub use localization::{localization, set_in_words, two_models};
 pub use suffix::suffix_page;
 pub use suffix_terminal::suffix_terminal;
 pub use terminal::{terminal, terminal_in};
