@@ -8,7 +8,9 @@ use super::deadline::{Deadline, StopSignal};
 use super::events::Progress;
 use super::proposals::Proposer;
 use super::subject::Subject;
-use super::summary::{CurvePoint, MutatorYield, NEXT_EVALUATIONS, SCHEMA_VERSION, Summary, Unseen};
+use super::summary::{
+    CurvePoint, KindCount, MutatorYield, NEXT_EVALUATIONS, SCHEMA_VERSION, Summary, Unseen,
+};
 use super::triage::Triage;
 use crate::error::Result;
 use crate::mutate;
@@ -120,12 +122,14 @@ impl<'a> Campaign<'a> {
     /// Returns whether a new kind is as improbable as the campaign is to go on for.
     fn is_stable(&self) -> bool {
         let enough = self.summary.evaluations >= NEXT_EVALUATIONS;
-        self.config.until_stable.is_some_and(|most| enough && self.chance_of_new().high <= most)
+        self.config
+            .until_stable
+            .is_some_and(|most| enough && self.chance_of_new(&self.triage.kinds()).high <= most)
     }
 
-    /// Returns the probability that the next evaluations show a new kind.
-    fn chance_of_new(&self) -> Estimate {
-        Unseen::new(self.summary.evaluations, &self.triage.kinds()).chance_of_new
+    /// Returns the probability that the next evaluations show a kind besides these.
+    fn chance_of_new(&self, kinds: &[KindCount]) -> Estimate {
+        Unseen::new(self.summary.evaluations, kinds).chance_of_new
     }
 
     /// Returns whether to begin another follow-up.
@@ -142,9 +146,10 @@ impl<'a> Campaign<'a> {
         let summary = &self.summary;
         let mut yields = summary.mutators.clone();
         yields.sort_by_key(|m| std::cmp::Reverse((m.findings, m.new_behaviours)));
+        let kinds = self.triage.kinds();
         Progress {
-            kinds: self.triage.kinds().len() as u64,
-            chance_of_new: self.chance_of_new().value,
+            kinds: kinds.len() as u64,
+            chance_of_new: self.chance_of_new(&kinds).value,
             evaluations: summary.evaluations,
             follow_up_evaluations: summary.follow_up_evaluations,
             tokens: self.tokens,

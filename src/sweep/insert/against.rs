@@ -17,7 +17,7 @@ use super::options::InsertOptions;
 use super::pairs::{self, MOST_WORDS, shortlist_between};
 use super::prompts::Prompts;
 use super::row::insertion;
-use super::tested::{Measured, tested};
+use super::tested::{Measured, first_of_each_form, tested};
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request, TwoModels};
@@ -38,9 +38,9 @@ pub struct AgainstRow {
     /// Divergence in other prompts, bits, mean. `None` for a single token that is not among the
     /// quarter of its form with the largest.
     pub bits_elsewhere: Option<f64>,
-    /// What the model under test says next, in most of these prompts.
+    /// The token that the model under test says next, in most of these prompts.
     pub says: String,
-    /// What the other one says next.
+    /// The token that the other one says next.
     pub other_says: String,
     /// Pairs with the same last token after which the model says the same, left out in favour of
     /// this one.
@@ -82,8 +82,6 @@ pub struct AgainstSweep {
     pub complete: bool,
 }
 
-/// The share of the rows of each form, largest divergence first, that is measured in other prompts.
-const MEASURED: f64 = 0.25;
 /// Insertions in one call.
 const CHUNK: usize = 1024;
 
@@ -121,16 +119,8 @@ impl AgainstSweep {
             return Ok(sweep);
         };
         sweep.rows = rows(models.evaluator, inserted, &bits);
-        let mut left: BTreeMap<TokenForm, usize> = BTreeMap::new();
-        sweep.rows.iter().for_each(|row| *left.entry(row.form).or_default() += 1);
-        left.values_mut().for_each(|count| *count = (*count as f64 * MEASURED).ceil() as usize);
-        let mut first_of_form = |at: &usize| {
-            let left = left.entry(sweep.rows[*at].form).or_default();
-            let has_room = *left > 0;
-            *left -= usize::from(has_room);
-            has_room
-        };
-        let measured: Vec<usize> = (0..sweep.rows.len()).filter(&mut first_of_form).collect();
+        let forms: Vec<TokenForm> = sweep.rows.iter().map(|row| row.form).collect();
+        let measured = first_of_each_form(&forms);
         if !sweep.measure_elsewhere(models, &measured, options, stop)? {
             return Ok(sweep);
         }

@@ -25,7 +25,7 @@ mod row;
 mod run;
 mod tested;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 pub use against::{AgainstRow, AgainstSweep};
 pub use options::InsertOptions;
@@ -40,7 +40,7 @@ use crate::vocabulary::{Category, TokenForm, categories};
 use prompts::Prompts;
 use rarity::Rarity;
 use run::Runs;
-use tested::{Measured, tested};
+use tested::{Measured, first_of_each_form, tested};
 
 /// A sweep over insertions.
 #[derive(Debug)]
@@ -56,10 +56,6 @@ pub struct InsertSweep {
     /// False if it was ended early: then what is missing is not tested.
     pub complete: bool,
 }
-
-/// The share of the rows of each form, best scores first, whose lift is measured. It is more than
-/// what the tail of the lifts begins at.
-const MEASURED: f64 = 0.25;
 
 impl InsertSweep {
     /// Inserts the tokens of the vocabulary one at a time, and pairs of words if asked to; `stop`
@@ -132,15 +128,13 @@ impl InsertSweep {
     /// Measures the lift of the best rows of each form, which are sorted by their scores; returns
     /// false if it was ended early.
     fn measure_lifts(&mut self, runs: &Runs) -> Result<bool> {
-        let mut left: BTreeMap<TokenForm, usize> = BTreeMap::new();
-        self.rows.iter().for_each(|row| *left.entry(row.form).or_default() += 1);
-        left.values_mut().for_each(|count| *count = (*count as f64 * MEASURED).ceil() as usize);
-        for row in &mut self.rows {
-            let left = left.entry(row.form).or_default();
-            if *left == 0 || row.said.is_empty() {
+        let forms: Vec<TokenForm> = self.rows.iter().map(|row| row.form).collect();
+        for at in first_of_each_form(&forms) {
+            let row = &mut self.rows[at];
+            // What says nothing comes last, so it takes the place of no other row.
+            if row.said.is_empty() {
                 continue;
             }
-            *left -= 1;
             if (runs.stop)() {
                 return Ok(false);
             }

@@ -1,12 +1,31 @@
 //! P- and q-values of insertions: each against the tail of the values of other single tokens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng as _;
 
 use crate::rng;
 use crate::stats::{self, Tail};
 use crate::vocabulary::TokenForm;
+
+/// The share of the insertions of each form, best first, that is measured in other prompts. It is
+/// more than what the tail of their values begins at.
+const MEASURED: f64 = 0.25;
+
+/// Returns the indices of the insertions that are measured in other prompts, given the forms of all
+/// of them, best first: the first quarter of each form.
+pub fn first_of_each_form(forms: &[TokenForm]) -> Vec<usize> {
+    let mut left: BTreeMap<TokenForm, usize> = BTreeMap::new();
+    forms.iter().for_each(|form| *left.entry(*form).or_default() += 1);
+    left.values_mut().for_each(|count| *count = (*count as f64 * MEASURED).ceil() as usize);
+    let mut has_room = |at: &usize| {
+        let left = left.entry(forms[*at]).or_default();
+        let has_room = *left > 0;
+        *left -= usize::from(has_room);
+        has_room
+    };
+    (0..forms.len()).filter(&mut has_room).collect()
+}
 
 /// An insertion with what was measured on it.
 pub struct Measured<'a> {
