@@ -11,6 +11,7 @@ pub mod case;
 pub mod cli;
 pub mod compare;
 pub mod corpus;
+pub mod deficits;
 pub mod echo;
 pub mod edit;
 pub mod emergence;

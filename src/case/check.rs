@@ -2,6 +2,7 @@
 //! checked to be finite and every list to be short; the first rule broken is named with its field.
 
 use super::{Case, MAX_CONTROL_TOKENS, MAX_CONTROLS, MAX_EDITS, MAX_IDS, MAX_ROWS, SCHEMA_VERSION};
+use crate::deficits::Deficits;
 use crate::edit::{Edit, InLayer, ResidualSite};
 use crate::localize::{
     LensRun, Localization, LogitLens, MAX_LENS_CONTROLS, MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS,
@@ -49,6 +50,9 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
         && sampled.degenerate.max(sampled.degenerate_baseline) > sampled.samples
     {
         return fault("sampled", format!("more degenerate than the {} samples", sampled.samples));
+    }
+    if let Some(deficits) = &case.deficits {
+        check_deficits(deficits)?;
     }
     check_against(case)?;
     check_work(case, total)?;
@@ -155,6 +159,29 @@ fn check_replication(replication: &Replication) -> Result<(), Fault> {
         if prompt.as_extreme > prompt.controls {
             let message = format!("{} of {} controls", prompt.as_extreme, prompt.controls);
             return fault(format!("{field}.as_extreme"), message);
+        }
+    }
+    Ok(())
+}
+
+fn check_deficits(deficits: &Deficits) -> Result<(), Fault> {
+    bounded("deficits.measures", deficits.measures.len(), MAX_ROWS)?;
+    for (index, measured) in deficits.measures.iter().enumerate() {
+        let field = format!("deficits.measures[{index}]");
+        if deficits.measures[..index].iter().any(|other| other.measure == measured.measure) {
+            return fault(format!("{field}.measure"), "a second time");
+        }
+        same_length(&format!("{field}.edited"), measured.edited.len(), measured.baseline.len())?;
+        let lists = [
+            ("baseline", &measured.baseline),
+            ("edited", &measured.edited),
+            ("controls", &measured.controls),
+        ];
+        for (name, values) in lists {
+            bounded(&format!("{field}.{name}"), values.len(), MAX_CONTROLS)?;
+            for (at, &value) in values.iter().enumerate() {
+                finite(&format!("{field}.{name}[{at}]"), value)?;
+            }
         }
     }
     Ok(())

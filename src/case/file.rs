@@ -123,6 +123,16 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
             }
             migrate(path, value, 4)
         }
+        4 => {
+            let Some(fields) = value.as_object_mut() else {
+                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
+            };
+            fields.insert("schema_version".into(), 5.into());
+            if fields.contains_key("deficits") {
+                return Err(Error::file(path, "deficits", "unknown field in a case of version 4"));
+            }
+            migrate(path, value, 5)
+        }
         newer if newer > SCHEMA_VERSION => Err(Error::file(
             path,
             "schema_version",

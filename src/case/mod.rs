@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::deficits::Deficits;
 use crate::edit::{Edit, Trial};
 use crate::localize::{Effect, Localization};
 use crate::minimize::Minimization;
@@ -25,8 +26,8 @@ pub use on_model::{check_edit, check_length};
 /// The version of the case schema that this program writes; older ones stay readable.
 ///
 /// Version 2 added `implication.positions`; version 3 `verdict.baseline`, `search`,
-/// `replication` and `sampled`; version 4 `against`.
-pub const SCHEMA_VERSION: u32 = 4;
+/// `replication` and `sampled`; version 4 `against`; version 5 `deficits`.
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// The largest number of token ids in a case, base and continuation together. Cases are kilobytes;
 /// this bound and the next ones keep a hostile one from costing more than its size suggests.
@@ -75,6 +76,10 @@ pub struct Case {
     /// What the model generates by sampling, for verdicts about greedy generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled: Option<Sampled>,
+    /// What the model's own writing loses by the edits. `None` in older cases, and in those written
+    /// by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deficits: Option<Deficits>,
     /// The second model of a case about two. `None` in all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<Against>,

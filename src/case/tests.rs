@@ -3,6 +3,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::deficits::{Measure, Measured};
 use crate::edit::{
     Action, Component, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering, SteeringChange,
     SteeringVector,
@@ -59,6 +60,16 @@ pub(crate) fn example() -> Case {
             consistent: false,
         }),
         sampled: Some(Sampled { samples: 32, degenerate: 20, degenerate_baseline: 1 }),
+        deficits: Some(Deficits {
+            new_prompts: true,
+            generated: 32,
+            measures: vec![Measured {
+                measure: Measure::Repetition,
+                baseline: vec![0.1, 0.2],
+                edited: vec![0.9, 0.8],
+                controls: vec![0.0; 8],
+            }],
+        }),
         against: None,
         expectation: Expectation::Reproduces,
         minimization: None,
@@ -98,7 +109,7 @@ fn changed(pointer: &str, json: &str) -> String {
 fn a_field_that_is_wrong_is_named() {
     let long = serde_json::to_string(&vec![0u32; MAX_IDS + 1]).unwrap();
     for (pointer, json, expected) in [
-        ("/schema_version", "5", "schema_version: 5 is newer than this program"),
+        ("/schema_version", "6", "schema_version: 6 is newer than this program"),
         ("/schema_version", "0", "schema_version: 0 is no version"),
         ("/schema_version", "\"2\"", "schema_version: invalid type"),
         ("/schema_version", "-1", "schema_version: invalid value"),
@@ -131,6 +142,10 @@ fn a_field_that_is_wrong_is_named() {
         ("/replication/e_value", "-1", "replication.e_value: -1 is negative"),
         ("/replication/prompts/0/as_extreme", "32", "replication.prompts[0].as_extreme: 32 of 31"),
         ("/sampled/degenerate", "33", "sampled: more degenerate than the 32 samples"),
+        ("/deficits/measures/0/edited", "[0.9]", "deficits.measures[0].edited: 1"),
+        ("/deficits/measures/0/baseline/1", "null", "deficits.measures[0].baseline[1]: invalid"),
+        ("/deficits/measures/0/edited", "[0.9,0.8,0.7]", "deficits.measures[0].edited: 3"),
+        ("/deficits/measures/0/measure", "\"x\"", "deficits.measures[0].measure: unknown"),
         ("/verdict/controls", "[0.1,null]", "verdict.controls[1]: invalid type"),
         ("/verdict/oracle", "\"delphi\"", "verdict.oracle: unknown variant"),
         ("/top_before/0/probability", "2", "top_before[0].probability: 2 is not between"),
@@ -475,8 +490,8 @@ fn a_case_of_version_1_is_read_and_written_as_the_current_one() {
     old["schema_version"] = 1.into();
     old["implication"].as_object_mut().unwrap().remove("positions");
     // Version 3 added these.
-    (case.search, case.replication, case.sampled) = (None, None, None);
-    let new = ["search", "replication", "sampled", "against"];
+    (case.search, case.replication, case.sampled, case.deficits) = (None, None, None, None);
+    let new = ["search", "replication", "sampled", "against", "deficits"];
     old.as_object_mut().unwrap().retain(|key, _| !new.contains(&key.as_str()));
     assert_eq!(Case::parse(Path::new("old.json"), old.to_string().as_bytes()).unwrap(), case);
     let mut newer = old.clone();
@@ -512,8 +527,16 @@ fn a_second_model_goes_with_the_oracle_that_compares() {
     assert!(error.contains("against: missing"), "{error}");
     let mut old = serde_json::to_value(example()).unwrap();
     old["schema_version"] = 3.into();
+    let deficits = old.as_object_mut().unwrap().remove("deficits").unwrap();
     assert!(Case::parse(Path::new("x.json"), old.to_string().as_bytes()).is_ok());
     old["against"] = serde_json::to_value(against).unwrap();
     let error = Case::parse(Path::new("x.json"), old.to_string().as_bytes()).unwrap_err();
     assert!(error.to_string().contains("against: unknown field in a case of version 3"), "{error}");
+    old.as_object_mut().unwrap().remove("against");
+    (old["schema_version"], old["deficits"]) = (4.into(), deficits);
+    let error = Case::parse(Path::new("x.json"), old.to_string().as_bytes()).unwrap_err();
+    assert!(
+        error.to_string().contains("deficits: unknown field in a case of version 4"),
+        "{error}"
+    );
 }

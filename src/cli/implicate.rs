@@ -2,21 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::args::{MODEL_HELP, exists};
 use super::{exit, output};
 use crate::case::Case;
 use crate::corpus::{self, ModelUnderTest};
+use crate::deficits::{self, Deficits};
 use crate::edit::Edit;
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
-use crate::localize::{self, ComparisonKind, Direction, DirectionAt};
+use crate::localize::{self, ComparisonKind, Direction, DirectionAt, Localization};
 use crate::oracle::OracleKind;
 use crate::pipeline::{attribute_replaced_tokens, localize_against_controls};
 use crate::report;
 use crate::storage::{self, OutputDir};
 use crate::text::escape;
 
-/// Localize a case: find the components that mediate it, by activation patching in both directions.
+/// Localize a case: find the components that mediate it, by activation patching in both directions,
+/// and measure what the model's own writing loses (its deficits).
 #[derive(clap::Args)]
 pub struct Args {
     /// A case file.
@@ -44,6 +48,14 @@ pub struct Args {
     attribution: bool,
 }
 
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    localization: &'a Localization,
+    deficits: Option<&'a Deficits>,
+}
+
 pub fn run(args: Args) -> Result<u8> {
     exists(&args.case)?;
     args.out.as_deref().map_or(Ok(()), OutputDir::check)?;
@@ -56,9 +68,14 @@ pub fn run(args: Args) -> Result<u8> {
     let trial = case.trial();
     let vocabulary = &under_test.vocabulary;
     let new_prompts = under_test.new_prompts()?;
-    let new_prompts = Some((&new_prompts, case.verdict.oracle));
+    let new_prompts = (&new_prompts, case.verdict.oracle);
+    let seed = case.control_seed;
     let mut found =
-        localize_against_controls(&evaluator, vocabulary, &trial, new_prompts, case.control_seed)?;
+        localize_against_controls(&evaluator, vocabulary, &trial, Some(new_prompts), seed)?;
+    let model = (&under_test.model.config, vocabulary);
+    let (deficits, calls) = deficits::measure(&evaluator, model, &trial, new_prompts, seed)?;
+    case.deficits = Some(deficits);
+    found.calls += calls;
     let known = case.localization.as_ref().and_then(|i| i.attribution.as_ref());
     if args.attribution || known.is_some() || case.verdict.oracle == OracleKind::Target {
         // What fails is known to the search that found the case alone.
@@ -66,11 +83,11 @@ pub fn run(args: Args) -> Result<u8> {
             attribution.comparisons.iter().find(|c| c.kind == ComparisonKind::Fails)
         });
         let fails = fails.map(|comparison| trial.with_edits(comparison.edits.clone()));
-        let (fails, seed) = (fails.as_ref(), case.control_seed);
+        let fails = fails.as_ref();
         attribute_replaced_tokens(&evaluator, vocabulary, &trial, &mut found, seed, fails)?;
     }
     if args.json {
-        output::json(&found)?;
+        output::json(&Found { localization: &found, deficits: case.deficits.as_ref() })?;
     } else {
         let lines = report::localization(&case, &found, args.top);
         lines.into_iter().for_each(output::line);

@@ -94,7 +94,7 @@ fn ignore_list(named: Option<&Path>) -> Result<IgnoreList> {
 
 fn print(shown: &[Species], files: &BTreeMap<String, PathBuf>, several: bool, members: bool) {
     for (i, species) in shown.iter().enumerate() {
-        output::line(fit(&format!("{}. {}", i + 1, species.descriptor), 100));
+        output::line(fit(&format!("{}. {}", i + 1, species.title()), 100));
         let model = match several {
             true => format!(" on {}", fit(&species.face.model.name, 40)),
             false => String::new(),
@@ -137,7 +137,7 @@ fn as_json(species: &Species, files: &BTreeMap<String, PathBuf>) -> serde_json::
         .collect();
     json!({
         "model": species.face.model.name, "fingerprint": species.fingerprint,
-        "kind": species.descriptor, "title": species.descriptor.to_string(),
+        "kind": species.descriptor, "title": species.title(), "deficits": species.deficits,
         "face": {
             "id": species.face.id, "path": path(species.face),
             "title": species.face.comment.title,

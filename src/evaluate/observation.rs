@@ -139,6 +139,8 @@ pub struct Observation {
     /// Greedily generated ids, after the prompt (not after the continuation), up to and including
     /// an end token.
     pub generated: Vec<u32>,
+    /// Entropy of the distribution that each of them was chosen from, nats, `[generated]`.
+    pub generated_entropy: Vec<f32>,
     /// A sketch of the residual stream at the last prompt token: the signs of 64 random projections
     /// of the final residual, one bit each.
     pub sketch: u64,

@@ -29,6 +29,14 @@ const TOKENS_GENERATING: usize = 8192;
 /// rounding of its own.
 const LEAST_SCORE_FLOOR: f64 = 1e-6;
 
+/// What one row generated.
+#[derive(Debug, Clone, Default)]
+struct Generated {
+    ids: Vec<u32>,
+    /// Entropy of the distribution that each was chosen from, nats.
+    entropy: Vec<f32>,
+}
+
 /// A plain forward and the number of its leading tokens that a row has in common with it.
 type Start = Option<(Arc<CachedForward>, usize)>;
 
@@ -165,8 +173,8 @@ impl ModelEvaluator<'_> {
 
     /// Generates for requests, greedily or by sampling, all in step. A row stops at an end token,
     /// and at logits that are not finite.
-    fn generate(&self, rows: &[Generating]) -> Result<Vec<Vec<u32>>> {
-        let mut generated = vec![Vec::new(); rows.len()];
+    fn generate(&self, rows: &[Generating]) -> Result<Vec<Generated>> {
+        let mut generated = vec![Generated::default(); rows.len()];
         struct Live {
             index: usize,
             next: Vec<u32>,
@@ -234,10 +242,12 @@ impl ModelEvaluator<'_> {
                     l.next.clear();
                     continue;
                 };
-                generated[l.index].push(id);
+                let so_far = &mut generated[l.index];
+                so_far.ids.push(id);
+                so_far.entropy.push(readout.entropy);
                 l.next = vec![id];
                 if self.model.config.eos_token_ids.contains(&id)
-                    || generated[l.index].len() >= rows[l.index].request.generate
+                    || so_far.ids.len() >= rows[l.index].request.generate
                 {
                     l.next.clear();
                 }
@@ -296,7 +306,9 @@ impl Evaluator for ModelEvaluator<'_> {
         for chunk in cut(generating, |(_, row)| row.tokens(), TOKENS_GENERATING) {
             let (indices, rows): (Vec<usize>, Vec<Generating>) = chunk.into_iter().unzip();
             let generated = self.generate(&rows)?;
-            indices.into_iter().zip(generated).for_each(|(i, g)| observations[i].generated = g);
+            for (i, Generated { ids, entropy }) in indices.into_iter().zip(generated) {
+                (observations[i].generated, observations[i].generated_entropy) = (ids, entropy);
+            }
         }
         let remembering: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].memory).collect();
         let asked: Vec<&Request> = remembering.iter().map(|i| &requests[*i]).collect();
@@ -317,7 +329,8 @@ impl Evaluator for ModelEvaluator<'_> {
         let mut observation =
             observations.pop().ok_or_else(|| Error::internal("a row was not observed"))?;
         let alone = Generating { request, plan: &plan, start: None };
-        observation.generated = self.generate(&[alone])?.pop().unwrap_or_default();
+        let generated = self.generate(&[alone])?.pop().unwrap_or_default();
+        (observation.generated, observation.generated_entropy) = (generated.ids, generated.entropy);
         if request.memory {
             observation.memory = self.memory(&[request])?.pop();
         }

@@ -45,17 +45,23 @@ const DEVIATIONS: f64 = 6.0;
 ///
 /// With fewer than [`LEAST_CONTROLS`] nothing can be said, and nothing fails: `f64::MAX`.
 pub fn threshold(kind: OracleKind, controls: &[f64]) -> f64 {
-    if controls.len() < LEAST_CONTROLS { f64::MAX } else { exceeding(kind, controls) }
+    threshold_above(kind.oracle().minimum(), controls)
 }
 
-/// Computes the [`threshold`] whatever the number of controls.
-fn exceeding(kind: OracleKind, controls: &[f64]) -> f64 {
+/// Returns the same [`threshold`] for a quantity that no oracle scores; it is never below
+/// `minimum`.
+pub fn threshold_above(minimum: f64, controls: &[f64]) -> f64 {
+    if controls.len() < LEAST_CONTROLS { f64::MAX } else { exceeding(minimum, controls) }
+}
+
+/// Computes the [`threshold_above`] whatever the number of controls.
+fn exceeding(minimum: f64, controls: &[f64]) -> f64 {
     let ascending = stats::sorted(controls);
     let allowed = sequential::allowed(controls.len());
     let worst = ascending.iter().rev().nth(allowed).copied().unwrap_or(f64::MIN);
     let spread =
         stats::median(controls) + DEVIATIONS * stats::MAD_TO_DEVIATION * stats::mad(controls);
-    kind.oracle().minimum().max(worst).max(spread)
+    minimum.max(worst).max(spread)
 }
 
 impl Verdict {
@@ -97,7 +103,8 @@ impl Verdict {
         let flagged = |index: &usize| {
             let mut others = self.controls.clone();
             let score = others.remove(*index);
-            !others.is_empty() && score - exceeding(self.oracle, &others) > self.noise_floor
+            !others.is_empty()
+                && score - exceeding(self.oracle.oracle().minimum(), &others) > self.noise_floor
         };
         (0..self.controls.len()).filter(flagged).count()
     }

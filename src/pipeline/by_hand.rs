@@ -102,6 +102,7 @@ pub fn case_by_hand(
         search: None,
         replication: None,
         sampled: None,
+        deficits: None,
         against: None,
         expectation,
         minimization: None,

@@ -4,6 +4,7 @@
 use super::finding::Finding;
 use super::title::title;
 use crate::case::{Against, Case, Comment, Expectation, SCHEMA_VERSION, TokenProbability};
+use crate::deficits;
 use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Observation, Request, TwoModels};
@@ -32,7 +33,7 @@ pub struct ModelExplainer<'a, 'm> {
     pub vocabulary: &'a Vocabulary,
     /// The model's name and fingerprint, as the case has them.
     pub model: &'a ModelRef,
-    /// The prompts in which an explanation is tried; `None`: it is not.
+    /// The prompts in which an explanation is tried and deficits are measured; `None`: neither.
     pub new_prompts: Option<&'a NewPrompts>,
     /// The second model of findings that are about two: they are localized to the components whose
     /// weights make the difference.
@@ -166,7 +167,19 @@ impl Explainer for ModelExplainer<'_, '_> {
                 fails,
             )?;
         }
-        let calls = localization.as_ref().map_or(0, |i| i.calls) + 2;
+        let mut calls = localization.as_ref().map_or(0, |i| i.calls) + 2;
+        let mut deficits = None;
+        if let Some(prompts) = self.new_prompts {
+            let (found, ran) = deficits::measure(
+                self.evaluator,
+                (&self.evaluator.model.config, self.vocabulary),
+                trial,
+                (prompts, verdict.oracle),
+                *control_seed,
+            )?;
+            calls += ran;
+            deficits = Some(found);
+        }
         let mut case = Case {
             schema_version: SCHEMA_VERSION,
             id: String::new(),
@@ -179,6 +192,7 @@ impl Explainer for ModelExplainer<'_, '_> {
             search: search.clone(),
             replication: finding.replication.clone(),
             sampled: finding.sampled,
+            deficits,
             against,
             expectation: Expectation::Reproduces,
             minimization: finding.minimization.clone(),

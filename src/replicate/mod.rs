@@ -11,7 +11,7 @@ mod prompts;
 mod sampled;
 mod transplant;
 
-pub use prompts::{NewEcho, NewPrompts, encoded_passages, in_context, passages};
+pub use prompts::{NewEcho, NewPrompts, encoded_passages, in_context, is_echo, passages};
 pub use sampled::{Sampled, sampled};
 pub use transplant::transplant;
 

@@ -175,7 +175,7 @@ fn choose_echo(
 }
 
 /// Returns true if a trial asks for the token that it shows; in any other the continuation is text.
-fn is_echo(trial: &Trial) -> bool {
+pub fn is_echo(trial: &Trial) -> bool {
     echoed(trial).is_some()
         && trial.edits.iter().any(|edit| edit.position() >= Some(trial.base.len()))
 }

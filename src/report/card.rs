@@ -5,7 +5,9 @@ use std::fmt::Write;
 use super::diff::{self, Span};
 use super::explanation::whole;
 use super::format::{count, list, number, percent, plural};
-use super::{against, attribution, explanation, graph, logit_lens, residual_map, svg, words};
+use super::{
+    against, attribution, deficits, explanation, graph, logit_lens, residual_map, svg, words,
+};
 use crate::case::{Case, Expectation, TokenProbability};
 use crate::edit::{Component, Edit};
 use crate::localize::{ComparedWith, Contrast, Interactions, Localization, PositionEffect};
@@ -62,6 +64,7 @@ pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&s
     lead.extend(words::baseline(case));
     lead.extend(words::replicated(case));
     lead.extend(words::sampled(case));
+    lead.extend(deficits::sentence(case));
     lead.extend(against::sentences(case));
     let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
     let explained: Vec<String> =
@@ -83,6 +86,7 @@ pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&s
     if let Some(replication) = &case.replication {
         new_prompts(out, replication, &words::unit(case.verdict.oracle));
     }
+    deficits::section(out, case);
     against::section(out, case);
     if let Some(localization) = &case.localization {
         localized(out, localization);

@@ -61,7 +61,7 @@ fn findings(out: &mut String, kinds: &[Species]) {
             rest.extend(others);
             continue;
         }
-        let name = kind.descriptor.to_string();
+        let name = kind.title();
         card(out, kind.face, number, at < OPEN_CARDS, Some(&name));
         number += 1;
         rest.extend(others.split_off(others.len().min(MOST_CARDS - number)));

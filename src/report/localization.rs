@@ -1,9 +1,9 @@
 //! A localization as tables for the terminal.
 
-use super::against;
 use super::explanation::{generalizes, of_controls, sentences};
 use super::logit_lens;
 use super::terminal::wrapped;
+use super::{against, deficits};
 use crate::case::Case;
 use crate::localize::{
     ComparisonKind, Effect, Graph, Interactions, Localization, Mediation, TokenAttribution,
@@ -201,6 +201,12 @@ pub fn localization(case: &Case, found: &Localization, top: usize) -> Vec<String
             "{place:<18} {:>9.3}  {:>11.3}  token {}",
             effect.necessity, effect.sufficiency, effect.id
         ));
+    }
+    if let Some(found) = &case.deficits {
+        lines.extend(deficits::sentence(case).iter().flat_map(|said| wrapped(said, COLUMNS)));
+        if top > 0 {
+            lines.extend(deficits::table(found));
+        }
     }
     if let Some(attribution) = &found.attribution {
         lines.push(

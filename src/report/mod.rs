@@ -7,6 +7,7 @@ mod against;
 mod attribution;
 mod card;
 pub mod comparison;
+mod deficits;
 mod diff;
 mod explanation;
 mod format;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::format::{count, number, percent, plural, wilson};
-use super::{against, explanation, words};
+use super::{against, deficits, explanation, words};
 use crate::campaign::Summary;
 use crate::case::Case;
 use crate::species;
@@ -74,6 +74,7 @@ pub fn terminal_in(dir: &Path, summary: &Summary, cases: &[Case], columns: usize
         sentences.extend(words::baseline(case));
         sentences.extend(words::replicated(case));
         sentences.extend(words::sampled(case));
+        sentences.extend(deficits::sentence(case).filter(|_| deficits::any_shown(case)));
         sentences.extend(against::sentences(case));
         sentences.extend(case.localization.iter().flat_map(explanation::brief));
         let attribution =

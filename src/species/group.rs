@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::descriptor::{Descriptor, TokenClass};
+use super::profile;
 use crate::case::Case;
+use crate::deficits::Deficit;
 
 /// The share of the strongest excess from which a case shows its kind as well as the strongest.
 const NEARLY: f64 = 0.8;
@@ -24,6 +26,19 @@ pub struct Species<'a> {
     pub prompts: usize,
     /// The members that are consistent in new prompts.
     pub consistent: usize,
+    /// The deficits that more than half of the members show, of those in which they were measured.
+    pub deficits: Vec<Deficit>,
+}
+
+impl Species<'_> {
+    /// Returns the kind with its deficits: "lesion of head in L2: divergence; loops".
+    pub fn title(&self) -> String {
+        let deficits: Vec<&str> = self.deficits.iter().map(|deficit| deficit.words()).collect();
+        match deficits.is_empty() {
+            true => self.descriptor.to_string(),
+            false => format!("{}; {}", self.descriptor, deficits.join(", ")),
+        }
+    }
 }
 
 impl Descriptor {
@@ -42,8 +57,9 @@ fn excess(case: &Case) -> f64 {
     case.verdict.excess_ratio()
 }
 
-/// Groups cases by kind, those of each model by themselves: first what is consistent in new
-/// prompts, then by the strongest excess.
+/// Groups cases by kind, those of each model by themselves, and divides a kind where its cases break
+/// the model in different ways: first what is consistent in new prompts, then by the strongest
+/// excess.
 pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> {
     let mut by_kind: BTreeMap<(&str, Descriptor), Vec<&Case>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
@@ -54,9 +70,20 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
             by_kind.entry(kind).or_default().push(case);
         }
     }
-    let mut species: Vec<Species> = by_kind
-        .into_iter()
-        .filter_map(|((fingerprint, descriptor), mut members)| {
+    let mut by_model: BTreeMap<&str, Vec<(&Descriptor, &Case)>> = BTreeMap::new();
+    for ((fingerprint, kind), members) in &by_kind {
+        let described = members.iter().map(|case| (kind, *case));
+        by_model.entry(fingerprint).or_default().extend(described);
+    }
+    let thresholds: BTreeMap<&str, f64> = (by_model.iter())
+        .filter_map(|(fingerprint, cases)| Some((*fingerprint, profile::calibrate(cases)?)))
+        .collect();
+    let divided = by_kind.into_iter().flat_map(|((fingerprint, kind), members)| {
+        let parts = profile::divide(members, thresholds.get(fingerprint).copied());
+        parts.into_iter().map(move |members| (fingerprint, kind.clone(), members))
+    });
+    let mut species: Vec<Species> = divided
+        .filter_map(|(fingerprint, descriptor, mut members)| {
             members.sort_by(|a, b| excess(b).total_cmp(&excess(a)).then_with(|| a.id.cmp(&b.id)));
             let strongest = excess(members.first()?);
             let face = *(members.iter())
@@ -64,16 +91,30 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
                 .min_by_key(|case| (!is_consistent(case), case.edits.len(), case.base.len()))?;
             let prompts: BTreeSet<&[u32]> = members.iter().map(|case| &case.base[..]).collect();
             let consistent = members.iter().filter(|case| is_consistent(case)).count();
-            let prompts = prompts.len();
-            Some(Species { descriptor, fingerprint, face, prompts, members, consistent })
+            let (prompts, deficits) = (prompts.len(), common_deficits(&members));
+            Some(Species { descriptor, fingerprint, face, prompts, members, consistent, deficits })
         })
         .collect();
     species.sort_by(|a, b| {
         ((b.consistent > 0).cmp(&(a.consistent > 0)))
             .then(excess(b.members[0]).total_cmp(&excess(a.members[0])))
             .then_with(|| a.descriptor.cmp(&b.descriptor))
+            .then_with(|| a.face.id.cmp(&b.face.id))
     });
     species
+}
+
+/// Returns the deficits that more than half of the measured cases show.
+fn common_deficits(members: &[&Case]) -> Vec<Deficit> {
+    let measured: Vec<Vec<Deficit>> = (members.iter())
+        .filter_map(|case| case.deficits.as_ref())
+        .map(|found| found.shown().map(|(deficit, _)| deficit).collect())
+        .collect();
+    let shows = |deficit: &Deficit| {
+        let showing = measured.iter().filter(|shown| shown.contains(deficit)).count();
+        2 * showing > measured.len()
+    };
+    Deficit::ALL.into_iter().filter(shows).collect()
 }
 
 fn is_consistent(case: &Case) -> bool {

@@ -2,11 +2,13 @@
 //!
 //! A [`Descriptor`] is the kind of a finding, told from its edits and its oracle alone: it costs
 //! nothing, so that a campaign can ask before it follows a raw finding up. A [`Species`] is the
-//! cases of one kind, with the case that shows it best.
+//! cases of one kind that break the model in the same way (their deficits, where these were
+//! measured), with the case that shows it best.
 
 mod descriptor;
 mod group;
 mod ignore;
+mod profile;
 
 pub use descriptor::{Block, Descriptor, Place, TokenClass};
 pub use group::{Species, group};

@@ -4,6 +4,7 @@
 use super::residuals::{logit_lens, residual_map};
 use crate::campaign::{CurvePoint, KindCount, MutatorYield, Summary, Timing, Unseen};
 use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProbability};
+use crate::deficits::{Deficits, Measure, Measured};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
     Baseline, ComparisonKind, ComparisonTokens, Contrast, Direction, DirectionAt, Edge, Effect,
@@ -292,6 +293,21 @@ fn replication(holds: usize) -> Replication {
     Replication { prompts, e_value, consistent: holds > 6 }
 }
 
+fn deficits() -> Deficits {
+    let measured = |measure, before: f64, after: f64, control: f64| Measured {
+        measure,
+        baseline: (0..6).map(|i| before + 0.02 * wave(i)).collect(),
+        edited: (0..6).map(|i| after + 0.02 * wave(i)).collect(),
+        controls: (0..24).map(|i| control * wave(i)).collect(),
+    };
+    let measures = vec![
+        measured(Measure::Repetition, 0.12, 0.71, 0.08),
+        measured(Measure::Copying, 0.66, 0.6, 0.1),
+        measured(Measure::Entropy, 2.1, 1.2, 0.3),
+    ];
+    Deficits { new_prompts: true, generated: 32, measures }
+}
+
 fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
     let mut scores: Vec<f64> =
         (0..controls).map(|i| 0.02 + 0.29 * wave(i + id as usize).powi(2)).collect();
@@ -323,6 +339,7 @@ fn case(id: u64, oracle: OracleKind, score: f64, controls: usize) -> Case {
             degenerate_baseline: 1,
         }),
         replication: Some(replication(if id == 0xa1 { 11 } else { 1 })),
+        deficits: (id == 0xa1).then(deficits),
         against: None,
         expectation: Expectation::Reproduces,
         minimization: Some(Minimization {
