@@ -61,9 +61,8 @@ pub fn run(args: Args) -> Result<u8> {
         return Ok(output::no_cases());
     }
     let distinct = files.len();
-    cases.retain(|case| !ignored.has_case(&case.id));
-    let mut shown = species::group(&cases);
-    shown.retain(|species| !ignored.has(species));
+    cases.retain(|case| !ignored.has(case));
+    let shown = species::group(&cases);
     let left_out = distinct - shown.iter().map(|species| species.members.len()).sum::<usize>();
     if args.json {
         let all: Vec<_> = shown.iter().map(|species| as_json(species, &files)).collect();

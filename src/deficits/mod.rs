@@ -159,8 +159,19 @@ impl Measured {
 
     /// Returns whether the change is bad in the direction of `sign`, and beyond all controls.
     fn shows(&self, sign: f64) -> bool {
-        let controls: Vec<f64> = self.controls.iter().map(|change| sign * change).collect();
-        sign * self.change() > threshold_above(self.measure.minimum(), &controls)
+        self.is_beyond(sign, self.change(), &self.controls)
+    }
+
+    fn is_beyond(&self, sign: f64, change: f64, controls: &[f64]) -> bool {
+        let controls: Vec<f64> = controls.iter().map(|change| sign * change).collect();
+        sign * change > threshold_above(self.measure.minimum(), &controls)
+    }
+
+    /// Returns whether a control shows the deficit when it is judged against the others.
+    fn control_shows(&self, sign: f64, control: usize) -> bool {
+        let mut others = self.controls.clone();
+        let change = others.remove(control);
+        self.is_beyond(sign, change, &others)
     }
 }
 
@@ -184,6 +195,20 @@ impl Deficits {
             let measured = self.measures.iter().find(|m| m.measure == deficit.measure())?;
             measured.shows(deficit.sign()).then_some((deficit, measured))
         })
+    }
+
+    /// Returns how many controls there are, and how many of them show a deficit when each is judged
+    /// against the others: how often the same rule finds one where there is nothing to find.
+    pub fn controls_showing(&self) -> (usize, usize) {
+        let controls = self.measures.iter().map(|measured| measured.controls.len()).min();
+        let controls = controls.unwrap_or(0);
+        let shows = |control: &usize| {
+            Deficit::ALL.into_iter().any(|deficit| {
+                let measured = self.measures.iter().find(|m| m.measure == deficit.measure());
+                measured.is_some_and(|measured| measured.control_shows(deficit.sign(), *control))
+            })
+        };
+        (controls, (0..controls).filter(shows).count())
     }
 }
 
@@ -219,5 +244,10 @@ mod tests {
         let loud = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.31];
         assert_eq!(shown(Measure::Repetition, 0.3, &loud), []);
         assert_eq!(shown(Measure::Repetition, 0.3, &quiet[1..]), []);
+        // One of nine controls is as loud as a finding.
+        let nine = [&loud[..], &[0.0]].concat();
+        let measures = vec![measured(Measure::Repetition, 0.3, &nine)];
+        let deficits = Deficits { new_prompts: true, generated: 32, measures };
+        assert_eq!(deficits.controls_showing(), (9, 1));
     }
 }

@@ -131,6 +131,29 @@ pub enum Component {
 }
 
 impl Component {
+    /// The kinds of components.
+    pub const KINDS: [&str; 19] = [
+        "embed",
+        "head",
+        "attn",
+        "mlp",
+        "neuron",
+        "expert",
+        "router",
+        "weight",
+        "ssm",
+        "time_mix",
+        "channel_mix",
+        "channel",
+        "conv",
+        "gate",
+        "dt",
+        "time_mix.shift",
+        "channel_mix.shift",
+        "state",
+        "state part",
+    ];
+
     /// Returns the layer it is in; the embedding counts as layer 0.
     pub fn layer(&self) -> usize {
         match *self {
@@ -169,7 +192,8 @@ impl Component {
         }
     }
 
-    /// Returns the kind, within which controls are drawn: `embed`, `head`, `attn`, `mlp`, ...
+    /// Returns the kind, one of [`Component::KINDS`], within which controls are drawn: `embed`, `head`,
+    /// `attn`, `mlp`, ...
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Embed => "embed",
@@ -314,7 +338,9 @@ mod tests {
             "L2.time_mix.receptance[1,2]",
             "L3.ssm.in[500,3]",
         ] {
-            assert_eq!(text.parse::<Component>().unwrap().to_string(), text);
+            let component: Component = text.parse().unwrap();
+            assert_eq!(component.to_string(), text);
+            assert!(Component::KINDS.contains(&component.kind()), "{text}");
         }
     }
 

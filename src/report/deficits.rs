@@ -93,6 +93,17 @@ fn prompts(deficits: &Deficits) -> String {
     }
 }
 
+/// Says how many controls show a deficit.
+fn chance(deficits: &Deficits) -> String {
+    match deficits.controls_showing() {
+        (0, _) => String::new(),
+        (controls, showing) => format!(
+            " Judged in the same way against the others, {showing} of {} show one.",
+            text::plural(controls as u64, "control")
+        ),
+    }
+}
+
 /// Writes the section of a card.
 pub fn section(out: &mut String, case: &Case) {
     let Some(deficits) = case.deficits.as_ref().filter(|found| !found.measures.is_empty()) else {
@@ -120,8 +131,9 @@ pub fn section(out: &mut String, case: &Case) {
         out,
         "</tbody></table></div><p class=\"soft\">Means over {}, in each of which the model writes \
         {} tokens. A deficit is shown where the change is bad, large enough to notice, and beyond \
-        that of every control.</p>",
+        that of every control.{}</p>",
         prompts(deficits),
-        deficits.generated
+        deficits.generated,
+        chance(deficits)
     );
 }

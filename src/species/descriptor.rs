@@ -121,6 +121,13 @@ impl Descriptor {
 
 impl fmt::Display for Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.cause(), self.oracle.oracle().label())
+    }
+}
+
+impl Descriptor {
+    /// Returns what is done, in words: "lesion of head in L2".
+    pub fn cause(&self) -> String {
         let tokens: Vec<&str> = self.tokens.iter().map(|class| class.words()).collect();
         let layers: BTreeSet<usize> = self.places.iter().map(|place| place.layer).collect();
         let layers: Vec<String> = layers.iter().map(|layer| format!("L{layer}")).collect();
@@ -142,8 +149,7 @@ impl fmt::Display for Descriptor {
         if !lesioned.is_empty() {
             parts.push(format!("{several} of {}", lesioned.join(" and ")));
         }
-        let oracle = self.oracle.oracle().label();
-        write!(f, "{}{in_layers}: {oracle}", parts.join(", "))
+        format!("{}{in_layers}", parts.join(", "))
     }
 }
 
@@ -158,6 +164,16 @@ impl TokenClass {
             Self::Unknown => "token",
         }
     }
+}
+
+/// The kinds of edits that are no lesions, and what stands beside the kinds of components where
+/// several places are lesioned.
+const OTHER_KINDS: [&str; 7] =
+    ["token", "deletion", "embedding", "direction", "carried state", "routing", "set"];
+
+/// Returns whether a descriptor's edits can have this name.
+pub(super) fn is_kind_of_edit(name: &str) -> bool {
+    OTHER_KINDS.contains(&name) || Component::KINDS.contains(&name)
 }
 
 fn kind(edit: &Edit) -> &'static str {

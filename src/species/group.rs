@@ -6,6 +6,7 @@ use super::descriptor::{Descriptor, TokenClass};
 use super::profile;
 use crate::case::Case;
 use crate::deficits::Deficit;
+use crate::edit::{Component, Edit};
 
 /// The share of the strongest excess from which a case shows its kind as well as the strongest.
 const NEARLY: f64 = 0.8;
@@ -13,7 +14,7 @@ const NEARLY: f64 = 0.8;
 /// The cases of one kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Species<'a> {
-    /// The kind.
+    /// The kind of its face.
     pub descriptor: Descriptor,
     /// The fingerprint of the model that it was found in.
     pub fingerprint: &'a str,
@@ -31,13 +32,18 @@ pub struct Species<'a> {
 }
 
 impl Species<'_> {
-    /// Returns the kind with its deficits: "lesion of head in L2: divergence; loops".
+    /// Returns the kind with its oracles and deficits: "lesion of head in L2: divergence; loops".
     pub fn title(&self) -> String {
-        let deficits: Vec<&str> = self.deficits.iter().map(|deficit| deficit.words()).collect();
-        match deficits.is_empty() {
-            true => self.descriptor.to_string(),
-            false => format!("{}; {}", self.descriptor, deficits.join(", ")),
+        let mut title = self.descriptor.cause();
+        // Loss blow-up counts as divergence.
+        let kinds = self.members.iter().map(|case| Descriptor::of_case(case).oracle);
+        let labels: BTreeSet<&str> = kinds.map(|oracle| oracle.oracle().label()).collect();
+        title += &format!(": {}", labels.into_iter().collect::<Vec<&str>>().join(", "));
+        if !self.deficits.is_empty() {
+            let deficits: Vec<&str> = self.deficits.iter().map(|deficit| deficit.words()).collect();
+            title += &format!("; {}", deficits.join(", "));
         }
+        title
     }
 }
 
@@ -57,9 +63,9 @@ fn excess(case: &Case) -> f64 {
     case.verdict.excess_ratio()
 }
 
-/// Groups cases by kind, those of each model by themselves, and divides a kind where its cases break
-/// the model in different ways: first what is consistent in new prompts, then by the strongest
-/// excess.
+/// Groups cases by kind, those of each model by themselves; divides a kind where its cases break the
+/// model in different ways, and joins kinds in which the same components are lesioned. First comes
+/// what is consistent in new prompts, then the strongest excess.
 pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> {
     let mut by_kind: BTreeMap<(&str, Descriptor), Vec<&Case>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
@@ -78,12 +84,13 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
     let thresholds: BTreeMap<&str, f64> = (by_model.iter())
         .filter_map(|(fingerprint, cases)| Some((*fingerprint, profile::calibrate(cases)?)))
         .collect();
-    let divided = by_kind.into_iter().flat_map(|((fingerprint, kind), members)| {
+    let divided = by_kind.into_iter().flat_map(|((fingerprint, _), members)| {
         let parts = profile::divide(members, thresholds.get(fingerprint).copied());
-        parts.into_iter().map(move |members| (fingerprint, kind.clone(), members))
+        parts.into_iter().map(move |members| (fingerprint, members))
     });
-    let mut species: Vec<Species> = divided
-        .filter_map(|(fingerprint, descriptor, mut members)| {
+    let mut species: Vec<Species> = merge_same_lesions(divided)
+        .into_iter()
+        .filter_map(|(fingerprint, mut members)| {
             members.sort_by(|a, b| excess(b).total_cmp(&excess(a)).then_with(|| a.id.cmp(&b.id)));
             let strongest = excess(members.first()?);
             let face = *(members.iter())
@@ -92,6 +99,7 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
             let prompts: BTreeSet<&[u32]> = members.iter().map(|case| &case.base[..]).collect();
             let consistent = members.iter().filter(|case| is_consistent(case)).count();
             let (prompts, deficits) = (prompts.len(), common_deficits(&members));
+            let descriptor = Descriptor::of_case(face);
             Some(Species { descriptor, fingerprint, face, prompts, members, consistent, deficits })
         })
         .collect();
@@ -102,6 +110,38 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
             .then_with(|| a.face.id.cmp(&b.face.id))
     });
     species
+}
+
+/// Returns the components that a case lesions, if it does nothing else.
+fn lesioned(case: &Case) -> Option<BTreeSet<Component>> {
+    let lesion = |edit: &Edit| match edit {
+        Edit::Lesion { component, .. } => Some(*component),
+        _ => None,
+    };
+    case.edits.iter().map(lesion).collect::<Option<BTreeSet<_>>>().filter(|all| !all.is_empty())
+}
+
+/// Puts together groups of one model that have a lesion of the same components in common: a lesion
+/// is one glitch, whichever oracles see it and however strong it is.
+fn merge_same_lesions<'a>(
+    groups: impl Iterator<Item = (&'a str, Vec<&'a Case>)>,
+) -> Vec<(&'a str, Vec<&'a Case>)> {
+    let mut merged: Vec<(&str, BTreeSet<BTreeSet<Component>>, Vec<&Case>)> = Vec::new();
+    for (fingerprint, members) in groups {
+        let lesions: BTreeSet<_> = members.iter().filter_map(|case| lesioned(case)).collect();
+        let mut joined = (fingerprint, lesions, members);
+        let is_apart = |other: &(&str, BTreeSet<_>, _)| {
+            other.0 != fingerprint || other.1.is_disjoint(&joined.1)
+        };
+        let (apart, same): (Vec<_>, Vec<_>) = merged.into_iter().partition(is_apart);
+        for (_, lesions, members) in same {
+            joined.1.extend(lesions);
+            joined.2.extend(members);
+        }
+        merged = apart;
+        merged.push(joined);
+    }
+    merged.into_iter().map(|(fingerprint, _, members)| (fingerprint, members)).collect()
 }
 
 /// Returns the deficits that more than half of the measured cases show.
@@ -125,7 +165,8 @@ fn is_consistent(case: &Case) -> bool {
 mod tests {
     use super::*;
     use crate::case::tests::example;
-    use crate::edit::Edit;
+    use crate::edit::Action;
+    use crate::oracle::OracleKind;
 
     fn case(id: u32, position: usize, score: f64) -> Case {
         let mut case = example();
@@ -151,5 +192,33 @@ mod tests {
         other.id = other.compute_id();
         let two = [cases[0].clone(), other];
         assert_eq!(group(&two).len(), 2);
+    }
+
+    #[test]
+    fn a_lesion_is_one_glitch_whichever_oracle_sees_it() {
+        let lesion = |heads: &[usize], oracle, score| {
+            let mut case = case(5, 1, score);
+            let edit = |head: &usize| {
+                Edit::lesion(Component::Head { layer: 2, head: *head }, Action::Zero)
+            };
+            case.edits = heads.iter().map(edit).collect();
+            case.verdict.oracle = oracle;
+            case.id = case.compute_id();
+            case
+        };
+        let (divergence, routing) = (OracleKind::Divergence, OracleKind::RoutingCollapse);
+        let cases = [
+            lesion(&[0], divergence, 9.0),
+            lesion(&[1], routing, 8.0),
+            lesion(&[0], routing, 7.0),
+            lesion(&[0, 1], OracleKind::Collapse, 2.0),
+        ];
+        // Head 0 joins the two oracles; the set of both heads is another lesion.
+        let species = group(&cases);
+        let sizes: Vec<usize> = species.iter().map(|species| species.members.len()).collect();
+        assert_eq!(sizes, [3, 1]);
+        let title = species[0].title();
+        assert!(title.starts_with("lesion of head in L2: divergence, "), "{title}");
+        assert_eq!(group(&cases[..2]).len(), 2);
     }
 }

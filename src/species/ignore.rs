@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::descriptor::{Descriptor, TokenClass};
-use super::group::Species;
+use super::descriptor::{Descriptor, TokenClass, is_kind_of_edit};
+use crate::case::Case;
 use crate::error::{Error, Result};
 use crate::oracle::OracleKind;
+use crate::text::escape;
 
 /// A list of kinds and cases that are not shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -44,33 +45,38 @@ impl IgnoreList {
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let list: Self = toml::from_str(text)
             .map_err(|e| Error::file(path, "ignore", e.message().replace('\n', " ")))?;
-        let empty = |entry: &Ignored| {
-            entry.oracle.is_none()
-                && entry.edits.is_none()
-                && entry.tokens.is_none()
-                && entry.case.is_none()
-        };
-        match list.ignore.iter().position(empty) {
-            Some(at) => {
-                let message = "names no oracle, edits, tokens or case: it would match everything";
-                Err(Error::file(path, format!("ignore[{at}]"), message))
-            }
-            None => Ok(list),
+        for (at, entry) in list.ignore.iter().enumerate() {
+            entry.check().map_err(|message| Error::file(path, format!("ignore[{at}]"), message))?;
         }
+        Ok(list)
     }
 
-    /// Returns whether a case is named by its id.
-    pub fn has_case(&self, id: &str) -> bool {
-        self.ignore.iter().any(|entry| entry.case.as_deref() == Some(id))
-    }
-
-    /// Returns whether a species is of a kind in the list.
-    pub fn has(&self, species: &Species) -> bool {
-        self.ignore.iter().any(|entry| entry.case.is_none() && entry.matches(&species.descriptor))
+    /// Returns whether a case is in the list, by its id or by its kind.
+    pub fn has(&self, case: &Case) -> bool {
+        let kind = Descriptor::of_case(case);
+        self.ignore.iter().any(|entry| match &entry.case {
+            Some(id) => *id == case.id,
+            None => entry.matches(&kind),
+        })
     }
 }
 
 impl Ignored {
+    /// Returns what is wrong with an entry.
+    fn check(&self) -> Result<(), String> {
+        let by_kind = self.oracle.is_some() || self.edits.is_some() || self.tokens.is_some();
+        if !by_kind && self.case.is_none() {
+            return Err("names no oracle, edits, tokens or case: it would match everything".into());
+        }
+        if by_kind && self.case.is_some() {
+            return Err("names a case, and a kind: one of them an entry".into());
+        }
+        match self.edits.iter().flatten().find(|name| !is_kind_of_edit(name)) {
+            Some(unknown) => Err(format!("edits: no kind of edit is called `{}`", escape(unknown))),
+            None => Ok(()),
+        }
+    }
+
     fn matches(&self, kind: &Descriptor) -> bool {
         let edits = |wanted: &BTreeSet<String>| {
             wanted.iter().map(String::as_str).eq(kind.edits.iter().copied())
@@ -84,6 +90,7 @@ impl Ignored {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::tests::example;
     use crate::edit::{Edit, Trial};
 
     #[test]
@@ -97,10 +104,16 @@ mod tests {
         assert!(!matches("[[ignore]]\noracle = \"divergence\"\nedits = [\"token\"]"));
         assert!(!matches("[[ignore]]\nedits = [\"token\", \"head\"]"));
         let case = parse("[[ignore]]\ncase = \"0123\"\nreason = \"old\"").unwrap();
-        assert!(case.has_case("0123") && !case.has_case("0124"));
+        let named = |id: &str| case.has(&Case { id: id.into(), ..example() });
+        assert!(named("0123") && !named("0124"));
         for (text, expect) in [
             ("[[ignore]]\nreason = \"all\"", "ignore.toml: ignore[0]: names no oracle"),
             ("[[ignore]]\noracel = \"echo\"", "ignore.toml: ignore: unknown field `oracel`"),
+            (
+                "[[ignore]]\ncase = \"01\"\noracle = \"echo\"",
+                "ignore.toml: ignore[0]: names a case",
+            ),
+            ("[[ignore]]\nedits = [\"tokn\"]", "ignore.toml: ignore[0]: edits: no kind of edit"),
             ("[[ignore]]\noracle = \"vibes\"", "ignore.toml: ignore: unknown variant `vibes`"),
         ] {
             let error = parse(text).unwrap_err().to_string();
