@@ -42,13 +42,27 @@ pub enum TokenClass {
     Unknown,
 }
 
-/// A block of a layer, or the stream between blocks.
+/// A block of a layer, or the stream between blocks. In deep models neighbouring layers do much the
+/// same, so the first eight layers are places by themselves, and those that follow in bands: 8 to
+/// 11, 12 to 15, 16 to 23, 24 to 31, 32 to 47, ...
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
-    /// The layer.
-    pub layer: usize,
-    /// Its part.
+    /// The first layer.
+    pub first: usize,
+    /// The last layer.
+    pub last: usize,
+    /// The part of the layer.
     pub block: Block,
+}
+
+impl Place {
+    /// Returns the place of a block.
+    pub fn new(layer: usize, block: Block) -> Self {
+        // Half an octave a band from 8 on: in 8 to 15 a band has 4 layers, in 16 to 31 it has 8.
+        let width = if layer < 8 { 1 } else { 1 << (layer.ilog2() - 1) };
+        let first = layer - layer % width;
+        Self { first, last: first + (width - 1), block }
+    }
 }
 
 /// A part of a layer.
@@ -81,7 +95,7 @@ impl Descriptor {
         let tokens = put_in.flat_map(Edit::token_ids).map(class).collect();
         let mut edits: BTreeSet<&'static str> = trial.edits.iter().map(kind).collect();
         let lesions = trial.edits.iter().filter(|edit| matches!(edit, Edit::Lesion { .. }));
-        let lesioned: BTreeSet<Place> = lesions.filter_map(place).collect();
+        let lesioned: BTreeSet<(usize, Block)> = lesions.filter_map(block).collect();
         if lesioned.len() > 1 {
             edits.insert("set");
         }
@@ -129,8 +143,13 @@ impl Descriptor {
     /// Returns what is done, in words: "lesion of head in L2".
     pub fn cause(&self) -> String {
         let tokens: Vec<&str> = self.tokens.iter().map(|class| class.words()).collect();
-        let layers: BTreeSet<usize> = self.places.iter().map(|place| place.layer).collect();
-        let layers: Vec<String> = layers.iter().map(|layer| format!("L{layer}")).collect();
+        let layers: BTreeSet<(usize, usize)> =
+            self.places.iter().map(|place| (place.first, place.last)).collect();
+        let band = |&(first, last): &(usize, usize)| match first == last {
+            true => format!("L{first}"),
+            false => format!("L{first} to L{last}"),
+        };
+        let layers: Vec<String> = layers.iter().map(band).collect();
         let in_layers = match layers.is_empty() {
             true => String::new(),
             false => format!(" in {}", layers.join(" and ")),
@@ -190,11 +209,16 @@ fn kind(edit: &Edit) -> &'static str {
 
 fn place(edit: &Edit) -> Option<Place> {
     if let Edit::Steering { steering, .. } = edit {
-        return Some(Place { layer: steering.site.layer, block: Block::Stream });
+        return Some(Place::new(steering.site.layer, Block::Stream));
     }
+    block(edit).map(|(layer, block)| Place::new(layer, block))
+}
+
+/// Returns the layer and the block that an edit of a component acts in.
+fn block(edit: &Edit) -> Option<(usize, Block)> {
     let component = edit.component().filter(|component| **component != Component::Embed)?;
     let block = if component.is_of_mlp() { Block::Mlp } else { Block::Mixer };
-    Some(Place { layer: component.layer(), block })
+    Some((component.layer(), block))
 }
 
 #[cfg(test)]
@@ -232,6 +256,23 @@ mod tests {
         assert_eq!(head, described(vec![zero(2, 3), zero(2, 1)], loss));
         assert_ne!(head, described(vec![zero(1, 1)], loss));
         assert_eq!(head.to_string(), "lesion of head in L2: divergence");
+    }
+
+    #[test]
+    fn deep_layers_are_in_bands() {
+        let bands = [0, 7, 8, 11, 12, 16, 23, 24, 31, 32].map(|layer| {
+            let place = Place::new(layer, Block::Mixer);
+            (place.first, place.last)
+        });
+        let first = [(0, 0), (7, 7), (8, 11), (8, 11), (12, 15)];
+        assert_eq!(bands[..5], first);
+        assert_eq!(bands[5..], [(16, 23), (16, 23), (24, 31), (24, 31), (32, 47)]);
+        assert_eq!(Place::new(usize::MAX, Block::Mlp).last, usize::MAX);
+        let deep = described(vec![zero(25, 1)], OracleKind::LossBlowup);
+        assert_eq!(deep, described(vec![zero(30, 2)], OracleKind::LossBlowup));
+        assert_eq!(deep.to_string(), "lesion of head in L24 to L31: divergence");
+        let set = described(vec![zero(25, 1), zero(30, 2)], OracleKind::LossBlowup);
+        assert_eq!(set.to_string(), "lesions of head in L24 to L31: divergence");
     }
 
     #[test]
