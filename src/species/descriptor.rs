@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::edit::{Component, Edit, Trial};
+use crate::edit::{Action, Component, Edit, Trial};
 use crate::oracle::OracleKind;
 use crate::vocabulary::{TokenForm, TokenKind};
 
@@ -20,10 +20,50 @@ pub struct Descriptor {
     /// `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`, ...), with `set`
     /// where components in several places are lesioned.
     pub edits: BTreeSet<&'static str>,
+    /// The ways in which components are changed.
+    pub lesions: BTreeSet<LesionClass>,
     /// The classes of the tokens put in.
     pub tokens: BTreeSet<TokenClass>,
     /// Where in the model its edits act, if they act there.
     pub places: BTreeSet<Place>,
+}
+
+/// The direction in which a lesion changes a component: taking a part away, turning it round and
+/// turning it up do different things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LesionClass {
+    /// Zeroed, at its mean, masked, or scaled to less.
+    Removed,
+    /// Scaled by a negative factor.
+    Inverted,
+    /// Scaled to more, or forced.
+    Amplified,
+    /// With noise added.
+    Noisy,
+}
+
+impl LesionClass {
+    /// Returns the class of an action.
+    pub fn of(action: &Action) -> Self {
+        match action {
+            Action::Zero | Action::Mean | Action::Mask => Self::Removed,
+            Action::Scale { factor } if *factor < 0.0 => Self::Inverted,
+            Action::Scale { factor } if *factor <= 1.0 => Self::Removed,
+            Action::Scale { .. } | Action::Force => Self::Amplified,
+            Action::Noise { .. } => Self::Noisy,
+        }
+    }
+
+    /// Returns the word for it, in the singular.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Removed => "lesion",
+            Self::Inverted => "inversion",
+            Self::Amplified => "amplification",
+            Self::Noisy => "noise",
+        }
+    }
 }
 
 /// A class of tokens.
@@ -95,6 +135,11 @@ impl Descriptor {
         let tokens = put_in.flat_map(Edit::token_ids).map(class).collect();
         let mut edits: BTreeSet<&'static str> = trial.edits.iter().map(kind).collect();
         let lesions = trial.edits.iter().filter(|edit| matches!(edit, Edit::Lesion { .. }));
+        let classes = trial.edits.iter().filter_map(|edit| match edit {
+            Edit::Lesion { action, .. } => Some(LesionClass::of(action)),
+            _ => None,
+        });
+        let classes = classes.collect();
         let lesioned: BTreeSet<(usize, Block)> = lesions.filter_map(block).collect();
         if lesioned.len() > 1 {
             edits.insert("set");
@@ -104,7 +149,7 @@ impl Descriptor {
             OracleKind::LossBlowup => OracleKind::Divergence,
             other => other,
         };
-        Self { oracle, edits, tokens, places }
+        Self { oracle, edits, lesions: classes, tokens, places }
     }
 
     /// Returns whether a finding of the kind `other` is no news once this kind is known: it has
@@ -112,6 +157,7 @@ impl Descriptor {
     pub fn explains(&self, other: &Self) -> bool {
         self.oracle == other.oracle
             && self.edits.is_subset(&other.edits)
+            && self.lesions.is_subset(&other.lesions)
             && self.tokens.is_subset(&other.tokens)
             && self.places.is_subset(&other.places)
     }
@@ -125,6 +171,7 @@ impl Descriptor {
         let parts = [
             oracle,
             count(&self.edits, &other.edits),
+            count(&self.lesions, &other.lesions),
             count(&self.tokens, &other.tokens),
             count(&self.places, &other.places),
         ];
@@ -154,19 +201,21 @@ impl Descriptor {
             true => String::new(),
             false => format!(" in {}", layers.join(" and ")),
         };
-        let (mut parts, mut lesioned, mut several) = (Vec::new(), Vec::new(), "lesion");
+        let (mut parts, mut lesioned, mut plural) = (Vec::new(), Vec::new(), "");
         for &edit in &self.edits {
             match edit {
                 "token" => parts.push(format!("{} put in", tokens.join(" and "))),
                 "deletion" => parts.push("deleted token".to_owned()),
                 "embedding" => parts.push("changed embedding".to_owned()),
                 "direction" | "carried state" | "routing" => parts.push(edit.to_owned()),
-                "set" => several = "lesions",
+                "set" => plural = "s",
                 component => lesioned.push(component),
             }
         }
         if !lesioned.is_empty() {
-            parts.push(format!("{several} of {}", lesioned.join(" and ")));
+            let done: Vec<&str> = self.lesions.iter().map(|class| class.words()).collect();
+            let (done, what) = (done.join(" and "), lesioned.join(" and "));
+            parts.push(format!("{done}{plural} of {what}"));
         }
         format!("{}{in_layers}", parts.join(", "))
     }
@@ -224,7 +273,6 @@ fn block(edit: &Edit) -> Option<(usize, Block)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::Action;
 
     fn described(edits: Vec<Edit>, oracle: OracleKind) -> Descriptor {
         let trial = Trial::new([1, 2, 3, 4, 5], [6]).with_edits(edits);
@@ -259,6 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn removing_inverting_and_amplifying_are_different_lesions() {
+        let scaled = |factor| {
+            let head = Component::Head { layer: 2, head: 1 };
+            let edits = vec![Edit::lesion(head, Action::Scale { factor })];
+            described(edits, OracleKind::LossBlowup)
+        };
+        let zeroed = described(vec![zero(2, 3)], OracleKind::LossBlowup);
+        assert_eq!([scaled(0.0), scaled(0.3)], [zeroed.clone(), zeroed]);
+        assert_eq!(scaled(-1.5).to_string(), "inversion of head in L2: divergence");
+        assert_eq!(scaled(3.0).to_string(), "amplification of head in L2: divergence");
+        assert_eq!(scaled(-1.0), scaled(-2.0));
+    }
+
+    #[test]
     fn deep_layers_are_in_bands() {
         let bands = [0, 7, 8, 11, 12, 16, 23, 24, 31, 32].map(|layer| {
             let place = Place::new(layer, Block::Mixer);
@@ -284,8 +346,8 @@ mod tests {
         let mixed = described(vec![zero(2, 1), token(1, 10)], loss);
         assert!(head.explains(&mixed) && !mixed.explains(&set));
         assert_eq!(set.to_string(), "lesions of head in L0 and L2: divergence");
-        // Edits: 1 of 2 shared; places: 1 of 2; the oracle: 1 of 1.
-        assert!((head.distance(&set) - (1.0 - 3.0 / 5.0)).abs() < 1e-12);
+        // Edits: 1 of 2 shared; places: 1 of 2; the lesion: 1 of 1; the oracle: 1 of 1.
+        assert!((head.distance(&set) - (1.0 - 4.0 / 6.0)).abs() < 1e-12);
         assert_eq!(head.distance(&head), 0.0);
         assert_eq!(head.distance(&described(vec![token(1, 10)], OracleKind::Echo)), 1.0);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::descriptor::{Descriptor, TokenClass};
+use super::descriptor::{Descriptor, LesionClass, TokenClass};
 use super::profile;
 use crate::case::Case;
 use crate::deficits::Deficit;
@@ -64,18 +64,14 @@ fn excess(case: &Case) -> f64 {
 }
 
 /// Groups cases by kind, those of each model by themselves; divides a kind where its cases break the
-/// model in different ways, and joins kinds in which the same components are lesioned. First comes
-/// what is consistent in new prompts, then the strongest excess.
+/// model in different ways, and joins kinds in which the same components are lesioned. A case that has
+/// all of another and more is counted with that one. First comes what is consistent in new prompts,
+/// then the strongest excess.
 pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> {
-    let mut by_kind: BTreeMap<(&str, Descriptor), Vec<&Case>> = BTreeMap::new();
+    // The same case in two folders is one.
     let mut seen = BTreeSet::new();
-    for case in cases {
-        // The same case in two folders is one.
-        if seen.insert(&case.id) {
-            let kind = (&case.model.fingerprint[..], Descriptor::of_case(case));
-            by_kind.entry(kind).or_default().push(case);
-        }
-    }
+    let cases: Vec<&Case> = cases.into_iter().filter(|case| seen.insert(&case.id)).collect();
+    let (by_kind, twins) = by_kind(&cases);
     let mut by_model: BTreeMap<&str, Vec<(&Descriptor, &Case)>> = BTreeMap::new();
     for ((fingerprint, kind), members) in &by_kind {
         let described = members.iter().map(|case| (kind, *case));
@@ -88,7 +84,15 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
         let parts = profile::divide(members, thresholds.get(fingerprint).copied());
         parts.into_iter().map(move |members| (fingerprint, members))
     });
-    let mut species: Vec<Species> = merge_same_lesions(divided)
+    let mut groups = merge_same_lesions(divided);
+    for (core, twin) in twins {
+        let with_core =
+            groups.iter_mut().find(|(_, members)| members.iter().any(|c| c.id == core.id));
+        if let Some((_, members)) = with_core {
+            members.push(twin);
+        }
+    }
+    let mut species: Vec<Species> = groups
         .into_iter()
         .filter_map(|(fingerprint, mut members)| {
             members.sort_by(|a, b| excess(b).total_cmp(&excess(a)).then_with(|| a.id.cmp(&b.id)));
@@ -112,13 +116,72 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
     species
 }
 
-/// Returns the components that a case lesions, if it does nothing else.
-fn lesioned(case: &Case) -> Option<BTreeSet<Component>> {
-    let lesion = |edit: &Edit| match edit {
-        Edit::Lesion { component, .. } => Some(*component),
+/// What a case is made of, without positions and strengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// A token put in.
+    Token(u32),
+    /// A lesioned component. The state of a head is that head.
+    Component(Component, LesionClass),
+}
+
+/// Returns the tokens that a case puts in and the components that it lesions, if it does nothing
+/// else.
+fn parts(case: &Case) -> Option<BTreeSet<Part>> {
+    let part = |edit: &Edit| match edit {
+        Edit::Lesion { component, action, .. } => {
+            let unit = match *component {
+                Component::State { layer, part: Some(head) } => Component::Head { layer, head },
+                other => other,
+            };
+            Some(Part::Component(unit, LesionClass::of(action)))
+        }
+        Edit::Replace { id, .. } | Edit::Insert { id, .. } => Some(Part::Token(*id)),
         _ => None,
     };
-    case.edits.iter().map(lesion).collect::<Option<BTreeSet<_>>>().filter(|all| !all.is_empty())
+    case.edits.iter().map(part).collect::<Option<BTreeSet<_>>>().filter(|all| !all.is_empty())
+}
+
+/// Returns the lesions of a case, if it has nothing else.
+fn lesioned(case: &Case) -> Option<BTreeSet<Part>> {
+    parts(case).filter(|parts| parts.iter().all(|part| matches!(part, Part::Component(..))))
+}
+
+type ByKind<'a> = BTreeMap<(&'a str, Descriptor), Vec<&'a Case>>;
+
+/// Groups cases by model and kind. What has all that another case is made of, and more, is a twin of
+/// that case: these are returned by themselves, each with its core, the smallest such case. Tokens
+/// must fail the same oracle as their core; a lesion is the same one under any.
+fn by_kind<'a>(cases: &[&'a Case]) -> (ByKind<'a>, Vec<(&'a Case, &'a Case)>) {
+    let described: Vec<(Descriptor, Option<BTreeSet<Part>>, bool)> = (cases.iter())
+        .map(|case| (Descriptor::of_case(case), parts(case), lesioned(case).is_some()))
+        .collect();
+    let (mut by_kind, mut twins) = (ByKind::new(), Vec::new());
+    for (at, &case) in cases.iter().enumerate() {
+        let (kind, parts, is_lesion) = &described[at];
+        let is_core = |other: &usize| {
+            let (of_other, less, _) = &described[*other];
+            let (Some(all), Some(less)) = (parts, less) else { return false };
+            case.model.fingerprint == cases[*other].model.fingerprint
+                && (*is_lesion || kind.oracle == of_other.oracle)
+                && less.len() < all.len()
+                && less.is_subset(all)
+        };
+        let core = (0..cases.len()).filter(is_core).min_by(|&a, &b| {
+            let size = |at: usize| described[at].1.as_ref().map_or(0, BTreeSet::len);
+            (size(a).cmp(&size(b)))
+                .then(excess(cases[b]).total_cmp(&excess(cases[a])))
+                .then_with(|| cases[a].id.cmp(&cases[b].id))
+        });
+        match core {
+            Some(core) => twins.push((cases[core], case)),
+            None => {
+                let kind = (&case.model.fingerprint[..], kind.clone());
+                by_kind.entry(kind).or_default().push(case);
+            }
+        }
+    }
+    (by_kind, twins)
 }
 
 /// Puts together groups of one model that have a lesion of the same components in common: a lesion
@@ -126,7 +189,7 @@ fn lesioned(case: &Case) -> Option<BTreeSet<Component>> {
 fn merge_same_lesions<'a>(
     groups: impl Iterator<Item = (&'a str, Vec<&'a Case>)>,
 ) -> Vec<(&'a str, Vec<&'a Case>)> {
-    let mut merged: Vec<(&str, BTreeSet<BTreeSet<Component>>, Vec<&Case>)> = Vec::new();
+    let mut merged: Vec<(&str, BTreeSet<BTreeSet<Part>>, Vec<&Case>)> = Vec::new();
     for (fingerprint, members) in groups {
         let lesions: BTreeSet<_> = members.iter().filter_map(|case| lesioned(case)).collect();
         let mut joined = (fingerprint, lesions, members);
@@ -195,6 +258,27 @@ mod tests {
     }
 
     #[test]
+    fn a_set_of_tokens_is_a_twin_of_the_token_that_fails_alone() {
+        let alone = case(5, 1, 9.0);
+        let mut both = case(5, 1, 9.5);
+        both.edits.push(Edit::Replace { position: 0, id: 6 });
+        let mut other = case(7, 1, 8.0);
+        other.edits.push(Edit::Replace { position: 0, id: 6 });
+        (other.verdict.oracle, other.replication) = (OracleKind::Collapse, None);
+        for case in [&mut both, &mut other] {
+            case.id = case.compute_id();
+        }
+        let cases = [both.clone(), other.clone(), alone.clone()];
+        let species = group(&cases);
+        let sizes: Vec<usize> = species.iter().map(|species| species.members.len()).collect();
+        assert_eq!(sizes, [2, 1]);
+        // Under another oracle it is no twin.
+        both.verdict.oracle = OracleKind::Collapse;
+        both.id = both.compute_id();
+        assert_eq!(group(&[both, alone]).len(), 2);
+    }
+
+    #[test]
     fn a_lesion_is_one_glitch_whichever_oracle_sees_it() {
         let lesion = |heads: &[usize], oracle, score| {
             let mut case = case(5, 1, score);
@@ -213,12 +297,14 @@ mod tests {
             lesion(&[0], routing, 7.0),
             lesion(&[0, 1], OracleKind::Collapse, 2.0),
         ];
-        // Head 0 joins the two oracles; the set of both heads is another lesion.
+        // Head 0 joins the two oracles, and the set of both heads has it.
         let species = group(&cases);
         let sizes: Vec<usize> = species.iter().map(|species| species.members.len()).collect();
-        assert_eq!(sizes, [3, 1]);
+        assert_eq!(sizes, [4]);
         let title = species[0].title();
-        assert!(title.starts_with("lesion of head in L2: divergence, "), "{title}");
+        assert!(title.starts_with("lesion of head in L2: collapse, divergence, "), "{title}");
         assert_eq!(group(&cases[..2]).len(), 2);
+        let apart = [cases[1].clone(), lesion(&[0, 2], divergence, 2.0)];
+        assert_eq!(group(&apart).len(), 2);
     }
 }

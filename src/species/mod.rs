@@ -10,6 +10,6 @@ mod group;
 mod ignore;
 mod profile;
 
-pub use descriptor::{Block, Descriptor, Place, TokenClass};
+pub use descriptor::{Block, Descriptor, LesionClass, Place, TokenClass};
 pub use group::{Species, group};
 pub use ignore::{IgnoreList, Ignored};

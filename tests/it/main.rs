@@ -30,5 +30,6 @@ mod recurrent;
 mod residuals;
 mod safety;
 mod snapshots;
+mod species;
 mod streams;
 mod suffix;
