@@ -41,6 +41,9 @@ pub struct CampaignConfig {
     /// Matched controls behind each verdict, 8 to 1,024 [default: 16; `--controls`]. With `n` of
     /// them, no p-value is below 1/(n + 1).
     pub controls_per_trial: usize,
+    /// What the search looks for [default: `kinds`]. `score` is how campaigns searched before they
+    /// knew kinds, kept as a baseline to compare with.
+    pub search: Search,
     /// The detectors that score trials [default: all that the selected mutators make trials for
     /// and that apply to the model; `--oracles`]. One that would score nothing is refused.
     pub oracles: Option<Vec<OracleKind>>,
@@ -78,6 +81,17 @@ pub struct CampaignConfig {
     pub out: String,
 }
 
+/// What a campaign judges, pays its mutators for and follows up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Search {
+    /// What is of a kind seldom judged, and least like what is known; three findings of a kind.
+    #[default]
+    Kinds,
+    /// What scores most, of the oracle with the fewest findings.
+    Score,
+}
+
 impl Default for CampaignConfig {
     fn default() -> Self {
         Self {
@@ -90,6 +104,7 @@ impl Default for CampaignConfig {
                 .to_vec(),
             layers: None,
             batch_size: 128,
+            search: Search::Kinds,
             controls_per_trial: crate::oracle::judge::CONTROLS_PER_TRIAL,
             oracles: None,
             max_findings: 64,

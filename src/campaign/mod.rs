@@ -20,7 +20,7 @@ mod summary;
 mod tests;
 mod triage;
 
-pub use config::CampaignConfig;
+pub use config::{CampaignConfig, Search};
 pub use deadline::StopSignal;
 pub use events::{Event, Progress, Sink};
 pub use record::Record;

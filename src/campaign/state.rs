@@ -68,7 +68,7 @@ impl<'a> Campaign<'a> {
             baselines: Baselines::default(),
             thresholds: BTreeMap::new(),
             map: NoveltyMap::default(),
-            triage: Triage::default(),
+            triage: Triage::new(config.search),
             stream: Lond::new(replicate::FALSE_DISCOVERY),
             summary: Summary {
                 schema_version: SCHEMA_VERSION,

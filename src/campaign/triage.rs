@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::config::Search;
 use super::summary::KindCount;
 use crate::case::Lineage;
 use crate::edit::Trial;
@@ -43,6 +44,7 @@ struct Count {
 /// Raw findings not yet followed up, and what needs no further look.
 #[derive(Default)]
 pub(super) struct Triage {
+    search: Search,
     pending: Vec<RawFinding>,
     judged: BTreeSet<(OracleKind, Signature)>,
     /// Signatures of findings, in the order they were made.
@@ -54,6 +56,10 @@ pub(super) struct Triage {
 }
 
 impl Triage {
+    pub fn new(search: Search) -> Self {
+        Self { search, ..Self::default() }
+    }
+
     /// Returns whether a trial is to be judged, and notes that it was: no signature is judged
     /// twice.
     pub fn admit(&mut self, oracle: OracleKind, trial: &Trial, kind: &Descriptor) -> bool {
@@ -64,14 +70,18 @@ impl Triage {
         new
     }
 
-    /// Returns how often a kind was judged, in powers of two: what was judged less comes first.
+    /// Returns how often a kind was judged, in powers of two: what was judged less comes first. A
+    /// search by score knows no kinds.
     pub fn familiarity(&self, kind: &Descriptor) -> u32 {
-        self.counts.get(kind).map_or(0, |count| u64::BITS - count.judged.leading_zeros())
+        let count = self.counts.get(kind).filter(|_| self.search == Search::Kinds);
+        count.map_or(0, |count| u64::BITS - count.judged.leading_zeros())
     }
 
-    /// Returns the number of raw findings of a kind so far.
+    /// Returns the number of raw findings of a kind so far; 0 in a search by score, in which each is
+    /// worth as much as the first.
     pub fn raw_of(&self, kind: &Descriptor) -> u64 {
-        self.counts.get(kind).map_or(0, |count| count.raw)
+        let count = self.counts.get(kind).filter(|_| self.search == Search::Kinds);
+        count.map_or(0, |count| count.raw)
     }
 
     /// Returns whether the trial contains what a known finding of the oracle is made of.
@@ -88,13 +98,14 @@ impl Triage {
 
     /// Returns whether enough findings of a kind were followed up.
     pub fn is_enough(&self, kind: &Descriptor) -> bool {
-        self.explained(kind) >= FOLLOWED_OF_A_KIND
+        self.search == Search::Kinds && self.explained(kind) >= FOLLOWED_OF_A_KIND
     }
 
     pub fn push(&mut self, finding: RawFinding) {
         self.counts.entry(finding.kind.clone()).or_default().raw += 1;
         let alike = |other: &&RawFinding| other.kind == finding.kind;
-        if self.pending.iter().filter(alike).count() == PENDING_OF_A_KIND {
+        let kept = self.pending.iter().filter(alike).count();
+        if self.search == Search::Kinds && kept == PENDING_OF_A_KIND {
             let of_kind = self.pending.iter().enumerate().filter(|(_, f)| f.kind == finding.kind);
             let weakest = of_kind.min_by(|a, b| a.1.excess().total_cmp(&b.1.excess()));
             match weakest.map(|(at, weakest)| (at, weakest.excess())) {
@@ -147,8 +158,14 @@ impl Triage {
     }
 
     /// Compares two raw findings; the larger is followed up first: few findings of its kind, far
-    /// from any known kind, few edits, a large excess.
+    /// from any known kind, few edits, a large excess. In a search by score: few findings of its
+    /// oracle, a large excess.
     fn compare(&self, a: &RawFinding, b: &RawFinding) -> Ordering {
+        if self.search == Search::Score {
+            let found = |oracle| self.known.iter().filter(|(other, _)| *other == oracle).count();
+            return (found(b.verdict.oracle).cmp(&found(a.verdict.oracle)))
+                .then_with(|| a.excess().total_cmp(&b.excess()));
+        }
         let distance = |raw: &RawFinding| {
             self.kinds.keys().map(|known| known.distance(&raw.kind)).fold(1.0, f64::min)
         };
@@ -235,6 +252,22 @@ mod tests {
         let counted: Vec<(u64, u64)> =
             triage.kinds().iter().map(|kind| (kind.raw, kind.minimized)).collect();
         assert_eq!(counted, [(41, 3), (1, 0)]);
+    }
+
+    #[test]
+    fn a_search_by_score_follows_up_what_scores_most_of_the_rarest_oracle() {
+        let (divergence, echo) = (OracleKind::Divergence, OracleKind::Echo);
+        let mut triage = Triage::new(Search::Score);
+        for (oracle, id, score) in
+            [(divergence, 7, 0.5), (divergence, 8, 0.9), (echo, 9, 20.0), (divergence, 6, 0.7)]
+        {
+            triage.push(finding(oracle, id, score));
+        }
+        let known = finding(divergence, 8, 0.0);
+        triage.know(divergence, &known.trial, known.kind.clone());
+        assert_eq!((triage.familiarity(&known.kind), triage.raw_of(&known.kind)), (0, 0));
+        // Token 8 is a known finding's; echo has none yet.
+        assert_eq!(drain(&mut triage), [9, 6, 7]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod planted;
 mod recurrent;
 mod residuals;
 mod safety;
+mod search;
 mod snapshots;
 mod species;
 mod streams;
