@@ -13,7 +13,9 @@ use crate::edit::Trial;
 use crate::error::Result;
 use crate::minimize;
 use crate::oracle::{Judge as _, OracleKind, Verdict};
-use crate::pipeline::{Explainer, Explanation, Finding, FollowUp, Followed, Steps};
+use crate::pipeline::{
+    Explainer, Explanation, Finding, FollowUp, Followed, Steps, confirmation_seed,
+};
 use crate::replicate::Replicator;
 use crate::stats::evidence::Lond;
 
@@ -117,6 +119,19 @@ impl Campaign<'_> {
         self.take_others(kind, others, &lineage)
     }
 
+    /// Keeps a raw finding; one of the sample by which the count of its kind is checked is confirmed.
+    pub fn keep(&mut self, finding: RawFinding) -> Result<()> {
+        let (oracle, kind) = (finding.verdict.oracle, finding.kind.clone());
+        let trial = finding.trial.clone();
+        if self.triage.push(finding) {
+            let judge = self.judge(oracle);
+            let (_, holds) = judge.confirm(&trial, confirmation_seed(self.config.seed, &trial))?;
+            self.summary.follow_up_evaluations += judge.calls();
+            self.triage.sampled(&kind, holds);
+        }
+        Ok(())
+    }
+
     /// Other failures that the reduction met become raw findings of their own.
     fn take_others(
         &mut self,
@@ -134,7 +149,7 @@ impl Campaign<'_> {
         for (trial, verdict) in fresh.into_iter().zip(verdicts) {
             if verdict.fails() {
                 let (lineage, kind) = (lineage.clone(), subject.describe(&trial, kind));
-                self.triage.push(RawFinding { trial, verdict, lineage, kind });
+                self.keep(RawFinding { trial, verdict, lineage, kind })?;
             }
         }
         Ok(())

@@ -172,7 +172,7 @@ impl<'a> Campaign<'a> {
                         verdict: verdict.clone(),
                         lineage: lineage.clone(),
                     })?;
-                    self.triage.push(RawFinding { trial, verdict, lineage, kind });
+                    self.keep(RawFinding { trial, verdict, lineage, kind })?;
                 }
             }
         }

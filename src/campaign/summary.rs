@@ -104,6 +104,12 @@ pub struct KindCount {
     pub raw: u64,
     /// Findings of the kind that were confirmed and minimized; 0 if none was, or none followed up.
     pub minimized: u64,
+    /// Raw findings beyond those that were followed up, in a sample: judged again, with new controls.
+    #[serde(default)]
+    pub sampled: u64,
+    /// Those of the sample that failed again.
+    #[serde(default)]
+    pub held: u64,
 }
 
 /// How much of what a campaign could find it has not seen, by how many of its kinds have one raw

@@ -39,6 +39,11 @@ type Signature = BTreeSet<String>;
 struct Count {
     judged: u64,
     raw: u64,
+    /// Raw findings after enough of the kind were followed up.
+    further: u64,
+    /// Those of them that were confirmed or not, and those that were.
+    sampled: u64,
+    held: u64,
 }
 
 /// Raw findings not yet followed up, and what needs no further look.
@@ -101,8 +106,17 @@ impl Triage {
         self.search == Search::Kinds && self.explained(kind) >= FOLLOWED_OF_A_KIND
     }
 
-    pub fn push(&mut self, finding: RawFinding) {
-        self.counts.entry(finding.kind.clone()).or_default().raw += 1;
+    /// Keeps a raw finding to be followed up. Of a kind of which enough were followed up it is only
+    /// counted; returns whether it belongs to the sample by which that count is checked, the first
+    /// such finding, the second, the fourth, the eighth, and so on.
+    pub fn push(&mut self, finding: RawFinding) -> bool {
+        let enough = self.is_enough(&finding.kind);
+        let count = self.counts.entry(finding.kind.clone()).or_default();
+        count.raw += 1;
+        if enough {
+            count.further += 1;
+            return count.further.is_power_of_two();
+        }
         let alike = |other: &&RawFinding| other.kind == finding.kind;
         let kept = self.pending.iter().filter(alike).count();
         if self.search == Search::Kinds && kept == PENDING_OF_A_KIND {
@@ -110,10 +124,18 @@ impl Triage {
             let weakest = of_kind.min_by(|a, b| a.1.excess().total_cmp(&b.1.excess()));
             match weakest.map(|(at, weakest)| (at, weakest.excess())) {
                 Some((at, excess)) if excess < finding.excess() => drop(self.pending.remove(at)),
-                _ => return,
+                _ => return false,
             }
         }
         self.pending.push(finding);
+        false
+    }
+
+    /// Notes whether a finding of the sample of its kind held against new controls.
+    pub fn sampled(&mut self, kind: &Descriptor, holds: bool) {
+        let count = self.counts.entry(kind.clone()).or_default();
+        count.sampled += 1;
+        count.held += u64::from(holds);
     }
 
     pub fn clear(&mut self) {
@@ -141,15 +163,20 @@ impl Triage {
     /// Returns the raw findings by kind, those with most of them first. What a known kind explains
     /// counts as one of it.
     pub fn kinds(&self) -> Vec<KindCount> {
-        let mut raw: BTreeMap<&Descriptor, u64> = self.kinds.keys().map(|kind| (kind, 0)).collect();
+        let mut raw: BTreeMap<&Descriptor, [u64; 3]> =
+            self.kinds.keys().map(|kind| (kind, [0; 3])).collect();
         for (kind, count) in self.counts.iter().filter(|(_, count)| count.raw > 0) {
             let known = self.kinds.get_key_value(kind).map(|(known, _)| known);
             let explaining = || self.kinds.keys().find(|known| known.explains(kind));
-            *raw.entry(known.or_else(explaining).unwrap_or(kind)).or_default() += count.raw;
+            let of_kind = raw.entry(known.or_else(explaining).unwrap_or(kind)).or_default();
+            let counts = [count.raw, count.sampled, count.held];
+            of_kind.iter_mut().zip(counts).for_each(|(sum, more)| *sum += more);
         }
-        let count = |(kind, raw): (&Descriptor, u64)| KindCount {
+        let count = |(kind, [raw, sampled, held]): (&Descriptor, [u64; 3])| KindCount {
             kind: kind.to_string(),
             raw,
+            sampled,
+            held,
             minimized: self.kinds.get(kind).copied().unwrap_or(0),
         };
         let mut kinds: Vec<KindCount> = raw.into_iter().map(count).collect();
@@ -242,6 +269,13 @@ mod tests {
         }
         assert_eq!(followed, [59, 58, 57]);
         assert!(triage.is_enough(&twin) && triage.is_empty());
+        // Of those that follow, the first, the second, the fourth and the eighth are a sample.
+        let sample: Vec<u32> = (70..82).filter(|id| triage.push(finding(echo, *id, 1.0))).collect();
+        assert_eq!((sample, triage.is_empty()), (vec![70, 71, 73, 77], true));
+        triage.sampled(&twin, true);
+        triage.sampled(&twin, false);
+        let [count] = &triage.kinds()[..] else { panic!() };
+        assert_eq!((count.raw, count.sampled, count.held), (52, 2, 1));
         assert!(!triage.is_enough(&finding(echo, 3, 1.0).kind));
         // An ordinary token is another kind; one beside a hardly trained token is not.
         triage.push(finding(echo, 3, 1.0));
@@ -251,7 +285,7 @@ mod tests {
         triage.push(both);
         let counted: Vec<(u64, u64)> =
             triage.kinds().iter().map(|kind| (kind.raw, kind.minimized)).collect();
-        assert_eq!(counted, [(41, 3), (1, 0)]);
+        assert_eq!(counted, [(53, 3), (1, 0)]);
     }
 
     #[test]

@@ -77,6 +77,18 @@ pub struct FollowUp<'a> {
     pub explainer: &'a dyn Explainer,
 }
 
+/// Returns the seed of the controls that a trial is confirmed with.
+pub fn confirmation_seed(campaign: u64, trial: &Trial) -> u64 {
+    seed(campaign, trial, "confirmation")
+}
+
+/// Returns a seed that follows from another, the trial and the purpose. It has 32 bits, so that a
+/// case file's number survives programs that read it as floating point.
+fn seed(from: u64, trial: &Trial, purpose: &str) -> u64 {
+    let purpose = format!("{purpose}:{:?}", (&trial.base, &trial.continuation, &trial.edits));
+    u64::from(rng::stream(from, &purpose).random::<u32>())
+}
+
 impl FollowUp<'_> {
     /// Takes one raw finding as far as it goes; `search` is the verdict that it was found by.
     ///
@@ -128,11 +140,8 @@ impl FollowUp<'_> {
         Ok(Followed::Case { case: Box::new(case), calls, others })
     }
 
-    /// Returns a seed that follows from the judge's, the trial and the purpose. It has 32 bits, so
-    /// that a case file's number survives programs that read it as floating point.
     fn seed(&self, trial: &Trial, purpose: &str) -> u64 {
-        let purpose = format!("{purpose}:{:?}", (&trial.base, &trial.continuation, &trial.edits));
-        u64::from(rng::stream(self.judge.seed, &purpose).random::<u32>())
+        seed(self.judge.seed, trial, purpose)
     }
 
     /// Reduces a confirmed trial, with controls that stay the same throughout, and confirms the

@@ -19,6 +19,6 @@ pub use explain::{
     localize_against_controls,
 };
 pub use finding::{Finding, signature};
-pub use follow_up::{Explanation, FollowUp, Followed, Steps};
+pub use follow_up::{Explanation, FollowUp, Followed, Steps, confirmation_seed};
 pub use proposals::Proposals;
 pub use suffixes::{SearchFollowUp, cases_of_search};

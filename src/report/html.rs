@@ -260,17 +260,20 @@ fn kinds(out: &mut String, summary: &Summary) {
     let _ = write!(
         out,
         "<h3>Raw findings by kind</h3><p class=\"soft\">{FOLLOWED_OF_A_KIND} of a kind are \
-        followed up; what else is of it, or has more edits than it takes, is counted and not \
-        confirmed.</p><div class=\"scroll\"><table><thead><tr><th>kind</th><th \
-        class=\"n\">raw</th><th class=\"n\">confirmed and minimized</th></tr></thead><tbody>",
+        followed up; what else is of it, or has more edits than it takes, is counted, and a sample of \
+        it confirmed with new controls.</p><div class=\"scroll\"><table><thead><tr><th>kind</th><th \
+        class=\"n\">raw</th><th class=\"n\">confirmed and minimized</th><th class=\"n\">confirmed of a \
+        sample of the others</th></tr></thead><tbody>",
     );
     for kind in summary.kinds.iter().take(MOST_KINDS) {
         let _ = write!(
             out,
-            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td \
+            class=\"n\">{}</td></tr>",
             text::html(&clip(&kind.kind, 120)),
             count(kind.raw),
-            count(kind.minimized)
+            count(kind.minimized),
+            words::sample(kind)
         );
     }
     out.push_str("</tbody></table></div>");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural, wilson};
-use crate::campaign::{FOLLOWED_OF_A_KIND, NEXT_EVALUATIONS, Summary};
+use crate::campaign::{FOLLOWED_OF_A_KIND, KindCount, NEXT_EVALUATIONS, Summary};
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
 use crate::localize::{ComparisonKind, TokenAttribution};
@@ -123,6 +123,14 @@ pub fn controls(case: &Case) -> Option<String> {
     ))
 }
 
+/// Says how many of the sample of a kind held; nothing where there is none.
+pub fn sample(kind: &KindCount) -> String {
+    match kind.sampled {
+        0 => String::new(),
+        sampled => format!("{} of {}", count(kind.held), count(sampled)),
+    }
+}
+
 /// Says of a campaign how its trials were selected and what became of its findings in new prompts,
 /// a sentence each; nothing of one of a version that did not count it.
 pub fn campaign(summary: &Summary) -> Vec<String> {
@@ -149,6 +157,18 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
             "The raw findings are of {}, of which {minimized} were confirmed and minimized, at \
             most {FOLLOWED_OF_A_KIND} findings of each.",
             plural(summary.kinds.len() as u64, "kind"),
+        ));
+    }
+    let sum = |of: fn(&KindCount) -> u64| summary.kinds.iter().map(of).sum::<u64>();
+    let (sampled, held) = (sum(|kind| kind.sampled), sum(|kind| kind.held));
+    if let Some((low, high)) = wilson(held, sampled) {
+        said.push(format!(
+            "Of the others a sample of {} was judged again with new controls, and {} held (95% \
+            interval {} to {}).",
+            count(sampled),
+            count(held),
+            percent(low),
+            percent(high)
         ));
     }
     if let Some(unseen) = &summary.unseen {

@@ -102,7 +102,7 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
                 .min_by_key(|case| (!is_consistent(case), case.edits.len(), case.base.len()))?;
             let prompts: BTreeSet<&[u32]> = members.iter().map(|case| &case.base[..]).collect();
             let consistent = members.iter().filter(|case| is_consistent(case)).count();
-            let (prompts, deficits) = (prompts.len(), common_deficits(&members));
+            let (prompts, deficits) = (prompts.len(), profile::common_deficits(&members));
             let descriptor = Descriptor::of_case(face);
             Some(Species { descriptor, fingerprint, face, prompts, members, consistent, deficits })
         })
@@ -205,19 +205,6 @@ fn merge_same_lesions<'a>(
         merged.push(joined);
     }
     merged.into_iter().map(|(fingerprint, _, members)| (fingerprint, members)).collect()
-}
-
-/// Returns the deficits that more than half of the measured cases show.
-fn common_deficits(members: &[&Case]) -> Vec<Deficit> {
-    let measured: Vec<Vec<Deficit>> = (members.iter())
-        .filter_map(|case| case.deficits.as_ref())
-        .map(|found| found.shown().map(|(deficit, _)| deficit).collect())
-        .collect();
-    let shows = |deficit: &Deficit| {
-        let showing = measured.iter().filter(|shown| shown.contains(deficit)).count();
-        2 * showing > measured.len()
-    };
-    Deficit::ALL.into_iter().filter(shows).collect()
 }
 
 fn is_consistent(case: &Case) -> bool {

@@ -12,7 +12,7 @@ use kodama::{Method, linkage};
 
 use super::descriptor::Descriptor;
 use crate::case::Case;
-use crate::deficits::{Deficits, Measure, Measured, mean};
+use crate::deficits::{Deficit, Deficits, Measure, Measured, mean};
 use crate::stats;
 
 /// Largest value of one measure, in noticeable changes: beyond this, more is no other kind.
@@ -49,6 +49,19 @@ impl Profile {
     }
 }
 
+/// Returns the deficits that more than half of the measured cases show.
+pub(super) fn common_deficits(members: &[&Case]) -> Vec<Deficit> {
+    let measured: Vec<Vec<Deficit>> = (members.iter())
+        .filter_map(|case| case.deficits.as_ref())
+        .map(|found| found.shown().map(|(deficit, _)| deficit).collect())
+        .collect();
+    let shows = |deficit: &Deficit| {
+        let showing = measured.iter().filter(|shown| shown.contains(deficit)).count();
+        2 * showing > measured.len()
+    };
+    Deficit::ALL.into_iter().filter(shows).collect()
+}
+
 /// Returns the profile of a case that has one in new prompts.
 fn profile(case: &Case) -> Option<Profile> {
     let deficits = case.deficits.as_ref().filter(|deficits| deficits.new_prompts)?;
@@ -81,7 +94,8 @@ pub(super) fn calibrate(cases: &[(&Descriptor, &Case)]) -> Option<f64> {
 }
 
 /// Divides the cases of one kind into clusters (average linkage) that are further apart than
-/// `threshold`. Cases without a profile go with the first.
+/// `threshold` and whose cases mostly show other deficits. Cases without a profile go with the
+/// first.
 pub(super) fn divide<'a>(members: Vec<&'a Case>, threshold: Option<f64>) -> Vec<Vec<&'a Case>> {
     let profiles: Vec<(usize, Profile)> =
         members.iter().enumerate().filter_map(|(at, case)| Some((at, profile(case)?))).collect();
@@ -102,10 +116,14 @@ pub(super) fn divide<'a>(members: Vec<&'a Case>, threshold: Option<f64>) -> Vec<
         };
         clusters.push(merged);
     }
-    let mut divided: Vec<Vec<usize>> = (clusters.into_iter())
-        .filter(|cluster| !cluster.is_empty())
-        .map(|cluster| cluster.into_iter().map(|at| profiles[at].0).collect())
-        .collect();
+    // What shows the same deficits, or none, has nothing to be told apart by.
+    let mut by_deficits: BTreeMap<Vec<Deficit>, Vec<usize>> = BTreeMap::new();
+    for cluster in clusters.into_iter().filter(|cluster| !cluster.is_empty()) {
+        let places: Vec<usize> = cluster.into_iter().map(|at| profiles[at].0).collect();
+        let cases: Vec<&Case> = places.iter().map(|at| members[*at]).collect();
+        by_deficits.entry(common_deficits(&cases)).or_default().extend(places);
+    }
+    let mut divided: Vec<Vec<usize>> = by_deficits.into_values().collect();
     let measured: Vec<usize> = profiles.iter().map(|(at, _)| *at).collect();
     divided[0].extend((0..members.len()).filter(|at| !measured.contains(at)));
     for cluster in &mut divided {
@@ -159,6 +177,15 @@ mod tests {
         let sizes: Vec<usize> = divide(mixed, threshold).iter().map(Vec::len).collect();
         assert_eq!(sizes, [5, 5]);
         assert_eq!(divide(loops.iter().collect(), threshold).len(), 1);
+        // Neither loops nor fails to copy more than its controls do: no deficit to be told by.
+        let loud = |mut case: Case| {
+            for measured in case.deficits.iter_mut().flat_map(|found| &mut found.measures) {
+                measured.controls = vec![0.5, -0.5, 0.5, -0.5, 0.5, -0.5, 0.5, -0.5];
+            }
+            case
+        };
+        let hidden: Vec<Case> = loops.iter().chain(&copying).cloned().map(loud).collect();
+        assert_eq!(divide(hidden.iter().collect(), threshold).len(), 1);
         // Without a profile, or a threshold, nothing is divided.
         let mut bare = loops[0].clone();
         bare.deficits = None;

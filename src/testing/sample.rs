@@ -43,7 +43,13 @@ fn summary() -> Summary {
         new_behaviours,
         findings,
     };
-    let kind = |kind: &str, raw, minimized| KindCount { kind: kind.into(), raw, minimized };
+    let kind = |kind: &str, raw, minimized| KindCount {
+        kind: kind.into(),
+        raw,
+        minimized,
+        sampled: if raw > 10 { 7 } else { 0 },
+        held: if raw > 10 { 6 } else { 0 },
+    };
     let kinds = vec![
         kind("hardly trained token put in: echo failure", 71, 3),
         kind("lesion of weight in L1: divergence", 2, 1),
