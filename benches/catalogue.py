@@ -18,6 +18,9 @@ glitch = sys.argv[3] if len(sys.argv) > 3 else os.path.join(root, "target", "rel
 torch.set_num_threads(2)
 model = AutoModelForCausalLM.from_pretrained(path, torch_dtype=torch.float32).eval()
 layers, head_dim = model.model.layers, model.config.head_dim
+ends = model.config.eos_token_id
+ends = set(ends if isinstance(ends, list) else [ends])
+GENERATED = 24  # tokens that the oracle collapse reads
 
 
 def laid_out(case, edited):
@@ -64,9 +67,16 @@ means = None
 def lesion(edit):
     """Installs the lesion of one edit and returns how to take it out."""
     global means
-    component, action = edit["component"], edit["action"]
-    if edit.get("position") is not None:
-        raise NotImplementedError("a lesion at one position")
+    component, action, at = edit["component"], edit["action"], edit.get("position")
+
+    def there(changed, intact):
+        """What is changed at the lesion's position alone, if it has one."""
+        if at is None:
+            return changed
+        kept = intact.clone()
+        kept[:, at] = changed[:, at]
+        return kept
+
     kind = action["kind"]
     if kind == "mean" and means is None:
         means = reference_means()
@@ -74,6 +84,8 @@ def lesion(edit):
         raise NotImplementedError(kind)
     factor = {"zero": 0.0, "mean": 0.0}.get(kind, action.get("factor"))
     weight = re.fullmatch(r"L(\d+)\.(\w+)\.(\w+)\[(\d+),(\d+)\]", component)
+    if weight and at is not None:
+        raise NotImplementedError("a weight at one position")
     if weight:
         layer, block, matrix = int(weight[1]), weight[2], weight[3]
         out, input = int(weight[4]), int(weight[5])
@@ -92,7 +104,7 @@ def lesion(edit):
     module = {"attn": layers[layer].self_attn.o_proj, "mlp": layers[layer].mlp.down_proj}[block]
     if part in ("attn", "mlp"):
         add = means[layer, block][1] if kind == "mean" else 0.0
-        return module.register_forward_hook(lambda m, i, o: factor * o + add).remove
+        return module.register_forward_hook(lambda m, i, o: there(factor * o + add, o)).remove
     columns = {
         "head": slice(int(number) * head_dim, (int(number) + 1) * head_dim),
         "neuron": slice(int(number), int(number) + 1),
@@ -102,7 +114,7 @@ def lesion(edit):
         x = inputs[0].clone()
         add = means[layer, block][0][columns] if kind == "mean" else 0.0
         x[..., columns] = factor * x[..., columns] + add
-        return (x,)
+        return (there(x, inputs[0]),)
 
     return module.register_forward_pre_hook(change).remove
 
@@ -110,12 +122,17 @@ def lesion(edit):
 def run(case, edited):
     """Log-probabilities at the positions that predict the continuation, and that continuation."""
     prompt, after = laid_out(case, edited)
-    undo = [lesion(edit) for edit in case["edits"] if edited and edit["edit"] == "lesion"]
+    lesions = [edit for edit in case["edits"] if edited and edit["edit"] == "lesion"]
+    placed = any(edit.get("position") is not None for edit in lesions)
+    if placed and len(lesions) < len(case["edits"]):
+        raise NotImplementedError("a lesion at one position beside edits of tokens")
+    undo = [lesion(edit) for edit in lesions]
     try:
         with torch.inference_mode():
             logits = model(torch.tensor([prompt + after])).logits[0]
             text = []
-            while edited is not None and len(text) < 24 and case["verdict"]["oracle"] == "collapse":
+            generates = case["verdict"]["oracle"] == "collapse"
+            while generates and len(text) < GENERATED and not set(text[-1:]) & ends:
                 text.append(model(torch.tensor([prompt + text])).logits[0, -1].argmax().item())
     finally:
         for take_out in undo:
@@ -133,7 +150,8 @@ def degeneracy(text):
             repeats += 1
         if repeats >= 2 * period:
             longest = max(longest, repeats + period)
-    return max(longest / len(text), 1 - 2 * len(set(text)) / len(text))
+    repeated = 0 if len(text) < 8 else 1 - 2 * len(set(text)) / len(text)
+    return max(1 - len(text) / GENERATED, longest / len(text), repeated)
 
 
 def score(case):
@@ -150,7 +168,7 @@ def score(case):
         nats = loss(edited, said) - loss(clean, expected)
         return nats if oracle == "loss_blowup" else nats / torch.tensor(2.0).log().item()
     if oracle == "collapse":
-        return max(degeneracy(after), 0) - max(degeneracy(before), 0)
+        return degeneracy(after) - degeneracy(before)
     raise NotImplementedError(oracle)
 
 

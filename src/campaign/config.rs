@@ -18,6 +18,10 @@ pub struct CampaignConfig {
     /// The model: a folder, a GGUF file, `builtin:NAME` or `hf:org/name` [default:
     /// `"builtin:dense"`; `--model`].
     pub model: String,
+    /// A second model of the same vocabulary [default: none; `--against`]. The campaign then looks for
+    /// texts after which the two predict different things: the oracle is `disagreement`, and only
+    /// mutators of text are used.
+    pub against: Option<String>,
     /// Seed of all randomness [default: 1; `--seed`]. The same seed, batch size and `max_evals`
     /// give the same findings.
     pub seed: u64,
@@ -96,6 +100,7 @@ impl Default for CampaignConfig {
     fn default() -> Self {
         Self {
             model: "builtin:dense".into(),
+            against: None,
             seed: 1,
             max_time: None,
             max_evals: None,
@@ -177,10 +182,13 @@ impl CampaignConfig {
         if self.generate_every == 0 {
             return Err(("generate_every", "0 is not within 1 to 18446744073709551615".into()));
         }
-        let mutators =
-            mutate::select(&self.mutate).map_err(|error| ("mutate", error.to_string()))?;
-        if mutators.is_empty() {
+        let mutators = self.mutators().map_err(|error| ("mutate", error.to_string()))?;
+        if self.mutate.is_empty() {
             return Err(("mutate", "none given".into()));
+        }
+        if mutators.is_empty() {
+            let groups = self.mutate.join(", ");
+            return Err(("mutate", format!("no group of {groups} changes the text alone")));
         }
         if self.layers.is_some() && !self.mutate.iter().any(|group| drawn_from_layers(group)) {
             let message = format!("no group of {} draws components", self.mutate.join(", "));
@@ -190,13 +198,15 @@ impl CampaignConfig {
         if oracles.is_empty() {
             return Err(("oracles", "none given".into()));
         }
-        match oracles.iter().find(|kind| !feeds(&mutators, **kind)) {
+        match oracles.iter().find(|kind| !self.scores(&mutators, **kind)) {
             Some(kind) => {
                 let groups = self.mutate.join(", ");
                 let reason = match kind {
                     OracleKind::Target => {
                         "no mutator makes trials with a target; `glitch suffix` does".to_owned()
                     }
+                    OracleKind::Disagreement => "there is no second model (`against`)".to_owned(),
+                    _ if self.against.is_some() => "two models are compared".to_owned(),
                     _ => format!("no mutator of {groups} makes trials that it judges"),
                 };
                 Err(("oracles", format!("`{kind}` would score nothing: {reason}")))
@@ -205,15 +215,37 @@ impl CampaignConfig {
         }
     }
 
+    /// Returns the mutators of the campaign: where two models are compared, those that change the
+    /// text alone. A lesion is of one model, and disagreement about it no news.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for an unknown group.
+    pub fn mutators(&self) -> Result<Vec<&'static dyn Mutator>> {
+        let mut mutators = mutate::select(&self.mutate)?;
+        if self.against.is_some() {
+            mutators.retain(|mutator| {
+                mutator.groups().iter().any(|group| OF_TEXT.contains(group))
+                    && judges(*mutator, OracleKind::Disagreement)
+            });
+        }
+        Ok(mutators)
+    }
+
+    /// Returns whether an oracle scores the trials of any of these mutators in this campaign.
+    fn scores(&self, mutators: &[&'static dyn Mutator], kind: OracleKind) -> bool {
+        kind.oracle().needs_other_model() == self.against.is_some()
+            && mutators.iter().any(|mutator| judges(*mutator, kind))
+    }
+
     /// Returns the oracles that judge on a model: those named, or all that a selected mutator makes
     /// trials for and that apply to the model.
     ///
     /// # Errors
     /// [`Error::Request`] for an oracle that is named and would score nothing on this model.
     pub fn oracles_on(&self, model: &Config) -> Result<Vec<OracleKind>> {
-        let mut mutators = mutate::select(&self.mutate)?;
+        let mut mutators = self.mutators()?;
         mutators.retain(|mutator| mutator.applies(model));
-        let scores = |kind: &OracleKind| kind.applies(model) && feeds(&mutators, *kind);
+        let scores = |kind: &OracleKind| kind.applies(model) && self.scores(&mutators, *kind);
         let Some(named) = &self.oracles else {
             return Ok(OracleKind::ALL.into_iter().filter(scores).collect());
         };
@@ -226,9 +258,17 @@ impl CampaignConfig {
     }
 }
 
-/// Returns whether an oracle can judge the trials of any of these mutators.
-fn feeds(mutators: &[&'static dyn Mutator], kind: OracleKind) -> bool {
-    mutators.iter().any(|mutator| mutator.oracles().contains(&kind))
+/// The groups whose mutators change the text alone.
+const OF_TEXT: [&str; 4] = ["tokens", "dictionary", "vocabulary", "suffix"];
+
+/// Returns whether an oracle can judge the trials of a mutator. Two models are compared on what
+/// leaves the continuation as it is.
+pub(super) fn judges(mutator: &dyn Mutator, kind: OracleKind) -> bool {
+    let asked = match kind.oracle().needs_other_model() {
+        true => OracleKind::Divergence,
+        false => kind,
+    };
+    mutator.oracles().contains(&asked)
 }
 
 /// Returns whether a group of mutators draws components, which `layers` restricts.
@@ -303,6 +343,9 @@ mod tests {
         check("seed = ", "x.toml: seed: ");
         check("oracles = []", "x.toml: oracles: none given");
         check("oracles = [\"target\"]", "x.toml: oracles: `target` would score nothing");
+        check("oracles = [\"disagreement\"]", "there is no second model");
+        check("against = \"x\"\noracles = [\"divergence\"]", "two models are compared");
+        check("against = \"x\"\nmutate = [\"lesions\"]", "mutate: no group of lesions changes");
         let lesions = "mutate = [\"lesions\"]\noracles = [\"divergence\", \"echo\"]";
         check(lesions, "x.toml: oracles: `echo` would score nothing: no mutator of lesions");
     }

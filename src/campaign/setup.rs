@@ -80,6 +80,7 @@ pub fn subject<'a>(
             std::slice::from_ref(&seed.trial),
             PROPOSED_WEIGHTS,
             config.layers,
+            sweep::WeightRank::Product,
         )?,
         None => Vec::new(),
     };
@@ -92,6 +93,7 @@ pub fn subject<'a>(
         layers,
         evaluator,
         model,
+        against: None,
         config,
         vocabulary,
         token,

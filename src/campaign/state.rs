@@ -13,7 +13,6 @@ use super::summary::{
 };
 use super::triage::Triage;
 use crate::error::Result;
-use crate::mutate;
 use crate::novelty::NoveltyMap;
 use crate::oracle::OracleKind;
 use crate::replicate;
@@ -51,7 +50,7 @@ impl<'a> Campaign<'a> {
         subject: &'a Subject<'a>,
         signal: &'a StopSignal<'a>,
     ) -> Result<Self> {
-        let mut mutators = mutate::select(&config.mutate)?;
+        let mut mutators = config.mutators()?;
         mutators.retain(|mutator| mutator.applies(subject.config));
         let yields = mutators.iter().map(|mutator| MutatorYield {
             mutator: mutator.name().into(),
@@ -73,6 +72,7 @@ impl<'a> Campaign<'a> {
             summary: Summary {
                 schema_version: SCHEMA_VERSION,
                 model: subject.model.clone(),
+                against: subject.against.clone(),
                 seed: config.seed,
                 batch_size: config.batch_size,
                 evaluations: 0,

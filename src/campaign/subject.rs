@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::echo::EchoPrompt;
 use crate::edit::{Component, Trial};
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator, Observation, Request};
+use crate::evaluate::{Evaluator, Observation, Request, TwoModels};
 use crate::model::{Config, ModelRef};
 use crate::mutate::interactions::Interactions;
 use crate::mutate::suffix::Promising;
@@ -22,6 +22,9 @@ pub struct Subject<'a> {
     pub evaluator: &'a dyn Evaluator,
     /// Name and fingerprint of the model.
     pub model: ModelRef,
+    /// The model that it is compared with, which `evaluator` runs beside it. `None` where there is
+    /// none.
+    pub against: Option<ModelRef>,
     /// Shape of the model.
     pub config: &'a Config,
     /// Suspect, ordinary and special tokens.
@@ -47,6 +50,12 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
+    /// Compares the model with another one.
+    #[must_use]
+    pub fn compared(self, models: &'a TwoModels<'a, 'a>) -> Self {
+        Self { evaluator: models, against: Some(models.against.model.reference()), ..self }
+    }
+
     /// Returns what mutators draw on; `splices` are sequences to splice from.
     pub(super) fn context(&'a self, splices: &'a [Arc<[u32]>]) -> Context<'a> {
         Context {

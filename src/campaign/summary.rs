@@ -18,6 +18,9 @@ pub struct Summary {
     pub schema_version: u32,
     /// The model that was fuzzed.
     pub model: ModelRef,
+    /// The model that it was compared with. `None` where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<ModelRef>,
     /// Seed of the campaign.
     pub seed: u64,
     /// Trials in one round.

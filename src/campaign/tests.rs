@@ -76,6 +76,7 @@ fn campaign(
     let subject = Subject {
         evaluator,
         model: model(),
+        against: None,
         config: &shape,
         vocabulary: &vocabulary,
         token: &|id| format!(" t{id}"),

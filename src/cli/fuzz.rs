@@ -10,7 +10,7 @@ use crate::campaign::{
     CampaignConfig, Event, Progress, Record, Sink, StopSignal, Subject, Summary, Timing, run, setup,
 };
 use crate::error::{Error, Result};
-use crate::evaluate::ModelEvaluator;
+use crate::evaluate::{ModelEvaluator, TwoModels};
 use crate::model::{Model, is_named, split_difference};
 use crate::mutate::Layers;
 use crate::oracle::OracleKind;
@@ -31,6 +31,10 @@ pub struct FuzzArgs {
     /// The model: a folder, a GGUF file, `builtin:NAME` or `hf:org/name`.
     #[arg(long)]
     pub model: Option<String>,
+    /// Compare with this model, of the same vocabulary: look for texts after which the two predict
+    /// different things. Only mutators of text are used.
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<String>,
     #[arg(long)]
     pub seed: Option<u64>,
     /// Wall-clock budget: 60s, 10m, 8h.
@@ -95,13 +99,19 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let vocabulary = Vocabulary::of(&model);
     let model_ref = model.reference();
     let token = |id| model.token(id);
-    let subject = setup::subject(&config, &model, &evaluator, &vocabulary, &token)?;
+    let other = config.against.as_deref().map(Model::load).transpose()?;
+    let other = other.as_ref().map(ModelEvaluator::new);
+    let models = other.as_ref().map(|other| TwoModels::new(&evaluator, other)).transpose()?;
+    let mut subject = setup::subject(&config, &model, &evaluator, &vocabulary, &token)?;
+    if let Some(models) = &models {
+        subject = subject.compared(models);
+    }
     let explainer = ModelExplainer {
         evaluator: &evaluator,
         vocabulary: &vocabulary,
         model: &model_ref,
         new_prompts: Some(&subject.new_prompts),
-        against: None,
+        against: models.as_ref(),
         attribution: None,
     };
     // Whatever can fail has been tried: only now is the folder touched.
@@ -178,6 +188,7 @@ impl FuzzArgs {
         }
         config.controls_per_trial = self.controls.unwrap_or(config.controls_per_trial);
         config.layers = self.layers.or(config.layers);
+        config.against = self.against.clone().or(config.against);
         if let Some(out) = &self.out {
             config.out = out.display().to_string();
         }

@@ -4,13 +4,17 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use clap::ValueEnum;
+
 use super::args::{ModelArg, RowsArg};
 use super::rows::{SHOWN, more, texts};
 use super::{exit, interrupt, output};
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
-use crate::sweep::{LEAST_TEXTS, LesionOptions, LesionRow, LesionSweep, Target};
+use crate::sweep::{
+    LEAST_TEXTS, LesionKind, LesionOptions, LesionRow, LesionSweep, Target, WeightRank,
+};
 use crate::text::{count, escape, percent, plural};
 
 #[derive(clap::Args)]
@@ -30,6 +34,10 @@ pub struct Args {
     /// Lesion only this many, evenly spread (weights: the largest products, 64 by default).
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// What is done to each: its output zeroed, set to its mean over a reference text, or negated (of
+    /// a single weight: its sign bit flipped).
+    #[arg(long, value_enum, default_value_t = By::Zero)]
+    by: By,
     /// Seed of the noise that each lesion is compared with.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -41,12 +49,68 @@ pub struct Args {
     json: bool,
 }
 
+/// What is done to each component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    Zero,
+    Mean,
+    Negate,
+}
+
+impl By {
+    fn kind(self) -> LesionKind {
+        match self {
+            Self::Zero => LesionKind::Zero,
+            Self::Mean => LesionKind::Mean,
+            Self::Negate => LesionKind::Negate,
+        }
+    }
+}
+
+/// Arguments of the sweep over single weights.
+#[derive(clap::Args)]
+pub struct WeightArgs {
+    #[command(flatten)]
+    lesions: Args,
+    /// Which weights: those whose product with their largest input on the texts is largest, or the
+    /// largest ones, which takes no data.
+    #[arg(long, value_enum, default_value_t = Rank::Product)]
+    rank: Rank,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rank {
+    Product,
+    Magnitude,
+}
+
+/// Sweeps single weights.
+pub fn run_weights(args: &WeightArgs) -> Result<u8> {
+    let rank = match args.rank {
+        Rank::Product => WeightRank::Product,
+        Rank::Magnitude => WeightRank::Magnitude,
+    };
+    sweep(&args.lesions, Target::Weights, rank)
+}
+
+/// Sweeps the components of a kind.
 pub fn run(args: &Args, target: Target) -> Result<u8> {
+    sweep(args, target, WeightRank::default())
+}
+
+fn sweep(args: &Args, target: Target, rank: WeightRank) -> Result<u8> {
     let rows = args.rows.open()?;
     let model = Model::load(args.model.name())?;
     let evaluator = ModelEvaluator::new(&model);
     let texts = texts(&model, &args.text, args.passages as usize)?;
-    let options = LesionOptions { target, limit: args.limit, seed: args.seed, null: args.null };
+    let options = LesionOptions {
+        target,
+        limit: args.limit,
+        by: args.by.kind(),
+        rank,
+        seed: args.seed,
+        null: args.null,
+    };
     let bar = output::Progress::bar(0, "lesions");
     let start = std::time::Instant::now();
     let progress = |done, total| {

@@ -26,23 +26,24 @@ enum Command {
     /// Insert every token into prompts: after which ones does the model say a fixed text, whatever
     /// the prompt is?
     Insert(insert::Args),
-    /// Zero what every layer's attention (state space, time mixing) and MLP add, in turn.
+    /// Lesion (zero) what every layer's attention (state space, time mixing) and MLP add, in turn.
     Blocks(lesions::Args),
-    /// Zero every attention head in turn.
+    /// Lesion (zero) every attention head in turn.
     Heads(lesions::Args),
-    /// Zero every MLP in turn.
+    /// Lesion (zero) every MLP in turn.
     Mlps(lesions::Args),
-    /// Zero every MLP neuron in turn (a large model has tens of thousands: see --limit).
+    /// Lesion (zero) every MLP neuron in turn (a large model has tens of thousands: see --limit).
     Neurons(lesions::Args),
-    /// Zero every expert of a mixture of experts in turn.
+    /// Lesion (zero) every expert of a mixture of experts in turn.
     Experts(lesions::Args),
     /// Zero the logits of every router in turn: it has no preference then.
     Routers(lesions::Args),
     /// Zero the recurrent state of every head or channel in turn, after each position: it has no
     /// memory then.
     States(lesions::Args),
-    /// Zero the single weights whose product with their largest input is largest ("super weights").
-    Weights(lesions::Args),
+    /// Lesion (zero) the single weights whose product with their largest input is largest ("super
+    /// weights").
+    Weights(lesions::WeightArgs),
     /// Lesion two at a time: what do they do together beyond what each does alone?
     Pairs(pairs::Args),
 }
@@ -72,7 +73,7 @@ pub fn run(args: Args) -> Result<u8> {
         Command::Experts(options) => (options, Target::Experts),
         Command::Routers(options) => (options, Target::Routers),
         Command::States(options) => (options, Target::States),
-        Command::Weights(options) => (options, Target::Weights),
+        Command::Weights(options) => return lesions::run_weights(&options),
         Command::Pairs(args) => return pairs::run(&args),
     };
     lesions::run(&options, target)

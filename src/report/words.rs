@@ -135,6 +135,12 @@ pub fn sample(kind: &KindCount) -> String {
 /// a sentence each; nothing of one of a version that did not count it.
 pub fn campaign(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
+    if let Some(against) = &summary.against {
+        said.push(format!(
+            "Compared with {}: what is found is text after which the two predict different things.",
+            against.name
+        ));
+    }
     if summary.null {
         said.push(
             "A null campaign: every trial is one of its own controls, and what is reported is \

@@ -45,7 +45,7 @@ pub struct WrittenChannel {
     /// Whether it is a massive activation: above 100, and above 1,000 medians (Sun et al. 2024,
     /// section 2).
     pub massive: bool,
-    /// The share of the costliest weight's effect that is left where the weight is removed at the
+    /// The share of the costliest weight's effect that is left where the weight is lesioned at the
     /// first token alone.
     pub through_first_token: f64,
 }
@@ -55,6 +55,7 @@ pub fn head_groups(
     evaluator: &ModelEvaluator,
     texts: &[Text],
     rows: &[LesionRow],
+    action: Action,
 ) -> Result<Vec<HeadGroup>> {
     let config = &evaluator.model.config;
     let effects: BTreeMap<Component, f64> = rows.iter().map(|r| (r.component, r.effect)).collect();
@@ -78,7 +79,7 @@ pub fn head_groups(
     };
     let sets: Vec<Vec<Edit>> = members
         .iter()
-        .map(|((layer, _), heads)| set_of_lesions(&of((*layer, heads)), Action::Zero))
+        .map(|((layer, _), heads)| set_of_lesions(&of((*layer, heads)), action))
         .collect();
     let joint = mean_effects(evaluator, texts, &sets)?;
     Ok(members
@@ -99,6 +100,7 @@ pub fn written_channels(
     evaluator: &ModelEvaluator,
     texts: &[Text],
     rows: &[LesionRow],
+    action: Action,
 ) -> Result<Vec<WrittenChannel>> {
     let d = evaluator.model.config.hidden_size;
     // Rows are in order of their losses, and so are the weights of a channel.
@@ -117,7 +119,7 @@ pub fn written_channels(
     let at_first: Vec<Vec<Edit>> = writers
         .values()
         .map(|rows| {
-            let (component, action) = (rows[0].component, Action::Zero);
+            let component = rows[0].component;
             vec![Edit::Lesion { component, action, position: Some(0) }]
         })
         .collect();

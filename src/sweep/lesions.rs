@@ -25,16 +25,39 @@ use super::head_scores::head_scores;
 use super::measure::{Change, Swept};
 use super::outlier::outlier_scores;
 use super::row::{LEAST_TEXTS, LesionRow};
-use super::targets::{components, propose_weights, refuse, spread};
+use super::targets::{WeightRank, components, propose_weights, refuse, spread};
 use super::texts::{Text, trials};
 use super::{FALSE_DISCOVERY, LEAST_NATS, Progress, Target};
-use crate::edit::{Component, Trial};
+use crate::edit::{Action, Component, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
 use crate::stats;
 
 /// The number of proposed weights that are lesioned where no limit is given.
 const WEIGHTS: usize = 64;
+
+/// What is done to the components of a sweep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LesionKind {
+    /// The output is zero.
+    #[default]
+    Zero,
+    /// The output is its mean over the reference text.
+    Mean,
+    /// The output has its sign flipped. Of single weights, flips of a sign bit do so.
+    Negate,
+}
+
+impl LesionKind {
+    /// Returns it as an action.
+    pub fn action(self) -> Action {
+        match self {
+            Self::Zero => Action::Zero,
+            Self::Mean => Action::Mean,
+            Self::Negate => Action::Scale { factor: -1.0 },
+        }
+    }
+}
 
 /// Options of [`LesionSweep::run`].
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +67,10 @@ pub struct LesionOptions {
     /// Lesions only this many, an even choice (of weights, the most suspect). `None`: all (of
     /// weights, 64).
     pub limit: Option<usize>,
+    /// The lesion of each component.
+    pub by: LesionKind,
+    /// How single weights are proposed.
+    pub rank: WeightRank,
     /// The seed of the noise.
     pub seed: u64,
     /// Replaces each lesion by a noise lesion too, so that nothing is left to be found.
@@ -53,7 +80,8 @@ pub struct LesionOptions {
 impl LesionOptions {
     /// Sweeps all components of a kind.
     pub fn new(target: Target) -> Self {
-        Self { target, limit: None, seed: 1, null: false }
+        let (by, rank) = (LesionKind::default(), WeightRank::default());
+        Self { target, limit: None, by, rank, seed: 1, null: false }
     }
 }
 
@@ -87,7 +115,7 @@ struct Measured {
 }
 
 impl LesionSweep {
-    /// Zeroes each component in turn and measures the loss on `texts`, token ids with BOS first
+    /// Lesions each component in turn and measures the loss on `texts`, token ids with BOS first
     /// where the model has one.
     ///
     /// # Errors
@@ -115,12 +143,13 @@ impl LesionSweep {
         each: &mut dyn FnMut(&Self) -> Result<bool>,
     ) -> Result<Self> {
         let trials = trials(texts)?;
-        let swept = Swept { evaluator, components: swept(evaluator, &trials, options)? };
+        let components = swept(evaluator, &trials, options)?;
+        let swept = Swept { evaluator, components, action: options.by.action() };
         let everything: Vec<usize> = (0..swept.components.len()).collect();
         // In a null sweep, noise in one more direction stands for the lesion.
         let change = match options.null {
             true => Change::Noise { seed: options.seed, directions: DIRECTIONS..DIRECTIONS + 1 },
-            false => Change::Zero,
+            false => Change::Lesion,
         };
         let total = (everything.len() * trials.len()) as u64;
         let done = |done: u64| progress(done, total);
@@ -187,8 +216,8 @@ impl LesionSweep {
             let scores = head_scores(evaluator, &ids, options.seed)?;
             self.rows.iter_mut().for_each(|row| row.head = scores.get(&row.component).copied());
         }
-        self.groups = head_groups(evaluator, texts, &self.rows)?;
-        self.channels = written_channels(evaluator, texts, &self.rows)?;
+        self.groups = head_groups(evaluator, texts, &self.rows, options.by.action())?;
+        self.channels = written_channels(evaluator, texts, &self.rows, options.by.action())?;
         Ok(())
     }
 
@@ -305,7 +334,8 @@ fn swept(
     options: &LesionOptions,
 ) -> Result<Vec<Component>> {
     if options.target == Target::Weights {
-        return propose_weights(evaluator, trials, options.limit.unwrap_or(WEIGHTS), None);
+        let limit = options.limit.unwrap_or(WEIGHTS);
+        return propose_weights(evaluator, trials, limit, None, options.rank);
     }
     let all = components(evaluator.model, options.target);
     if all.is_empty() {

@@ -17,8 +17,8 @@ const CHUNK: usize = 256;
 /// What is done to a component.
 #[derive(Clone)]
 pub enum Change {
-    /// It is set to zero.
-    Zero,
+    /// The lesion of the sweep.
+    Lesion,
     /// It gets noise of the lesion's norm, once in each of these directions, which are the same for
     /// all texts.
     Noise {
@@ -35,6 +35,8 @@ pub struct Swept<'a> {
     pub evaluator: &'a ModelEvaluator<'a>,
     /// The components.
     pub components: Vec<Component>,
+    /// The lesion of each.
+    pub action: Action,
 }
 
 impl Swept<'_> {
@@ -52,7 +54,7 @@ impl Swept<'_> {
         done: &dyn Fn(u64),
     ) -> Result<Vec<Observation>> {
         let each = match change {
-            Change::Zero => 1,
+            Change::Lesion => 1,
             Change::Noise { directions, .. } => directions.len(),
         };
         let values = each * text.trial.len() * self.evaluator.model.config.hidden_size;
@@ -75,10 +77,10 @@ impl Swept<'_> {
     fn requests(&self, text: &Text, chosen: &[usize], change: &Change) -> Result<Vec<Request>> {
         let lesions = chosen.iter().map(|&i| {
             let component = self.components[i];
-            (component, Edit::lesion(component, Action::Zero))
+            (component, Edit::lesion(component, self.action))
         });
         match change {
-            Change::Zero => Ok(lesions
+            Change::Lesion => Ok(lesions
                 .map(|(_, edit)| Request::new(text.trial.with_edits(vec![edit])))
                 .collect()),
             Change::Noise { seed, directions } => {

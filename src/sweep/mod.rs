@@ -23,12 +23,12 @@ mod vocabulary;
 pub use groups::{HeadGroup, WrittenChannel};
 pub use head_scores::{HeadScores, head_scores};
 pub use insert::{AgainstRow, AgainstSweep, InsertOptions, InsertRow, InsertSweep, MOST_WORDS};
-pub use lesions::{LesionOptions, LesionSweep};
+pub use lesions::{LesionKind, LesionOptions, LesionSweep};
 pub use pairs::{PairKind, PairOptions, PairRow, PairSweep};
 pub use row::{LEAST_TEXTS, LesionRow};
 pub use screen::{Screened, screen};
 pub use sets::{Baseline, Effect, MinimalSet, interactions, minimal, set_of_lesions};
-pub use targets::{Target, components, propose_weights, spread};
+pub use targets::{Target, WeightRank, components, propose_weights, spread};
 pub use unrepeatable::{TokenClass, Unrepeatable};
 pub use vocabulary::{GLITCH_PROBABILITY, LEAST_ECHO, TokenRow, TokenVerdict, VocabularySweep};
 

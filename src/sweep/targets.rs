@@ -50,9 +50,19 @@ pub fn components(model: &Model, target: Target) -> Vec<Component> {
     c.all_like(like).collect()
 }
 
-/// Proposes single weights that could matter: those with the largest product of the weight and the
-/// largest input it meets on the texts, over the matrices that write to the residual stream. "Super
-/// weights" are found so (Yu et al. 2024). Returns the `limit` largest of these layers (`None`: of
+/// How single weights are proposed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightRank {
+    /// By the product of the weight and the largest input that it meets on the texts: "super
+    /// weights" are found so (Yu et al. 2024).
+    #[default]
+    Product,
+    /// By the weight alone, which takes no data (Galil et al. 2025, "Deep Neural Lesion").
+    Magnitude,
+}
+
+/// Proposes single weights that could matter, over the matrices that write to the residual stream:
+/// those that rank highest. Returns the `limit` largest of these layers (`None`: of
 /// all), most suspect first.
 ///
 /// # Errors
@@ -62,6 +72,7 @@ pub fn propose_weights(
     texts: &[Trial],
     limit: usize,
     layers: Option<Layers>,
+    rank: WeightRank,
 ) -> Result<Vec<Component>> {
     let model = evaluator.model;
     let mut largest: BTreeMap<(usize, Site), Vec<f32>> = BTreeMap::new();
@@ -94,7 +105,11 @@ pub fn propose_weights(
                 for (input, (w, x)) in
                     model.weight_row(layer, matrix, out).iter().zip(largest).enumerate()
                 {
-                    best.push(((w * x).abs(), Component::Weight { layer, matrix, out, input }));
+                    let suspect = match rank {
+                        WeightRank::Product => w * x,
+                        WeightRank::Magnitude => *w,
+                    };
+                    best.push((suspect.abs(), Component::Weight { layer, matrix, out, input }));
                 }
                 // Trimmed as it grows: the whole list would be as long as the model has weights.
                 if best.len() > 64 * limit.max(1024) {

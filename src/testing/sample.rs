@@ -58,6 +58,7 @@ fn summary() -> Summary {
     Summary {
         schema_version: 1,
         model: model(),
+        against: None,
         seed: 1,
         batch_size: 64,
         evaluations: 61_440,

@@ -1,12 +1,12 @@
 //! Sweeps of lesions: the change that a lesion makes is measured where its block writes, noise
 //! takes its place without being flagged, and what matters is flagged.
 
-use glitch::edit::{Action, Component, Edit, Trial};
+use glitch::edit::{Action, Component, Edit, Matrix, Trial};
 use glitch::evaluate::{Evaluator, ModelEvaluator, Patch, Request, block_of};
 use glitch::model::Model;
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, batch::Row};
-use glitch::sweep::{LesionOptions, LesionSweep, Target, head_scores};
+use glitch::sweep::{LesionKind, LesionOptions, LesionSweep, Target, WeightRank, head_scores};
 
 use crate::parity::load;
 
@@ -116,6 +116,41 @@ fn what_matters_is_flagged_and_noise_is_not() {
     let again = sweep(false);
     let figures = |s: &LesionSweep| s.rows.iter().map(|r| r.noise_effect()).collect::<Vec<_>>();
     assert_eq!(figures(&real), figures(&again));
+}
+
+#[test]
+fn a_sweep_negates_what_it_is_told_to() {
+    let model = Model::load("builtin:dense").unwrap();
+    let evaluator = ModelEvaluator::new(&model);
+    let texts = passages(&model, 2);
+    let (by, rank) = (LesionKind::Negate, WeightRank::Magnitude);
+    let options = LesionOptions { by, rank, limit: Some(4), ..LesionOptions::new(Target::Weights) };
+    let sweep = LesionSweep::run(&evaluator, &texts, &options, &|_, _| {}).unwrap();
+    assert_eq!(sweep.rows.len(), 4);
+    let mut largest: Vec<f32> = (0..model.config.num_hidden_layers)
+        .flat_map(|layer| {
+            let model = &model;
+            [Matrix::Down, Matrix::O].into_iter().flat_map(move |matrix| {
+                let (rows, _) = model.config.matrix_shape(layer, matrix).unwrap();
+                (0..rows).flat_map(move |out| model.weight_row(layer, matrix, out))
+            })
+        })
+        .map(f32::abs)
+        .collect();
+    largest.sort_by(|a, b| b.total_cmp(a));
+    for row in &sweep.rows {
+        let Component::Weight { layer, matrix, out, input } = row.component else { panic!() };
+        assert!(model.weight_row(layer, matrix, out)[input].abs() >= largest[3]);
+        // The loss is that of the weight with its sign flipped.
+        let edit = Edit::lesion(row.component, Action::Scale { factor: -1.0 });
+        let losses = texts.iter().map(|ids| {
+            let trial = Trial::new(&ids[..1], &ids[1..]).with_edits(vec![edit.clone()]);
+            evaluator.observe_alone(&Request::new(trial)).unwrap().loss()
+        });
+        let loss = losses.sum::<f64>() / texts.len() as f64;
+        assert!((row.loss - loss).abs() < 1e-9, "{row:?}: {loss}");
+    }
+    assert!(sweep.rows.iter().any(|row| row.effect.abs() > 1e-4));
 }
 
 #[test]
