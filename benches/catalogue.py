@@ -44,7 +44,7 @@ def laid_out(case, edited):
 
 
 def reference_means():
-    """Mean input of down_proj and o_proj, and mean output of both blocks, over the reference text."""
+    """Mean inputs of down_proj and o_proj, and mean outputs of both blocks, on the reference text."""
     text = open(os.path.join(root, "corpus", "seeds", "reference.txt"), encoding="utf-8").read()
     tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer.json"))
     ids = [model.config.bos_token_id] + tokenizer.encode(text, add_special_tokens=False).ids

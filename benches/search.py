@@ -1,7 +1,7 @@
 """How many kinds does the search for kinds find, and how many a search by score? search.py [GLITCH
 [SEEDS [EVALUATIONS]]]. Runs `glitch fuzz` on the four built-in models, with the key `search` of the
-campaign file set to each, and counts with `glitch triage` the kinds, and those with a case that holds
-in new prompts. Takes about two minutes for each model and seed. Exits with 1 unless the search for
+campaign file set to each, and counts with `glitch triage` the kinds, and those with a case that
+holds in new prompts. Takes about two minutes for each model and seed. Exits with 1 unless the search for
 kinds finds twice as many, all seeds of a model together, on every model.
 """
 

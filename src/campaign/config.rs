@@ -18,9 +18,9 @@ pub struct CampaignConfig {
     /// The model: a folder, a GGUF file, `builtin:NAME` or `hf:org/name` [default:
     /// `"builtin:dense"`; `--model`].
     pub model: String,
-    /// A second model of the same vocabulary [default: none; `--against`]. The campaign then looks for
-    /// texts after which the two predict different things: the oracle is `disagreement`, and only
-    /// mutators of text are used.
+    /// A second model of the same vocabulary [default: none; `--against`]. The campaign then looks
+    /// for texts after which the two predict different things: the oracle is `disagreement`, and
+    /// only mutators of text are used.
     pub against: Option<String>,
     /// Seed of all randomness [default: 1; `--seed`]. The same seed, batch size and `max_evals`
     /// give the same findings.

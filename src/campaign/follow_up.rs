@@ -119,7 +119,8 @@ impl Campaign<'_> {
         self.take_others(kind, others, &lineage)
     }
 
-    /// Keeps a raw finding; one of the sample by which the count of its kind is checked is confirmed.
+    /// Keeps a raw finding; one of the sample by which the count of its kind is checked is
+    /// confirmed.
     pub fn keep(&mut self, finding: RawFinding) -> Result<()> {
         let (oracle, kind) = (finding.verdict.oracle, finding.kind.clone());
         let trial = finding.trial.clone();

@@ -107,7 +107,8 @@ pub struct KindCount {
     pub raw: u64,
     /// Findings of the kind that were confirmed and minimized; 0 if none was, or none followed up.
     pub minimized: u64,
-    /// Raw findings beyond those that were followed up, in a sample: judged again, with new controls.
+    /// Raw findings beyond those that were followed up, in a sample: judged again, with new
+    /// controls.
     #[serde(default)]
     pub sampled: u64,
     /// Those of the sample that failed again.

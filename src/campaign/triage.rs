@@ -82,8 +82,8 @@ impl Triage {
         count.map_or(0, |count| u64::BITS - count.judged.leading_zeros())
     }
 
-    /// Returns the number of raw findings of a kind so far; 0 in a search by score, in which each is
-    /// worth as much as the first.
+    /// Returns the number of raw findings of a kind so far; 0 in a search by score, in which each
+    /// is worth as much as the first.
     pub fn raw_of(&self, kind: &Descriptor) -> u64 {
         let count = self.counts.get(kind).filter(|_| self.search == Search::Kinds);
         count.map_or(0, |count| count.raw)

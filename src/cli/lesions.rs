@@ -34,8 +34,8 @@ pub struct Args {
     /// Lesion only this many, evenly spread (weights: the largest products, 64 by default).
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// What is done to each: its output zeroed, set to its mean over a reference text, or negated (of
-    /// a single weight: its sign bit flipped).
+    /// What is done to each: its output zeroed, set to its mean over a reference text, or negated
+    /// (of a single weight: its sign bit flipped).
     #[arg(long, value_enum, default_value_t = By::Zero)]
     by: By,
     /// Seed of the noise that each lesion is compared with.

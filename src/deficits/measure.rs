@@ -76,8 +76,8 @@ pub fn measure(
     Ok((Deficits { new_prompts: are_new, generated: GENERATED, measures }, calls))
 }
 
-/// Divides the values of a measure, `[variants, prompts]`, into baseline, edits and controls; `None`
-/// if it was not measured.
+/// Divides the values of a measure, `[variants, prompts]`, into baseline, edits and controls;
+/// `None` if it was not measured.
 fn measured(measure: Measure, values: &[f64], prompts: usize) -> Option<Measured> {
     let mut variants = values.chunks(prompts);
     let (baseline, edited) = (variants.next()?.to_vec(), variants.next()?.to_vec());
@@ -127,9 +127,10 @@ impl Measuring<'_> {
         all
     }
 
-    /// Returns by how many nats per token each text is more probable after its own prompt than after
-    /// another with the same edits, `[variants, prompts]`, and the number of trials run; nothing with
-    /// a single prompt. The model that is asked has none of the edits but those of the tokens.
+    /// Returns by how many nats per token each text is more probable after its own prompt than
+    /// after another with the same edits, `[variants, prompts]`, and the number of trials run;
+    /// nothing with a single prompt. The model that is asked has none of the edits but those of the
+    /// tokens.
     fn prompt_agreement(
         &self,
         variants: &[Trial],

@@ -5,7 +5,7 @@
 //! edits, without them, and with each of the finding's controls in their place. What is counted in
 //! these texts needs no other model. A deficit is shown where the change is further in the bad
 //! direction than that of any control, by the rule of every verdict
-//! ([`threshold_above`](crate::oracle::threshold_above)).
+//! ([`threshold_above`]).
 
 mod measure;
 mod texts;

@@ -192,8 +192,8 @@ impl Component {
         }
     }
 
-    /// Returns the kind, one of [`Component::KINDS`], within which controls are drawn: `embed`, `head`,
-    /// `attn`, `mlp`, ...
+    /// Returns the kind, one of [`Component::KINDS`], within which controls are drawn: `embed`,
+    /// `head`, `attn`, `mlp`, ...
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Embed => "embed",

@@ -260,10 +260,10 @@ fn kinds(out: &mut String, summary: &Summary) {
     let _ = write!(
         out,
         "<h3>Raw findings by kind</h3><p class=\"soft\">{FOLLOWED_OF_A_KIND} of a kind are \
-        followed up; what else is of it, or has more edits than it takes, is counted, and a sample of \
-        it confirmed with new controls.</p><div class=\"scroll\"><table><thead><tr><th>kind</th><th \
-        class=\"n\">raw</th><th class=\"n\">confirmed and minimized</th><th class=\"n\">confirmed of a \
-        sample of the others</th></tr></thead><tbody>",
+        followed up; what else is of it, or has more edits than it takes, is counted, and a sample \
+        of it confirmed with new controls.</p><div class=\"scroll\"><table><thead><tr>\
+        <th>kind</th><th class=\"n\">raw</th><th class=\"n\">confirmed and minimized</th><th \
+        class=\"n\">confirmed of a sample of the others</th></tr></thead><tbody>",
     );
     for kind in summary.kinds.iter().take(MOST_KINDS) {
         let _ = write!(

@@ -63,10 +63,10 @@ fn excess(case: &Case) -> f64 {
     case.verdict.excess_ratio()
 }
 
-/// Groups cases by kind, those of each model by themselves; divides a kind where its cases break the
-/// model in different ways, and joins kinds in which the same components are lesioned. A case that has
-/// all of another and more is counted with that one. First comes what is consistent in new prompts,
-/// then the strongest excess.
+/// Groups cases by kind, those of each model by themselves; divides a kind where its cases break
+/// the model in different ways, and joins kinds in which the same components are lesioned. A case
+/// that has all of another and more is counted with that one. First comes what is consistent in new
+/// prompts, then the strongest excess.
 pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> {
     // The same case in two folders is one.
     let mut seen = BTreeSet::new();
@@ -149,9 +149,9 @@ fn lesioned(case: &Case) -> Option<BTreeSet<Part>> {
 
 type ByKind<'a> = BTreeMap<(&'a str, Descriptor), Vec<&'a Case>>;
 
-/// Groups cases by model and kind. What has all that another case is made of, and more, is a twin of
-/// that case: these are returned by themselves, each with its core, the smallest such case. Tokens
-/// must fail the same oracle as their core; a lesion is the same one under any.
+/// Groups cases by model and kind. What has all that another case is made of, and more, is a twin
+/// of that case: these are returned by themselves, each with its core, the smallest such case.
+/// Tokens must fail the same oracle as their core; a lesion is the same one under any.
 fn by_kind<'a>(cases: &[&'a Case]) -> (ByKind<'a>, Vec<(&'a Case, &'a Case)>) {
     let described: Vec<(Descriptor, Option<BTreeSet<Part>>, bool)> = (cases.iter())
         .map(|case| (Descriptor::of_case(case), parts(case), lesioned(case).is_some()))
@@ -189,13 +189,13 @@ fn by_kind<'a>(cases: &[&'a Case]) -> (ByKind<'a>, Vec<(&'a Case, &'a Case)>) {
 fn merge_same_lesions<'a>(
     groups: impl Iterator<Item = (&'a str, Vec<&'a Case>)>,
 ) -> Vec<(&'a str, Vec<&'a Case>)> {
-    let mut merged: Vec<(&str, BTreeSet<BTreeSet<Part>>, Vec<&Case>)> = Vec::new();
+    /// A group: fingerprint, its lesions, its cases.
+    type Group<'a> = (&'a str, BTreeSet<BTreeSet<Part>>, Vec<&'a Case>);
+    let mut merged: Vec<Group> = Vec::new();
     for (fingerprint, members) in groups {
         let lesions: BTreeSet<_> = members.iter().filter_map(|case| lesioned(case)).collect();
         let mut joined = (fingerprint, lesions, members);
-        let is_apart = |other: &(&str, BTreeSet<_>, _)| {
-            other.0 != fingerprint || other.1.is_disjoint(&joined.1)
-        };
+        let is_apart = |other: &Group| other.0 != fingerprint || other.1.is_disjoint(&joined.1);
         let (apart, same): (Vec<_>, Vec<_>) = merged.into_iter().partition(is_apart);
         for (_, lesions, members) in same {
             joined.1.extend(lesions);

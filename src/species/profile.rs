@@ -96,7 +96,7 @@ pub(super) fn calibrate(cases: &[(&Descriptor, &Case)]) -> Option<f64> {
 /// Divides the cases of one kind into clusters (average linkage) that are further apart than
 /// `threshold` and whose cases mostly show other deficits. Cases without a profile go with the
 /// first.
-pub(super) fn divide<'a>(members: Vec<&'a Case>, threshold: Option<f64>) -> Vec<Vec<&'a Case>> {
+pub(super) fn divide(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Case>> {
     let profiles: Vec<(usize, Profile)> =
         members.iter().enumerate().filter_map(|(at, case)| Some((at, profile(case)?))).collect();
     let Some(threshold) = threshold.filter(|_| profiles.len() > 1) else { return vec![members] };
@@ -198,7 +198,7 @@ mod tests {
         let [one, other] = kinds();
         let noisy: Vec<Case> =
             (0..10).map(|id| case(id, [0.1 * f64::from(id % 2), 0.0], 0.9)).collect();
-        let kind = |id: usize| if id % 2 == 0 { &one } else { &other };
+        let kind = |id: usize| if id.is_multiple_of(2) { &one } else { &other };
         let cases: Vec<(&Descriptor, &Case)> =
             noisy.iter().enumerate().map(|(id, case)| (kind(id), case)).collect();
         assert_eq!(calibrate(&cases), None);

@@ -13,8 +13,8 @@ fn kinds(search: &str, seed: u64) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let (definition, out) = (dir.path().join("campaign.toml"), dir.path().join("out"));
     let text = format!(
-        "search = \"{search}\"\nseed = {seed}\nmax_evals = 2000\nmax_findings = 10\nminimize_calls \
-        = 60\n"
+        "search = \"{search}\"\nseed = {seed}\nmax_evals = 4096\nmax_findings = 10\nminimize_calls \
+        = 40\n"
     );
     std::fs::write(&definition, text).unwrap();
     let (definition, out) = (definition.to_str().unwrap(), out.to_str().unwrap());

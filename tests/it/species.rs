@@ -2,9 +2,9 @@
 //!
 //! `tests/fixtures/species.json` has the 83 cases of short campaigns on the built-in models and on
 //! SmolLM2, cut to what kinds are told by, and 40 pairs of them drawn at random, 28 of which are of
-//! the same sort of edit. Each pair was judged by a reader who saw the cards of both (edits, prompt,
-//! what the model writes before and after, score) and not how the program groups them: one entry of
-//! a catalogue, or two? The rules were settled before, on 40 other pairs.
+//! the same sort of edit. Each pair was judged by a reader who saw the cards of both (edits,
+//! prompt, what the model writes before and after, score) and not how the program groups them: one
+//! entry of a catalogue, or two? The rules were settled before, on 40 other pairs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
