@@ -190,6 +190,9 @@ impl CampaignConfig {
             let groups = self.mutate.join(", ");
             return Err(("mutate", format!("no group of {groups} changes the text alone")));
         }
+        if self.layers.is_some() && self.against.is_some() {
+            return Err(("layers", "two models are compared, and no component is lesioned".into()));
+        }
         if self.layers.is_some() && !self.mutate.iter().any(|group| drawn_from_layers(group)) {
             let message = format!("no group of {} draws components", self.mutate.join(", "));
             return Err(("layers", message));
@@ -216,7 +219,7 @@ impl CampaignConfig {
     }
 
     /// Returns the mutators of the campaign: where two models are compared, those that change the
-    /// text alone. A lesion is of one model, and disagreement about it no news.
+    /// text alone. A lesion is of one model, so disagreement about it is trivial.
     ///
     /// # Errors
     /// [`Error::Request`] for an unknown group.
@@ -345,6 +348,7 @@ mod tests {
         check("oracles = [\"target\"]", "x.toml: oracles: `target` would score nothing");
         check("oracles = [\"disagreement\"]", "there is no second model");
         check("against = \"x\"\noracles = [\"divergence\"]", "two models are compared");
+        check("against = \"x\"\nlayers = \"1\"", "layers: two models are compared");
         check("against = \"x\"\nmutate = [\"lesions\"]", "mutate: no group of lesions changes");
         let lesions = "mutate = [\"lesions\"]\noracles = [\"divergence\", \"echo\"]";
         check(lesions, "x.toml: oracles: `echo` would score nothing: no mutator of lesions");

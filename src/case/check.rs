@@ -164,6 +164,9 @@ fn check_replication(replication: &Replication) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The largest value of a measure of deficits: shares are at most 1, the others some dozen nats.
+const MAX_MEASURE: f64 = 1e6;
+
 fn check_deficits(deficits: &Deficits) -> Result<(), Fault> {
     bounded("deficits.measures", deficits.measures.len(), MAX_ROWS)?;
     for (index, measured) in deficits.measures.iter().enumerate() {
@@ -180,7 +183,11 @@ fn check_deficits(deficits: &Deficits) -> Result<(), Fault> {
         for (name, values) in lists {
             bounded(&format!("{field}.{name}"), values.len(), MAX_CONTROLS)?;
             for (at, &value) in values.iter().enumerate() {
-                finite(&format!("{field}.{name}[{at}]"), value)?;
+                let field = format!("{field}.{name}[{at}]");
+                finite(&field, value)?;
+                if value.abs() > MAX_MEASURE {
+                    return fault(field, format!("{value} is no value of a measure"));
+                }
             }
         }
     }

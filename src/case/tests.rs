@@ -145,6 +145,7 @@ fn a_field_that_is_wrong_is_named() {
         ("/deficits/measures/0/edited", "[0.9]", "deficits.measures[0].edited: 1"),
         ("/deficits/measures/0/baseline/1", "null", "deficits.measures[0].baseline[1]: invalid"),
         ("/deficits/measures/0/edited", "[0.9,0.8,0.7]", "deficits.measures[0].edited: 3"),
+        ("/deficits/measures/0/edited/1", "1.7e308", "deficits.measures[0].edited[1]: 17"),
         ("/deficits/measures/0/measure", "\"x\"", "deficits.measures[0].measure: unknown"),
         ("/verdict/controls", "[0.1,null]", "verdict.controls[1]: invalid type"),
         ("/verdict/oracle", "\"delphi\"", "verdict.oracle: unknown variant"),

@@ -102,6 +102,11 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     let other = config.against.as_deref().map(Model::load).transpose()?;
     let other = other.as_ref().map(ModelEvaluator::new);
     let models = other.as_ref().map(|other| TwoModels::new(&evaluator, other)).transpose()?;
+    let same =
+        |models: &TwoModels| models.against.model.reference().fingerprint == model_ref.fingerprint;
+    if models.as_ref().is_some_and(same) {
+        return Err(Error::request("--against: the same model"));
+    }
     let mut subject = setup::subject(&config, &model, &evaluator, &vocabulary, &token)?;
     if let Some(models) = &models {
         subject = subject.compared(models);

@@ -31,7 +31,7 @@ pub struct Args {
     passages: u64,
     #[command(flatten)]
     rows: RowsArg,
-    /// Lesion only this many, evenly spread (weights: the largest products, 64 by default).
+    /// Lesion only this many, evenly spread (weights: those that rank highest, 64 by default).
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// What is done to each: its output zeroed, set to its mean over a reference text, or negated
@@ -67,13 +67,18 @@ impl By {
     }
 }
 
+/// Returns the name of a value on the command line.
+fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
 /// Arguments of the sweep over single weights.
 #[derive(clap::Args)]
 pub struct WeightArgs {
     #[command(flatten)]
     lesions: Args,
     /// Which weights: those whose product with their largest input on the texts is largest, or the
-    /// largest ones, which takes no data.
+    /// largest ones by themselves.
     #[arg(long, value_enum, default_value_t = Rank::Product)]
     rank: Rank,
 }
@@ -131,7 +136,7 @@ fn sweep(args: &Args, target: Target, rank: WeightRank) -> Result<u8> {
     if args.json {
         output::json(&serde_json::json!({
             "work": format!("{target:?}").to_lowercase(), "null": args.null,
-            "texts": sweep.texts, "tokens": sweep.tokens,
+            "by": name(args.by), "texts": sweep.texts, "tokens": sweep.tokens,
             "lesions": sweep.rows.len(), "seconds": seconds, "complete": sweep.complete,
             "baseline_loss": sweep.baseline_loss, "flagged": flagged, "flagged_above_noise": above,
             "routing_correlation": sweep.routing_correlation,
@@ -142,8 +147,9 @@ fn sweep(args: &Args, target: Target, rank: WeightRank) -> Result<u8> {
         return Ok(status);
     }
     output::line(format!(
-        "{} of {} in {seconds:.1} s",
+        "{} ({}) of {} in {seconds:.1} s",
         plural(sweep.rows.len() as u64, "lesion"),
+        name(args.by),
         escape(&model.name)
     ));
     output::line(format!(
@@ -236,7 +242,7 @@ fn groups(sweep: &LesionSweep) {
     for group in sweep.groups.iter().take(SHOWN) {
         let heads: Vec<String> = group.heads.iter().map(usize::to_string).collect();
         output::line(format!(
-            "L{} heads {} share keys and values: {:+.3} without all, {:+.3} in sum",
+            "L{} heads {} share keys and values: {:+.3} lesioned together, {:+.3} in sum",
             group.layer,
             heads.join(", "),
             group.effect,

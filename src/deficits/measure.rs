@@ -19,7 +19,7 @@ const LEAST_PASSAGE: usize = 8;
 /// The passage is shown once and begun again: the share of it that is given the second time.
 const GIVEN: usize = 3;
 
-/// What the texts are of, and what they are measured by.
+/// What all measurements of a finding share.
 struct Measuring<'a> {
     evaluator: &'a dyn Evaluator,
     config: &'a Config,
@@ -50,6 +50,14 @@ pub fn measure(
     let mut prompts: Vec<Trial> = chosen.into_iter().map(|(_, trial)| trial).collect();
     if !are_new {
         prompts.push(trial.clone());
+    }
+    // Leave room for the generated tokens.
+    let longest = config.max_position_embeddings;
+    let room = |there: &Trial| there.len() + there.edits.len() + GENERATED <= longest;
+    prompts.retain(room);
+    if prompts.is_empty() {
+        let nothing = Deficits { new_prompts: are_new, generated: GENERATED, measures: Vec::new() };
+        return Ok((nothing, 0));
     }
     let drawn = controls::substitutions(trial, CONTROLS, rng.random(), config, vocabulary);
     let prompts: &[Trial] = &prompts;
@@ -115,8 +123,11 @@ impl Measuring<'_> {
         let mut all: Vec<(Measure, Vec<f64>)> = vec![
             (Measure::Repetition, each(&repeated_share)),
             (Measure::Missing, each(&|text| missing_share(text, GENERATED, end))),
-            (Measure::Entropy, written.iter().map(entropy).collect()),
         ];
+        // Logits that are not finite end a text before its first token.
+        if texts.iter().all(|text| !text.is_empty()) {
+            all.push((Measure::Entropy, written.iter().map(entropy).collect()));
+        }
         if !self.vocabulary.forms.is_empty() {
             all.push((Measure::Fragments, each(&|text| fragment_share(text, self.vocabulary))));
         }
@@ -137,7 +148,7 @@ impl Measuring<'_> {
         written: &[Observation],
     ) -> Result<(Vec<f64>, u64)> {
         let prompts = self.prompts;
-        if prompts < 2 {
+        if prompts < 2 || written.iter().any(|text| text.generated.is_empty()) {
             return Ok((Vec::new(), 0));
         }
         let requests: Vec<Request> = (written.iter().enumerate())
@@ -169,6 +180,8 @@ impl Measuring<'_> {
                 true => Some(trial.clone()),
                 false => copy_trial(trial, self.config.bos_token_id),
             };
+            let longest = self.config.max_position_embeddings;
+            let copy = copy.filter(|copy| copy.len() <= longest);
             let Some(copy) = copy else { return Ok((Vec::new(), 0)) };
             requests.push(Request::new(copy));
         }

@@ -1,5 +1,5 @@
-//! How a model is broken, not only how much: the deficits of what it writes (as lesion-deficit
-//! studies in neuropsychology describe patients by what they can no longer do).
+//! Measures what a model's own writing loses by the edits of a finding (as lesion-deficit studies in
+//! neuropsychology describe patients by what they can no longer do).
 //!
 //! The edits of a finding are put into new prompts, and the model writes on in each: with the
 //! edits, without them, and with each of the finding's controls in their place. What is counted in
@@ -14,7 +14,7 @@ pub use measure::measure;
 
 use serde::{Deserialize, Serialize};
 
-use crate::oracle::threshold_above;
+use crate::oracle::{exceeding, threshold_above};
 
 /// Prompts in which a finding's deficits are measured.
 pub const PROMPTS: usize = 6;
@@ -159,19 +159,15 @@ impl Measured {
 
     /// Returns whether the change is bad in the direction of `sign`, and beyond all controls.
     fn shows(&self, sign: f64) -> bool {
-        self.is_beyond(sign, self.change(), &self.controls)
-    }
-
-    fn is_beyond(&self, sign: f64, change: f64, controls: &[f64]) -> bool {
-        let controls: Vec<f64> = controls.iter().map(|change| sign * change).collect();
-        sign * change > threshold_above(self.measure.minimum(), &controls)
+        let controls: Vec<f64> = self.controls.iter().map(|change| sign * change).collect();
+        sign * self.change() > threshold_above(self.measure.minimum(), &controls)
     }
 
     /// Returns whether a control shows the deficit when it is judged against the others.
     fn control_shows(&self, sign: f64, control: usize) -> bool {
-        let mut others = self.controls.clone();
+        let mut others: Vec<f64> = self.controls.iter().map(|change| sign * change).collect();
         let change = others.remove(control);
-        self.is_beyond(sign, change, &others)
+        !others.is_empty() && change > exceeding(self.measure.minimum(), &others)
     }
 }
 

@@ -54,8 +54,9 @@ pub fn threshold_above(minimum: f64, controls: &[f64]) -> f64 {
     if controls.len() < LEAST_CONTROLS { f64::MAX } else { exceeding(minimum, controls) }
 }
 
-/// Computes the [`threshold_above`] whatever the number of controls.
-fn exceeding(minimum: f64, controls: &[f64]) -> f64 {
+/// Computes the [`threshold_above`] whatever the number of controls, for a control that is judged
+/// against the others.
+pub fn exceeding(minimum: f64, controls: &[f64]) -> f64 {
     let ascending = stats::sorted(controls);
     let allowed = sequential::allowed(controls.len());
     let worst = ascending.iter().rev().nth(allowed).copied().unwrap_or(f64::MIN);

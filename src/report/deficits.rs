@@ -6,11 +6,22 @@ use std::fmt::Write as _;
 use super::format::list;
 use crate::case::Case;
 use crate::deficits::{Deficits, Measure, Measured, mean};
+use crate::oracle::LEAST_CONTROLS;
 use crate::text::{self, number};
 
 /// Returns what is said of the deficits of a case: those that are shown, with their figures.
 pub fn sentence(case: &Case) -> Option<String> {
     let deficits = case.deficits.as_ref()?;
+    let (controls, _) = deficits.controls_showing();
+    if deficits.measures.is_empty() {
+        return Some("Deficits were not measured: no prompt leaves room to write.".to_owned());
+    }
+    if controls < LEAST_CONTROLS {
+        let controls = text::plural(controls as u64, "control");
+        return Some(format!(
+            "Deficits were not judged: there are {controls}, and it takes {LEAST_CONTROLS}."
+        ));
+    }
     let place = if deficits.new_prompts { "in new prompts" } else { "in this prompt" };
     let shown: Vec<String> = deficits
         .shown()

@@ -263,7 +263,7 @@ fn kinds(out: &mut String, summary: &Summary) {
         followed up; what else is of it, or has more edits than it takes, is counted, and a sample \
         of it confirmed with new controls.</p><div class=\"scroll\"><table><thead><tr>\
         <th>kind</th><th class=\"n\">raw</th><th class=\"n\">confirmed and minimized</th><th \
-        class=\"n\">confirmed of a sample of the others</th></tr></thead><tbody>",
+        class=\"n\">later ones confirmed again</th></tr></thead><tbody>",
     );
     for kind in summary.kinds.iter().take(MOST_KINDS) {
         let _ = write!(

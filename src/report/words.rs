@@ -167,14 +167,12 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
     }
     let sum = |of: fn(&KindCount) -> u64| summary.kinds.iter().map(of).sum::<u64>();
     let (sampled, held) = (sum(|kind| kind.sampled), sum(|kind| kind.held));
-    if let Some((low, high)) = wilson(held, sampled) {
+    if sampled > 0 {
         said.push(format!(
-            "Of the others a sample of {} was judged again with new controls, and {} held (95% \
-            interval {} to {}).",
+            "Of those that came after these, {} were judged again with new controls (the first, \
+            second, fourth, eighth and so on of each kind), and {} held.",
             count(sampled),
-            count(held),
-            percent(low),
-            percent(high)
+            count(held)
         ));
     }
     if let Some(unseen) = &summary.unseen {

@@ -28,14 +28,14 @@ pub struct Descriptor {
     pub places: BTreeSet<Place>,
 }
 
-/// The direction in which a lesion changes a component: taking a part away, turning it round and
-/// turning it up do different things.
+/// The direction in which a lesion changes a component: removing, inverting and amplifying it have
+/// different effects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LesionClass {
     /// Zeroed, at its mean, masked, or scaled to less.
     Removed,
-    /// Scaled by a negative factor.
+    /// Scaled by a negative factor of some size; one near zero removes.
     Inverted,
     /// Scaled to more, or forced.
     Amplified,
@@ -43,12 +43,15 @@ pub enum LesionClass {
     Noisy,
 }
 
+/// The size of a negative factor up to which a component is as good as removed.
+const NEARLY_ZERO: f32 = 0.25;
+
 impl LesionClass {
     /// Returns the class of an action.
     pub fn of(action: &Action) -> Self {
         match action {
             Action::Zero | Action::Mean | Action::Mask => Self::Removed,
-            Action::Scale { factor } if *factor < 0.0 => Self::Inverted,
+            Action::Scale { factor } if *factor < -NEARLY_ZERO => Self::Inverted,
             Action::Scale { factor } if *factor <= 1.0 => Self::Removed,
             Action::Scale { .. } | Action::Force => Self::Amplified,
             Action::Noise { .. } => Self::Noisy,
@@ -145,10 +148,7 @@ impl Descriptor {
             edits.insert("set");
         }
         let places = trial.edits.iter().filter_map(place).collect();
-        let oracle = match oracle {
-            OracleKind::LossBlowup => OracleKind::Divergence,
-            other => other,
-        };
+        let oracle = oracle_of_kind(oracle);
         Self { oracle, edits, lesions: classes, tokens, places }
     }
 
@@ -234,6 +234,14 @@ impl TokenClass {
     }
 }
 
+/// Returns the oracle that a kind is told by: loss blow-up counts as divergence.
+pub(super) fn oracle_of_kind(oracle: OracleKind) -> OracleKind {
+    match oracle {
+        OracleKind::LossBlowup => OracleKind::Divergence,
+        other => other,
+    }
+}
+
 /// The kinds of edits that are no lesions, and what stands beside the kinds of components where
 /// several places are lesioned.
 const OTHER_KINDS: [&str; 7] =
@@ -314,7 +322,8 @@ mod tests {
             described(edits, OracleKind::LossBlowup)
         };
         let zeroed = described(vec![zero(2, 3)], OracleKind::LossBlowup);
-        assert_eq!([scaled(0.0), scaled(0.3)], [zeroed.clone(), zeroed]);
+        assert_eq!([scaled(0.0), scaled(0.3)], [zeroed.clone(), zeroed.clone()]);
+        assert_eq!(scaled(-0.07), zeroed);
         assert_eq!(scaled(-1.5).to_string(), "inversion of head in L2: divergence");
         assert_eq!(scaled(3.0).to_string(), "amplification of head in L2: divergence");
         assert_eq!(scaled(-1.0), scaled(-2.0));

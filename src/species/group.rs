@@ -72,17 +72,17 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
     let mut seen = BTreeSet::new();
     let cases: Vec<&Case> = cases.into_iter().filter(|case| seen.insert(&case.id)).collect();
     let (by_kind, twins) = by_kind(&cases);
-    let mut by_model: BTreeMap<&str, Vec<(&Descriptor, &Case)>> = BTreeMap::new();
-    for ((fingerprint, kind), members) in &by_kind {
+    let mut by_model: BTreeMap<Models, Vec<(&Descriptor, &Case)>> = BTreeMap::new();
+    for ((models, kind), members) in &by_kind {
         let described = members.iter().map(|case| (kind, *case));
-        by_model.entry(fingerprint).or_default().extend(described);
+        by_model.entry(*models).or_default().extend(described);
     }
-    let thresholds: BTreeMap<&str, f64> = (by_model.iter())
-        .filter_map(|(fingerprint, cases)| Some((*fingerprint, profile::calibrate(cases)?)))
+    let thresholds: BTreeMap<Models, f64> = (by_model.iter())
+        .filter_map(|(models, cases)| Some((*models, profile::calibrate(cases)?)))
         .collect();
-    let divided = by_kind.into_iter().flat_map(|((fingerprint, _), members)| {
-        let parts = profile::divide(members, thresholds.get(fingerprint).copied());
-        parts.into_iter().map(move |members| (fingerprint, members))
+    let divided = by_kind.into_iter().flat_map(|((models, _), members)| {
+        let parts = profile::divide(members, thresholds.get(&models).copied());
+        parts.into_iter().map(move |members| (models, members))
     });
     let mut groups = merge_same_lesions(divided);
     for (core, twin) in twins {
@@ -94,7 +94,7 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
     }
     let mut species: Vec<Species> = groups
         .into_iter()
-        .filter_map(|(fingerprint, mut members)| {
+        .filter_map(|((fingerprint, _), mut members)| {
             members.sort_by(|a, b| excess(b).total_cmp(&excess(a)).then_with(|| a.id.cmp(&b.id)));
             let strongest = excess(members.first()?);
             let face = *(members.iter())
@@ -147,38 +147,54 @@ fn lesioned(case: &Case) -> Option<BTreeSet<Part>> {
     parts(case).filter(|parts| parts.iter().all(|part| matches!(part, Part::Component(..))))
 }
 
-type ByKind<'a> = BTreeMap<(&'a str, Descriptor), Vec<&'a Case>>;
+/// The fingerprint of a case's model, and that of the model that it is compared with.
+type Models<'a> = (&'a str, Option<&'a str>);
 
-/// Groups cases by model and kind. What has all that another case is made of, and more, is a twin
-/// of that case: these are returned by themselves, each with its core, the smallest such case.
-/// Tokens must fail the same oracle as their core; a lesion is the same one under any.
+fn models(case: &Case) -> Models<'_> {
+    let against = case.against.as_ref().map(|against| &against.model.fingerprint[..]);
+    (&case.model.fingerprint, against)
+}
+
+type ByKind<'a> = BTreeMap<(Models<'a>, Descriptor), Vec<&'a Case>>;
+
+/// Groups cases by model and kind. A case whose parts strictly contain another's is its twin: these
+/// are returned by themselves, each with its core, the smallest such case that is no twin. Tokens
+/// must fail the same oracle as their core; a lesion is the same one under any.
 fn by_kind<'a>(cases: &[&'a Case]) -> (ByKind<'a>, Vec<(&'a Case, &'a Case)>) {
     let described: Vec<(Descriptor, Option<BTreeSet<Part>>, bool)> = (cases.iter())
         .map(|case| (Descriptor::of_case(case), parts(case), lesioned(case).is_some()))
         .collect();
-    let (mut by_kind, mut twins) = (ByKind::new(), Vec::new());
-    for (at, &case) in cases.iter().enumerate() {
-        let (kind, parts, is_lesion) = &described[at];
+    let core_of = |at: usize| {
+        let (case, (kind, parts, is_lesion)) = (cases[at], &described[at]);
         let is_core = |other: &usize| {
             let (of_other, less, _) = &described[*other];
             let (Some(all), Some(less)) = (parts, less) else { return false };
-            case.model.fingerprint == cases[*other].model.fingerprint
+            models(case) == models(cases[*other])
                 && (*is_lesion || kind.oracle == of_other.oracle)
                 && less.len() < all.len()
                 && less.is_subset(all)
         };
-        let core = (0..cases.len()).filter(is_core).min_by(|&a, &b| {
+        (0..cases.len()).filter(is_core).min_by(|&a, &b| {
             let size = |at: usize| described[at].1.as_ref().map_or(0, BTreeSet::len);
             (size(a).cmp(&size(b)))
                 .then(excess(cases[b]).total_cmp(&excess(cases[a])))
                 .then_with(|| cases[a].id.cmp(&cases[b].id))
-        });
-        match core {
-            Some(core) => twins.push((cases[core], case)),
-            None => {
-                let kind = (&case.model.fingerprint[..], kind.clone());
+        })
+    };
+    let cores: Vec<Option<usize>> = (0..cases.len()).map(core_of).collect();
+    let (mut by_kind, mut twins) = (ByKind::new(), Vec::new());
+    for (at, &case) in cases.iter().enumerate() {
+        // The core of a core has fewer parts still, so this ends.
+        let mut root = at;
+        while let Some(core) = cores[root] {
+            root = core;
+        }
+        match root == at {
+            true => {
+                let kind = (models(case), described[at].0.clone());
                 by_kind.entry(kind).or_default().push(case);
             }
+            false => twins.push((cases[root], case)),
         }
     }
     (by_kind, twins)
@@ -187,15 +203,15 @@ fn by_kind<'a>(cases: &[&'a Case]) -> (ByKind<'a>, Vec<(&'a Case, &'a Case)>) {
 /// Puts together groups of one model that have a lesion of the same components in common: a lesion
 /// is one glitch, whichever oracles see it and however strong it is.
 fn merge_same_lesions<'a>(
-    groups: impl Iterator<Item = (&'a str, Vec<&'a Case>)>,
-) -> Vec<(&'a str, Vec<&'a Case>)> {
-    /// A group: fingerprint, its lesions, its cases.
-    type Group<'a> = (&'a str, BTreeSet<BTreeSet<Part>>, Vec<&'a Case>);
+    groups: impl Iterator<Item = (Models<'a>, Vec<&'a Case>)>,
+) -> Vec<(Models<'a>, Vec<&'a Case>)> {
+    /// A group: its models, its lesions, its cases.
+    type Group<'a> = (Models<'a>, BTreeSet<BTreeSet<Part>>, Vec<&'a Case>);
     let mut merged: Vec<Group> = Vec::new();
-    for (fingerprint, members) in groups {
+    for (models, members) in groups {
         let lesions: BTreeSet<_> = members.iter().filter_map(|case| lesioned(case)).collect();
-        let mut joined = (fingerprint, lesions, members);
-        let is_apart = |other: &Group| other.0 != fingerprint || other.1.is_disjoint(&joined.1);
+        let mut joined = (models, lesions, members);
+        let is_apart = |other: &Group| other.0 != models || other.1.is_disjoint(&joined.1);
         let (apart, same): (Vec<_>, Vec<_>) = merged.into_iter().partition(is_apart);
         for (_, lesions, members) in same {
             joined.1.extend(lesions);
@@ -204,7 +220,7 @@ fn merge_same_lesions<'a>(
         merged = apart;
         merged.push(joined);
     }
-    merged.into_iter().map(|(fingerprint, _, members)| (fingerprint, members)).collect()
+    merged.into_iter().map(|(models, _, members)| (models, members)).collect()
 }
 
 fn is_consistent(case: &Case) -> bool {
@@ -263,6 +279,31 @@ mod tests {
         both.verdict.oracle = OracleKind::Collapse;
         both.id = both.compute_id();
         assert_eq!(group(&[both, alone]).len(), 2);
+    }
+
+    #[test]
+    fn every_case_is_in_one_species_in_any_order() {
+        let zero = |head| Edit::lesion(Component::Head { layer: 2, head }, Action::Zero);
+        let made = |edits: Vec<Edit>, oracle| {
+            let mut case = case(5, 1, 9.0);
+            (case.edits, case.verdict.oracle) = (edits, oracle);
+            case.id = case.compute_id();
+            case
+        };
+        // The core of the first is the second, whose core is the third: under another oracle, which
+        // a token must not be and a lesion may.
+        let token = Edit::Replace { position: 1, id: 5 };
+        let divergence = OracleKind::Divergence;
+        let cases = [
+            made(vec![token, zero(0), zero(1)], divergence),
+            made(vec![zero(0), zero(1)], divergence),
+            made(vec![zero(0)], OracleKind::Collapse),
+        ];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let species = group(order.map(|at| &cases[at]));
+            let members: Vec<usize> = species.iter().map(|s| s.members.len()).collect();
+            assert_eq!(members, [3], "{order:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::descriptor::{Descriptor, TokenClass, is_kind_of_edit};
+use super::descriptor::{Descriptor, TokenClass, is_kind_of_edit, oracle_of_kind};
 use crate::case::Case;
 use crate::error::{Error, Result};
 use crate::oracle::OracleKind;
@@ -81,7 +81,7 @@ impl Ignored {
         let edits = |wanted: &BTreeSet<String>| {
             wanted.iter().map(String::as_str).eq(kind.edits.iter().copied())
         };
-        self.oracle.is_none_or(|oracle| oracle == kind.oracle)
+        self.oracle.is_none_or(|oracle| oracle_of_kind(oracle) == kind.oracle)
             && self.edits.as_ref().is_none_or(edits)
             && self.tokens.as_ref().is_none_or(|tokens| *tokens == kind.tokens)
     }
@@ -100,6 +100,8 @@ mod tests {
         let kind = Descriptor::new(&trial, OracleKind::Echo, &|_| TokenClass::HardlyTrained);
         let matches = |text: &str| parse(text).unwrap().ignore[0].matches(&kind);
         assert!(matches("[[ignore]]\noracle = \"echo\""));
+        let loss = Descriptor::new(&trial, OracleKind::LossBlowup, &|_| TokenClass::Ordinary);
+        assert!(parse("[[ignore]]\noracle = \"loss_blowup\"").unwrap().ignore[0].matches(&loss));
         assert!(matches("[[ignore]]\nedits = [\"token\"]\ntokens = [\"hardly_trained\"]"));
         assert!(!matches("[[ignore]]\noracle = \"divergence\"\nedits = [\"token\"]"));
         assert!(!matches("[[ignore]]\nedits = [\"token\", \"head\"]"));

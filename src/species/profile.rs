@@ -15,7 +15,7 @@ use crate::case::Case;
 use crate::deficits::{Deficit, Deficits, Measure, Measured, mean};
 use crate::stats;
 
-/// Largest value of one measure, in noticeable changes: beyond this, more is no other kind.
+/// Largest value of one measure, in noticeable changes: larger ones do not make another kind.
 const LARGEST: f64 = 3.0;
 /// The share of findings that must not be told apart from themselves.
 const SAME: f64 = 0.95;
@@ -36,6 +36,7 @@ impl Profile {
             let picked = pairs.filter(|(at, _)| of(*at));
             let changes: Vec<f64> = picked.map(|(_, (after, before))| after - before).collect();
             let noticeable = mean(&changes) / measured.measure.minimum();
+            let noticeable = if noticeable.is_nan() { 0.0 } else { noticeable };
             (measured.measure, noticeable.clamp(-LARGEST, LARGEST))
         };
         Self(deficits.measures.iter().map(change).collect())
@@ -64,7 +65,10 @@ pub(super) fn common_deficits(members: &[&Case]) -> Vec<Deficit> {
 
 /// Returns the profile of a case that has one in new prompts.
 fn profile(case: &Case) -> Option<Profile> {
-    let deficits = case.deficits.as_ref().filter(|deficits| deficits.new_prompts)?;
+    let deficits = case.deficits.as_ref().filter(|deficits| {
+        let prompts = deficits.measures.iter().map(|measured| measured.baseline.len()).min();
+        deficits.new_prompts && prompts.is_some_and(|prompts| prompts > 1)
+    })?;
     Some(Profile::new(deficits, |_| true))
 }
 
@@ -116,7 +120,7 @@ pub(super) fn divide(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Ca
         };
         clusters.push(merged);
     }
-    // What shows the same deficits, or none, has nothing to be told apart by.
+    // Clusters with the same deficits, or with none, are joined again.
     let mut by_deficits: BTreeMap<Vec<Deficit>, Vec<usize>> = BTreeMap::new();
     for cluster in clusters.into_iter().filter(|cluster| !cluster.is_empty()) {
         let places: Vec<usize> = cluster.into_iter().map(|at| profiles[at].0).collect();
@@ -171,6 +175,7 @@ mod tests {
         let cases: Vec<(&Descriptor, &Case)> = (loops.iter().map(|case| (&one, case)))
             .chain(copying.iter().map(|case| (&other, case)))
             .collect();
+        assert_eq!(calibrate(&cases[2..9]), None, "seven are too few");
         let threshold = calibrate(&cases);
         assert!(threshold.is_some_and(|threshold| threshold < 1.0), "{threshold:?}");
         let mixed: Vec<&Case> = loops.iter().chain(&copying).collect();
@@ -202,6 +207,5 @@ mod tests {
         let cases: Vec<(&Descriptor, &Case)> =
             noisy.iter().enumerate().map(|(id, case)| (kind(id), case)).collect();
         assert_eq!(calibrate(&cases), None);
-        assert_eq!(calibrate(&cases[..4]), None);
     }
 }

@@ -44,7 +44,7 @@ fn kinds_are_those_that_a_reader_tells() {
         .filter(|pair| (kind_of[&pair.a[..]] == kind_of[&pair.b[..]]) != pair.same)
         .map(|pair| format!("{} {} {} {}", pair.a, pair.b, pair.same, pair.because))
         .collect();
-    assert!(wrong.len() <= 4, "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(wrong.len() <= 3, "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     // Neither everything in one kind nor each case by itself would do.
     let same = judged.pairs.iter().filter(|pair| pair.same).count();
     assert_eq!(same, 11);
