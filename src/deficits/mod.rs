@@ -1,5 +1,5 @@
-//! Measures what a model's own writing loses by the edits of a finding (as lesion-deficit studies in
-//! neuropsychology describe patients by what they can no longer do).
+//! Measures what a model's own writing loses by the edits of a finding (as lesion-deficit studies
+//! in neuropsychology describe patients by what they can no longer do).
 //!
 //! The edits of a finding are put into new prompts, and the model writes on in each: with the
 //! edits, without them, and with each of the finding's controls in their place. What is counted in
