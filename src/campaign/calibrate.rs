@@ -1,6 +1,5 @@
 //! Pre-thresholds: scores that are ordinary for each oracle and mutator, measured before the loop.
 
-use super::config::judges;
 use super::state::Campaign;
 use crate::edit::Trial;
 use crate::error::Result;
@@ -39,7 +38,7 @@ impl Campaign<'_> {
         let observations = subject.observe(&requests)?;
         self.summary.follow_up_evaluations += baselines + requests.len() as u64;
         for mutator in &self.proposer.mutators {
-            for &kind in kinds.iter().filter(|kind| judges(*mutator, **kind)) {
+            for &kind in kinds.iter().filter(|kind| mutator.oracles().contains(kind)) {
                 let own = trials
                     .iter()
                     .zip(&observations)

@@ -45,8 +45,8 @@ pub struct CampaignConfig {
     /// Matched controls behind each verdict, 8 to 1,024 [default: 16; `--controls`]. With `n` of
     /// them, no p-value is below 1/(n + 1).
     pub controls_per_trial: usize,
-    /// What the search looks for [default: `kinds`]. `score` is how campaigns searched before they
-    /// knew kinds, kept as a baseline to compare with.
+    /// The aim of the search [default: `kinds`]. `score` is how campaigns searched before they knew
+    /// kinds, kept as a baseline to compare with.
     pub search: Search,
     /// The detectors that score trials [default: all that the selected mutators make trials for
     /// and that apply to the model; `--oracles`]. One that would score nothing is refused.
@@ -85,14 +85,15 @@ pub struct CampaignConfig {
     pub out: String,
 }
 
-/// What a campaign judges, pays its mutators for and follows up.
+/// The aim of a campaign: it decides which trials are judged and followed up, and which mutators
+/// are paid.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Search {
-    /// What is of a kind seldom judged, and least like what is known; three findings of a kind.
+    /// Trials of kinds seldom judged, findings least like those that are known, three of a kind.
     #[default]
     Kinds,
-    /// What scores most, of the oracle with the fewest findings.
+    /// The highest scores, of the oracle with the fewest findings.
     Score,
 }
 
@@ -228,7 +229,7 @@ impl CampaignConfig {
         if self.against.is_some() {
             mutators.retain(|mutator| {
                 mutator.groups().iter().any(|group| OF_TEXT.contains(group))
-                    && judges(*mutator, OracleKind::Disagreement)
+                    && mutator.oracles().contains(&OracleKind::Disagreement)
             });
         }
         Ok(mutators)
@@ -237,7 +238,7 @@ impl CampaignConfig {
     /// Returns whether an oracle scores the trials of any of these mutators in this campaign.
     fn scores(&self, mutators: &[&'static dyn Mutator], kind: OracleKind) -> bool {
         kind.oracle().needs_other_model() == self.against.is_some()
-            && mutators.iter().any(|mutator| judges(*mutator, kind))
+            && mutators.iter().any(|mutator| mutator.oracles().contains(&kind))
     }
 
     /// Returns the oracles that judge on a model: those named, or all that a selected mutator makes
@@ -263,16 +264,6 @@ impl CampaignConfig {
 
 /// The groups whose mutators change the text alone.
 const OF_TEXT: [&str; 4] = ["tokens", "dictionary", "vocabulary", "suffix"];
-
-/// Returns whether an oracle can judge the trials of a mutator. Two models are compared on what
-/// leaves the continuation as it is.
-pub(super) fn judges(mutator: &dyn Mutator, kind: OracleKind) -> bool {
-    let asked = match kind.oracle().needs_other_model() {
-        true => OracleKind::Divergence,
-        false => kind,
-    };
-    mutator.oracles().contains(&asked)
-}
 
 /// Returns whether a group of mutators draws components, which `layers` restricts.
 fn drawn_from_layers(group: &str) -> bool {

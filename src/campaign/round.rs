@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::judges;
 use super::events::{Event, Sink};
 use super::proposals::Proposal;
 use super::scheduler;
@@ -101,7 +100,7 @@ impl<'a> Campaign<'a> {
         self.tokens += (trial.len() + trial.edits.len()) as u64;
         yielded.trials += 1;
         let mut best = Best { oracle: None, excess: 0.0, score: 0.0, scale: 1.0 };
-        for &kind in kinds.iter().filter(|kind| judges(mutator, **kind)) {
+        for &kind in kinds.iter().filter(|kind| mutator.oracles().contains(kind)) {
             let score = kind.oracle().score(observation, baseline);
             let threshold = self.thresholds.get(&(mutator.name(), kind));
             let scale = threshold.copied().unwrap_or(f64::MAX);

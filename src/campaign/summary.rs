@@ -66,7 +66,7 @@ pub struct Summary {
     /// The kinds of its raw findings, those with most of them first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<KindCount>,
-    /// What is probably still unseen; `None` in older summaries.
+    /// Estimates of the kinds that are still unseen; `None` in older summaries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unseen: Option<Unseen>,
     /// One point every few batches, ascending in `evaluations`.
@@ -116,7 +116,7 @@ pub struct KindCount {
     pub held: u64,
 }
 
-/// How much of what a campaign could find it has not seen, by how many of its kinds have one raw
+/// Estimates of the kinds that a campaign has not seen, by how many of its kinds have one raw
 /// finding and how many two ([`stats::Seen`](crate::stats::Seen)).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

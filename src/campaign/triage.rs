@@ -75,18 +75,21 @@ impl Triage {
         new
     }
 
-    /// Returns how often a kind was judged, in powers of two: what was judged less comes first. A
-    /// search by score knows no kinds.
+    /// Returns how often a kind was judged, in powers of two: what was judged less comes first; 0
+    /// in a search by score.
     pub fn familiarity(&self, kind: &Descriptor) -> u32 {
-        let count = self.counts.get(kind).filter(|_| self.search == Search::Kinds);
-        count.map_or(0, |count| u64::BITS - count.judged.leading_zeros())
+        self.count(kind).map_or(0, |count| u64::BITS - count.judged.leading_zeros())
     }
 
     /// Returns the number of raw findings of a kind so far; 0 in a search by score, in which each
     /// is worth as much as the first.
     pub fn raw_of(&self, kind: &Descriptor) -> u64 {
-        let count = self.counts.get(kind).filter(|_| self.search == Search::Kinds);
-        count.map_or(0, |count| count.raw)
+        self.count(kind).map_or(0, |count| count.raw)
+    }
+
+    /// Returns the counts of a kind; none in a search by score, which knows no kinds.
+    fn count(&self, kind: &Descriptor) -> Option<&Count> {
+        self.counts.get(kind).filter(|_| self.search == Search::Kinds)
     }
 
     /// Returns whether the trial contains what a known finding of the oracle is made of.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{Case, SCHEMA_VERSION, check};
 use crate::error::{Error, Result};
@@ -78,16 +79,33 @@ impl Case {
     }
 }
 
+/// Returns the fields of a case. serde also reads a struct from an array, which no version ever
+/// wrote.
+fn fields<'a>(path: &Path, value: &'a mut Value) -> Result<&'a mut Map<String, Value>> {
+    let object = || Error::file(path, "(top level)", "invalid type: a case is an object");
+    value.as_object_mut().ok_or_else(object)
+}
+
+/// Brings a case of `version` to the next one, which added optional fields: these it must not have.
+fn without(path: &Path, mut value: Value, version: u32, added: &[&str]) -> Result<Value> {
+    let fields = fields(path, &mut value)?;
+    fields.insert("schema_version".into(), (version + 1).into());
+    match added.iter().find(|field| fields.contains_key(**field)) {
+        Some(&field) => {
+            let message = format!("unknown field in a case of version {version}");
+            Err(Error::file(path, field, message))
+        }
+        None => Ok(value),
+    }
+}
+
 /// Brings a case of an older schema up to the current one, version by version, so that files once
 /// written stay readable. A new version adds an arm here and never changes an old one.
-fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<serde_json::Value> {
+fn migrate(path: &Path, mut value: Value, version: u32) -> Result<Value> {
     match version {
         SCHEMA_VERSION => Ok(value),
         1 => {
-            // serde also reads a struct from an array, which no version ever wrote.
-            let Some(fields) = value.as_object_mut() else {
-                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
-            };
+            let fields = fields(path, &mut value)?;
             fields.insert("schema_version".into(), 2.into());
             if let Some(localization) =
                 fields.get_mut("implication").and_then(|i| i.as_object_mut())
@@ -101,38 +119,9 @@ fn migrate(path: &Path, mut value: serde_json::Value, version: u32) -> Result<se
             }
             migrate(path, value, 2)
         }
-        2 => {
-            let Some(fields) = value.as_object_mut() else {
-                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
-            };
-            fields.insert("schema_version".into(), 3.into());
-            for new in ["search", "replication", "sampled"] {
-                if fields.contains_key(new) {
-                    return Err(Error::file(path, new, "unknown field in a case of version 2"));
-                }
-            }
-            migrate(path, value, 3)
-        }
-        3 => {
-            let Some(fields) = value.as_object_mut() else {
-                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
-            };
-            fields.insert("schema_version".into(), 4.into());
-            if fields.contains_key("against") {
-                return Err(Error::file(path, "against", "unknown field in a case of version 3"));
-            }
-            migrate(path, value, 4)
-        }
-        4 => {
-            let Some(fields) = value.as_object_mut() else {
-                return Err(Error::file(path, "(top level)", "invalid type: a case is an object"));
-            };
-            fields.insert("schema_version".into(), 5.into());
-            if fields.contains_key("deficits") {
-                return Err(Error::file(path, "deficits", "unknown field in a case of version 4"));
-            }
-            migrate(path, value, 5)
-        }
+        2 => migrate(path, without(path, value, 2, &["search", "replication", "sampled"])?, 3),
+        3 => migrate(path, without(path, value, 3, &["against"])?, 4),
+        4 => migrate(path, without(path, value, 4, &["deficits"])?, 5),
         newer if newer > SCHEMA_VERSION => Err(Error::file(
             path,
             "schema_version",

@@ -76,8 +76,8 @@ pub struct Case {
     /// What the model generates by sampling, for verdicts about greedy generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled: Option<Sampled>,
-    /// What the model's own writing loses by the edits. `None` in older cases, and in those written
-    /// by hand.
+    /// The deficits of the model's own writing under the edits. `None` in older cases, and in those
+    /// written by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deficits: Option<Deficits>,
     /// The second model of a case about two. `None` in all others.

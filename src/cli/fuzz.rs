@@ -96,17 +96,17 @@ pub fn run_command(args: FuzzArgs) -> Result<u8> {
     OutputDir::check(wanted)?;
     let model = Model::load(&config.model)?;
     let evaluator = ModelEvaluator::new(&model);
-    let vocabulary = Vocabulary::of(&model);
-    let model_ref = model.reference();
-    let token = |id| model.token(id);
     let other = config.against.as_deref().map(Model::load).transpose()?;
     let other = other.as_ref().map(ModelEvaluator::new);
     let models = other.as_ref().map(|other| TwoModels::new(&evaluator, other)).transpose()?;
+    let model_ref = model.reference();
     let same =
         |models: &TwoModels| models.against.model.reference().fingerprint == model_ref.fingerprint;
     if models.as_ref().is_some_and(same) {
         return Err(Error::request("--against: the same model"));
     }
+    let vocabulary = Vocabulary::of(&model);
+    let token = |id| model.token(id);
     let mut subject = setup::subject(&config, &model, &evaluator, &vocabulary, &token)?;
     if let Some(models) = &models {
         subject = subject.compared(models);

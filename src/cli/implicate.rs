@@ -48,7 +48,7 @@ pub struct Args {
     attribution: bool,
 }
 
-/// What is printed as JSON.
+/// The JSON output.
 #[derive(Serialize)]
 struct Found<'a> {
     #[serde(flatten)]

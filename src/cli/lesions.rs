@@ -9,12 +9,11 @@ use clap::ValueEnum;
 use super::args::{ModelArg, RowsArg};
 use super::rows::{SHOWN, more, texts};
 use super::{exit, interrupt, output};
+use crate::edit::Action;
 use crate::error::Result;
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
-use crate::sweep::{
-    LEAST_TEXTS, LesionKind, LesionOptions, LesionRow, LesionSweep, Target, WeightRank,
-};
+use crate::sweep::{LEAST_TEXTS, LesionOptions, LesionRow, LesionSweep, Target, WeightRank};
 use crate::text::{count, escape, percent, plural};
 
 #[derive(clap::Args)]
@@ -49,7 +48,7 @@ pub struct Args {
     json: bool,
 }
 
-/// What is done to each component.
+/// The lesion of each component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
     Zero,
@@ -58,11 +57,11 @@ enum By {
 }
 
 impl By {
-    fn kind(self) -> LesionKind {
+    fn action(self) -> Action {
         match self {
-            Self::Zero => LesionKind::Zero,
-            Self::Mean => LesionKind::Mean,
-            Self::Negate => LesionKind::Negate,
+            Self::Zero => Action::Zero,
+            Self::Mean => Action::Mean,
+            Self::Negate => Action::Scale { factor: -1.0 },
         }
     }
 }
@@ -111,7 +110,7 @@ fn sweep(args: &Args, target: Target, rank: WeightRank) -> Result<u8> {
     let options = LesionOptions {
         target,
         limit: args.limit,
-        by: args.by.kind(),
+        action: args.by.action(),
         rank,
         seed: args.seed,
         null: args.null,

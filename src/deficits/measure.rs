@@ -3,7 +3,7 @@
 use rand::Rng as _;
 
 use super::texts::{fragment_share, missing_share, repeated_share, shared_with_others};
-use super::{CONTROLS, Deficits, GENERATED, Measure, Measured, PROMPTS, mean};
+use super::{CONTROLS, Deficits, GENERATED, Measure, Measured, PROMPTS};
 use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator, Observation, Request};
@@ -11,6 +11,7 @@ use crate::model::Config;
 use crate::oracle::{OracleKind, controls};
 use crate::replicate::{NewPrompts, is_echo};
 use crate::rng;
+use crate::stats::mean;
 use crate::vocabulary::Vocabulary;
 
 /// Tokens of a passage that is to be copied, at most and at least.
@@ -19,7 +20,7 @@ const LEAST_PASSAGE: usize = 8;
 /// The passage is shown once and begun again: the share of it that is given the second time.
 const GIVEN: usize = 3;
 
-/// What all measurements of a finding share.
+/// The state that all measurements of a finding share.
 struct Measuring<'a> {
     evaluator: &'a dyn Evaluator,
     config: &'a Config,

@@ -14,7 +14,8 @@ pub use measure::measure;
 
 use serde::{Deserialize, Serialize};
 
-use crate::oracle::{exceeding, threshold_above};
+use crate::oracle::{margin_among_controls, threshold_above};
+use crate::stats::mean;
 
 /// Prompts in which a finding's deficits are measured.
 pub const PROMPTS: usize = 6;
@@ -53,7 +54,7 @@ pub enum Deficit {
     Loops,
     /// The text ends early.
     EarlyEnd,
-    /// What was shown cannot be copied.
+    /// The model cannot copy what it was shown.
     NoCopying,
     /// The choice of tokens is spread out: word salad.
     HighEntropy,
@@ -152,22 +153,35 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// Returns the mean over the prompts without the edits.
+    pub fn before(&self) -> f64 {
+        mean(&self.baseline)
+    }
+
+    /// Returns the mean over the prompts with the edits.
+    pub fn after(&self) -> f64 {
+        mean(&self.edited)
+    }
+
     /// Returns the mean change that the edits make.
     pub fn change(&self) -> f64 {
-        mean(&self.edited) - mean(&self.baseline)
+        self.after() - self.before()
     }
 
     /// Returns whether the change is bad in the direction of `sign`, and beyond all controls.
     fn shows(&self, sign: f64) -> bool {
-        let controls: Vec<f64> = self.controls.iter().map(|change| sign * change).collect();
-        sign * self.change() > threshold_above(self.measure.minimum(), &controls)
+        sign * self.change() > threshold_above(self.measure.minimum(), &self.worsening(sign))
+    }
+
+    /// Returns the controls' changes with the bad direction up.
+    fn worsening(&self, sign: f64) -> Vec<f64> {
+        self.controls.iter().map(|change| sign * change).collect()
     }
 
     /// Returns whether a control shows the deficit when it is judged against the others.
     fn control_shows(&self, sign: f64, control: usize) -> bool {
-        let mut others: Vec<f64> = self.controls.iter().map(|change| sign * change).collect();
-        let change = others.remove(control);
-        !others.is_empty() && change > exceeding(self.measure.minimum(), &others)
+        margin_among_controls(self.measure.minimum(), &self.worsening(sign), control)
+            .is_some_and(|margin| margin > 0.0)
     }
 }
 
@@ -193,11 +207,15 @@ impl Deficits {
         })
     }
 
+    /// Returns the number of controls of the measure that has the fewest.
+    pub fn controls(&self) -> usize {
+        self.measures.iter().map(|measured| measured.controls.len()).min().unwrap_or(0)
+    }
+
     /// Returns how many controls there are, and how many of them show a deficit when each is judged
     /// against the others: how often the same rule finds one where there is nothing to find.
     pub fn controls_showing(&self) -> (usize, usize) {
-        let controls = self.measures.iter().map(|measured| measured.controls.len()).min();
-        let controls = controls.unwrap_or(0);
+        let controls = self.controls();
         let shows = |control: &usize| {
             Deficit::ALL.into_iter().any(|deficit| {
                 let measured = self.measures.iter().find(|m| m.measure == deficit.measure());
@@ -206,11 +224,6 @@ impl Deficits {
         };
         (controls, (0..controls).filter(shows).count())
     }
-}
-
-/// Returns the mean; 0 when empty.
-pub fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 #[cfg(test)]

@@ -15,4 +15,4 @@ pub use detectors::OracleKind;
 pub use interface::Oracle;
 pub use judge::{Judge, ModelJudge};
 pub use request::{baseline_request, request};
-pub use verdict::{LEAST_CONTROLS, Verdict, exceeding, threshold, threshold_above};
+pub use verdict::{LEAST_CONTROLS, Verdict, margin_among_controls, threshold, threshold_above};

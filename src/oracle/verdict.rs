@@ -54,9 +54,16 @@ pub fn threshold_above(minimum: f64, controls: &[f64]) -> f64 {
     if controls.len() < LEAST_CONTROLS { f64::MAX } else { exceeding(minimum, controls) }
 }
 
-/// Computes the [`threshold_above`] whatever the number of controls, for a control that is judged
-/// against the others.
-pub fn exceeding(minimum: f64, controls: &[f64]) -> f64 {
+/// Returns by how much a control exceeds the threshold that the others set, however few they are;
+/// `None` if there are no others.
+pub fn margin_among_controls(minimum: f64, controls: &[f64], index: usize) -> Option<f64> {
+    let mut others = controls.to_vec();
+    let score = others.remove(index);
+    (!others.is_empty()).then(|| score - exceeding(minimum, &others))
+}
+
+/// Computes the [`threshold_above`] whatever the number of controls.
+fn exceeding(minimum: f64, controls: &[f64]) -> f64 {
     let ascending = stats::sorted(controls);
     let allowed = sequential::allowed(controls.len());
     let worst = ascending.iter().rev().nth(allowed).copied().unwrap_or(f64::MIN);
@@ -101,11 +108,10 @@ impl Verdict {
     /// Counts the controls that would be flagged if each were judged against the others: what the
     /// same rule flags where there is nothing to find.
     pub fn controls_flagged(&self) -> usize {
+        let minimum = self.oracle.oracle().minimum();
         let flagged = |index: &usize| {
-            let mut others = self.controls.clone();
-            let score = others.remove(*index);
-            !others.is_empty()
-                && score - exceeding(self.oracle.oracle().minimum(), &others) > self.noise_floor
+            let margin = margin_among_controls(minimum, &self.controls, *index);
+            margin.is_some_and(|margin| margin > self.noise_floor)
         };
         (0..self.controls.len()).filter(flagged).count()
     }

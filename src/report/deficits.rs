@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 
 use super::format::list;
 use crate::case::Case;
-use crate::deficits::{Deficits, Measure, Measured, mean};
+use crate::deficits::{Deficits, Measure, Measured};
 use crate::oracle::LEAST_CONTROLS;
 use crate::text::{self, number};
 
 /// Returns what is said of the deficits of a case: those that are shown, with their figures.
 pub fn sentence(case: &Case) -> Option<String> {
     let deficits = case.deficits.as_ref()?;
-    let (controls, _) = deficits.controls_showing();
+    let controls = deficits.controls();
     if deficits.measures.is_empty() {
         return Some("Deficits were not measured: no prompt leaves room to write.".to_owned());
     }
@@ -26,14 +26,13 @@ pub fn sentence(case: &Case) -> Option<String> {
     let shown: Vec<String> = deficits
         .shown()
         .map(|(deficit, measured)| {
-            let (before, after) = (mean(&measured.baseline), mean(&measured.edited));
             let unit = measured.measure.unit();
             format!(
                 "{} ({} from {} to {}{unit})",
                 deficit.words(),
                 name(measured.measure),
-                number(before),
-                number(after)
+                number(measured.before()),
+                number(measured.after())
             )
         })
         .collect();
@@ -63,13 +62,12 @@ fn name(measure: Measure) -> &'static str {
 
 /// Returns the cells of a row: without the edits, with them, the change, the controls' changes.
 fn cells(measured: &Measured) -> [String; 4] {
-    let (before, after) = (mean(&measured.baseline), mean(&measured.edited));
+    let (before, after, change) = (measured.before(), measured.after(), measured.change());
     let extremes = |better: fn(f64, f64) -> f64| measured.controls.iter().copied().reduce(better);
     let controls = match (extremes(f64::min), extremes(f64::max)) {
         (Some(low), Some(high)) => format!("{low:+.2} to {high:+.2}"),
         _ => "-".to_owned(),
     };
-    let change = measured.change();
     [format!("{before:.2}"), format!("{after:.2}"), format!("{change:+.2}"), controls]
 }
 

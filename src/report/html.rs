@@ -158,20 +158,14 @@ fn header(out: &mut String, summary: &Summary, cases: usize, kinds: usize) {
         );
     }
     if let Some(unseen) = &summary.unseen {
-        let (new, after) = (&unseen.chance_of_new, &unseen.kinds_after_four_times);
+        let ([chance, low, high], [kinds, fewest, most]) = words::unseen_figures(unseen);
         tile(
             &count(summary.kinds.len() as u64),
             "kinds of raw findings",
             &format!(
-                "another in the next {} evaluations: {} ({} to {}); four times the evaluations \
-                would show about {:.0} ({:.0} to {:.0})",
-                count(NEXT_EVALUATIONS),
-                percent(new.value),
-                percent(new.low),
-                percent(new.high),
-                after.value,
-                after.low.floor(),
-                after.high.ceil()
+                "another in the next {} evaluations: {chance} ({low} to {high}); four times the \
+                evaluations would show about {kinds} ({fewest} to {most})",
+                count(NEXT_EVALUATIONS)
             ),
         );
     }

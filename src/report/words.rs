@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural, wilson};
-use crate::campaign::{FOLLOWED_OF_A_KIND, KindCount, NEXT_EVALUATIONS, Summary};
+use crate::campaign::{FOLLOWED_OF_A_KIND, KindCount, NEXT_EVALUATIONS, Summary, Unseen};
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
 use crate::localize::{ComparisonKind, TokenAttribution};
@@ -131,6 +131,14 @@ pub fn sample(kind: &KindCount) -> String {
     }
 }
 
+/// Returns the chance of a new kind and the number of kinds after four times the evaluations, each
+/// with the ends of its interval.
+pub fn unseen_figures(unseen: &Unseen) -> ([String; 3], [String; 3]) {
+    let (new, after) = (&unseen.chance_of_new, &unseen.kinds_after_four_times);
+    let kinds = [after.value, after.low.floor(), after.high.ceil()];
+    ([new.value, new.low, new.high].map(percent), kinds.map(|kinds| format!("{kinds:.0}")))
+}
+
 /// Says of a campaign how its trials were selected and what became of its findings in new prompts,
 /// a sentence each; nothing of one of a version that did not count it.
 pub fn campaign(summary: &Summary) -> Vec<String> {
@@ -176,17 +184,12 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
         ));
     }
     if let Some(unseen) = &summary.unseen {
-        let (new, after) = (&unseen.chance_of_new, &unseen.kinds_after_four_times);
+        let ([chance, low, high], [kinds, fewest, most]) = unseen_figures(unseen);
         said.push(format!(
-            "The next {} evaluations show another kind with a probability of {} (95% interval {} \
-            to {}); four times the evaluations would show about {:.0} kinds ({:.0} to {:.0}).",
-            count(NEXT_EVALUATIONS),
-            percent(new.value),
-            percent(new.low),
-            percent(new.high),
-            after.value,
-            after.low.floor(),
-            after.high.ceil()
+            "The next {} evaluations show another kind with a probability of {chance} (95% \
+            interval {low} to {high}); four times the evaluations would show about {kinds} kinds \
+            ({fewest} to {most}).",
+            count(NEXT_EVALUATIONS)
         ));
     }
     if summary.replicated > 0 {

@@ -137,19 +137,18 @@ impl Descriptor {
         let put_in = trial.edits.iter().filter(|edit| edit.is_token_edit());
         let tokens = put_in.flat_map(Edit::token_ids).map(class).collect();
         let mut edits: BTreeSet<&'static str> = trial.edits.iter().map(kind).collect();
-        let lesions = trial.edits.iter().filter(|edit| matches!(edit, Edit::Lesion { .. }));
-        let classes = trial.edits.iter().filter_map(|edit| match edit {
-            Edit::Lesion { action, .. } => Some(LesionClass::of(action)),
-            _ => None,
-        });
-        let classes = classes.collect();
-        let lesioned: BTreeSet<(usize, Block)> = lesions.filter_map(block).collect();
+        let (mut lesions, mut lesioned) = (BTreeSet::new(), BTreeSet::new());
+        for edit in &trial.edits {
+            if let Edit::Lesion { action, .. } = edit {
+                lesions.insert(LesionClass::of(action));
+                lesioned.extend(block(edit));
+            }
+        }
         if lesioned.len() > 1 {
             edits.insert("set");
         }
         let places = trial.edits.iter().filter_map(place).collect();
-        let oracle = oracle_of_kind(oracle);
-        Self { oracle, edits, lesions: classes, tokens, places }
+        Self { oracle: oracle_of_kind(oracle), edits, lesions, tokens, places }
     }
 
     /// Returns whether a finding of the kind `other` is no news once this kind is known: it has

@@ -12,8 +12,8 @@ use kodama::{Method, linkage};
 
 use super::descriptor::Descriptor;
 use crate::case::Case;
-use crate::deficits::{Deficit, Deficits, Measure, Measured, mean};
-use crate::stats;
+use crate::deficits::{Deficit, Deficits, Measure, Measured};
+use crate::stats::{self, mean};
 
 /// Largest value of one measure, in noticeable changes: larger ones do not make another kind.
 const LARGEST: f64 = 3.0;

@@ -37,6 +37,11 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     if low == high { low } else { low + (high - low) * at.fract() }
 }
 
+/// Returns the mean; 0 when empty.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
 /// Returns the median; NaN when empty.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)

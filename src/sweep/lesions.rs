@@ -31,33 +31,10 @@ use super::{FALSE_DISCOVERY, LEAST_NATS, Progress, Target};
 use crate::edit::{Action, Component, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, ModelEvaluator, Observation, Request};
-use crate::stats;
+use crate::stats::{self, mean};
 
 /// The number of proposed weights that are lesioned where no limit is given.
 const WEIGHTS: usize = 64;
-
-/// What is done to the components of a sweep.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LesionKind {
-    /// The output is zero.
-    #[default]
-    Zero,
-    /// The output is its mean over the reference text.
-    Mean,
-    /// The output has its sign flipped. Of single weights, flips of a sign bit do so.
-    Negate,
-}
-
-impl LesionKind {
-    /// Returns it as an action.
-    pub fn action(self) -> Action {
-        match self {
-            Self::Zero => Action::Zero,
-            Self::Mean => Action::Mean,
-            Self::Negate => Action::Scale { factor: -1.0 },
-        }
-    }
-}
 
 /// Options of [`LesionSweep::run`].
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +45,7 @@ pub struct LesionOptions {
     /// weights, 64).
     pub limit: Option<usize>,
     /// The lesion of each component.
-    pub by: LesionKind,
+    pub action: Action,
     /// How single weights are proposed.
     pub rank: WeightRank,
     /// The seed of the noise.
@@ -78,10 +55,10 @@ pub struct LesionOptions {
 }
 
 impl LesionOptions {
-    /// Sweeps all components of a kind.
+    /// Zeroes all components of a kind.
     pub fn new(target: Target) -> Self {
-        let (by, rank) = (LesionKind::default(), WeightRank::default());
-        Self { target, limit: None, by, rank, seed: 1, null: false }
+        let (action, rank) = (Action::Zero, WeightRank::default());
+        Self { target, limit: None, action, rank, seed: 1, null: false }
     }
 }
 
@@ -144,7 +121,7 @@ impl LesionSweep {
     ) -> Result<Self> {
         let trials = trials(texts)?;
         let components = swept(evaluator, &trials, options)?;
-        let swept = Swept { evaluator, components, action: options.by.action() };
+        let swept = Swept { evaluator, components, action: options.action };
         let everything: Vec<usize> = (0..swept.components.len()).collect();
         // In a null sweep, noise in one more direction stands for the lesion.
         let change = match options.null {
@@ -216,8 +193,8 @@ impl LesionSweep {
             let scores = head_scores(evaluator, &ids, options.seed)?;
             self.rows.iter_mut().for_each(|row| row.head = scores.get(&row.component).copied());
         }
-        self.groups = head_groups(evaluator, texts, &self.rows, options.by.action())?;
-        self.channels = written_channels(evaluator, texts, &self.rows, options.by.action())?;
+        self.groups = head_groups(evaluator, texts, &self.rows, options.action)?;
+        self.channels = written_channels(evaluator, texts, &self.rows, options.action)?;
         Ok(())
     }
 
@@ -321,10 +298,6 @@ impl Measured {
     fn routed_share(&self, component: &Component) -> Option<f64> {
         self.chosen.get(component).map(|(chosen, all)| *chosen as f64 / *all as f64)
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 /// Returns the components that are swept.

@@ -23,7 +23,7 @@ mod vocabulary;
 pub use groups::{HeadGroup, WrittenChannel};
 pub use head_scores::{HeadScores, head_scores};
 pub use insert::{AgainstRow, AgainstSweep, InsertOptions, InsertRow, InsertSweep, MOST_WORDS};
-pub use lesions::{LesionKind, LesionOptions, LesionSweep};
+pub use lesions::{LesionOptions, LesionSweep};
 pub use pairs::{PairKind, PairOptions, PairRow, PairSweep};
 pub use row::{LEAST_TEXTS, LesionRow};
 pub use screen::{Screened, screen};

@@ -6,7 +6,7 @@ use glitch::evaluate::{Evaluator, ModelEvaluator, Patch, Request, block_of};
 use glitch::model::Model;
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, batch::Row};
-use glitch::sweep::{LesionKind, LesionOptions, LesionSweep, Target, WeightRank, head_scores};
+use glitch::sweep::{LesionOptions, LesionSweep, Target, WeightRank, head_scores};
 
 use crate::parity::load;
 
@@ -123,8 +123,9 @@ fn a_sweep_negates_what_it_is_told_to() {
     let model = Model::load("builtin:dense").unwrap();
     let evaluator = ModelEvaluator::new(&model);
     let texts = passages(&model, 2);
-    let (by, rank) = (LesionKind::Negate, WeightRank::Magnitude);
-    let options = LesionOptions { by, rank, limit: Some(4), ..LesionOptions::new(Target::Weights) };
+    let (action, rank) = (Action::Scale { factor: -1.0 }, WeightRank::Magnitude);
+    let options =
+        LesionOptions { action, rank, limit: Some(4), ..LesionOptions::new(Target::Weights) };
     let sweep = LesionSweep::run(&evaluator, &texts, &options, &|_, _| {}).unwrap();
     assert_eq!(sweep.rows.len(), 4);
     let mut largest: Vec<f32> = (0..model.config.num_hidden_layers)

@@ -40,9 +40,8 @@ impl Oracle for Disagreement {
         format!("sets the models {score:.2} bits apart")
     }
 
-    /// Only if there is a second model, which the campaign knows.
     fn judges_mutations(&self) -> bool {
-        false
+        true
     }
 
     fn needs_other_model(&self) -> bool {

@@ -166,6 +166,7 @@ mod tests {
             RoutingCollapse,
             StateBlowup,
             StateMemory,
+            Disagreement,
         ];
         assert_eq!(OracleKind::of_mutations(), others);
     }
