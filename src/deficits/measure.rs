@@ -98,16 +98,7 @@ fn measured(measure: Measure, values: &[f64], prompts: usize) -> Option<Measured
 impl Measuring<'_> {
     /// Lets the model write on after each trial's prompt.
     fn write(&self, variants: &[Trial]) -> Result<Vec<Observation>> {
-        let request = |trial: &Trial| {
-            let length = trial.base.len();
-            let of_prompt = |edit: &&Edit| match edit {
-                Edit::Insert { position, .. } => *position <= length,
-                other => other.position().is_none_or(|position| position < length),
-            };
-            let edits = trial.edits.iter().filter(of_prompt).cloned().collect();
-            let prompt = Trial::new(trial.base.clone(), []);
-            Request::new(prompt.with_edits(edits)).generating(GENERATED)
-        };
+        let request = |trial: &Trial| Request::new(trial.prompt_only()).generating(GENERATED);
         let requests: Vec<Request> = variants.iter().map(request).collect();
         self.evaluator.observe(&requests)
     }

@@ -62,6 +62,17 @@ impl Trial {
         self.with_edits(Vec::new())
     }
 
+    /// Returns the prompt alone, with the edits that act in it or everywhere.
+    pub fn prompt_only(&self) -> Self {
+        let end = self.base.len();
+        let in_prompt = |edit: &&Edit| match edit {
+            Edit::Insert { position, .. } => *position <= end,
+            other => other.position().is_none_or(|position| position < end),
+        };
+        let edits = self.edits.iter().filter(in_prompt).cloned().collect();
+        Self { base: self.base.clone(), continuation: Arc::from([]), edits }
+    }
+
     /// Returns the unedited length: base and continuation.
     pub fn len(&self) -> usize {
         self.base.len() + self.continuation.len()
@@ -127,6 +138,16 @@ mod tests {
                 assert!(*new < layout.ids.len(), "position {old} moved to {new}");
             }
         }
+    }
+
+    #[test]
+    fn what_acts_in_the_continuation_is_not_of_the_prompt() {
+        use Edit::*;
+        let freeze = FreezeRouting;
+        let kept = [Replace { position: 2, id: 5 }, Insert { position: 3, id: 7 }, freeze];
+        let gone = [Replace { position: 3, id: 5 }, Insert { position: 4, id: 7 }];
+        let trial = Trial::new([10, 11, 12], [20, 21]).with_edits([&kept[..], &gone].concat());
+        assert_eq!(trial.prompt_only(), Trial::new([10, 11, 12], []).with_edits(kept.to_vec()));
     }
 
     #[test]

@@ -70,16 +70,23 @@ impl<'m> ModelEvaluator<'m> {
         if let Some(means) = self.means.get() {
             return Ok(means.clone());
         }
-        let ids = match &self.model.tokenizer {
-            Some(_) => self.model.encode(REFERENCE_TEXT)?,
-            // Without a tokenizer, ids at even steps through the vocabulary: at least not one token
-            // over and over.
-            None => (0..128).map(|i| (i * 7919 % self.model.config.vocab_size) as u32).collect(),
-        };
+        let ids = self.reference_ids()?;
         let skip = usize::from(self.model.config.bos_token_id.is_some());
         let ids = &ids[..ids.len().min(self.model.config.max_position_embeddings)];
         let run = self.activations(&Trial::new(ids, []), &[])?;
         Ok(self.means.get_or_init(|| Arc::new(Means::new(&run, skip, &self.model.config))).clone())
+    }
+
+    /// Returns the tokens of [`REFERENCE_TEXT`]; BOS first where the model has one.
+    pub(super) fn reference_ids(&self) -> Result<Vec<u32>> {
+        match &self.model.tokenizer {
+            Some(_) => self.model.encode(REFERENCE_TEXT),
+            // Without a tokenizer, ids at even steps through the vocabulary: at least not one token
+            // over and over.
+            None => {
+                Ok((0..128).map(|i| (i * 7919 % self.model.config.vocab_size) as u32).collect())
+            }
+        }
     }
 
     /// Returns a row that continues the first `first` tokens of a sequence, which come from a plain

@@ -11,6 +11,7 @@ mod batching;
 mod block_outputs;
 mod cache;
 mod captures;
+mod elsewhere;
 mod engine;
 mod foreign_block;
 mod gradient;

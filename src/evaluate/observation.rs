@@ -29,6 +29,8 @@ pub struct Request {
     pub patches: Vec<Patch>,
     /// Asks for [`Observation::memory`].
     pub memory: bool,
+    /// The number of tokens to generate in other prompts: asks for [`Observation::elsewhere`].
+    pub generate_elsewhere: usize,
     /// Asks for [`Observation::disagreement_bits`], which takes a second model.
     pub compare: bool,
 }
@@ -56,6 +58,7 @@ impl Request {
             sample: None,
             patches: Vec::new(),
             memory: false,
+            generate_elsewhere: 0,
             compare: false,
         }
     }
@@ -154,6 +157,9 @@ pub struct Observation {
     /// the states with the first half of the prompt as it is and reversed, over the norm, mean over
     /// the recurrent layers.
     pub memory: Option<f32>,
+    /// What is generated greedily, with the same edits, after other prompts of the same length:
+    /// `[prompts, generated]`, if asked for.
+    pub elsewhere: Vec<Vec<u32>>,
     /// The full distributions at the read positions, if asked for.
     pub distributions: Option<Arc<Distributions>>,
 }
@@ -180,6 +186,11 @@ impl Observation {
         self.finite
             && !self.log_probs.is_empty()
             && self.log_probs.iter().zip(best).all(|(p, best)| *p >= best)
+    }
+
+    /// Returns the mean entropy over the read positions, nats; 0 without any.
+    pub fn mean_entropy(&self) -> f32 {
+        self.entropy.iter().sum::<f32>() / self.entropy.len().max(1) as f32
     }
 
     /// Returns the mean loss of the continuation, nats per token; 0 without a continuation.

@@ -317,6 +317,11 @@ impl Evaluator for ModelEvaluator<'_> {
             .into_iter()
             .zip(memory)
             .for_each(|(i, memory)| observations[i].memory = Some(memory));
+        let moved: Vec<usize> =
+            (0..requests.len()).filter(|i| requests[*i].generate_elsewhere > 0).collect();
+        let asked: Vec<&Request> = moved.iter().map(|i| &requests[*i]).collect();
+        let elsewhere = self.elsewhere(&asked, false)?;
+        moved.into_iter().zip(elsewhere).for_each(|(i, said)| observations[i].elsewhere = said);
         Ok(observations)
     }
 
@@ -333,6 +338,9 @@ impl Evaluator for ModelEvaluator<'_> {
         (observation.generated, observation.generated_entropy) = (generated.ids, generated.entropy);
         if request.memory {
             observation.memory = self.memory(&[request])?.pop();
+        }
+        if request.generate_elsewhere > 0 {
+            observation.elsewhere = self.elsewhere(&[request], true)?.pop().unwrap_or_default();
         }
         Ok(observation)
     }

@@ -17,6 +17,8 @@ mutators! {
     Replace;
     /// Inserts any token.
     Insert;
+    /// Adds an ordinary token to the end of the prompt, where the trigger of a backdoor does most.
+    Append;
     /// Deletes a token.
     Delete;
     /// Exchanges two tokens.
@@ -55,6 +57,7 @@ macro_rules! propose_edits {
 propose_edits! {
     Replace, "replace", ["tokens"], replace;
     Insert, "insert", ["tokens"], insert;
+    Append, "append", ["tokens"], append;
     Delete, "delete", ["tokens"], delete;
     Swap, "swap", ["tokens"], swap;
     Splice, "splice", ["tokens"], splice;
@@ -118,6 +121,11 @@ fn replace(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>
 
 fn insert(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
     Some(vec![Edit::Insert { position: gap(parent, context, rng), id: any_token(context, rng)? }])
+}
+
+fn append(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
+    let id = *pick(&context.vocabulary.ordinary, rng)?;
+    Some(vec![Edit::Insert { position: parent.base.len(), id }])
 }
 
 fn dictionary_replace(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {

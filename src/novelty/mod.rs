@@ -37,13 +37,11 @@ impl Behaviour {
         let changed = (0..trial.top.len().min(16))
             .filter(|&i| top(trial, i) != top(baseline, i))
             .fold(0, |bits, i| bits | 1 << i);
-        let entropy =
-            |o: &Observation| o.entropy.iter().sum::<f32>() / o.entropy.len().max(1) as f32;
         Self {
             // A float to integer `as` saturates, and NaN becomes 0.
             score: ((score / scale).max(1e-3).log2() * 2.0).floor() as i8,
             changed,
-            entropy: ((entropy(trial) - entropy(baseline)) * 2.0).round() as i8,
+            entropy: ((trial.mean_entropy() - baseline.mean_entropy()) * 2.0).round() as i8,
             sketch: ((trial.sketch ^ baseline.sketch) & ((1 << SKETCH_BITS) - 1)) as u16,
             finite: trial.finite,
         }

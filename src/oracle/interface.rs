@@ -90,6 +90,11 @@ pub trait Oracle: Sync {
         0
     }
 
+    /// Returns the number of tokens to generate greedily after other prompts with the same edits.
+    fn generate_elsewhere(&self) -> usize {
+        0
+    }
+
     /// Returns true if what an observation generated is degenerate by itself, whatever the baseline
     /// does; only oracles that [`generate`](Oracle::generate) are asked.
     fn degenerates(&self, _observation: &Observation) -> bool {

@@ -17,6 +17,7 @@ pub fn request(
     let mut request = Request::new(trial.clone());
     for oracle in kinds.iter().map(|kind| kind.oracle()) {
         request.generate = request.generate.max(oracle.generate());
+        request.generate_elsewhere = request.generate_elsewhere.max(oracle.generate_elsewhere());
         request.memory |= oracle.needs_memory();
         request.compare |= oracle.needs_other_model();
         if oracle.needs_reference() {

@@ -207,6 +207,7 @@ fn observe(request: &Request) -> Observation {
         routing: Vec::new(),
         state_norms: Vec::new(),
         memory: None,
+        elsewhere: Vec::new(),
         distributions: request
             .keep_distributions
             .then(|| Distributions { vocabulary: VOCABULARY, log_probs: rows.concat() }.into()),

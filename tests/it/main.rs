@@ -6,6 +6,7 @@ mod by_hand;
 mod checkpoints;
 mod cli;
 mod completions;
+mod constant;
 mod contrast;
 mod corpus;
 mod cut_out;

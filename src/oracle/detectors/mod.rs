@@ -4,6 +4,7 @@
 //! the trait [`Oracle`] requires what must be said of each, so the compiler finds what is missing.
 
 pub mod collapse;
+pub mod constant;
 pub mod disagreement;
 pub mod divergence;
 pub mod echo;
@@ -65,6 +66,8 @@ oracles! {
     Target => target::Target,
     /// Two models predict different things.
     Disagreement => disagreement::Disagreement,
+    /// The model writes one text after different prompts.
+    ConstantAnswer => constant::ConstantAnswer,
 }
 
 /// Kinds whose oracle can judge echo prompts, in the order of [`OracleKind::ALL`].
@@ -142,6 +145,7 @@ mod tests {
             "state_memory",
             "target",
             "disagreement",
+            "constant_answer",
         ] {
             assert!(names.contains(&name), "{name}");
         }
@@ -167,6 +171,7 @@ mod tests {
             StateBlowup,
             StateMemory,
             Disagreement,
+            ConstantAnswer,
         ];
         assert_eq!(OracleKind::of_mutations(), others);
     }
