@@ -55,7 +55,7 @@ pub struct Progress {
     pub follow_up_evaluations: u64,
     /// Tokens of the loop's trials.
     pub tokens: u64,
-    /// Parents in the queue.
+    /// Trials that may be mutated.
     pub queue: u64,
     /// Behaviours in the novelty map.
     pub behaviours: u64,

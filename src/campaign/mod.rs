@@ -1,16 +1,20 @@
-//! The loop: scheduler, mutators, oracles, budget.
+//! The loop: parents, mutators, oracles, budget.
 
+mod archive;
+pub mod bandit;
 mod baselines;
 mod calibrate;
+mod cell;
 pub mod config;
 mod deadline;
 mod events;
 mod follow_up;
+mod parents;
 mod proposals;
+mod queue;
 mod record;
 mod round;
 mod run;
-pub mod scheduler;
 pub mod seeds;
 pub mod setup;
 mod state;

@@ -1,8 +1,12 @@
-//! Proposes the next trials: parents from the queue, mutators from the bandit.
+//! Proposes the next trials: parents from the archive, mutators from the bandit.
 
 use std::sync::Arc;
 
-use super::scheduler::{Bandit, Queue};
+use super::archive::Archive;
+use super::bandit::Bandit;
+use super::config::Search;
+use super::parents::Parents;
+use super::queue::Queue;
 use super::subject::{Seed, Subject};
 use crate::case::Lineage;
 use crate::edit::Trial;
@@ -24,7 +28,7 @@ const ATTEMPTS: usize = 20;
 /// Proposes batches of trials.
 pub(super) struct Proposer {
     pub mutators: Vec<&'static dyn Mutator>,
-    pub queue: Queue,
+    pub parents: Box<dyn Parents>,
     pub bandit: Bandit,
     /// Prompts to splice from.
     splices: Vec<Arc<[u32]>>,
@@ -33,10 +37,19 @@ pub(super) struct Proposer {
 }
 
 impl Proposer {
-    pub fn new(mutators: Vec<&'static dyn Mutator>, seeds: &[Seed], seed: u64) -> Self {
+    pub fn new(
+        mutators: Vec<&'static dyn Mutator>,
+        seeds: &[Seed],
+        search: Search,
+        seed: u64,
+    ) -> Self {
+        let named = seeds.iter().map(|seed| (seed.name.clone(), seed.trial.clone()));
         Self {
+            parents: match search {
+                Search::Kinds => Box::new(Archive::new(named)),
+                Search::Score => Box::new(Queue::new(named)),
+            },
             bandit: Bandit::new(mutators.len()),
-            queue: Queue::new(seeds.iter().map(|seed| (seed.name.clone(), seed.trial.clone()))),
             splices: seeds.iter().map(|seed| seed.trial.base.clone()).collect(),
             mutators,
             seed,
@@ -68,7 +81,7 @@ impl Proposer {
             }
             let alone = attempt > size * ATTEMPTS / 2;
             let arm = self.bandit.pick(|arm| counts[arm] < size.div_ceil(2) || alone, rng);
-            let Some(parent) = self.queue.pick(rng) else { break };
+            let Some(parent) = self.parents.pick(rng) else { break };
             let Some(trial) = self.mutators[arm].propose(&parent.trial, &context, rng) else {
                 self.bandit.reward(arm, 0.0);
                 continue;

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bandit;
+use super::cell::Cell;
 use super::events::{Event, Sink};
+use super::parents::{Entry, Offer};
 use super::proposals::Proposal;
-use super::scheduler;
 use super::state::Campaign;
 use super::triage::RawFinding;
 use crate::edit::Trial;
@@ -82,8 +84,8 @@ impl<'a> Campaign<'a> {
         Ok(!proposals.is_empty())
     }
 
-    /// Scores a proposal: rewards its mutator, queues it if its behaviour is new, and adds it to
-    /// the candidates of each oracle under which it stands out.
+    /// Scores a proposal: offers it as a parent, rewards its mutator, and adds it to the candidates
+    /// of each oracle under which it stands out.
     fn score(
         &mut self,
         proposal: &Proposal,
@@ -115,18 +117,21 @@ impl<'a> Campaign<'a> {
             }
         }
         let new = self.map.insert(observation, baseline, best.score, best.scale);
+        yielded.new_behaviours += u64::from(new);
         let kind = best.oracle.map(|oracle| self.subject.describe(trial, oracle));
-        let familiarity = kind.map_or(0, |kind| self.triage.familiarity(&kind));
-        self.proposer.bandit.reward(*arm, scheduler::reward(new, best.excess, familiarity));
-        if new {
-            yielded.new_behaviours += 1;
-            // An echo trial edits the continuation too, which the other oracles cannot read.
-            if !mutator.oracles().iter().any(|kind| kind.oracle().judges_echoes()) {
-                let (seed, mutators) = (lineage.parent.clone(), lineage.mutators.clone());
-                let energy = scheduler::energy(best.excess);
-                self.proposer.queue.push(trial.clone(), seed, mutators, energy);
-            }
-        }
+        let familiarity = kind.as_ref().map_or(0, |kind| self.triage.familiarity(kind));
+        let cell = kind.map(|kind| Cell::new(&kind, observation, baseline));
+        // An echo trial edits the continuation too, which the other oracles cannot read.
+        let echo = mutator.oracles().iter().any(|kind| kind.oracle().judges_echoes());
+        let entry = (!echo).then(|| Entry {
+            trial: trial.clone(),
+            seed: lineage.parent.clone(),
+            mutators: lineage.mutators.clone(),
+        });
+        let (excess, edits) = (best.excess, trial.edits.len());
+        let gain = self.proposer.parents.offer(Offer { entry, excess, edits, new, cell });
+        let reward = f64::min(gain + bandit::excess_reward(excess, familiarity), 1.0);
+        self.proposer.bandit.reward(*arm, reward);
     }
 
     /// Judges the most promising candidates against matched controls; at most as many as cost about
@@ -164,7 +169,7 @@ impl<'a> Campaign<'a> {
                     let Proposal { trial, arm, lineage } = &proposals[*index];
                     self.summary.findings_raw += 1;
                     self.summary.mutators[*arm].findings += 1;
-                    let reward = scheduler::finding_reward(self.triage.raw_of(kind));
+                    let reward = bandit::finding_reward(self.triage.raw_of(kind));
                     self.proposer.bandit.reward(*arm, reward);
                     let (trial, lineage, kind) = (trial.clone(), lineage.clone(), kind.clone());
                     sink.event(Event::Raw {

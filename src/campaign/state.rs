@@ -98,7 +98,7 @@ impl<'a> Campaign<'a> {
                 stopped_by: String::new(),
                 timing: None,
             },
-            proposer: Proposer::new(mutators, &subject.seeds, config.seed),
+            proposer: Proposer::new(mutators, &subject.seeds, config.search, config.seed),
             tokens: 0,
             rounds: 0,
         })
@@ -153,7 +153,7 @@ impl<'a> Campaign<'a> {
             evaluations: summary.evaluations,
             follow_up_evaluations: summary.follow_up_evaluations,
             tokens: self.tokens,
-            queue: self.proposer.queue.len() as u64,
+            queue: self.proposer.parents.len() as u64,
             behaviours: self.map.len() as u64,
             raw: summary.findings_raw,
             confirmed: summary.findings_confirmed,
@@ -165,7 +165,7 @@ impl<'a> Campaign<'a> {
     /// Brings the counts up to date and puts a point on the curve.
     pub fn add_point(&mut self) {
         self.summary.behaviours = self.map.len() as u64;
-        self.summary.queue = self.proposer.queue.len() as u64;
+        self.summary.queue = self.proposer.parents.len() as u64;
         self.summary.curve.push(CurvePoint {
             evaluations: self.summary.evaluations,
             behaviours: self.summary.behaviours,

@@ -31,7 +31,7 @@ pub struct Summary {
     pub follow_up_evaluations: u64,
     /// Behaviours in the novelty map at the end.
     pub behaviours: u64,
-    /// Parents in the queue at the end.
+    /// Trials that may be mutated, at the end.
     pub queue: u64,
     /// Trials that failed inside a batch.
     pub findings_raw: u64,
