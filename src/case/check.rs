@@ -6,7 +6,7 @@ use crate::deficits::Deficits;
 use crate::edit::{Edit, InLayer, ResidualSite};
 use crate::localize::{
     LensRun, Localization, LogitLens, MAX_LENS_CONTROLS, MAX_MAP_POSITIONS, MAX_MEASURED_LAYERS,
-    MAX_NODES, ResidualMap, TokenAttribution,
+    MAX_NODES, PROFILED, ResidualMap, TokenAttribution,
 };
 use crate::oracle::Verdict;
 use crate::replicate::Replication;
@@ -320,6 +320,19 @@ fn check_explanation(i: &Localization) -> Result<(), Fault> {
         || counts.chain(tried.set).any(|count| count > tried.with_effect)
     {
         return fault("implication.generalization", "more prompts than there are");
+    }
+    let field = "implication.generalization.blocks";
+    bounded(field, tried.blocks.len(), MAX_ROWS)?;
+    for (index, block) in tried.blocks.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        if tried.blocks[..index].iter().any(|other| other.component == block.component) {
+            return fault(format!("{field}.component"), "a second time");
+        }
+        same_length(&field, block.necessity.len(), tried.blocks[0].necessity.len())?;
+        bounded(&format!("{field}.necessity"), block.necessity.len(), PROFILED)?;
+        for (at, &value) in block.necessity.iter().enumerate() {
+            share(&format!("{field}.necessity[{at}]"), value)?;
+        }
     }
     Ok(())
 }

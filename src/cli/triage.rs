@@ -137,6 +137,7 @@ fn as_json(species: &Species, files: &BTreeMap<String, PathBuf>) -> serde_json::
     json!({
         "model": species.face.model.name, "fingerprint": species.fingerprint,
         "kind": species.descriptor, "title": species.title(), "deficits": species.deficits,
+        "mediator": species.mediator,
         "face": {
             "id": species.face.id, "path": path(species.face),
             "title": species.face.comment.title,

@@ -1,6 +1,7 @@
 //! Does an explanation hold where it was not made? The edits are put into prompts that were not
 //! used to find it, and what was found is tried there: the named set, patched clean, and a
-//! direction.
+//! direction. Each block is patched there too: by that profile findings are told apart
+//! (`species/profile.rs`).
 //!
 //! The direction is the difference of the residual stream between the case and its controls after
 //! one component, at the positions of the edits or where the symptom is predicted. If it is what
@@ -11,6 +12,7 @@
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
+use super::components::blocks;
 use super::graph::Graph;
 use super::noise_controls::after;
 use super::runs::Direction as PatchDirection;
@@ -25,6 +27,9 @@ use crate::rng;
 
 /// The share of an effect from which it counts as made or removed.
 const MOST: f64 = 0.5;
+
+/// Prompts in which each block is patched by itself.
+pub const PROFILED: usize = 6;
 
 /// The number of prompts that are tried together.
 const TOGETHER: usize = 5;
@@ -78,6 +83,17 @@ impl Direction {
     }
 }
 
+/// The effect of patching a mixer or MLP by itself in new prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockEffect {
+    /// The mixer or MLP.
+    pub component: Component,
+    /// Share of the effect that is removed when the corrupted run gets its clean output, between 0
+    /// and 1, `[prompts]`.
+    pub necessity: Vec<f64>,
+}
+
 /// An explanation in prompts that were not used to find it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,6 +109,9 @@ pub struct Generalization {
     /// The direction, where one can be taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
+    /// Each mixer and MLP by itself, in the first [`PROFILED`] prompts with an effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<BlockEffect>,
 }
 
 /// Tries an explanation on `trials`, the edits of the case in other prompts. `background` has runs
@@ -118,6 +137,7 @@ pub fn generalize(
         with_effect: 0,
         set: (!set.is_empty()).then_some(0),
         direction: direction(symptom, set, graph, background)?,
+        blocks: every_block(&evaluator.model.config),
     };
     let (mut calls, mut index) = (0, 0);
     for few in trials.chunks(TOGETHER) {
@@ -135,6 +155,7 @@ pub fn generalize(
             let removed = shares_of(&mut runs, &sets, PatchDirection::Necessity)?;
             *count += removed.iter().filter(|share| **share >= MOST).count();
         }
+        measure_blocks(&mut there, &mut found.blocks)?;
         calls += there.iter().map(|symptom| symptom.calls).sum::<u64>();
         if let Some(direction) = &mut found.direction {
             let random: Vec<Vec<f32>> =
@@ -151,6 +172,25 @@ pub fn generalize(
         }
     }
     Ok((Some(found), calls))
+}
+
+/// Returns every mixer and MLP, without effects yet.
+fn every_block(config: &Config) -> Vec<BlockEffect> {
+    let all = (0..config.num_hidden_layers).flat_map(|layer| blocks(config, layer));
+    all.map(|component| BlockEffect { component, necessity: Vec::new() }).collect()
+}
+
+/// Adds the necessity of each block in these prompts, until there are [`PROFILED`].
+fn measure_blocks(there: &mut [Symptom], blocks: &mut [BlockEffect]) -> Result<()> {
+    let measured = blocks.first().map_or(0, |block| block.necessity.len());
+    let count = PROFILED.saturating_sub(measured).min(there.len());
+    let mut runs: Vec<&mut Symptom> = there[..count].iter_mut().collect();
+    for block in blocks {
+        let alone = [block.component];
+        let sets: Vec<(usize, &[Component])> = (0..count).map(|at| (at, &alone[..])).collect();
+        block.necessity.extend(shares_of(&mut runs, &sets, PatchDirection::Necessity)?);
+    }
+    Ok(())
 }
 
 /// Takes the direction of a case; `None` where the edits move tokens, or no position corresponds to

@@ -25,7 +25,7 @@ mod symptoms;
 
 pub use attribution::attribute_tokens;
 pub use components::rank;
-pub use generalize::{Direction, DirectionAt, Generalization};
+pub use generalize::{BlockEffect, Direction, DirectionAt, Generalization, PROFILED};
 pub use graph::{Baseline, Edge, Graph, MAX_NODES, Node};
 pub use interactions::{Interactions, Pair, PairKind};
 pub use logit_lens::{LensRun, LogitLens, MAX_LENS_CONTROLS};

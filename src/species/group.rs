@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::descriptor::{Descriptor, LesionClass, TokenClass};
-use super::profile;
+use super::profile::{ByBlocks, ByDeficits, calibrate, common_deficits, divide, mediator};
 use crate::case::Case;
 use crate::deficits::Deficit;
 use crate::edit::{Component, Edit};
@@ -29,10 +29,14 @@ pub struct Species<'a> {
     pub consistent: usize,
     /// The deficits that more than half of the members show, of those in which they were measured.
     pub deficits: Vec<Deficit>,
+    /// The mixer or MLP that mediates most of their effects in new prompts; `None` where none
+    /// mediates half.
+    pub mediator: Option<Component>,
 }
 
 impl Species<'_> {
-    /// Returns the kind with its oracles and deficits: "lesion of head in L2: divergence; loops".
+    /// Returns the kind with its oracles, its deficits and what mediates it: "lesion of head in L2:
+    /// divergence; loops; mediated by L3.mlp".
     pub fn title(&self) -> String {
         let mut title = self.descriptor.cause();
         // Loss blow-up counts as divergence.
@@ -42,6 +46,9 @@ impl Species<'_> {
         if !self.deficits.is_empty() {
             let deficits: Vec<&str> = self.deficits.iter().map(|deficit| deficit.words()).collect();
             title += &format!("; {}", deficits.join(", "));
+        }
+        if let Some(mediator) = self.mediator {
+            title += &format!("; mediated by {mediator}");
         }
         title
     }
@@ -77,12 +84,16 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
         let described = members.iter().map(|case| (kind, *case));
         by_model.entry(*models).or_default().extend(described);
     }
-    let thresholds: BTreeMap<Models, f64> = (by_model.iter())
-        .filter_map(|(models, cases)| Some((*models, profile::calibrate(cases)?)))
+    let thresholds: BTreeMap<Models, [Option<f64>; 2]> = (by_model.iter())
+        .map(|(models, cases)| {
+            (*models, [calibrate::<ByDeficits>(cases), calibrate::<ByBlocks>(cases)])
+        })
         .collect();
     let divided = by_kind.into_iter().flat_map(|((models, _), members)| {
-        let parts = profile::divide(members, thresholds.get(&models).copied());
-        parts.into_iter().map(move |members| (models, members))
+        let [deficits, blocks] = thresholds.get(&models).copied().unwrap_or_default();
+        let parts = divide::<ByDeficits>(members, deficits).into_iter();
+        let parts = parts.flat_map(move |members| divide::<ByBlocks>(members, blocks));
+        parts.map(move |members| (models, members))
     });
     let mut groups = merge_same_lesions(divided);
     for (core, twin) in twins {
@@ -102,9 +113,19 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
                 .min_by_key(|case| (!is_consistent(case), case.edits.len(), case.base.len()))?;
             let prompts: BTreeSet<&[u32]> = members.iter().map(|case| &case.base[..]).collect();
             let consistent = members.iter().filter(|case| is_consistent(case)).count();
-            let (prompts, deficits) = (prompts.len(), profile::common_deficits(&members));
+            let (prompts, deficits) = (prompts.len(), common_deficits(&members));
             let descriptor = Descriptor::of_case(face);
-            Some(Species { descriptor, fingerprint, face, prompts, members, consistent, deficits })
+            let mediator = mediator(&members);
+            Some(Species {
+                descriptor,
+                fingerprint,
+                face,
+                prompts,
+                members,
+                consistent,
+                deficits,
+                mediator,
+            })
         })
         .collect();
     species.sort_by(|a, b| {

@@ -1,10 +1,12 @@
-//! Cases of one kind told apart by their deficits, where these differ by more than chance.
+//! Cases of one kind told apart by what they do, where that differs by more than chance: by the
+//! deficits they cause, and by the blocks of the model that mediate them.
 //!
 //! A profile is what the edits change in what the model writes, in units of what a person would
-//! notice. Two cases are of different species where their profiles are further apart than a
-//! finding's profile is from itself in other prompts; that distance is measured on the model's own
-//! cases, half of their prompts against the other half. Where such a distance does not tell
-//! unrelated findings apart either, profiles decide nothing.
+//! notice, or the share of the effect that each block mediates, both in new prompts. Two cases are
+//! of different species where their profiles are further apart than a finding's profile is from
+//! itself in other prompts; that distance is measured on the model's own cases, half of their
+//! prompts against the other half. Where such a distance does not tell unrelated findings apart
+//! either, profiles decide nothing.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +15,8 @@ use kodama::{Method, linkage};
 use super::descriptor::Descriptor;
 use crate::case::Case;
 use crate::deficits::{Deficit, Deficits, Measure, Measured};
+use crate::edit::Component;
+use crate::localize::BlockEffect;
 use crate::stats::{self, mean};
 
 /// Largest value of one measure, in noticeable changes: larger ones do not make another kind.
@@ -23,14 +27,54 @@ const SAME: f64 = 0.95;
 const TOLD_APART: f64 = 0.5;
 /// Cases with profiles from which distances are calibrated.
 const LEAST_CASES: usize = 8;
+/// Prompts without which there is no profile.
+const LEAST_PROMPTS: usize = 4;
+/// The share of an effect from which a block counts as its mediator.
+const MEDIATES: f64 = 0.5;
 
-/// What a finding changes in each measure.
+/// One number for each measure, or for each block of the model.
 #[derive(Debug, Clone, PartialEq)]
-struct Profile(BTreeMap<Measure, f64>);
+struct Profile<K>(BTreeMap<K, f64>);
 
-impl Profile {
-    /// Takes the mean change over the prompts that `of` picks.
-    fn new(deficits: &Deficits, of: impl Fn(usize) -> bool) -> Self {
+impl<K: Ord + Copy> Profile<K> {
+    /// Returns the root mean square difference over what both have.
+    fn distance(&self, other: &Self) -> f64 {
+        let both = self.0.iter().filter_map(|(key, a)| Some(a - other.0.get(key)?));
+        let squares: Vec<f64> = both.map(|difference| difference * difference).collect();
+        mean(&squares).sqrt()
+    }
+}
+
+/// What profiles are made of, and what makes those of two clusters different to a person.
+pub(super) trait Profiled {
+    /// What a profile has a number for.
+    type Key: Ord + Copy;
+    /// What a cluster is named by.
+    type Name: Ord;
+
+    /// Returns the number of prompts of a case's profile; `None` if it has none.
+    fn prompts(case: &Case) -> Option<usize>;
+
+    /// Returns the means over the prompts that `of` picks.
+    fn means(case: &Case, of: &dyn Fn(usize) -> bool) -> BTreeMap<Self::Key, f64>;
+
+    /// Names a cluster of cases.
+    fn name(cases: &[&Case]) -> Self::Name;
+}
+
+/// Profiles of [`Deficits`].
+pub(super) struct ByDeficits;
+
+impl Profiled for ByDeficits {
+    type Key = Measure;
+    type Name = Vec<Deficit>;
+
+    fn prompts(case: &Case) -> Option<usize> {
+        let deficits = case.deficits.as_ref().filter(|deficits| deficits.new_prompts)?;
+        deficits.measures.iter().map(|measured| measured.baseline.len()).min()
+    }
+
+    fn means(case: &Case, of: &dyn Fn(usize) -> bool) -> BTreeMap<Measure, f64> {
         let change = |measured: &Measured| {
             let pairs = measured.edited.iter().zip(&measured.baseline).enumerate();
             let picked = pairs.filter(|(at, _)| of(*at));
@@ -39,15 +83,56 @@ impl Profile {
             let noticeable = if noticeable.is_nan() { 0.0 } else { noticeable };
             (measured.measure, noticeable.clamp(-LARGEST, LARGEST))
         };
-        Self(deficits.measures.iter().map(change).collect())
+        let measures = |deficits: &Deficits| deficits.measures.iter().map(change).collect();
+        case.deficits.as_ref().map(measures).unwrap_or_default()
     }
 
-    /// Returns the root mean square difference over the measures that both have.
-    fn distance(&self, other: &Self) -> f64 {
-        let both = self.0.iter().filter_map(|(measure, a)| Some(a - other.0.get(measure)?));
-        let squares: Vec<f64> = both.map(|difference| difference * difference).collect();
-        mean(&squares).sqrt()
+    fn name(cases: &[&Case]) -> Vec<Deficit> {
+        common_deficits(cases)
     }
+}
+
+/// Profiles of what each mixer and MLP mediates.
+pub(super) struct ByBlocks;
+
+impl ByBlocks {
+    fn blocks(case: &Case) -> Option<&[BlockEffect]> {
+        Some(&case.localization.as_ref()?.generalization.as_ref()?.blocks)
+    }
+}
+
+impl Profiled for ByBlocks {
+    type Key = Component;
+    type Name = Option<Component>;
+
+    fn prompts(case: &Case) -> Option<usize> {
+        Some(Self::blocks(case)?.first()?.necessity.len())
+    }
+
+    fn means(case: &Case, of: &dyn Fn(usize) -> bool) -> BTreeMap<Component, f64> {
+        let picked = |block: &BlockEffect| {
+            let shares = block.necessity.iter().enumerate().filter(|(at, _)| of(*at));
+            let shares: Vec<f64> = shares.map(|(_, share)| *share).collect();
+            (block.component, mean(&shares))
+        };
+        Self::blocks(case).unwrap_or_default().iter().map(picked).collect()
+    }
+
+    fn name(cases: &[&Case]) -> Option<Component> {
+        mediator(cases)
+    }
+}
+
+/// Returns the block that mediates most of the effects of the cases in new prompts, if one mediates
+/// much.
+pub(super) fn mediator(cases: &[&Case]) -> Option<Component> {
+    let mut shares: BTreeMap<Component, Vec<f64>> = BTreeMap::new();
+    for (component, share) in cases.iter().flat_map(|case| ByBlocks::means(case, &|_| true)) {
+        shares.entry(component).or_default().push(share);
+    }
+    let means = shares.into_iter().map(|(component, shares)| (mean(&shares), component));
+    let most = means.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+    most.filter(|(share, _)| *share >= MEDIATES).map(|(_, component)| component)
 }
 
 /// Returns the deficits that more than half of the measured cases show.
@@ -63,23 +148,19 @@ pub(super) fn common_deficits(members: &[&Case]) -> Vec<Deficit> {
     Deficit::ALL.into_iter().filter(shows).collect()
 }
 
-/// Returns the profile of a case that has one in new prompts.
-fn profile(case: &Case) -> Option<Profile> {
-    let deficits = case.deficits.as_ref().filter(|deficits| {
-        let prompts = deficits.measures.iter().map(|measured| measured.baseline.len()).min();
-        deficits.new_prompts && prompts.is_some_and(|prompts| prompts > 1)
-    })?;
-    Some(Profile::new(deficits, |_| true))
+/// Returns the profile of a case that has one in enough new prompts.
+fn profile<P: Profiled>(case: &Case) -> Option<Profile<P::Key>> {
+    P::prompts(case).filter(|prompts| *prompts >= LEAST_PROMPTS)?;
+    Some(Profile(P::means(case, &|_| true)))
 }
 
 /// Returns the distance above which the profiles of two cases of one model differ by more than that
 /// of a finding from prompt to prompt; `None` where profiles decide nothing.
-pub(super) fn calibrate(cases: &[(&Descriptor, &Case)]) -> Option<f64> {
-    let measured: Vec<(&Descriptor, Profile, f64)> = (cases.iter())
+pub(super) fn calibrate<P: Profiled>(cases: &[(&Descriptor, &Case)]) -> Option<f64> {
+    let measured: Vec<(&Descriptor, Profile<P::Key>, f64)> = (cases.iter())
         .filter_map(|(kind, case)| {
-            let deficits = case.deficits.as_ref()?;
-            let halves = [0, 1].map(|half| Profile::new(deficits, |at| at % 2 == half));
-            Some((*kind, profile(case)?, halves[0].distance(&halves[1])))
+            let half = |half| Profile(P::means(case, &|at| at % 2 == half));
+            Some((*kind, profile::<P>(case)?, half(0).distance(&half(1))))
         })
         .collect();
     if measured.len() < LEAST_CASES {
@@ -98,11 +179,11 @@ pub(super) fn calibrate(cases: &[(&Descriptor, &Case)]) -> Option<f64> {
 }
 
 /// Divides the cases of one kind into clusters (average linkage) that are further apart than
-/// `threshold` and whose cases mostly show other deficits. Cases without a profile go with the
-/// first.
-pub(super) fn divide(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Case>> {
-    let profiles: Vec<(usize, Profile)> =
-        members.iter().enumerate().filter_map(|(at, case)| Some((at, profile(case)?))).collect();
+/// `threshold` and have other names. Cases without a profile go with the first.
+pub(super) fn divide<P: Profiled>(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Case>> {
+    let profiles: Vec<(usize, Profile<P::Key>)> = (members.iter().enumerate())
+        .filter_map(|(at, case)| Some((at, profile::<P>(case)?)))
+        .collect();
     let Some(threshold) = threshold.filter(|_| profiles.len() > 1) else { return vec![members] };
     let mut distances: Vec<f64> = (profiles.iter().enumerate())
         .flat_map(|(i, (_, a))| profiles[i + 1..].iter().map(move |(_, b)| a.distance(b)))
@@ -120,14 +201,14 @@ pub(super) fn divide(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Ca
         };
         clusters.push(merged);
     }
-    // Clusters with the same deficits, or with none, are joined again.
-    let mut by_deficits: BTreeMap<Vec<Deficit>, Vec<usize>> = BTreeMap::new();
+    // Clusters that a person would call the same are joined again.
+    let mut by_name: BTreeMap<P::Name, Vec<usize>> = BTreeMap::new();
     for cluster in clusters.into_iter().filter(|cluster| !cluster.is_empty()) {
         let places: Vec<usize> = cluster.into_iter().map(|at| profiles[at].0).collect();
         let cases: Vec<&Case> = places.iter().map(|at| members[*at]).collect();
-        by_deficits.entry(common_deficits(&cases)).or_default().extend(places);
+        by_name.entry(P::name(&cases)).or_default().extend(places);
     }
-    let mut divided: Vec<Vec<usize>> = by_deficits.into_values().collect();
+    let mut divided: Vec<Vec<usize>> = by_name.into_values().collect();
     let measured: Vec<usize> = profiles.iter().map(|(at, _)| *at).collect();
     divided[0].extend((0..members.len()).filter(|at| !measured.contains(at)));
     for cluster in &mut divided {
@@ -141,6 +222,7 @@ pub(super) fn divide(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Ca
 mod tests {
     use super::*;
     use crate::case::tests::example;
+    use crate::localize::Generalization;
     use crate::oracle::OracleKind;
 
     /// A case whose repetition and copying change by so much, up to `noise` from prompt to prompt.
@@ -175,13 +257,14 @@ mod tests {
         let cases: Vec<(&Descriptor, &Case)> = (loops.iter().map(|case| (&one, case)))
             .chain(copying.iter().map(|case| (&other, case)))
             .collect();
-        assert_eq!(calibrate(&cases[2..9]), None, "seven are too few");
-        let threshold = calibrate(&cases);
+        assert_eq!(calibrate::<ByDeficits>(&cases[2..9]), None, "seven are too few");
+        let threshold = calibrate::<ByDeficits>(&cases);
         assert!(threshold.is_some_and(|threshold| threshold < 1.0), "{threshold:?}");
         let mixed: Vec<&Case> = loops.iter().chain(&copying).collect();
-        let sizes: Vec<usize> = divide(mixed, threshold).iter().map(Vec::len).collect();
+        let sizes: Vec<usize> =
+            divide::<ByDeficits>(mixed, threshold).iter().map(Vec::len).collect();
         assert_eq!(sizes, [5, 5]);
-        assert_eq!(divide(loops.iter().collect(), threshold).len(), 1);
+        assert_eq!(divide::<ByDeficits>(loops.iter().collect(), threshold).len(), 1);
         // Neither loops nor fails to copy more than its controls do: no deficit to be told by.
         let loud = |mut case: Case| {
             for measured in case.deficits.iter_mut().flat_map(|found| &mut found.measures) {
@@ -190,12 +273,12 @@ mod tests {
             case
         };
         let hidden: Vec<Case> = loops.iter().chain(&copying).cloned().map(loud).collect();
-        assert_eq!(divide(hidden.iter().collect(), threshold).len(), 1);
+        assert_eq!(divide::<ByDeficits>(hidden.iter().collect(), threshold).len(), 1);
         // Without a profile, or a threshold, nothing is divided.
         let mut bare = loops[0].clone();
         bare.deficits = None;
-        assert_eq!(divide(vec![&bare, &copying[0], &copying[1]], threshold).len(), 1);
-        assert_eq!(divide(loops.iter().chain(&copying).collect(), None).len(), 1);
+        assert_eq!(divide::<ByDeficits>(vec![&bare, &copying[0], &copying[1]], threshold).len(), 1);
+        assert_eq!(divide::<ByDeficits>(loops.iter().chain(&copying).collect(), None).len(), 1);
     }
 
     #[test]
@@ -206,6 +289,56 @@ mod tests {
         let kind = |id: usize| if id.is_multiple_of(2) { &one } else { &other };
         let cases: Vec<(&Descriptor, &Case)> =
             noisy.iter().enumerate().map(|(id, case)| (kind(id), case)).collect();
-        assert_eq!(calibrate(&cases), None);
+        assert_eq!(calibrate::<ByDeficits>(&cases), None);
+    }
+
+    /// A case whose effect MLPs mediate by these shares, up to `noise` from prompt to prompt.
+    fn mediated(id: u32, shares: [f64; 3], noise: f64) -> Case {
+        let mut case = case(id, [0.0, 0.0], 0.0);
+        let wave = |at: usize| noise * (2.4 * (at as f64 + f64::from(id))).sin();
+        let block = |(layer, share): (usize, f64)| BlockEffect {
+            component: Component::Mlp { layer },
+            necessity: (0..6).map(|at| (share + wave(at)).clamp(0.0, 1.0)).collect(),
+        };
+        let blocks = shares.into_iter().enumerate().map(block).collect();
+        let tried =
+            Generalization { prompts: 6, with_effect: 6, set: None, direction: None, blocks };
+        let localization = case.localization.get_or_insert_default();
+        localization.generalization = Some(tried);
+        case
+    }
+
+    #[test]
+    fn cases_of_one_kind_are_divided_where_other_blocks_mediate_them() {
+        let ids = |first: u32| first..first + 5;
+        let low: Vec<Case> = ids(0).map(|id| mediated(id, [0.9, 0.1, 0.1], 0.05)).collect();
+        let high: Vec<Case> = ids(5).map(|id| mediated(id, [0.1, 0.9, 0.1], 0.05)).collect();
+        let spread: Vec<Case> = ids(10).map(|id| mediated(id, [0.4, 0.0, 0.3], 0.05)).collect();
+        let [one, other] = kinds();
+        let cases: Vec<(&Descriptor, &Case)> = (low.iter().map(|case| (&one, case)))
+            .chain(high.iter().map(|case| (&other, case)))
+            .collect();
+        let threshold = calibrate::<ByBlocks>(&cases);
+        assert!(threshold.is_some_and(|threshold| threshold < 0.3), "{threshold:?}");
+        let sizes = |cases: Vec<&Case>| {
+            let parts = divide::<ByBlocks>(cases, threshold);
+            parts.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(low.iter().chain(&high).collect()), [5, 5]);
+        assert_eq!(sizes(low.iter().chain(&low).collect()), [10]);
+        // Far from one another, but no block mediates much of either.
+        let thin: Vec<Case> = ids(20).map(|id| mediated(id, [0.0, 0.4, 0.0], 0.05)).collect();
+        assert_eq!(sizes(spread.iter().chain(&thin).collect()), [10]);
+        let names = [&low, &high, &spread].map(|cases| mediator(&cases.iter().collect::<Vec<_>>()));
+        let mlp = |layer| Some(Component::Mlp { layer });
+        assert_eq!(names, [mlp(0), mlp(1), None]);
+        // Profiles that are as far from themselves as from others decide nothing.
+        let noisy: Vec<Case> = (0..10).map(|id| mediated(id, [0.5; 3], 0.5)).collect();
+        let mixed: Vec<(&Descriptor, &Case)> = noisy
+            .iter()
+            .enumerate()
+            .map(|(i, case)| (if i < 5 { &one } else { &other }, case))
+            .collect();
+        assert_eq!(calibrate::<ByBlocks>(&mixed), None);
     }
 }

@@ -7,9 +7,9 @@ use crate::case::{Case, Comment, Expectation, Lineage, SCHEMA_VERSION, TokenProb
 use crate::deficits::{Deficits, Measure, Measured};
 use crate::edit::{Action, Component, Edit, EmbeddingChange, Matrix};
 use crate::localize::{
-    Baseline, ComparisonKind, ComparisonTokens, Contrast, Direction, DirectionAt, Edge, Effect,
-    Generalization, Graph, Interactions, Localization, Mediation, Node, Pair, PairKind,
-    PositionEffect, Role, SymptomToken, TokenAttribution,
+    Baseline, BlockEffect, ComparisonKind, ComparisonTokens, Contrast, Direction, DirectionAt,
+    Edge, Effect, Generalization, Graph, Interactions, Localization, Mediation, Node, Pair,
+    PairKind, PositionEffect, Role, SymptomToken, TokenAttribution,
 };
 use crate::minimize::Minimization;
 use crate::model::ModelRef;
@@ -241,6 +241,7 @@ fn explained(found: Localization) -> Localization {
             with_effect: 19,
             set: None,
             direction: Some(direction),
+            blocks: vec![BlockEffect { component: mlp(0), necessity: vec![0.9; 6] }],
         }),
         ..found
     }

@@ -7,7 +7,9 @@ use glitch::edit::{Action, Component, Edit, Trial};
 use glitch::evaluate::{
     Activations, Evaluator as _, ModelEvaluator, Patch, Request, Shift, Variant, place,
 };
-use glitch::localize::{Baseline, Graph, Localization, LocalizeOptions, PairKind, localize};
+use glitch::localize::{
+    Baseline, BlockEffect, Graph, Localization, LocalizeOptions, PROFILED, PairKind, localize,
+};
 use glitch::model::Model;
 use glitch::model::hooks::Site;
 use glitch::oracle::OracleKind;
@@ -163,6 +165,12 @@ fn a_direction_does_the_same_in_new_prompts() {
         localize_against_controls(&evaluator, &Vocabulary::of(&model), &trial, new, 1).unwrap();
     let tried = found.generalization.unwrap();
     assert!(tried.prompts == 20 && tried.with_effect >= 15, "{tried:?}");
+    // What each block does by itself there, a number a prompt.
+    assert_eq!(tried.blocks.len(), 2 * model.config.num_hidden_layers);
+    assert!(tried.blocks.iter().all(|block| block.necessity.len() == PROFILED));
+    let mean = |block: &BlockEffect| block.necessity.iter().sum::<f64>() / PROFILED as f64;
+    let most = tried.blocks.iter().max_by(|a, b| mean(a).total_cmp(&mean(b))).unwrap();
+    assert!(mean(most) > 0.5 && most.component == Component::Mlp { layer: 0 }, "{most:?}");
     let direction = tried.direction.unwrap();
     assert_eq!(direction.values.len(), model.config.hidden_size);
     assert!(direction.made.max(direction.removed) > tried.with_effect / 2, "{direction:?}");
