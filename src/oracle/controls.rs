@@ -4,10 +4,11 @@
 //! from its trial only in *what* is put in (which token, direction, component, weight), never in
 //! how much, where, or how often.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::Rng as _;
 
+use super::other_splits::{OtherSplit, OtherSplits, first_left};
 use super::verdict::LEAST_CONTROLS;
 use crate::edit::{Component, Edit, StandIns, Trial};
 use crate::model::Config;
@@ -27,9 +28,9 @@ const ATTEMPTS: usize = 256;
 /// shares its batch. Fewer come back when there are not that many (a model with one MLP has no
 /// control for a lesion of it); a trial without edits has none.
 ///
-/// None either where a lesion alone would have too few: an irrelevant edit beside it (another
-/// token, say) would otherwise multiply the same few counterparts into what looks like many
-/// controls.
+/// None either where a lesion or a retokenization alone would have too few: an irrelevant edit
+/// beside it (another token, say) would otherwise multiply the same few counterparts into what
+/// looks like many controls.
 pub fn draw(
     trial: &Trial,
     count: usize,
@@ -63,6 +64,10 @@ fn drawn(
     if trial.edits.iter().filter_map(lesioned).any(|component| !has_controls(component, config)) {
         return Vec::new();
     }
+    let other_splits = OtherSplits::new(trial, config, vocabulary);
+    if !other_splits.suffice() {
+        return Vec::new();
+    }
     let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits))
         .unwrap_or_default();
     let mut rng = rng::stream(seed, &format!("controls:{content}"));
@@ -71,7 +76,7 @@ fn drawn(
         if controls.len() == count || trial.edits.is_empty() {
             break;
         }
-        let (control, made) = substitute(trial, config, vocabulary, &mut rng);
+        let (control, made) = substitute(trial, config, vocabulary, &other_splits, &mut rng);
         if control != *trial && controls.iter().all(|(other, _)| *other != control) {
             controls.push((control, made));
         }
@@ -87,13 +92,15 @@ pub fn has_controls(component: Component, config: &Config) -> bool {
 
 /// Draws one control of `trial`; the trial itself when nothing else is possible.
 pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mut Rng) -> Trial {
-    substitute(trial, config, vocabulary, rng).0
+    let other_splits = OtherSplits::new(trial, config, vocabulary);
+    substitute(trial, config, vocabulary, &other_splits, rng).0
 }
 
 fn substitute(
     trial: &Trial,
     config: &Config,
     vocabulary: &Vocabulary,
+    other_splits: &OtherSplits,
     rng: &mut Rng,
 ) -> (Trial, Substitution) {
     let lesioned = trial.edits.iter().filter_map(lesioned).collect();
@@ -101,15 +108,18 @@ fn substitute(
         trial,
         config,
         vocabulary,
+        other_splits,
         rng,
         lesioned,
         tokens: BTreeMap::new(),
         components: BTreeMap::new(),
         deleted: Vec::new(),
+        split: Vec::new(),
+        splits: BTreeMap::new(),
         seeds: Vec::new(),
     };
     let edits = trial.edits.iter().map(|edit| edit.control(&mut draws)).collect();
-    let Draws { tokens, components, deleted, seeds, .. } = draws;
+    let Draws { tokens, components, deleted, splits, seeds, .. } = draws;
     // Deletions are known by their distance from the end of the prompt, which reductions keep.
     let end = trial.base.len();
     let back = |position: usize| end.wrapping_sub(position);
@@ -118,7 +128,7 @@ fn substitute(
         _ => None,
     });
     let deletions = deletions.zip(deleted.into_iter().map(back)).collect();
-    (trial.with_edits(edits), Substitution { tokens, components, deletions, seeds })
+    (trial.with_edits(edits), Substitution { tokens, components, deletions, splits, seeds })
 }
 
 /// What one control puts in the place of what its trial puts in.
@@ -128,6 +138,9 @@ pub struct Substitution {
     components: BTreeMap<Component, Component>,
     /// Deleted positions, counted back from the end of the prompt.
     deletions: BTreeMap<usize, usize>,
+    /// Splits in the place of each retokenization, which is known by its distance from the end of
+    /// the prompt and its pieces.
+    splits: BTreeMap<(usize, Vec<u32>), Vec<OtherSplit>>,
     /// Seeds of noise, in the order of the edits.
     seeds: Vec<u64>,
 }
@@ -136,7 +149,7 @@ impl Substitution {
     /// Returns the control of a trial whose edits are among those that this was drawn for.
     pub fn apply(&self, trial: &Trial) -> Trial {
         let seeds = self.seeds.iter().copied().collect();
-        let mut made = Made { of: self, end: trial.base.len(), len: trial.len(), seeds };
+        let mut made = Made { of: self, trial, split: Vec::new(), seeds };
         trial.with_edits(trial.edits.iter().map(|edit| edit.control(&mut made)).collect())
     }
 }
@@ -144,10 +157,9 @@ impl Substitution {
 /// Gives the counterparts of a [`Substitution`]; what it has none for stays as it is.
 struct Made<'a> {
     of: &'a Substitution,
-    /// Length of the prompt.
-    end: usize,
-    /// Length of prompt and continuation.
-    len: usize,
+    trial: &'a Trial,
+    /// Positions of the tokens that the control splits.
+    split: Vec<usize>,
     seeds: VecDeque<u64>,
 }
 
@@ -157,10 +169,22 @@ impl StandIns for Made<'_> {
     }
 
     fn position(&mut self, position: usize) -> usize {
-        let back = self.of.deletions.get(&self.end.wrapping_sub(position));
-        let moved = back.map(|back| self.end.wrapping_sub(*back));
+        let end = self.trial.base.len();
+        let back = self.of.deletions.get(&end.wrapping_sub(position));
+        let moved = back.map(|back| end.wrapping_sub(*back));
         // If the reduction has removed that place: the one before the trial's.
-        moved.filter(|at| *at < self.len).unwrap_or(position.saturating_sub(1))
+        moved.filter(|at| *at < self.trial.len()).unwrap_or(position.saturating_sub(1))
+    }
+
+    /// If the reduction has removed all of their tokens the split stays as it is, and the trial
+    /// stands out no more: there must be something to compare it with.
+    fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>) {
+        let back = self.trial.base.len().wrapping_sub(position);
+        let splits = self.of.splits.get(&(back, pieces.to_vec())).map_or(&[][..], Vec::as_slice);
+        let made = first_left(splits, self.trial, |at| !self.split.contains(&at));
+        let made = made.unwrap_or_else(|| (position, pieces.to_vec()));
+        self.split.push(made.0);
+        made
     }
 
     fn component(&mut self, component: Component) -> Component {
@@ -184,6 +208,7 @@ struct Draws<'a> {
     trial: &'a Trial,
     config: &'a Config,
     vocabulary: &'a Vocabulary,
+    other_splits: &'a OtherSplits<'a>,
     rng: &'a mut Rng,
     /// Components that the trial lesions.
     lesioned: Vec<Component>,
@@ -194,8 +219,21 @@ struct Draws<'a> {
     components: BTreeMap<Component, Component>,
     /// Positions that the control deletes.
     deleted: Vec<usize>,
+    /// Positions of the tokens that the control splits.
+    split: Vec<usize>,
+    /// Splits in the place of each of the trial's.
+    splits: BTreeMap<(usize, Vec<u32>), Vec<OtherSplit>>,
     /// Seeds of noise.
     seeds: Vec<u64>,
+}
+
+impl Draws<'_> {
+    /// Returns the positions of the tokens that the trial or what is drawn so far edits.
+    fn taken(&self) -> BTreeSet<usize> {
+        let edited = self.trial.edits.iter().filter(|edit| edit.is_token_edit());
+        let edited = edited.filter_map(Edit::position);
+        edited.chain(self.deleted.iter().chain(&self.split).copied()).collect()
+    }
 }
 
 impl StandIns for Draws<'_> {
@@ -224,25 +262,29 @@ impl StandIns for Draws<'_> {
 
     /// Another position, not yet edited or deleted.
     fn position(&mut self, position: usize) -> usize {
-        let trial = self.trial;
-        let range = if position < trial.base.len() {
-            trial.first_editable(self.config.bos_token_id)..trial.base.len()
-        } else {
-            trial.base.len()..trial.len()
-        };
-        let edited = |at: usize| {
-            trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(at))
-        };
+        let range = self.trial.side(position, self.config.bos_token_id);
+        let taken = self.taken();
         let mut drawn = position;
         for _ in 0..if range.is_empty() { 0 } else { DRAWS } {
             let candidate = self.rng.random_range(range.clone());
-            if !edited(candidate) && !self.deleted.contains(&candidate) {
+            if !taken.contains(&candidate) {
                 drawn = candidate;
                 break;
             }
         }
         self.deleted.push(drawn);
         drawn
+    }
+
+    fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>) {
+        let taken = self.taken();
+        let others = self.other_splits.draw(position, pieces, &taken, self.rng);
+        let first = first_left(&others, self.trial, |_| true);
+        let back = self.trial.base.len().wrapping_sub(position);
+        self.splits.insert((back, pieces.to_vec()), others);
+        let made = first.unwrap_or_else(|| (position, pieces.to_vec()));
+        self.split.push(made.0);
+        made
     }
 
     /// A component in the same third of the layers (any layer, where the third has too few),

@@ -1,0 +1,100 @@
+//! Counterparts of retokenizations: other splits of the same prompt into as many tokens.
+//!
+//! They are drawn as the mutator draws: a position, then a split of its token. A reduction shortens
+//! the prompt, so for each counterpart there are several splits in order, and the first counts that
+//! the prompt still has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::verdict::LEAST_CONTROLS;
+use crate::edit::{Edit, Trial};
+use crate::model::Config;
+use crate::rng::Rng;
+use crate::vocabulary::{SplitPool, Vocabulary};
+
+/// Splits that are drawn for one retokenization of a control, of which the first counts.
+const ALTERNATIVES: usize = 8;
+/// Number of draws in which they must be found.
+const DRAWS: usize = 4 * ALTERNATIVES;
+
+/// A split of a token of a prompt that may be shortened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherSplit {
+    /// Distance of the token from the end of the prompt, which reductions keep.
+    back: usize,
+    token: u32,
+    pieces: Vec<u32>,
+}
+
+/// Returns the first of these splits whose token a trial still has, at a position that is free:
+/// that position, and the pieces.
+pub fn first_left(
+    splits: &[OtherSplit],
+    trial: &Trial,
+    is_free: impl Fn(usize) -> bool,
+) -> Option<(usize, Vec<u32>)> {
+    let end = trial.base.len();
+    let place = |split: &OtherSplit| {
+        let position = end.wrapping_sub(split.back);
+        let is_left = trial.token(position) == Some(split.token) && is_free(position);
+        is_left.then(|| (position, split.pieces.clone()))
+    };
+    splits.iter().find_map(place)
+}
+
+/// The splits from which the controls of a trial's retokenizations are drawn.
+pub struct OtherSplits<'a> {
+    trial: &'a Trial,
+    bos: Option<u32>,
+    /// By the beginning of the side (prompt or continuation), and the number of pieces.
+    pools: BTreeMap<(usize, usize), SplitPool>,
+}
+
+impl<'a> OtherSplits<'a> {
+    /// Takes the splits of the tokens on the side of each retokenization.
+    pub fn new(trial: &'a Trial, config: &Config, vocabulary: &Vocabulary) -> Self {
+        let bos = config.bos_token_id;
+        let mut pools = BTreeMap::new();
+        for edit in &trial.edits {
+            let Edit::Retokenize { position, pieces } = edit else { continue };
+            let side = trial.side(*position, bos);
+            pools.entry((side.start, pieces.len())).or_insert_with(|| {
+                let tokens = side.filter_map(|at| Some((at, trial.token(at)?)));
+                SplitPool::new(&vocabulary.splits, tokens, pieces.len())
+            });
+        }
+        Self { trial, bos, pools }
+    }
+
+    /// Returns true if each retokenization can be compared with enough others.
+    pub fn suffice(&self) -> bool {
+        self.pools.values().all(|pool| pool.count() > LEAST_CONTROLS as u64)
+    }
+
+    /// Draws different splits into as many pieces as those of the token at `position`, which are
+    /// not among them: of tokens at positions that are not taken, or of the same one.
+    pub fn draw(
+        &self,
+        position: usize,
+        pieces: &[u32],
+        taken: &BTreeSet<usize>,
+        rng: &mut Rng,
+    ) -> Vec<OtherSplit> {
+        let side = self.trial.side(position, self.bos);
+        let Some(pool) = self.pools.get(&(side.start, pieces.len())) else { return Vec::new() };
+        let mut drawn: Vec<OtherSplit> = Vec::with_capacity(ALTERNATIVES);
+        for _ in 0..DRAWS {
+            let Some((at, other)) = pool.draw(rng) else { break };
+            let is_other = if at == position { other != pieces } else { !taken.contains(&at) };
+            let (back, token) = (self.trial.base.len().wrapping_sub(at), self.trial.token(at));
+            let Some(token) = token.filter(|_| is_other && drawn.len() < ALTERNATIVES) else {
+                continue;
+            };
+            let split = OtherSplit { back, token, pieces: other };
+            if !drawn.contains(&split) {
+                drawn.push(split);
+            }
+        }
+        drawn
+    }
+}
