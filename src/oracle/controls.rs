@@ -381,6 +381,35 @@ mod tests {
             vec![Delete { position: 4 }],
             |edits| matches!(edits, [Delete { position }] if *position < 10 && *position != 4),
         );
+        // Of the base, 4 to 7 are two digits and 8 to 10 are three: ten splits into two.
+        let splits = fake::vocabulary().splits;
+        check(vec![Retokenize { position: 7, pieces: vec![2, 4] }], |edits| match edits {
+            [Retokenize { position, pieces }] => {
+                let of_token = splits.of_token(1 + *position as u32, 2);
+                (0..of_token.count()).any(|index| of_token.nth(index).as_ref() == Some(pieces))
+            }
+            _ => false,
+        });
+        check(
+            vec![
+                Retokenize { position: 7, pieces: vec![2, 4] },
+                Retokenize { position: 9, pieces: vec![2, 6] },
+                Replace { position: 5, id: 666 },
+                Delete { position: 8 },
+            ],
+            |edits| match edits {
+                [
+                    Retokenize { position: a, .. },
+                    Retokenize { position: b, .. },
+                    Replace { position: 5, .. },
+                    Delete { position: c },
+                ] => {
+                    let taken = [9, 5, 8].contains(a) || [7, 5, 8].contains(b);
+                    !taken && a != b && a != c && b != c
+                }
+                _ => false,
+            },
+        );
         check(
             vec![Embedding {
                 position: 2,
@@ -472,6 +501,47 @@ mod tests {
     }
 
     #[test]
+    fn other_splits_reduce_with_the_trial() {
+        let pieces = vec![8, 16];
+        let at = |position| vec![Edit::Retokenize { position, pieces: pieces.clone() }];
+        // Position 12 is seven digits, all others six or more.
+        let ids: Vec<u32> = (100..120).map(|id| if id == 112 { 128 } else { id }).collect();
+        let trial = Trial::new(ids.clone(), [20, 21]).with_edits(at(12));
+        let (config, vocabulary) = (fake::config(), fake::vocabulary());
+        let whole = draw(&trial, 16, 7, &config, &vocabulary);
+        let made = substitutions(&trial, 16, 7, &config, &vocabulary);
+        assert_eq!(made.iter().map(|s| s.apply(&trial)).collect::<Vec<_>>(), whole);
+        let split = |trial: &Trial| match &trial.edits[..] {
+            [Edit::Retokenize { position, pieces }] => (*position, pieces.clone()),
+            other => panic!("{other:?}"),
+        };
+        // The beginning is cut, and 105 is another token now.
+        let mut cut = ids[3..].to_vec();
+        cut[2] = 9;
+        let cut = Trial::new(cut, [20, 21]).with_edits(at(9));
+        let (mut same, mut others) = (0, 0);
+        for (control, substitution) in whole.iter().zip(&made) {
+            let (control, reduced) = (split(control), split(&substitution.apply(&cut)));
+            if control.0 >= 3 && control.0 != 5 {
+                assert_eq!(reduced, (control.0 - 3, control.1));
+                same += 1;
+            } else {
+                let token = cut.base[reduced.0];
+                let of_token = vocabulary.splits.of_token(token, 2);
+                let mut splits = (0..of_token.count()).filter_map(|index| of_token.nth(index));
+                assert!(splits.any(|pieces| pieces == reduced.1) && reduced != (9, pieces.clone()));
+                others += 1;
+            }
+        }
+        assert!(same > 0 && others > 0, "{same} {others}");
+        // Where nothing else is left, a control is the trial.
+        let alone = Trial::new([128], [20]).with_edits(at(0));
+        let controls: Vec<Trial> = made.iter().map(|s| s.apply(&alone)).collect();
+        assert!(controls.contains(&alone));
+        assert!(controls.iter().all(|control| split(control).0 == 0));
+    }
+
+    #[test]
     fn what_has_no_alternative_has_no_controls() {
         let trial = Trial::new([1, 2], [3]);
         let embed = trial.with_edits(vec![Edit::lesion(Component::Embed, Action::Zero)]);
@@ -479,7 +549,12 @@ mod tests {
         let mlp = Edit::lesion(Component::Mlp { layer: 1 }, Action::Zero);
         let few = trial.with_edits(vec![mlp.clone()]);
         let beside = trial.with_edits(vec![Edit::Replace { position: 0, id: 9 }, mlp]);
-        for trial in [trial, embed, few, beside] {
+        // The only token of more than one digit can be split in seven other ways.
+        let split = Edit::Retokenize { position: 2, pieces: vec![2, 128] };
+        let token = Edit::Replace { position: 0, id: 9 };
+        let short = Trial::new([1, 2, 256], [3]).with_edits(vec![split]);
+        let with_token = short.with_edits([&short.edits[..], &[token]].concat());
+        for trial in [trial, embed, few, beside, short, with_token] {
             assert!(draw(&trial, 16, 1, &fake::config(), &fake::vocabulary()).is_empty());
         }
     }

@@ -329,6 +329,19 @@ mod tests {
     }
 
     #[test]
+    fn retokenizations_are_told_by_their_pieces() {
+        let split = |position, pieces: &[u32]| {
+            let edits = vec![Edit::Retokenize { position, pieces: pieces.into() }];
+            described(edits, OracleKind::Divergence)
+        };
+        assert_eq!(split(1, &[5, 6]), split(2, &[7, 8, 9]));
+        assert_ne!(split(1, &[5, 6]), split(1, &[5, 10]));
+        assert_ne!(split(1, &[5, 6]), described(vec![token(1, 5)], OracleKind::Divergence));
+        assert_eq!(split(1, &[5, 6]).to_string(), "token split into ordinary tokens: divergence");
+        assert!(is_kind_of_edit("retokenization"));
+    }
+
+    #[test]
     fn removing_inverting_and_amplifying_are_different_lesions() {
         let scaled = |factor| {
             let head = Component::Head { layer: 2, head: 1 };
