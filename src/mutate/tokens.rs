@@ -179,11 +179,13 @@ fn repeat(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>>
     Some(std::iter::repeat_n(again, rounds).flatten().collect())
 }
 
-/// Splits one to three tokens of the prompt; fewer, if draws meet or there is nothing to split.
+/// Splits one to three tokens of the prompt; fewer, if draws meet or there is nothing to split. Not
+/// the last one: any split of it does more than those of others, with which it would be compared.
 fn retokenize(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
+    let positions = editable(parent, context.config).start..parent.base.len().saturating_sub(1);
     let mut edits: Vec<Edit> = Vec::new();
     for _ in 0..rng.random_range(1..=RETOKENIZED) {
-        let tokens = editable(parent, context.config).map(|at| (at, parent.base[at]));
+        let tokens = positions.clone().map(|at| (at, parent.base[at]));
         let pool = SplitPool::new(&context.vocabulary.splits, tokens, rng.random_range(PIECES));
         let Some((position, pieces)) = pool.draw(rng) else { continue };
         if edits.iter().all(|edit| edit.position() != Some(position)) {

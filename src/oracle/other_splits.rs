@@ -1,10 +1,12 @@
 //! Counterparts of retokenizations: other splits of the same prompt into as many tokens.
 //!
-//! They are drawn as the mutator draws: a position, then a split of its token. A reduction shortens
-//! the prompt, so for each counterpart there are several splits in order, and the first counts that
-//! the prompt still has.
+//! They are drawn as the mutator draws: a position, then a split of its token. The last token of the
+//! prompt is apart: the model predicts from its last piece, so that a split of it does more than any
+//! other, whichever it is. A reduction shortens the prompt, so for each counterpart there are
+//! several splits in order, and the first counts that the prompt still has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::verdict::LEAST_CONTROLS;
 use crate::edit::{Edit, Trial};
@@ -42,24 +44,37 @@ pub fn first_left(
     splits.iter().find_map(place)
 }
 
+/// Returns the positions on the side of one (prompt or continuation) of which splits are compared:
+/// the last of the prompt alone, or all others.
+fn alike(trial: &Trial, position: usize, bos: Option<u32>) -> Range<usize> {
+    let (side, last) = (trial.side(position, bos), trial.base.len().saturating_sub(1));
+    if position > last {
+        side
+    } else if position == last {
+        last..last + 1
+    } else {
+        side.start..last
+    }
+}
+
 /// The splits from which the controls of a trial's retokenizations are drawn.
 pub struct OtherSplits<'a> {
     trial: &'a Trial,
     bos: Option<u32>,
-    /// By the beginning of the side (prompt or continuation), and the number of pieces.
+    /// By the first of the positions, and the number of pieces.
     pools: BTreeMap<(usize, usize), SplitPool>,
 }
 
 impl<'a> OtherSplits<'a> {
-    /// Takes the splits of the tokens on the side of each retokenization.
+    /// Takes the splits of the tokens that each retokenization is compared with.
     pub fn new(trial: &'a Trial, config: &Config, vocabulary: &Vocabulary) -> Self {
         let bos = config.bos_token_id;
         let mut pools = BTreeMap::new();
         for edit in &trial.edits {
             let Edit::Retokenize { position, pieces } = edit else { continue };
-            let side = trial.side(*position, bos);
-            pools.entry((side.start, pieces.len())).or_insert_with(|| {
-                let tokens = side.filter_map(|at| Some((at, trial.token(at)?)));
+            let places = alike(trial, *position, bos);
+            pools.entry((places.start, pieces.len())).or_insert_with(|| {
+                let tokens = places.filter_map(|at| Some((at, trial.token(at)?)));
                 SplitPool::new(&vocabulary.splits, tokens, pieces.len())
             });
         }
@@ -80,8 +95,8 @@ impl<'a> OtherSplits<'a> {
         taken: &BTreeSet<usize>,
         rng: &mut Rng,
     ) -> Vec<OtherSplit> {
-        let side = self.trial.side(position, self.bos);
-        let Some(pool) = self.pools.get(&(side.start, pieces.len())) else { return Vec::new() };
+        let first = alike(self.trial, position, self.bos).start;
+        let Some(pool) = self.pools.get(&(first, pieces.len())) else { return Vec::new() };
         let mut drawn: Vec<OtherSplit> = Vec::with_capacity(ALTERNATIVES);
         for _ in 0..DRAWS {
             let Some((at, other)) = pool.draw(rng) else { break };

@@ -111,7 +111,7 @@ fn errors_name_the_edit() {
         ("replace 400 5", &[], "edit `replace 400 5`: position 400, but prompt and continuation"),
         ("replace 4 999999", &[], "token id 999999 is beyond the vocabulary"),
         ("embedding 4 towards 999999 1", &[], "token id 999999 is beyond the vocabulary"),
-        ("retokenize 4 5", &[], "pieces: fewer than two"),
+        ("retokenize 4 5", &[], "fewer than two; a token is split"),
         ("retokenize 4 5 6", &[], "edit `retokenize 4 5 6`: pieces: `"),
         ("retokenize 4 5 0", &[], "pieces: `<|endoftext|>` (id 0) has no text"),
         ("retokenize 400 5 6", &[], "position 400, but prompt and continuation"),
