@@ -13,8 +13,8 @@ use super::steering::Steering;
 use super::words::{Lookup, Words, cut, parse};
 
 /// The words that edits begin with, for error messages.
-const VERBS: &str = "replace, insert, delete, retokenize, zero, mean, scale, noise, mask, force, embedding, \
-    add, remove, clamp, carry or freeze-routing";
+const VERBS: &str = "replace, insert, delete, retokenize, zero, mean, scale, noise, mask, force, \
+    embedding, add, remove, clamp, carry or freeze-routing";
 
 /// Largest number of pieces of a token; few tokens are longer than this.
 const MAX_PIECES: usize = 64;

@@ -251,8 +251,8 @@ proptest! {
     fn words_in_any_order_are_an_edit_or_an_error(
         words in prop::collection::vec(
             prop::sample::select(vec![
-                "replace", "retokenize", "zero", "scale", "noise", "carry", "embedding", "towards", "at",
-                "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid", "L1.head2",
+                "replace", "retokenize", "zero", "scale", "noise", "carry", "embedding", "towards",
+                "at", "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid", "L1.head2",
                 "L0.state",
                 "4", "-0.5", "' garden'", "'", "\\",
             ]),

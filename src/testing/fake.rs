@@ -67,8 +67,8 @@ pub fn vocabulary() -> Vocabulary {
     }
 }
 
-/// Spells the tokens 2 to 511 in binary without the leading digit, so that they are all the texts of
-/// one to eight digits, and every cut of one is a split.
+/// Spells the tokens 2 to 511 in binary without the leading digit, so that they are all the texts
+/// of one to eight digits, and every cut of one is a split.
 fn spelling(id: u32) -> Option<String> {
     (2..512).contains(&id).then(|| format!("{id:b}")[1..].to_owned())
 }
