@@ -3,8 +3,8 @@
 //! They are drawn as the mutator draws: a position, then a split of its token. The last token of
 //! the prompt is apart: the model predicts from its last piece, so that any split of it does more
 //! than those of other tokens. (With these as its controls, 203 of 207 raw findings in the built-in
-//! dense model split the last token.) A reduction shortens the prompt, so for each counterpart there
-//! are several splits in order, and the first counts that the prompt still has.
+//! dense model split the last token.) A reduction shortens the prompt, so for each counterpart
+//! there are several splits in order, and the first counts that the prompt still has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
