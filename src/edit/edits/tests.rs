@@ -88,3 +88,14 @@ fn later_changes_of_one_thing_supersede_earlier_ones() {
     supersedes(carry, lesion(state, Some(1)), false);
     supersedes(FreezeRouting, FreezeRouting, false);
 }
+
+#[test]
+fn a_retokenization_shows_where_the_token_is_cut() {
+    let edit = Edit::Retokenize { position: 4, pieces: vec![5, 6] };
+    let token = |id: u32| format!("`t{id}`");
+    assert_eq!(edit.phrase(&token).to_string(), "retokenize the token at 4 as `t5` + `t6`");
+    assert_eq!(edit.title(&token, &|_| token(9)), "`t5` + `t6` for `t9`");
+    assert_eq!(edit.signature(&|_| Some(9)), "retokenize Some(9) as [5, 6]");
+    assert!(edit.is_token_edit() && !edit.changes_text());
+    assert_eq!(edit.added_tokens(), 1);
+}
