@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::Rng as _;
 
-use super::other_splits::{OtherSplit, OtherSplits, first_left};
+use super::other_splits::{Counterparts, OtherSplits};
 use super::verdict::LEAST_CONTROLS;
 use crate::edit::{Component, Edit, StandIns, Trial};
 use crate::model::Config;
@@ -115,7 +115,7 @@ fn substitute(
         components: BTreeMap::new(),
         deleted: Vec::new(),
         split: Vec::new(),
-        splits: BTreeMap::new(),
+        splits: Counterparts::default(),
         seeds: Vec::new(),
     };
     let edits = trial.edits.iter().map(|edit| edit.control(&mut draws)).collect();
@@ -138,9 +138,7 @@ pub struct Substitution {
     components: BTreeMap<Component, Component>,
     /// Deleted positions, counted back from the end of the prompt.
     deletions: BTreeMap<usize, usize>,
-    /// Splits in the place of each retokenization, which is known by its distance from the end of
-    /// the prompt and its pieces.
-    splits: BTreeMap<(usize, Vec<u32>), Vec<OtherSplit>>,
+    splits: Counterparts,
     /// Seeds of noise, in the order of the edits.
     seeds: Vec<u64>,
 }
@@ -176,13 +174,8 @@ impl StandIns for Made<'_> {
         moved.filter(|at| *at < self.trial.len()).unwrap_or(position.saturating_sub(1))
     }
 
-    /// If the reduction has removed all of their tokens the split stays as it is, and the trial
-    /// stands out no more: there must be something to compare it with.
     fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>) {
-        let back = self.trial.base.len().wrapping_sub(position);
-        let splits = self.of.splits.get(&(back, pieces.to_vec())).map_or(&[][..], Vec::as_slice);
-        let made = first_left(splits, self.trial, |at| !self.split.contains(&at));
-        let made = made.unwrap_or_else(|| (position, pieces.to_vec()));
+        let made = self.of.splits.get(self.trial, position, pieces, &self.split);
         self.split.push(made.0);
         made
     }
@@ -221,8 +214,8 @@ struct Draws<'a> {
     deleted: Vec<usize>,
     /// Positions of the tokens that the control splits.
     split: Vec<usize>,
-    /// Splits in the place of each of the trial's.
-    splits: BTreeMap<(usize, Vec<u32>), Vec<OtherSplit>>,
+    /// Counterparts of splits.
+    splits: Counterparts,
     /// Seeds of noise.
     seeds: Vec<u64>,
 }
@@ -279,10 +272,8 @@ impl StandIns for Draws<'_> {
     fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>) {
         let taken = self.taken();
         let others = self.other_splits.draw(position, pieces, &taken, self.rng);
-        let first = first_left(&others, self.trial, |_| true);
-        let back = self.trial.base.len().wrapping_sub(position);
-        self.splits.insert((back, pieces.to_vec()), others);
-        let made = first.unwrap_or_else(|| (position, pieces.to_vec()));
+        self.splits.insert(self.trial, position, pieces, others);
+        let made = self.splits.get(self.trial, position, pieces, &self.split);
         self.split.push(made.0);
         made
     }

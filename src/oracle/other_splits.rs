@@ -23,26 +23,53 @@ const DRAWS: usize = 4 * ALTERNATIVES;
 /// A split of a token of a prompt that may be shortened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherSplit {
-    /// Distance of the token from the end of the prompt, which reductions keep.
+    /// Distance of the token from the end of the prompt.
     back: usize,
     token: u32,
     pieces: Vec<u32>,
 }
 
-/// Returns the first of these splits whose token a trial still has, at a position that is free:
-/// that position, and the pieces.
-pub fn first_left(
-    splits: &[OtherSplit],
-    trial: &Trial,
-    is_free: impl Fn(usize) -> bool,
-) -> Option<(usize, Vec<u32>)> {
-    let end = trial.base.len();
-    let place = |split: &OtherSplit| {
-        let position = end.wrapping_sub(split.back);
-        let is_left = trial.token(position) == Some(split.token) && is_free(position);
-        is_left.then(|| (position, split.pieces.clone()))
-    };
-    splits.iter().find_map(place)
+/// The counterparts of a trial's retokenizations in one control of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counterparts(BTreeMap<(usize, Vec<u32>), Vec<OtherSplit>>);
+
+impl Counterparts {
+    /// Sets the splits that may take the place of one, the first before all others.
+    pub fn insert(
+        &mut self,
+        trial: &Trial,
+        position: usize,
+        pieces: &[u32],
+        others: Vec<OtherSplit>,
+    ) {
+        self.0.insert((back(trial, position), pieces.to_vec()), others);
+    }
+
+    /// Returns the counterpart of a split: the first whose token the trial still has, at a position
+    /// that is not taken. If a reduction has removed them all it is the split itself, so that the
+    /// trial stands out no more: there must be something to compare it with.
+    pub fn get(
+        &self,
+        trial: &Trial,
+        position: usize,
+        pieces: &[u32],
+        taken: &[usize],
+    ) -> (usize, Vec<u32>) {
+        let others = self.0.get(&(back(trial, position), pieces.to_vec()));
+        let place = |split: &OtherSplit| {
+            let at = trial.base.len().wrapping_sub(split.back);
+            let is_left = trial.token(at) == Some(split.token) && !taken.contains(&at);
+            is_left.then(|| (at, split.pieces.clone()))
+        };
+        let first = others.into_iter().flatten().find_map(place);
+        first.unwrap_or_else(|| (position, pieces.to_vec()))
+    }
+}
+
+/// Returns the distance of a position from the end of the prompt, which reductions keep; it wraps
+/// around in the continuation.
+fn back(trial: &Trial, position: usize) -> usize {
+    trial.base.len().wrapping_sub(position)
 }
 
 /// Returns the positions on the side of one (prompt or continuation) of which splits are compared:
@@ -102,13 +129,13 @@ impl<'a> OtherSplits<'a> {
         for _ in 0..DRAWS {
             let Some((at, other)) = pool.draw(rng) else { break };
             let is_other = if at == position { other != pieces } else { !taken.contains(&at) };
-            let (back, token) = (self.trial.base.len().wrapping_sub(at), self.trial.token(at));
-            let Some(token) = token.filter(|_| is_other && drawn.len() < ALTERNATIVES) else {
-                continue;
-            };
-            let split = OtherSplit { back, token, pieces: other };
+            let Some(token) = self.trial.token(at).filter(|_| is_other) else { continue };
+            let split = OtherSplit { back: back(self.trial, at), token, pieces: other };
             if !drawn.contains(&split) {
                 drawn.push(split);
+            }
+            if drawn.len() == ALTERNATIVES {
+                break;
             }
         }
         drawn
