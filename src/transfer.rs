@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::case::Case;
-use crate::edit::Trial;
+use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator};
 use crate::model::Model;
@@ -78,9 +78,7 @@ impl<'m> Destination<'m> {
             let fits = self.model.check_ids(&layout.ids).is_ok()
                 && layout.ids.len() <= self.model.config.max_position_embeddings;
             let components = trial.edits.iter().all(|edit| match edit {
-                crate::edit::Edit::Lesion { component, .. } => {
-                    self.model.check_component(component).is_ok()
-                }
+                Edit::Lesion { component, .. } => self.model.check_component(component).is_ok(),
                 edit => edit.is_token_edit(),
             });
             if !fits || !components || !case.verdict.oracle.applies(&self.model.config) {
@@ -106,7 +104,7 @@ impl<'m> Destination<'m> {
                 reached,
             }));
         }
-        if !trial.edits.iter().all(crate::edit::Edit::is_token_edit)
+        if !trial.edits.iter().all(Edit::changes_text)
             || !case.verdict.oracle.applies(&self.model.config)
         {
             return Ok(None);

@@ -175,6 +175,49 @@ fn a_campaign_stops_when_little_is_left_to_see() {
     assert!(longer.unseen.unwrap().chance_of_new.high < unseen.chance_of_new.high);
 }
 
+/// The fake model, which takes one split of the token 36 for the token 666.
+struct BreaksOnOneSplit;
+
+impl BreaksOnOneSplit {
+    fn planted(&self, request: &Request) -> Request {
+        let mut request = request.clone();
+        for edit in &mut request.trial.edits {
+            if let Edit::Retokenize { position, pieces } = edit
+                && pieces[..] == [2, 20]
+            {
+                *edit = Edit::Replace { position: *position, id: 666 };
+            }
+        }
+        request
+    }
+}
+
+impl Evaluator for BreaksOnOneSplit {
+    fn observe(&self, requests: &[Request]) -> Result<Vec<Observation>> {
+        FakeEvaluator.observe(&requests.iter().map(|r| self.planted(r)).collect::<Vec<_>>())
+    }
+
+    fn observe_alone(&self, request: &Request) -> Result<Observation> {
+        FakeEvaluator.observe_alone(&self.planted(request))
+    }
+}
+
+#[test]
+fn a_planted_retokenization_is_found_and_nothing_else() {
+    let config = CampaignConfig { mutate: vec!["retokenization".into()], ..small() };
+    let (summary, events) = campaign(&BreaksOnOneSplit, &config, false);
+    let is_planted = |case: &String| case.contains("retokenize Some(36) as [2, 20]");
+    assert!(
+        !summary.cases.is_empty() && summary.cases.iter().all(is_planted),
+        "{:?}",
+        summary.cases
+    );
+    for event in &events {
+        let Event::Case(case) = event else { continue };
+        assert!(matches!(case.edits[..], [Edit::Retokenize { .. }]), "{:?}", case.edits);
+    }
+}
+
 #[test]
 fn lesions_of_a_campaign_stay_within_its_layers() {
     let layers = Some(Layers { first: 2, last: 3 });

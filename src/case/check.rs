@@ -58,7 +58,8 @@ pub(super) fn faults(case: &Case) -> Result<(), Fault> {
     check_work(case, total)?;
     if let Some(localization) = &case.localization {
         check_localization(localization, total)?;
-        check_residual_views(localization, total + case.edits.len())?;
+        let added: usize = case.edits.iter().map(Edit::added_tokens).sum();
+        check_residual_views(localization, total + added)?;
     }
     if let Some(m) = &case.minimization
         && m.elements_after > m.elements_before
@@ -107,12 +108,11 @@ fn check_against(case: &Case) -> Result<(), Fault> {
 
 /// Bounds the work of a replay: a small file may ask for many controls.
 fn check_work(case: &Case, total: usize) -> Result<(), Fault> {
-    let carried = case.edits.iter().map(|edit| match edit {
+    let further = case.edits.iter().map(|edit| match edit {
         Edit::CarryState { from, .. } => from.len(),
-        _ => 0,
+        edit => edit.added_tokens(),
     });
-    let (controls, tokens) =
-        (case.verdict.controls.len(), total + case.edits.len() + carried.sum::<usize>());
+    let (controls, tokens) = (case.verdict.controls.len(), total + further.sum::<usize>());
     match controls.saturating_mul(tokens) {
         work if work <= MAX_CONTROL_TOKENS => Ok(()),
         work => fault(

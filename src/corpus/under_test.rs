@@ -110,10 +110,11 @@ impl ModelUnderTest {
         let bad = |field: String, error: Error| Error::file(path, field, error);
         self.model.check_ids(&case.base).map_err(|e| bad("base".into(), e))?;
         self.model.check_ids(&case.continuation).map_err(|e| bad("continuation".into(), e))?;
-        for (index, edit) in case.edits.iter().enumerate() {
-            check_edit(&self.model, edit).map_err(|e| bad(format!("edits[{index}]"), e))?;
+        let trial = case.trial();
+        for (index, edit) in trial.edits.iter().enumerate() {
+            check_edit(&self.model, &trial, edit).map_err(|e| bad(format!("edits[{index}]"), e))?;
         }
-        check_length(&self.model, &case.trial()).map_err(|e| bad("base".into(), e))
+        check_length(&self.model, &trial).map_err(|e| bad("base".into(), e))
     }
 
     /// Returns a judge like the one that made the case's verdict: its oracle, controls and noise

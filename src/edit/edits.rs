@@ -13,8 +13,11 @@ use super::steering::Steering;
 use super::words::{Lookup, Words, cut, parse};
 
 /// The words that edits begin with, for error messages.
-const VERBS: &str = "replace, insert, delete, zero, mean, scale, noise, mask, force, embedding, \
-    add, remove, clamp, carry or freeze-routing";
+const VERBS: &str = "replace, insert, delete, retokenize, zero, mean, scale, noise, mask, force, \
+    embedding, add, remove, clamp, carry or freeze-routing";
+
+/// Largest number of pieces of a token; few tokens are longer than this.
+const MAX_PIECES: usize = 64;
 
 /// One mutation. Positions count tokens of the *unedited* sequence (base then continuation), so the
 /// members of a set of edits can be removed one by one without renumbering the others.
@@ -40,6 +43,14 @@ pub enum Edit {
     Delete {
         /// Position of the token.
         position: usize,
+    },
+    /// Write the text of the token at `position` as other tokens, whose texts put together are the
+    /// token's: what a person reads stays the same (Geh et al., "Adversarial Tokenization", 2025).
+    Retokenize {
+        /// Position of the token.
+        position: usize,
+        /// Ids of the tokens in its place, two or more.
+        pieces: Vec<u32>,
     },
     /// Change the embedding of the token at `position`.
     Embedding {
@@ -90,12 +101,40 @@ impl Edit {
     /// Returns true if the edit changes token ids (and not activations or weights).
     pub fn is_token_edit(&self) -> bool {
         match self {
-            Self::Replace { .. } | Self::Insert { .. } | Self::Delete { .. } => true,
+            Self::Replace { .. }
+            | Self::Insert { .. }
+            | Self::Delete { .. }
+            | Self::Retokenize { .. } => true,
             Self::Embedding { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
             | Self::CarryState { .. }
             | Self::FreezeRouting => false,
+        }
+    }
+
+    /// Returns true if the edit changes the text that a person reads.
+    pub fn changes_text(&self) -> bool {
+        self.is_token_edit() && !matches!(self, Self::Retokenize { .. })
+    }
+
+    /// Returns true if its matched controls act at other positions: on other tokens that are there
+    /// already, since it puts in nothing that another token could stand in for.
+    pub fn has_controls_elsewhere(&self) -> bool {
+        matches!(self, Self::Delete { .. } | Self::Retokenize { .. })
+    }
+
+    /// Returns true if the tokens after the edit move.
+    pub fn moves_tokens(&self) -> bool {
+        matches!(self, Self::Insert { .. } | Self::Delete { .. } | Self::Retokenize { .. })
+    }
+
+    /// Returns how many tokens the edit adds to the sequence.
+    pub fn added_tokens(&self) -> usize {
+        match self {
+            Self::Insert { .. } => 1,
+            Self::Retokenize { pieces, .. } => pieces.len().saturating_sub(1),
+            _ => 0,
         }
     }
 
@@ -107,6 +146,7 @@ impl Edit {
             Self::Replace { .. }
             | Self::Insert { .. }
             | Self::Delete { .. }
+            | Self::Retokenize { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
             | Self::CarryState { .. }
@@ -120,6 +160,7 @@ impl Edit {
             Self::Replace { position, .. }
             | Self::Insert { position, .. }
             | Self::Delete { position }
+            | Self::Retokenize { position, .. }
             | Self::Embedding { position, .. }
             | Self::CarryState { position, .. } => Some(position),
             Self::Lesion { position, .. } | Self::Steering { position, .. } => position,
@@ -133,6 +174,7 @@ impl Edit {
             Self::Replace { position, .. }
             | Self::Insert { position, .. }
             | Self::Delete { position }
+            | Self::Retokenize { position, .. }
             | Self::Embedding { position, .. }
             | Self::CarryState { position, .. } => Some(position),
             Self::Lesion { position, .. } | Self::Steering { position, .. } => position.as_mut(),
@@ -167,7 +209,9 @@ impl Edit {
         match self {
             Self::Replace { id, .. } | Self::Insert { id, .. } => vec![*id],
             Self::Embedding { change, .. } => change.token_ids(),
-            Self::CarryState { from, .. } => from.clone(),
+            Self::Retokenize { pieces: ids, .. } | Self::CarryState { from: ids, .. } => {
+                ids.clone()
+            }
             Self::Delete { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
@@ -210,6 +254,11 @@ impl Edit {
                 Component::State { .. } => Ok(()),
                 _ => fault("component", format!("{component} is no state to carry over")),
             },
+            Self::Retokenize { pieces, .. } => match pieces.len() {
+                0 | 1 => fault("pieces", "fewer than two; a token is split into two or more"),
+                2..=MAX_PIECES => Ok(()),
+                n => fault("pieces", format!("{n} entries, at most {MAX_PIECES} are read")),
+            },
             Self::Replace { .. }
             | Self::Insert { .. }
             | Self::Delete { .. }
@@ -221,7 +270,7 @@ impl Edit {
     /// of the same token, or of the same component at the same position.
     pub fn supersedes(&self, older: &Self) -> bool {
         let changes_token = |edit: &Self| {
-            edit.changes_embedding() || matches!(edit, Self::Replace { .. } | Self::Delete { .. })
+            edit.changes_embedding() || edit.is_token_edit() && !matches!(edit, Self::Insert { .. })
         };
         let same_kind = std::mem::discriminant(self) == std::mem::discriminant(older);
         let same_component = self.component().is_some() && self.component() == older.component();
@@ -235,6 +284,10 @@ impl Edit {
             Self::Replace { position, id } => Self::Replace { position, id: stand_ins.token(id) },
             Self::Insert { position, id } => Self::Insert { position, id: stand_ins.token(id) },
             Self::Delete { position } => Self::Delete { position: stand_ins.position(position) },
+            Self::Retokenize { position, ref pieces } => {
+                let (position, pieces) = stand_ins.split(position, pieces);
+                Self::Retokenize { position, pieces }
+            }
             Self::Embedding { position, change } => {
                 Self::Embedding { position, change: change.control(stand_ins) }
             }
@@ -259,6 +312,9 @@ impl Edit {
         match self {
             Self::Replace { id, .. } | Self::Insert { id, .. } => format!("token {id}"),
             Self::Delete { position } => format!("delete {:?}", token_at(*position)),
+            Self::Retokenize { position, pieces } => {
+                format!("retokenize {:?} as {pieces:?}", token_at(*position))
+            }
             Self::Embedding { position, change } => change.signature(token_at(*position)),
             Self::Lesion { component, action, .. } => format!("{} {component}", action.name()),
             Self::Steering { steering, .. } => steering.signature(),
@@ -281,6 +337,9 @@ impl Edit {
             "replace" => Ok(Self::Replace { position: words.position()?, id: words.token()? }),
             "insert" => Ok(Self::Insert { position: words.position()?, id: words.token()? }),
             "delete" => Ok(Self::Delete { position: words.position()? }),
+            "retokenize" => {
+                Ok(Self::Retokenize { position: words.position()?, pieces: words.tokens()? })
+            }
             "embedding" => Ok(Self::Embedding {
                 position: words.position()?,
                 change: EmbeddingChange::read(words)?,
@@ -294,11 +353,7 @@ impl Edit {
                 words.expect("at")?;
                 let position = words.position()?;
                 words.expect("from")?;
-                let mut from = vec![words.token()?];
-                while !words.is_empty() {
-                    from.push(words.token()?);
-                }
-                Ok(Self::CarryState { component, position, from })
+                Ok(Self::CarryState { component, position, from: words.tokens()? })
             }
             "freeze-routing" => Ok(Self::FreezeRouting),
             verb => {
@@ -321,14 +376,17 @@ impl Edit {
             Self::Replace { position, id } => format!("replace {position} {id}"),
             Self::Insert { position, id } => format!("insert {position} {id}"),
             Self::Delete { position } => format!("delete {position}"),
+            Self::Retokenize { position, pieces } => {
+                format!("retokenize {position} {}", joined(pieces, " ", &|id| id.to_string()))
+            }
             Self::Embedding { position, change } => {
                 format!("embedding {position} {}", change.to_text())
             }
             Self::Lesion { component, action, position } => action.to_text(component, *position),
             Self::Steering { steering, position } => steering.to_text(*position),
             Self::CarryState { component, position, from } => {
-                let from: Vec<String> = from.iter().map(ToString::to_string).collect();
-                format!("carry {component} at {position} from {}", from.join(" "))
+                let from = joined(from, " ", &|id| id.to_string());
+                format!("carry {component} at {position} from {from}")
             }
             Self::FreezeRouting => "freeze-routing".to_owned(),
         }
@@ -350,18 +408,20 @@ impl Edit {
             Self::Delete { position } => {
                 Phrase::new("delete", "deleting", format!("the token at {position}"))
             }
+            Self::Retokenize { position, pieces } => Phrase::new(
+                "retokenize",
+                "retokenizing",
+                format!("the token at {position} as {}", joined(pieces, " + ", token)),
+            ),
             Self::Embedding { position, change } => change.phrase(*position, token),
             Self::Lesion { component, action, position } => action.phrase(component).at(*position),
             Self::Steering { steering, position } => steering.phrase().at(*position),
             Self::CarryState { component, position, from } => {
-                let from: Vec<String> = from.iter().map(|id| token(*id)).collect();
+                let from = joined(from, ", ", token);
                 Phrase::new(
                     "replace",
                     "replacing",
-                    format!(
-                        "{component} at {position} by its state after reading {}",
-                        from.join(", ")
-                    ),
+                    format!("{component} at {position} by its state after reading {from}"),
                 )
             }
             Self::FreezeRouting => {
@@ -380,6 +440,9 @@ impl Edit {
             Self::Replace { position, id } => format!("{} for {}", token(*id), at(*position)),
             Self::Insert { position, id } => format!("{} before {}", token(*id), at(*position)),
             Self::Delete { position } => format!("deleting {}", at(*position)),
+            Self::Retokenize { position, pieces } => {
+                format!("{} for {}", joined(pieces, " + ", token), at(*position))
+            }
             Self::Embedding { position, change } => {
                 format!("moving the embedding of {} by {:.2}", at(*position), change.strength())
             }
@@ -397,86 +460,10 @@ impl Edit {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::steering::{InLayer, ResidualSite, SteeringChange, SteeringVector};
-    use super::*;
-
-    fn check(edit: Edit, expect: Result<(), &str>) {
-        let found = edit.check(5, 8);
-        assert_eq!(found.as_ref().map(|_| ()).map_err(|(field, _)| *field), expect, "{edit:?}");
-    }
-
-    #[test]
-    fn faults_name_their_field() {
-        use Edit::*;
-        let (head, expert) =
-            (Component::Head { layer: 1, head: 2 }, Component::Expert { layer: 1, expert: 2 });
-        let state = Component::State { layer: 1, part: None };
-        check(Replace { position: 4, id: 9 }, Ok(()));
-        check(Replace { position: 5, id: 9 }, Err("position"));
-        check(Insert { position: 5, id: 9 }, Ok(()));
-        check(Insert { position: 6, id: 9 }, Err("position"));
-        check(Lesion { component: head, action: Action::Zero, position: Some(5) }, Err("position"));
-        for action in [Action::Mask, Action::Force] {
-            check(Edit::lesion(head, action), Err("action"));
-            check(Edit::lesion(expert, action), Ok(()));
-        }
-        check(Edit::lesion(head, Action::Scale { factor: f32::NAN }), Err("action.factor"));
-        check(
-            Edit::lesion(head, Action::Noise { seed: 1, strength: f32::INFINITY }),
-            Err("action.strength"),
-        );
-        let change = EmbeddingChange::Towards { id: 3, strength: f32::NAN };
-        check(Embedding { position: 1, change }, Err("change.strength"));
-        let steering = |vector, change| {
-            let site = ResidualSite { layer: 1, at: InLayer::Post };
-            Steering { steering: crate::edit::Steering { site, vector, change }, position: Some(2) }
-        };
-        let values = |values: &[f32]| SteeringVector::Values { values: values.into() };
-        check(steering(values(&[1.0]), SteeringChange::Remove), Ok(()));
-        for bad in [vec![], vec![0.0; 4], vec![f32::NAN], vec![1.0; 9], vec![f32::MAX; 2]] {
-            let expect = Err("steering.vector.values");
-            check(steering(values(&bad), SteeringChange::Remove), expect);
-        }
-        let random = |norm| SteeringVector::Random { seed: 1, norm };
-        for norm in [0.0, -1.0, f32::INFINITY] {
-            let expect = Err("steering.vector.norm");
-            check(steering(random(norm), SteeringChange::Remove), expect);
-        }
-        let (clamp, add) =
-            (SteeringChange::Clamp { value: f32::NAN }, SteeringChange::Add { strength: f32::NAN });
-        check(steering(random(1.0), clamp), Err("steering.change.value"));
-        check(steering(random(1.0), add), Err("steering.change.strength"));
-        let carry =
-            |component, from: &[u32]| CarryState { component, position: 1, from: from.into() };
-        check(carry(state, &[1, 2]), Ok(()));
-        check(carry(state, &[]), Err("from"));
-        check(carry(state, &[1; 9]), Err("from"));
-        check(carry(head, &[1]), Err("component"));
-    }
-
-    #[test]
-    fn later_changes_of_one_thing_supersede_earlier_ones() {
-        use Edit::*;
-        let head = Component::Head { layer: 1, head: 2 };
-        let state = Component::State { layer: 1, part: None };
-        let lesion = |component, position| Lesion { component, action: Action::Zero, position };
-        let change = EmbeddingChange::Noise { seed: 1, strength: 1.0 };
-        let supersedes = |new: Edit, old: Edit, expect: bool| {
-            assert_eq!(new.supersedes(&old), expect, "{new:?} {old:?}");
-        };
-        supersedes(Replace { position: 1, id: 2 }, Delete { position: 1 }, true);
-        supersedes(Embedding { position: 1, change }, Replace { position: 1, id: 2 }, true);
-        supersedes(Replace { position: 1, id: 2 }, Delete { position: 2 }, false);
-        supersedes(Insert { position: 1, id: 2 }, Insert { position: 1, id: 2 }, false);
-        supersedes(Insert { position: 1, id: 2 }, Replace { position: 1, id: 2 }, false);
-        supersedes(lesion(head, None), lesion(head, None), true);
-        supersedes(lesion(head, Some(1)), lesion(head, None), false);
-        supersedes(lesion(head, Some(1)), Replace { position: 1, id: 2 }, false);
-        let carry = CarryState { component: state, position: 1, from: vec![1] };
-        supersedes(carry.clone(), carry.clone(), true);
-        supersedes(carry, lesion(state, Some(1)), false);
-        supersedes(FreezeRouting, FreezeRouting, false);
-    }
+/// Returns tokens, each as `name` has it, with `between` between them.
+fn joined(ids: &[u32], between: &str, name: &dyn Fn(u32) -> String) -> String {
+    ids.iter().map(|id| name(*id)).collect::<Vec<_>>().join(between)
 }
+
+#[cfg(test)]
+mod tests;

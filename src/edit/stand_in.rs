@@ -11,6 +11,10 @@ pub trait StandIns {
     /// Returns another position on the same side (prompt or continuation).
     fn position(&mut self, position: usize) -> usize;
 
+    /// Returns another split of a token on the same side into as many pieces, with the token's
+    /// position.
+    fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>);
+
     /// Returns another component of the same kind.
     fn component(&mut self, component: Component) -> Component;
 

@@ -57,6 +57,10 @@ fn edits_are_read_as_they_are_written_by_hand() {
         (r"replace 2 '\n'", Edit::Replace { position: 2, id: 2 }),
         ("replace 4 1234", Edit::Replace { position: 4, id: 1234 }),
         ("delete 7", Edit::Delete { position: 7 }),
+        (
+            "retokenize 7 ' garden' 12 '\\''",
+            Edit::Retokenize { position: 7, pieces: vec![0, 12, 1] },
+        ),
         ("zero L3.head1", Edit::lesion(head, Action::Zero)),
         (
             "mean L3.head1 at 5",
@@ -137,6 +141,8 @@ fn errors_name_the_edit_and_what_was_expected() {
         ("replace 4 'a'b", "expected a space after the closing '"),
         ("replace 4 'two tokens'", "\"two tokens\" is not one token"),
         ("replace '4' 5", "expected a position (a token's number, from 0), got the text '4'"),
+        ("retokenize 4", "expected a token (an id, or text in quotes) at the end"),
+        ("retokenize 4 5 garden", "expected a token (an id, or text in quotes), got `garden`"),
         ("zero L3.hat1", "is not a component"),
         ("zero L3.head1 at", "expected a position"),
         ("zero L3.head1 5", "`5` is one word too many"),
@@ -184,7 +190,7 @@ fn finite() -> impl Strategy<Value = f32> {
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let numbers = (any::<usize>(), any::<u32>(), any::<u32>(), any::<u64>(), finite());
-    (numbers, component(), any::<bool>(), 0..19_usize).prop_map(
+    (numbers, component(), any::<bool>(), 0..20_usize).prop_map(
         |((position, id, other, seed, strength), component, anywhere, kind)| {
             let place = (!anywhere).then_some(position);
             let layer = component.layer();
@@ -210,6 +216,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
                     from: vec![id, other],
                 },
                 13 => Edit::FreezeRouting,
+                19 => Edit::Retokenize { position, pieces: vec![id, other, id] },
                 _ => {
                     let places = [InLayer::Pre, InLayer::Mid, InLayer::Post];
                     let site = ResidualSite { layer, at: places[kind % 3] };
@@ -244,8 +251,8 @@ proptest! {
     fn words_in_any_order_are_an_edit_or_an_error(
         words in prop::collection::vec(
             prop::sample::select(vec![
-                "replace", "zero", "scale", "noise", "carry", "embedding", "towards", "at",
-                "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid", "L1.head2",
+                "replace", "retokenize", "zero", "scale", "noise", "carry", "embedding", "towards",
+                "at", "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid", "L1.head2",
                 "L0.state",
                 "4", "-0.5", "' garden'", "'", "\\",
             ]),

@@ -1,5 +1,7 @@
 //! A trial: prompt, continuation and edits; one row of a batch.
 
+use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 use super::Edit;
@@ -25,6 +27,8 @@ pub struct Layout {
     /// Length of the edited prompt; the continuation is `ids[prompt_len..]`.
     pub prompt_len: usize,
     /// For every original position (base then continuation): its new position, `None` if deleted.
+    /// A retokenized token is where its last piece is: there the model has read the same text as
+    /// after the token, and what acts at the token acts after all of it.
     pub moved: Vec<Option<usize>>,
 }
 
@@ -52,6 +56,15 @@ impl Trial {
         usize::from(bos_token_id.is_some() && self.base.first().copied() == bos_token_id)
     }
 
+    /// Returns the positions that may be edited on the side (prompt or continuation) of one.
+    pub fn side(&self, position: usize, bos_token_id: Option<u32>) -> Range<usize> {
+        if position < self.base.len() {
+            self.first_editable(bos_token_id)..self.base.len()
+        } else {
+            self.base.len()..self.len()
+        }
+    }
+
     /// Returns the first position that an edit names; 0 for edits that act everywhere, or none.
     pub fn first_edited(&self) -> usize {
         self.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0)
@@ -73,6 +86,12 @@ impl Trial {
         Self { base: self.base.clone(), continuation: Arc::from([]), edits }
     }
 
+    /// Returns the unedited token at a position.
+    pub fn token(&self, position: usize) -> Option<u32> {
+        let after = position.checked_sub(self.base.len());
+        after.map_or(self.base.get(position), |after| self.continuation.get(after)).copied()
+    }
+
     /// Returns the unedited length: base and continuation.
     pub fn len(&self) -> usize {
         self.base.len() + self.continuation.len()
@@ -85,20 +104,27 @@ impl Trial {
 
     /// Applies the token edits. Edits at positions that do not exist are ignored here; a case with
     /// one is refused when it is read (`case`). Of several replacements at one position the last
-    /// wins, and a deletion wins over a replacement.
+    /// wins, and a deletion wins over a replacement; a retokenization is a replacement by several.
     ///
     /// Inserts at `base.len()` go to the end of the prompt, before the continuation.
     pub fn layout(&self) -> Layout {
         let total = self.len();
-        let mut replaced: Vec<u32> =
-            self.base.iter().chain(self.continuation.iter()).copied().collect();
+        let mut replaced: Vec<&[u32]> =
+            self.base.iter().chain(self.continuation.iter()).map(slice::from_ref).collect();
         let mut deleted = vec![false; total];
         let mut inserts: Vec<(usize, u32)> = Vec::new();
         for edit in &self.edits {
-            match *edit {
-                Edit::Replace { position, id } if position < total => replaced[position] = id,
-                Edit::Delete { position } if position < total => deleted[position] = true,
-                Edit::Insert { position, id } if position <= total => inserts.push((position, id)),
+            match edit {
+                Edit::Replace { position, id } if *position < total => {
+                    replaced[*position] = slice::from_ref(id);
+                }
+                Edit::Retokenize { position, pieces } if *position < total => {
+                    replaced[*position] = pieces;
+                }
+                Edit::Delete { position } if *position < total => deleted[*position] = true,
+                Edit::Insert { position, id } if *position <= total => {
+                    inserts.push((*position, *id));
+                }
                 _ => {}
             }
         }
@@ -116,10 +142,10 @@ impl Trial {
                 prompt_len = ids.len();
             }
             if position < total {
-                moved.push((!deleted[position]).then_some(ids.len()));
                 if !deleted[position] {
-                    ids.push(replaced[position]);
+                    ids.extend_from_slice(replaced[position]);
                 }
+                moved.push((!deleted[position]).then(|| ids.len().saturating_sub(1)));
             }
         }
         Layout { ids, prompt_len, moved }
@@ -168,9 +194,38 @@ mod tests {
             3,
         );
         check(
+            vec![Retokenize { position: 1, pieces: vec![5, 6, 7] }, Insert { position: 1, id: 8 }],
+            &[10, 8, 5, 6, 7, 12, 20, 21],
+            6,
+        );
+        check(
+            vec![Retokenize { position: 2, pieces: vec![5, 6] }, Insert { position: 3, id: 8 }],
+            &[10, 11, 5, 6, 8, 20, 21],
+            5,
+        );
+        check(
+            vec![Retokenize { position: 3, pieces: vec![5, 6] }, Replace { position: 4, id: 7 }],
+            &[10, 11, 12, 5, 6, 7],
+            3,
+        );
+        check(vec![Retokenize { position: 99, pieces: vec![5, 6] }], &[10, 11, 12, 20, 21], 3);
+        check(
             vec![Replace { position: 99, id: 9 }, Delete { position: 99 }],
             &[10, 11, 12, 20, 21],
             3,
         );
+    }
+
+    #[test]
+    fn a_retokenized_token_is_where_its_last_piece_is() {
+        let retokenize = Edit::Retokenize { position: 1, pieces: vec![5, 6, 7] };
+        let layout = Trial::new([10, 11, 12], [20]).with_edits(vec![retokenize]).layout();
+        assert_eq!(layout.moved, [Some(0), Some(3), Some(4), Some(5)]);
+    }
+
+    #[test]
+    fn positions_go_on_in_the_continuation() {
+        let trial = Trial::new([10, 11], [20]);
+        assert_eq!([0, 1, 2, 3].map(|at| trial.token(at)), [Some(10), Some(11), Some(20), None]);
     }
 }

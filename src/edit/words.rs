@@ -122,11 +122,6 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Returns whether all words are read.
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
-    }
-
     /// Takes the next word if it is this one.
     pub fn accept(&mut self, keyword: &str) -> bool {
         match self.words {
@@ -178,6 +173,15 @@ impl<'a> Words<'a> {
                 word.parse().map_err(|_| format!("expected {expected}, got `{}`", cut(word)))
             }
         }
+    }
+
+    /// Takes all the tokens that are left, one at least.
+    pub fn tokens(&mut self) -> Result<Vec<u32>, String> {
+        let mut ids = vec![self.token()?];
+        while !self.words.is_empty() {
+            ids.push(self.token()?);
+        }
+        Ok(ids)
     }
 
     /// Takes a vector: the name of a file, quoted or not, or values in brackets.

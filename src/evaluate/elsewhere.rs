@@ -3,7 +3,7 @@
 
 use super::engine::ModelEvaluator;
 use super::{Evaluator as _, Request};
-use crate::edit::Trial;
+use crate::edit::{Edit, Trial};
 use crate::error::Result;
 
 /// Other prompts that a trial's edits are put into.
@@ -36,7 +36,8 @@ impl ModelEvaluator<'_> {
     }
 
     /// Returns the trial's prompt with its tokens replaced by stretches of `text`, and its edits. A
-    /// BOS token stays, and so does the length, and with it every position.
+    /// BOS token stays, and tokens that are split do, so that the text is that of the pieces. So
+    /// does the length, and with it every position.
     fn moved(&self, trial: &Trial, text: &[u32]) -> [Trial; OTHER_PROMPTS] {
         let bos = self.model.config.bos_token_id;
         let text = text.strip_prefix(bos.as_slice()).unwrap_or(text);
@@ -45,7 +46,13 @@ impl ModelEvaluator<'_> {
         std::array::from_fn(|prompt| {
             let mut moved = trial.prompt_only();
             let stretch = text.iter().cycle().skip(prompt * length).take(length);
-            moved.base = trial.base[..first].iter().chain(stretch).copied().collect();
+            let mut base: Vec<u32> = trial.base[..first].iter().chain(stretch).copied().collect();
+            for edit in &moved.edits {
+                if let Edit::Retokenize { position, .. } = edit {
+                    base[*position] = trial.base[*position];
+                }
+            }
+            moved.base = base.into();
             moved
         })
     }

@@ -128,6 +128,7 @@ impl<'a> Lowering<'a> {
                 Edit::Replace { .. }
                 | Edit::Insert { .. }
                 | Edit::Delete { .. }
+                | Edit::Retokenize { .. }
                 | Edit::FreezeRouting => {}
             }
         }

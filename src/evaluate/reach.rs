@@ -65,7 +65,8 @@ impl Reach {
                 Edit::Embedding { .. }
                 | Edit::Replace { .. }
                 | Edit::Insert { .. }
-                | Edit::Delete { .. } => {}
+                | Edit::Delete { .. }
+                | Edit::Retokenize { .. } => {}
             }
         }
         touched.extend(

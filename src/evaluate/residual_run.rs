@@ -205,9 +205,11 @@ fn above(trial: &Trial, layer: usize, config: &Config) -> Trial {
             site.layer > layer || site.layer == layer && site.at != InLayer::Pre
         }
         Edit::Embedding { .. } => false,
-        Edit::Replace { .. } | Edit::Insert { .. } | Edit::Delete { .. } | Edit::FreezeRouting => {
-            true
-        }
+        Edit::Replace { .. }
+        | Edit::Insert { .. }
+        | Edit::Delete { .. }
+        | Edit::Retokenize { .. }
+        | Edit::FreezeRouting => true,
     };
     trial.with_edits(trial.edits.iter().filter(kept).cloned().collect())
 }

@@ -203,8 +203,7 @@ fn direction(
 ) -> Result<Option<Direction>> {
     let (evaluator, trial) = (symptom.runs.evaluator, &symptom.runs.corrupted.trial);
     let config = &evaluator.model.config;
-    let moves = |edit: &Edit| matches!(edit, Edit::Insert { .. } | Edit::Delete { .. });
-    if trial.edits.iter().any(moves) || background.is_empty() {
+    if trial.edits.iter().any(Edit::moves_tokens) || background.is_empty() {
         return Ok(None);
     }
     let nodes = graph.map_or(&[][..], |graph| &graph.nodes);

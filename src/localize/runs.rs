@@ -186,3 +186,21 @@ impl<'a, 'm> Runs<'a, 'm> {
         Ok(Patch { component: *component, first, values: values.into() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_what_both_runs_have() {
+        let check = |edits: Vec<Edit>, expect: &[Stretch]| {
+            let trial = Trial::new([10, 11, 12, 13], [20]).with_edits(edits);
+            assert_eq!(aligned(&trial), expect, "{:?}", trial.edits);
+        };
+        check(vec![Edit::Replace { position: 1, id: 5 }], &[(1, 1, 4)]);
+        check(vec![Edit::Insert { position: 1, id: 5 }], &[(1, 2, 4)]);
+        check(vec![Edit::Delete { position: 2 }], &[(1, 1, 1), (3, 2, 2)]);
+        // The last piece corresponds to the token; those before it, to nothing.
+        check(vec![Edit::Retokenize { position: 1, pieces: vec![5, 6, 7] }], &[(1, 3, 4)]);
+    }
+}

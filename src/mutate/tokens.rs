@@ -1,5 +1,7 @@
 //! Mutations of tokens, and the dictionary of suspects.
 
+use std::ops::RangeInclusive;
+
 use rand::Rng as _;
 
 use super::mutator::{Context, Mutator, editable, extend, mutators};
@@ -7,10 +9,14 @@ use crate::edit::{Edit, Trial};
 use crate::oracle::OracleKind;
 use crate::rng::Rng;
 use crate::rng::pick;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{SplitPool, Vocabulary};
 
 /// Longest span that is spliced or repeated.
 const SPAN: usize = 4;
+/// Largest number of tokens that are retokenized.
+const RETOKENIZED: usize = 3;
+/// Numbers of pieces that a token is split into.
+const PIECES: RangeInclusive<usize> = 2..=4;
 
 mutators! {
     /// Puts any token in the place of one.
@@ -27,6 +33,8 @@ mutators! {
     Splice;
     /// Repeats a span up to three times.
     Repeat;
+    /// Writes tokens as others with the same text.
+    Retokenize;
     /// Puts a suspect in the place of a token.
     DictionaryReplace;
     /// Inserts a suspect.
@@ -62,6 +70,7 @@ propose_edits! {
     Swap, "swap", ["tokens"], swap;
     Splice, "splice", ["tokens"], splice;
     Repeat, "repeat", ["tokens"], repeat;
+    Retokenize, "retokenize", ["tokens", "retokenization"], retokenize;
     DictionaryReplace, "dictionary-replace", ["dictionary", "vocabulary"], dictionary_replace;
     DictionaryInsert, "dictionary-insert", ["dictionary", "vocabulary"], dictionary_insert;
 }
@@ -176,4 +185,20 @@ fn repeat(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>>
     let rounds = rng.random_range(1..=3);
     let again = span.iter().map(|&id| Edit::Insert { position: start + length, id });
     Some(std::iter::repeat_n(again, rounds).flatten().collect())
+}
+
+/// Splits one to three tokens of the prompt; fewer, if draws meet or there is nothing to split. Not
+/// the last one: any split of it does more than those of others, with which it would be compared.
+fn retokenize(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
+    let positions = editable(parent, context.config).start..parent.base.len().saturating_sub(1);
+    let mut edits: Vec<Edit> = Vec::new();
+    for _ in 0..rng.random_range(1..=RETOKENIZED) {
+        let tokens = positions.clone().map(|at| (at, parent.base[at]));
+        let pool = SplitPool::new(&context.vocabulary.splits, tokens, rng.random_range(PIECES));
+        let Some((position, pieces)) = pool.draw(rng) else { continue };
+        if edits.iter().all(|edit| edit.position() != Some(position)) {
+            edits.push(Edit::Retokenize { position, pieces });
+        }
+    }
+    (!edits.is_empty()).then_some(edits)
 }

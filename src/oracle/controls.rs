@@ -4,10 +4,11 @@
 //! from its trial only in *what* is put in (which token, direction, component, weight), never in
 //! how much, where, or how often.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::Rng as _;
 
+use super::other_splits::{Counterparts, OtherSplits};
 use super::verdict::LEAST_CONTROLS;
 use crate::edit::{Component, Edit, StandIns, Trial};
 use crate::model::Config;
@@ -27,9 +28,9 @@ const ATTEMPTS: usize = 256;
 /// shares its batch. Fewer come back when there are not that many (a model with one MLP has no
 /// control for a lesion of it); a trial without edits has none.
 ///
-/// None either where a lesion alone would have too few: an irrelevant edit beside it (another
-/// token, say) would otherwise multiply the same few counterparts into what looks like many
-/// controls.
+/// None either where a lesion or a retokenization alone would have too few: an irrelevant edit
+/// beside it (another token, say) would otherwise multiply the same few counterparts into what
+/// looks like many controls.
 pub fn draw(
     trial: &Trial,
     count: usize,
@@ -63,6 +64,10 @@ fn drawn(
     if trial.edits.iter().filter_map(lesioned).any(|component| !has_controls(component, config)) {
         return Vec::new();
     }
+    let other_splits = OtherSplits::new(trial, config, vocabulary);
+    if !other_splits.suffice() {
+        return Vec::new();
+    }
     let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits))
         .unwrap_or_default();
     let mut rng = rng::stream(seed, &format!("controls:{content}"));
@@ -71,7 +76,7 @@ fn drawn(
         if controls.len() == count || trial.edits.is_empty() {
             break;
         }
-        let (control, made) = substitute(trial, config, vocabulary, &mut rng);
+        let (control, made) = substitute(trial, config, vocabulary, &other_splits, &mut rng);
         if control != *trial && controls.iter().all(|(other, _)| *other != control) {
             controls.push((control, made));
         }
@@ -87,13 +92,15 @@ pub fn has_controls(component: Component, config: &Config) -> bool {
 
 /// Draws one control of `trial`; the trial itself when nothing else is possible.
 pub fn control(trial: &Trial, config: &Config, vocabulary: &Vocabulary, rng: &mut Rng) -> Trial {
-    substitute(trial, config, vocabulary, rng).0
+    let other_splits = OtherSplits::new(trial, config, vocabulary);
+    substitute(trial, config, vocabulary, &other_splits, rng).0
 }
 
 fn substitute(
     trial: &Trial,
     config: &Config,
     vocabulary: &Vocabulary,
+    other_splits: &OtherSplits,
     rng: &mut Rng,
 ) -> (Trial, Substitution) {
     let lesioned = trial.edits.iter().filter_map(lesioned).collect();
@@ -101,15 +108,18 @@ fn substitute(
         trial,
         config,
         vocabulary,
+        other_splits,
         rng,
         lesioned,
         tokens: BTreeMap::new(),
         components: BTreeMap::new(),
         deleted: Vec::new(),
+        split: Vec::new(),
+        splits: Counterparts::default(),
         seeds: Vec::new(),
     };
     let edits = trial.edits.iter().map(|edit| edit.control(&mut draws)).collect();
-    let Draws { tokens, components, deleted, seeds, .. } = draws;
+    let Draws { tokens, components, deleted, splits, seeds, .. } = draws;
     // Deletions are known by their distance from the end of the prompt, which reductions keep.
     let end = trial.base.len();
     let back = |position: usize| end.wrapping_sub(position);
@@ -118,7 +128,7 @@ fn substitute(
         _ => None,
     });
     let deletions = deletions.zip(deleted.into_iter().map(back)).collect();
-    (trial.with_edits(edits), Substitution { tokens, components, deletions, seeds })
+    (trial.with_edits(edits), Substitution { tokens, components, deletions, splits, seeds })
 }
 
 /// What one control puts in the place of what its trial puts in.
@@ -128,6 +138,7 @@ pub struct Substitution {
     components: BTreeMap<Component, Component>,
     /// Deleted positions, counted back from the end of the prompt.
     deletions: BTreeMap<usize, usize>,
+    splits: Counterparts,
     /// Seeds of noise, in the order of the edits.
     seeds: Vec<u64>,
 }
@@ -136,7 +147,7 @@ impl Substitution {
     /// Returns the control of a trial whose edits are among those that this was drawn for.
     pub fn apply(&self, trial: &Trial) -> Trial {
         let seeds = self.seeds.iter().copied().collect();
-        let mut made = Made { of: self, end: trial.base.len(), len: trial.len(), seeds };
+        let mut made = Made { of: self, trial, split: Vec::new(), seeds };
         trial.with_edits(trial.edits.iter().map(|edit| edit.control(&mut made)).collect())
     }
 }
@@ -144,10 +155,9 @@ impl Substitution {
 /// Gives the counterparts of a [`Substitution`]; what it has none for stays as it is.
 struct Made<'a> {
     of: &'a Substitution,
-    /// Length of the prompt.
-    end: usize,
-    /// Length of prompt and continuation.
-    len: usize,
+    trial: &'a Trial,
+    /// Positions of the tokens that the control splits.
+    split: Vec<usize>,
     seeds: VecDeque<u64>,
 }
 
@@ -157,10 +167,17 @@ impl StandIns for Made<'_> {
     }
 
     fn position(&mut self, position: usize) -> usize {
-        let back = self.of.deletions.get(&self.end.wrapping_sub(position));
-        let moved = back.map(|back| self.end.wrapping_sub(*back));
+        let end = self.trial.base.len();
+        let back = self.of.deletions.get(&end.wrapping_sub(position));
+        let moved = back.map(|back| end.wrapping_sub(*back));
         // If the reduction has removed that place: the one before the trial's.
-        moved.filter(|at| *at < self.len).unwrap_or(position.saturating_sub(1))
+        moved.filter(|at| *at < self.trial.len()).unwrap_or(position.saturating_sub(1))
+    }
+
+    fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>) {
+        let made = self.of.splits.get(self.trial, position, pieces, &self.split);
+        self.split.push(made.0);
+        made
     }
 
     fn component(&mut self, component: Component) -> Component {
@@ -184,6 +201,7 @@ struct Draws<'a> {
     trial: &'a Trial,
     config: &'a Config,
     vocabulary: &'a Vocabulary,
+    other_splits: &'a OtherSplits<'a>,
     rng: &'a mut Rng,
     /// Components that the trial lesions.
     lesioned: Vec<Component>,
@@ -194,8 +212,21 @@ struct Draws<'a> {
     components: BTreeMap<Component, Component>,
     /// Positions that the control deletes.
     deleted: Vec<usize>,
+    /// Positions of the tokens that the control splits.
+    split: Vec<usize>,
+    /// Counterparts of splits.
+    splits: Counterparts,
     /// Seeds of noise.
     seeds: Vec<u64>,
+}
+
+impl Draws<'_> {
+    /// Returns the positions of the tokens that the trial or what is drawn so far edits.
+    fn taken(&self) -> BTreeSet<usize> {
+        let edited = self.trial.edits.iter().filter(|edit| edit.is_token_edit());
+        let edited = edited.filter_map(Edit::position);
+        edited.chain(self.deleted.iter().chain(&self.split).copied()).collect()
+    }
 }
 
 impl StandIns for Draws<'_> {
@@ -224,25 +255,27 @@ impl StandIns for Draws<'_> {
 
     /// Another position, not yet edited or deleted.
     fn position(&mut self, position: usize) -> usize {
-        let trial = self.trial;
-        let range = if position < trial.base.len() {
-            trial.first_editable(self.config.bos_token_id)..trial.base.len()
-        } else {
-            trial.base.len()..trial.len()
-        };
-        let edited = |at: usize| {
-            trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(at))
-        };
+        let range = self.trial.side(position, self.config.bos_token_id);
+        let taken = self.taken();
         let mut drawn = position;
         for _ in 0..if range.is_empty() { 0 } else { DRAWS } {
             let candidate = self.rng.random_range(range.clone());
-            if !edited(candidate) && !self.deleted.contains(&candidate) {
+            if !taken.contains(&candidate) {
                 drawn = candidate;
                 break;
             }
         }
         self.deleted.push(drawn);
         drawn
+    }
+
+    fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>) {
+        let taken = self.taken();
+        let others = self.other_splits.draw(position, pieces, &taken, self.rng);
+        self.splits.insert(self.trial, position, pieces, others);
+        let made = self.splits.get(self.trial, position, pieces, &self.split);
+        self.split.push(made.0);
+        made
     }
 
     /// A component in the same third of the layers (any layer, where the third has too few),
@@ -297,148 +330,4 @@ fn random_layer(component: Component, config: &Config, rng: &mut Rng) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::edit::{Action, EmbeddingChange, Matrix};
-    use crate::testing::fake;
-
-    /// Draws controls of a trial with these edits and checks what each must satisfy.
-    fn check(edits: Vec<Edit>, expect: impl Fn(&[Edit]) -> bool) {
-        let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
-        // Deep enough for lesions of whole MLPs to have controls.
-        let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
-        let controls = draw(&trial, 16, 7, &config, &vocabulary);
-        assert!(controls.len() >= 3, "{} controls of {:?}", controls.len(), trial.edits);
-        assert_eq!(controls, draw(&trial, 16, 7, &config, &vocabulary));
-        assert_ne!(controls, draw(&trial, 16, 8, &config, &vocabulary));
-        for (index, control) in controls.iter().enumerate() {
-            assert!(control != &trial && !controls[..index].contains(control));
-            assert_eq!((&control.base, &control.continuation), (&trial.base, &trial.continuation));
-            assert!(
-                expect(&control.edits),
-                "{:?} is no control of {:?}",
-                control.edits,
-                trial.edits
-            );
-        }
-    }
-
-    #[test]
-    fn controls_match_their_trials() {
-        use Edit::*;
-        let ordinary = |id: u32| fake::vocabulary().ordinary.contains(&id);
-        check(vec![Replace { position: 3, id: 666 }, Insert { position: 5, id: 666 }], |edits| {
-            match edits {
-                [Replace { position: 3, id: a }, Insert { position: 5, id: b }] => {
-                    a == b && ordinary(*a)
-                }
-                _ => false,
-            }
-        });
-        check(
-            vec![Delete { position: 4 }],
-            |edits| matches!(edits, [Delete { position }] if *position < 10 && *position != 4),
-        );
-        check(
-            vec![Embedding {
-                position: 2,
-                change: EmbeddingChange::Direction { from: 1, to: 2, strength: 0.5 },
-            }],
-            |edits| match edits {
-                [Embedding { position: 2, change: EmbeddingChange::Noise { strength, .. } }] => {
-                    *strength == 0.5
-                }
-                _ => false,
-            },
-        );
-        check(
-            vec![Embedding {
-                position: 2,
-                change: EmbeddingChange::Towards { id: 666, strength: 0.5 },
-            }],
-            |edits| match edits {
-                [Embedding { position: 2, change: EmbeddingChange::Towards { id, strength } }] => {
-                    *strength == 0.5 && ordinary(*id)
-                }
-                _ => false,
-            },
-        );
-        let head = Component::Head { layer: 1, head: 2 };
-        check(vec![Edit::lesion(head, Action::Zero)], |edits| match edits {
-            [Lesion { component, action: Action::Zero, .. }] => {
-                component.kind() == "head" && *component != head
-            }
-            _ => false,
-        });
-        let mlp = Component::Mlp { layer: 0 };
-        check(vec![Edit::lesion(mlp, Action::Mean)], |edits| match edits {
-            [Lesion { component, action: Action::Mean, .. }] => {
-                component.kind() == "mlp" && *component != mlp
-            }
-            _ => false,
-        });
-        let weight = Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 };
-        check(vec![Edit::lesion(weight, Action::Zero)], |edits| match edits {
-            [
-                Lesion {
-                    component: Component::Weight { layer: 1, matrix: Matrix::Down, out, input },
-                    ..
-                },
-            ] => {
-                (*out, *input) != (3, 4)
-                    && *out < fake::config().hidden_size
-                    && *input < fake::config().intermediate_size
-            }
-            _ => false,
-        });
-    }
-
-    /// The controls of a reduced trial are those of the whole one, reduced alike.
-    #[test]
-    fn substitutions_are_the_controls_and_reduce_with_the_trial() {
-        use Edit::*;
-        let head = |head| Edit::lesion(Component::Head { layer: 1, head }, Action::Zero);
-        let edits = vec![
-            Replace { position: 3, id: 666 },
-            Delete { position: 6 },
-            Replace { position: 7, id: 667 },
-            Embedding { position: 8, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
-            head(2),
-        ];
-        let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
-        let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
-        let whole = draw(&trial, 16, 7, &config, &vocabulary);
-        let made = substitutions(&trial, 16, 7, &config, &vocabulary);
-        assert_eq!(made.iter().map(|s| s.apply(&trial)).collect::<Vec<_>>(), whole);
-        // Two tokens cut in front, and the first edit gone.
-        let cut = Trial::new((3..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(vec![
-            Delete { position: 4 },
-            Replace { position: 5, id: 667 },
-            Embedding { position: 6, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
-            head(2),
-        ]);
-        for (control, substitution) in whole.iter().zip(&made) {
-            let reduced = substitution.apply(&cut);
-            let [_, Delete { position: deleted }, rest @ ..] = &control.edits[..] else { panic!() };
-            let [Delete { position }, reduced @ ..] = &reduced.edits[..] else { panic!() };
-            // A place that was cut has another in its stead.
-            assert!(*deleted < 2 || *position == deleted - 2, "{deleted} {position}");
-            let mut moved = rest.to_vec();
-            moved.iter_mut().filter_map(Edit::position_mut).for_each(|at| *at -= 2);
-            assert_eq!(reduced, moved);
-        }
-    }
-
-    #[test]
-    fn what_has_no_alternative_has_no_controls() {
-        let trial = Trial::new([1, 2], [3]);
-        let embed = trial.with_edits(vec![Edit::lesion(Component::Embed, Action::Zero)]);
-        // Three other MLPs are too few, and an edit beside the lesion does not make them more.
-        let mlp = Edit::lesion(Component::Mlp { layer: 1 }, Action::Zero);
-        let few = trial.with_edits(vec![mlp.clone()]);
-        let beside = trial.with_edits(vec![Edit::Replace { position: 0, id: 9 }, mlp]);
-        for trial in [trial, embed, few, beside] {
-            assert!(draw(&trial, 16, 1, &fake::config(), &fake::vocabulary()).is_empty());
-        }
-    }
-}
+mod tests;

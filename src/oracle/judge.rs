@@ -137,7 +137,7 @@ impl<'a> ModelJudge<'a> {
         let baseline = self.evaluator.observe_alone(&baseline_request(&[self.oracle], trial))?;
         let score = |observation: &Observation| self.oracle.oracle().score(observation, &baseline);
         let own = score(&self.evaluator.observe_alone(&self.request(trial, &baseline))?);
-        let tokens = trial.len() + trial.edits.len();
+        let tokens = trial.layout().ids.len();
         let most =
             sequential::MOST.min((MOST_CONTROL_TOKENS / tokens.max(1)).max(sequential::LEAST));
         let mut drawn = controls::draw(trial, most, seed, self.config, self.vocabulary).into_iter();

@@ -151,7 +151,7 @@ fn check(model: &Model, trial: &Trial, oracle: OracleKind) -> Result<()> {
             )));
         }
         edit.check(trial.len(), usize::MAX).map_err(|(_, message)| named(message))?;
-        check_edit(model, edit).map_err(|error| named(error.to_string()))?;
+        check_edit(model, trial, edit).map_err(|error| named(error.to_string()))?;
     }
     if trial.layout().prompt_len == 0 {
         return Err(Error::request("no token of the prompt is left"));

@@ -32,9 +32,5 @@ pub struct Finding {
 /// Returns the kinds of the trial's edits, without their positions and strengths: two trials with
 /// the same token in different places show the same glitch.
 pub fn signature(trial: &Trial) -> BTreeSet<String> {
-    let at = |position: usize| match position.checked_sub(trial.base.len()) {
-        None => trial.base.get(position).copied(),
-        Some(rest) => trial.continuation.get(rest).copied(),
-    };
-    trial.edits.iter().map(|edit| edit.signature(&at)).collect()
+    trial.edits.iter().map(|edit| edit.signature(&|position| trial.token(position))).collect()
 }

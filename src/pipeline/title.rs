@@ -35,13 +35,6 @@ pub(super) fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64
 
 fn edit_in_words(model: &Model, trial: &Trial, edit: &Edit) -> String {
     let quoted = |id: u32| format!("`{}`", model.token(id));
-    let at = |position: usize| {
-        trial
-            .base
-            .iter()
-            .chain(trial.continuation.iter())
-            .nth(position)
-            .map_or("the end".into(), |id| quoted(*id))
-    };
+    let at = |position: usize| trial.token(position).map_or("the end".into(), quoted);
     edit.title(&quoted, &at)
 }

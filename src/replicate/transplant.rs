@@ -7,22 +7,31 @@ use crate::edit::{Edit, Trial};
 /// lesions without a position act everywhere as before. `None` if one has no place there: the
 /// prompt is too short, or (a deletion) it is about a token that the other prompt does not have.
 /// `first` is the first position that may be edited.
+///
+/// A retokenization is about a token too, but of this one nothing is taken away: the token is put
+/// into the prompt, so that the trial and its baseline have the same text there as well, and the
+/// controls split other tokens of it.
 pub fn transplant(trial: &Trial, prompt: &Trial, first: usize) -> Option<Trial> {
     let mut edits = trial.edits.clone();
+    let mut base = prompt.base.to_vec();
     for edit in &mut edits {
         if matches!(edit, Edit::Delete { .. }) {
             return None;
         }
         let end = prompt.len() + usize::from(matches!(edit, Edit::Insert { .. }));
+        let is_split = matches!(edit, Edit::Retokenize { .. });
         if let Some(position) = edit.position_mut() {
             let moved = (prompt.base.len() + *position).checked_sub(trial.base.len())?;
             if moved < first || moved >= end {
                 return None;
             }
+            if is_split {
+                *base.get_mut(moved)? = trial.token(*position)?;
+            }
             *position = moved;
         }
     }
-    Some(prompt.with_edits(edits))
+    Some(Trial { base: base.into(), continuation: prompt.continuation.clone(), edits })
 }
 
 /// Returns the token that the edits of an echo trial show and ask for; `None` if they do anything
@@ -73,6 +82,18 @@ mod tests {
         assert_eq!(transplant(&trial, &Trial::new([11, 12, 13, 14, 15, 16], [17]), 1), None);
         let delete = trial.with_edits(vec![Delete { position: 3 }]);
         assert_eq!(transplant(&delete, &prompt, 1), None);
+    }
+
+    #[test]
+    fn a_retokenized_token_is_put_into_the_prompt() {
+        let retokenize = |position| Edit::Retokenize { position, pieces: vec![7, 8] };
+        let trial = Trial::new([1, 2, 3], [5]).with_edits(vec![retokenize(1)]);
+        let moved = transplant(&trial, &Trial::new([11, 12, 13, 14], [15]), 1).unwrap();
+        assert_eq!(moved, Trial::new([11, 12, 2, 14], [15]).with_edits(vec![retokenize(2)]));
+        // Not in the place of a first token, and not in a continuation.
+        assert_eq!(transplant(&trial, &Trial::new([11, 12], [15]), 1), None);
+        let trial = trial.with_edits(vec![retokenize(3)]);
+        assert_eq!(transplant(&trial, &Trial::new([11, 12], [15]), 1), None);
     }
 
     #[test]

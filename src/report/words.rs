@@ -19,7 +19,10 @@ pub fn unit(oracle: OracleKind) -> String {
 
 /// Returns the texts of those token ids that the case names.
 fn names(case: &Case) -> BTreeMap<u32, &str> {
-    case.top_before.iter().chain(&case.top_after).map(|t| (t.id, t.text.as_str())).collect()
+    let predicted = case.top_before.iter().chain(&case.top_after);
+    let put_in = case.localization.iter().flat_map(|found| &found.tokens);
+    let put_in = put_in.map(|token| (token.id, token.text.as_str()));
+    put_in.chain(predicted.map(|token| (token.id, token.text.as_str()))).collect()
 }
 
 fn phrase(case: &Case, edit: &Edit) -> Phrase {
@@ -104,7 +107,9 @@ pub fn controls(case: &Case) -> Option<String> {
     let kind = |f: fn(&Edit) -> bool| !case.edits.is_empty() && case.edits.iter().all(f);
     let who = if kind(|e| matches!(e, Edit::Delete { .. })) {
         "deletions of other tokens"
-    } else if kind(Edit::is_token_edit) {
+    } else if kind(|e| matches!(e, Edit::Retokenize { .. })) {
+        "other splits of the prompt into as many tokens"
+    } else if kind(|e| e.is_token_edit() && !e.has_controls_elsewhere()) {
         "ordinary tokens in the same place"
     } else if kind(|e| matches!(e, Edit::Lesion { .. })) {
         "the same lesions of other components of the same kind"

@@ -16,13 +16,14 @@ pub struct Descriptor {
     /// The oracle that it failed. Loss blow-up counts as divergence: of what raises the loss of a
     /// text much, the predictions diverge.
     pub oracle: OracleKind,
-    /// The kinds of its edits: `token`, `deletion`, `embedding`, `direction`, `carried state`,
-    /// `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`, ...), with `set`
-    /// where components in several places are lesioned.
+    /// The kinds of its edits: `token`, `deletion`, `retokenization`, `embedding`, `direction`,
+    /// `carried state`, `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`,
+    /// ...), with `set` where components in several places are lesioned.
     pub edits: BTreeSet<&'static str>,
     /// The ways in which components are changed.
     pub lesions: BTreeSet<LesionClass>,
-    /// The classes of the tokens put in.
+    /// The classes of the tokens put in, pieces of a retokenization included: a piece that is
+    /// hardly trained is a cause of its own.
     pub tokens: BTreeSet<TokenClass>,
     /// Where in the model its edits act, if they act there.
     pub places: BTreeSet<Place>,
@@ -205,6 +206,11 @@ impl Descriptor {
             match edit {
                 "token" => parts.push(format!("{} put in", tokens.join(" and "))),
                 "deletion" => parts.push("deleted token".to_owned()),
+                "retokenization" => {
+                    let pieces: Vec<String> =
+                        tokens.iter().map(|word| format!("{word}s")).collect();
+                    parts.push(format!("token split into {}", pieces.join(" and ")));
+                }
                 "embedding" => parts.push("changed embedding".to_owned()),
                 "direction" | "carried state" | "routing" => parts.push(edit.to_owned()),
                 "set" => plural = "s",
@@ -243,8 +249,16 @@ pub(super) fn oracle_of_kind(oracle: OracleKind) -> OracleKind {
 
 /// The kinds of edits that are no lesions, and what stands beside the kinds of components where
 /// several places are lesioned.
-const OTHER_KINDS: [&str; 7] =
-    ["token", "deletion", "embedding", "direction", "carried state", "routing", "set"];
+const OTHER_KINDS: [&str; 8] = [
+    "token",
+    "deletion",
+    "retokenization",
+    "embedding",
+    "direction",
+    "carried state",
+    "routing",
+    "set",
+];
 
 /// Returns whether a descriptor's edits can have this name.
 pub(super) fn is_kind_of_edit(name: &str) -> bool {
@@ -255,6 +269,7 @@ fn kind(edit: &Edit) -> &'static str {
     match edit {
         Edit::Replace { .. } | Edit::Insert { .. } => "token",
         Edit::Delete { .. } => "deletion",
+        Edit::Retokenize { .. } => "retokenization",
         Edit::Embedding { .. } => "embedding",
         Edit::Lesion { component, .. } => component.kind(),
         Edit::Steering { .. } => "direction",
@@ -311,6 +326,19 @@ mod tests {
         assert_eq!(head, described(vec![zero(2, 3), zero(2, 1)], loss));
         assert_ne!(head, described(vec![zero(1, 1)], loss));
         assert_eq!(head.to_string(), "lesion of head in L2: divergence");
+    }
+
+    #[test]
+    fn retokenizations_are_told_by_their_pieces() {
+        let split = |position, pieces: &[u32]| {
+            let edits = vec![Edit::Retokenize { position, pieces: pieces.into() }];
+            described(edits, OracleKind::Divergence)
+        };
+        assert_eq!(split(1, &[5, 6]), split(2, &[7, 8, 9]));
+        assert_ne!(split(1, &[5, 6]), split(1, &[5, 10]));
+        assert_ne!(split(1, &[5, 6]), described(vec![token(1, 5)], OracleKind::Divergence));
+        assert_eq!(split(1, &[5, 6]).to_string(), "token split into ordinary tokens: divergence");
+        assert!(is_kind_of_edit("retokenization"));
     }
 
     #[test]

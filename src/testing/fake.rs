@@ -12,7 +12,7 @@ use crate::mutate::interactions::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
 use crate::pipeline::Finding;
 use crate::replicate::{NewEcho, NewPrompts};
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{Splits, Vocabulary};
 
 /// The fake evaluator. Planted glitches: the tokens 666 (divergence, loss), 667 (not finite), 668
 /// (loops) and 669 (cannot be repeated), and lesions of `L1.head2`.
@@ -62,8 +62,15 @@ pub fn vocabulary() -> Vocabulary {
         anomalous: (660..670).collect(),
         ordinary: (25..500).collect(),
         special: vec![0, 1],
+        splits: Splits::new((0..VOCABULARY as u32).map(spelling).collect()),
         ..Vocabulary::default()
     }
+}
+
+/// Spells the tokens 2 to 511 in binary without the leading digit, so that they are all the texts
+/// of one to eight digits, and every cut of one is a split.
+fn spelling(id: u32) -> Option<String> {
+    (2..512).contains(&id).then(|| format!("{id:b}")[1..].to_owned())
 }
 
 pub fn echo() -> EchoPrompt {

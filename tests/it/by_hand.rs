@@ -1,6 +1,7 @@
 //! Cases written by hand: `glitch case new`.
 
 use glitch::case::{Case, Expectation};
+use glitch::edit::Edit;
 
 use super::cli::glitch;
 
@@ -65,6 +66,26 @@ fn a_hypothesis_is_judged_and_written_whether_or_not_it_fails() {
 }
 
 #[test]
+fn a_split_of_a_token_is_judged_against_other_splits() {
+    let out = tempfile::tempdir().unwrap();
+    let model = glitch::model::Model::load("builtin:dense").unwrap();
+    let ids = model.encode(PROMPT).unwrap();
+    let splits = glitch::vocabulary::Splits::of(&model);
+    let position = (0..ids.len()).rfind(|at| splits.of_token(ids[*at], 2).count() > 0).unwrap();
+    let pieces = splits.of_token(ids[position], 2).nth(0).unwrap();
+    let edit = Edit::Retokenize { position, pieces };
+    let file = out.path().join("split.json");
+    let ran = new(&[&edit.to_text()], &["--out", file.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let case = Case::read(&file).unwrap();
+    assert_eq!((&case.edits[..], case.comment.prompt), (&[edit][..], case.comment.edited_prompt));
+    assert!(case.comment.title.contains("` + `"), "{}", case.comment.title);
+    assert!(case.verdict.controls.len() >= 8, "{:?}", case.verdict);
+    let replayed = glitch(&["replay", file.to_str().unwrap()]);
+    assert_eq!(replayed.code, 0, "{}{}", replayed.stdout, replayed.stderr);
+}
+
+#[test]
 fn a_file_that_exists_is_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("mine.json");
@@ -90,6 +111,10 @@ fn errors_name_the_edit() {
         ("replace 400 5", &[], "edit `replace 400 5`: position 400, but prompt and continuation"),
         ("replace 4 999999", &[], "token id 999999 is beyond the vocabulary"),
         ("embedding 4 towards 999999 1", &[], "token id 999999 is beyond the vocabulary"),
+        ("retokenize 4 5", &[], "fewer than two; a token is split"),
+        ("retokenize 4 5 6", &[], "edit `retokenize 4 5 6`: pieces: `"),
+        ("retokenize 4 5 0", &[], "pieces: `<|endoftext|>` (id 0) has no text"),
+        ("retokenize 400 5 6", &[], "position 400, but prompt and continuation"),
         ("zero L99.head0", &[], "has no component L99.head0"),
         ("delete 2", &["--oracle", "loss_blowup"], "reads a continuation"),
         ("delete 2", &["--oracle", "state_blowup"], "has no meaning for"),

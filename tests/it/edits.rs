@@ -2,6 +2,7 @@
 //! nothing are the classic bug of tools like this one. That a lesion does the right thing is
 //! checked against checkpoints without the same weights, in `cut_out.rs`.
 
+use glitch::case::check_edit;
 use glitch::edit::{
     Action, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
     SteeringChange, SteeringVector, Trial,
@@ -12,6 +13,7 @@ use glitch::evaluate::{
 use glitch::model::batch::Row;
 use glitch::model::hooks::Site;
 use glitch::model::{Forward, Model};
+use glitch::vocabulary::Splits;
 
 use super::parity::load;
 
@@ -67,6 +69,7 @@ fn edits() -> Vec<Edit> {
         Edit::Replace { position: 2, id: 900 },
         Edit::Insert { position: 2, id: 900 },
         Edit::Delete { position: 2 },
+        Edit::Retokenize { position: 2, pieces: vec![900, 901, 902] },
         Edit::Embedding { position: 2, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
         Edit::Embedding {
             position: 2,
@@ -113,6 +116,30 @@ fn every_edit_moves_the_output() {
     }
     let again = evaluator.observe_alone(&Request::new(trial)).unwrap();
     same(&again, &baseline, "an edit left something behind");
+}
+
+/// The same text in other tokens is another input.
+#[test]
+fn every_split_moves_the_output_and_not_the_text() {
+    let model = model();
+    let (evaluator, splits) = (ModelEvaluator::new(&model), Splits::of(&model));
+    let trial = prompt(&model);
+    let mut requests = vec![Request::new(trial.clone())];
+    for (position, &id) in trial.base.iter().enumerate() {
+        let of_token = splits.of_token(id, 2);
+        for pieces in (0..of_token.count()).filter_map(|index| of_token.nth(index)) {
+            let edit = Edit::Retokenize { position, pieces };
+            check_edit(&model, &trial, &edit).unwrap();
+            let split = trial.with_edits(vec![edit]);
+            assert_eq!(model.decode(&split.layout().ids), model.decode(&trial.layout().ids));
+            requests.push(Request::new(split));
+        }
+    }
+    assert!(requests.len() > 10, "{}", requests.len());
+    let observed = evaluator.observe(&requests).unwrap();
+    for (request, after) in requests.iter().zip(&observed).skip(1) {
+        assert_ne!(after.log_probs, observed[0].log_probs, "{:?}", request.trial.edits);
+    }
 }
 
 /// A batch of all edits together, by way of shared prefixes and restarts, against each alone from

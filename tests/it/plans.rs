@@ -60,6 +60,7 @@ fn edit(model: &Model, rng: &mut Rng) -> Edit {
         3 => {
             Edit::Embedding { position, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } }
         }
+        5 => Edit::Retokenize { position, pieces: vec![88, 87, 89] },
         4 if model.config.experts.is_some() => Edit::FreezeRouting,
         _ => {
             let component = component(model, rng);

@@ -66,6 +66,7 @@ fn edits(model: &Model) -> Vec<Vec<Edit>> {
         vec![Edit::Replace { position: 19, id: 40 }],
         vec![Edit::Insert { position: 21, id: 41 }],
         vec![Edit::Delete { position: 18 }],
+        vec![Edit::Retokenize { position: 19, pieces: vec![40, 41] }],
         vec![Edit::Embedding { position: 17, change: noise }],
     ];
     if model.config.experts.is_some() {

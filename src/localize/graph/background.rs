@@ -50,8 +50,8 @@ impl Background {
             .filter_map(|component| block_of(component, config))
             .collect();
         let len = shown.layout().ids.len();
-        // A deletion elsewhere moves what is between the two.
-        let movable = shown.edits.iter().any(|edit| matches!(edit, Edit::Delete { .. }));
+        // An edit elsewhere moves what is between the two.
+        let movable = shown.edits.iter().any(Edit::has_controls_elsewhere);
         let counterparts: Vec<Trial> = (controls.iter().filter(|_| !movable))
             .map(|control| counterpart(control, shown))
             .filter(|control| control.layout().ids.len() == len)

@@ -319,6 +319,9 @@ fn deleting_base_tokens_moves_the_edits_with_their_tokens() {
         &[10, 11, 12],
         Some(vec![Insert { position: 5, id: 5 }]),
     );
+    let retokenize = |position| vec![Retokenize { position, pieces: vec![5, 6] }];
+    check(retokenize(2), &[0], &[11, 12, 13], Some(retokenize(1)));
+    check(retokenize(2), &[2], &[], None);
     // Two inserts that meet keep their order.
     check(
         vec![Insert { position: 2, id: 6 }, Insert { position: 1, id: 5 }],

@@ -65,6 +65,14 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Returns the spelling of a token that stands for the text that it spells; `None` for one that
+    /// was added to the vocabulary (control tokens among them), which is found before text is cut
+    /// into tokens, and for a byte of SentencePiece (`<0x0A>`).
+    pub fn spelling(&self, id: u32) -> Option<String> {
+        let is_added = self.inner.get_added_vocabulary().simple_id_to_token(id).is_some();
+        self.piece(id).filter(|piece| !is_added && !is_byte(piece))
+    }
+
     /// Returns the ids that were added as special tokens, ascending.
     pub fn special_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self
@@ -82,4 +90,10 @@ impl Tokenizer {
     pub fn to_json(&self) -> String {
         self.inner.to_string(false).unwrap_or_default()
     }
+}
+
+/// Returns true for a byte as SentencePiece spells it.
+fn is_byte(piece: &str) -> bool {
+    let digits = piece.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }

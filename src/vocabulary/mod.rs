@@ -1,5 +1,8 @@
-//! Tokens that look as if they had never been trained: the indicator of Land and Bartolo, "Fishing
-//! for Magikarp" (2024), section 3, without a reference token given by hand.
+//! The vocabulary of a model: which tokens look untrained, which are ordinary enough for controls,
+//! and into which others each can be split (`splits.rs`).
+//!
+//! Tokens that look as if they had never been trained are found by the indicator of Land and
+//! Bartolo, "Fishing for Magikarp" (2024), section 3, without a reference token given by hand.
 //!
 //! A token that never occurs in training is only ever pushed away as an output: all such rows of
 //! the unembedding take the same push and end up near each other. The indicator of a token is the
@@ -7,6 +10,10 @@
 //! in tied models, where the never-trained rows may be the longest.) The cluster is taken to be the
 //! densest spot of the matrix: trained rows differ from each other, since they mean different
 //! things.
+
+mod splits;
+
+pub use splits::{SplitPool, Splits, TokenSplits, spelling};
 
 use std::collections::BTreeMap;
 
@@ -97,6 +104,8 @@ pub struct Vocabulary {
     pub forms: Vec<TokenForm>,
     /// The ordinary tokens of each form, ascending.
     pub ordinary_by_form: BTreeMap<TokenForm, Vec<u32>>,
+    /// The tokens that each can be split into; none for a model without a tokenizer.
+    pub splits: Splits,
 }
 
 /// Ordinary tokens of a form from which they stand in for each other.
@@ -221,7 +230,8 @@ pub fn untrained_below(indicator: &[f32], categories: &[Category]) -> f64 {
 impl Vocabulary {
     /// Sorts the tokens of a model by its embeddings alone, without a forward pass.
     pub fn of(model: &Model) -> Self {
-        let vocabulary = Self::from(&indicator(model), &categories(model));
+        let sorted = Self::from(&indicator(model), &categories(model));
+        let vocabulary = Self { splits: Splits::of(model), ..sorted };
         let form = |id: u32| TokenForm::new(&model.token(id));
         match &model.tokenizer {
             Some(_) => vocabulary.with_forms(
