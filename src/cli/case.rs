@@ -120,7 +120,7 @@ fn new(args: &NewArgs) -> Result<u8> {
 
 /// Prints the tokens of prompt and continuation with their positions, those of edits marked.
 fn print_tokens(model: &Model, trial: &Trial) {
-    let edited: Vec<usize> = trial.edits.iter().filter_map(Edit::position).collect();
+    let edited: Vec<usize> = trial.edits.iter().flat_map(Edit::positions).collect();
     let ids = trial.base.iter().chain(trial.continuation.iter());
     let texts: Vec<String> = ids.map(|id| model.token(*id)).collect();
     let columns = output::columns().saturating_sub(10);

@@ -7,6 +7,7 @@ use super::action::Action;
 use super::check::{Fault, fault};
 use super::component::Component;
 use super::embedding::EmbeddingChange;
+use super::knockout::AttentionKnockout;
 use super::phrase::Phrase;
 use super::stand_in::StandIns;
 use super::steering::Steering;
@@ -14,7 +15,7 @@ use super::words::{Lookup, Words, cut, parse};
 
 /// The words that edits begin with, for error messages.
 const VERBS: &str = "replace, insert, delete, zero, mean, scale, noise, mask, force, embedding, \
-    add, remove, clamp, carry or freeze-routing";
+    add, remove, clamp, knockout, carry or freeze-routing";
 
 /// One mutation. Positions count tokens of the *unedited* sequence (base then continuation), so the
 /// members of a set of edits can be removed one by one without renumbering the others.
@@ -67,6 +68,8 @@ pub enum Edit {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         position: Option<usize>,
     },
+    /// Cut attention edges: queries no longer attend to a key.
+    AttentionKnockout(AttentionKnockout),
     /// Put the recurrent state that reading `from` leaves in the place of the one after `position`.
     CarryState {
         /// The state, or part of one.
@@ -94,6 +97,7 @@ impl Edit {
             Self::Embedding { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
+            | Self::AttentionKnockout(_)
             | Self::CarryState { .. }
             | Self::FreezeRouting => false,
         }
@@ -109,6 +113,7 @@ impl Edit {
             | Self::Delete { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
+            | Self::AttentionKnockout(_)
             | Self::CarryState { .. }
             | Self::FreezeRouting => false,
         }
@@ -122,22 +127,53 @@ impl Edit {
             | Self::Delete { position }
             | Self::Embedding { position, .. }
             | Self::CarryState { position, .. } => Some(position),
-            Self::Lesion { position, .. } | Self::Steering { position, .. } => position,
+            Self::Lesion { position, .. }
+            | Self::Steering { position, .. }
+            | Self::AttentionKnockout(AttentionKnockout { position, .. }) => position,
             Self::FreezeRouting => None,
         }
     }
 
-    /// Returns the position it acts at, to be changed.
-    pub fn position_mut(&mut self) -> Option<&mut usize> {
-        match self {
+    /// Returns every position that it names: the one it acts at, and that of a key.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        let key = match self {
+            Self::AttentionKnockout(knockout) => Some(knockout.key),
+            _ => None,
+        };
+        self.position().into_iter().chain(key)
+    }
+
+    /// Returns the [`positions`](Self::positions), to be changed.
+    pub fn positions_mut(&mut self) -> impl Iterator<Item = &mut usize> {
+        let (position, key) = match self {
             Self::Replace { position, .. }
             | Self::Insert { position, .. }
             | Self::Delete { position }
             | Self::Embedding { position, .. }
-            | Self::CarryState { position, .. } => Some(position),
-            Self::Lesion { position, .. } | Self::Steering { position, .. } => position.as_mut(),
-            Self::FreezeRouting => None,
+            | Self::CarryState { position, .. } => (Some(position), None),
+            Self::Lesion { position, .. } | Self::Steering { position, .. } => {
+                (position.as_mut(), None)
+            }
+            Self::AttentionKnockout(knockout) => {
+                (knockout.position.as_mut(), Some(&mut knockout.key))
+            }
+            Self::FreezeRouting => (None, None),
+        };
+        position.into_iter().chain(key)
+    }
+
+    /// Returns the first position that it changes anything at; 0 for edits that act everywhere.
+    pub fn first_changed(&self) -> usize {
+        match self {
+            Self::AttentionKnockout(knockout) => knockout.first_query(),
+            _ => self.position().unwrap_or(0),
         }
+    }
+
+    /// Returns the length of the shortest sequence that has every position the edit names.
+    pub fn least_length(&self) -> usize {
+        let after = usize::from(!matches!(self, Self::Insert { .. }));
+        self.positions().max().map_or(0, |last| last + after)
     }
 
     /// Returns the continuous strength, for edits that have one; the reduction makes it smaller.
@@ -171,6 +207,7 @@ impl Edit {
             Self::Delete { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
+            | Self::AttentionKnockout(_)
             | Self::FreezeRouting => Vec::new(),
         }
     }
@@ -178,8 +215,18 @@ impl Edit {
     /// Returns the component that the edit names, which a model must have.
     pub fn component(&self) -> Option<&Component> {
         match self {
-            Self::Lesion { component, .. } | Self::CarryState { component, .. } => Some(component),
+            Self::Lesion { component, .. }
+            | Self::AttentionKnockout(AttentionKnockout { component, .. })
+            | Self::CarryState { component, .. } => Some(component),
             _ => None,
+        }
+    }
+
+    /// Returns the component that a lesion or an attention knockout acts on.
+    pub fn lesioned(&self) -> Option<&Component> {
+        match self {
+            Self::CarryState { .. } => None,
+            _ => self.component(),
         }
     }
 
@@ -200,6 +247,7 @@ impl Edit {
             Self::Embedding { change, .. } => change.check(),
             Self::Lesion { component, action, .. } => action.check(component),
             Self::Steering { steering, .. } => steering.check(max_ids),
+            Self::AttentionKnockout(knockout) => knockout.check(total),
             Self::CarryState { component, from, .. } => match component {
                 Component::State { .. } if from.is_empty() => {
                     fault("from", "empty; a state comes from at least one token")
@@ -218,7 +266,7 @@ impl Edit {
     }
 
     /// Returns true if the edit takes the place of an `older` one when both are made: two changes
-    /// of the same token, or of the same component at the same position.
+    /// of the same token, or of the same component at the same positions.
     pub fn supersedes(&self, older: &Self) -> bool {
         let changes_token = |edit: &Self| {
             edit.changes_embedding() || matches!(edit, Self::Replace { .. } | Self::Delete { .. })
@@ -226,7 +274,7 @@ impl Edit {
         let same_kind = std::mem::discriminant(self) == std::mem::discriminant(older);
         let same_component = self.component().is_some() && self.component() == older.component();
         (same_kind && same_component || changes_token(self) && changes_token(older))
-            && self.position() == older.position()
+            && self.positions().eq(older.positions())
     }
 
     /// Returns the matched control: the same edit with ordinary counterparts of what it puts in.
@@ -243,6 +291,9 @@ impl Edit {
             }
             Self::Steering { ref steering, position } => {
                 Self::Steering { steering: steering.control(stand_ins), position }
+            }
+            Self::AttentionKnockout(ref knockout) => {
+                Self::AttentionKnockout(knockout.control(stand_ins))
             }
             // The state that as many ordinary tokens leave.
             Self::CarryState { component, position, ref from } => {
@@ -262,6 +313,7 @@ impl Edit {
             Self::Embedding { position, change } => change.signature(token_at(*position)),
             Self::Lesion { component, action, .. } => format!("{} {component}", action.name()),
             Self::Steering { steering, .. } => steering.signature(),
+            Self::AttentionKnockout(knockout) => format!("knockout {}", knockout.component),
             Self::CarryState { component, .. } => format!("carry {component}"),
             Self::FreezeRouting => "freeze routing".to_owned(),
         }
@@ -285,6 +337,7 @@ impl Edit {
                 position: words.position()?,
                 change: EmbeddingChange::read(words)?,
             }),
+            "knockout" => AttentionKnockout::read(words).map(Self::AttentionKnockout),
             "carry" => {
                 let component = words.component()?;
                 if !matches!(component, Component::State { .. }) {
@@ -326,6 +379,7 @@ impl Edit {
             }
             Self::Lesion { component, action, position } => action.to_text(component, *position),
             Self::Steering { steering, position } => steering.to_text(*position),
+            Self::AttentionKnockout(knockout) => knockout.to_text(),
             Self::CarryState { component, position, from } => {
                 let from: Vec<String> = from.iter().map(ToString::to_string).collect();
                 format!("carry {component} at {position} from {}", from.join(" "))
@@ -353,6 +407,7 @@ impl Edit {
             Self::Embedding { position, change } => change.phrase(*position, token),
             Self::Lesion { component, action, position } => action.phrase(component).at(*position),
             Self::Steering { steering, position } => steering.phrase().at(*position),
+            Self::AttentionKnockout(knockout) => knockout.phrase(),
             Self::CarryState { component, position, from } => {
                 let from: Vec<String> = from.iter().map(|id| token(*id)).collect();
                 Phrase::new(
@@ -387,6 +442,7 @@ impl Edit {
                 action.title(component) + &place(position)
             }
             Self::Steering { steering, position } => steering.title() + &place(position),
+            Self::AttentionKnockout(knockout) => knockout.title(at),
             Self::CarryState { component, position, from } => format!(
                 "carrying {component} over from {} other tokens at {}",
                 from.len(),
@@ -394,89 +450,5 @@ impl Edit {
             ),
             Self::FreezeRouting => "with routing frozen".to_owned(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::steering::{InLayer, ResidualSite, SteeringChange, SteeringVector};
-    use super::*;
-
-    fn check(edit: Edit, expect: Result<(), &str>) {
-        let found = edit.check(5, 8);
-        assert_eq!(found.as_ref().map(|_| ()).map_err(|(field, _)| *field), expect, "{edit:?}");
-    }
-
-    #[test]
-    fn faults_name_their_field() {
-        use Edit::*;
-        let (head, expert) =
-            (Component::Head { layer: 1, head: 2 }, Component::Expert { layer: 1, expert: 2 });
-        let state = Component::State { layer: 1, part: None };
-        check(Replace { position: 4, id: 9 }, Ok(()));
-        check(Replace { position: 5, id: 9 }, Err("position"));
-        check(Insert { position: 5, id: 9 }, Ok(()));
-        check(Insert { position: 6, id: 9 }, Err("position"));
-        check(Lesion { component: head, action: Action::Zero, position: Some(5) }, Err("position"));
-        for action in [Action::Mask, Action::Force] {
-            check(Edit::lesion(head, action), Err("action"));
-            check(Edit::lesion(expert, action), Ok(()));
-        }
-        check(Edit::lesion(head, Action::Scale { factor: f32::NAN }), Err("action.factor"));
-        check(
-            Edit::lesion(head, Action::Noise { seed: 1, strength: f32::INFINITY }),
-            Err("action.strength"),
-        );
-        let change = EmbeddingChange::Towards { id: 3, strength: f32::NAN };
-        check(Embedding { position: 1, change }, Err("change.strength"));
-        let steering = |vector, change| {
-            let site = ResidualSite { layer: 1, at: InLayer::Post };
-            Steering { steering: crate::edit::Steering { site, vector, change }, position: Some(2) }
-        };
-        let values = |values: &[f32]| SteeringVector::Values { values: values.into() };
-        check(steering(values(&[1.0]), SteeringChange::Remove), Ok(()));
-        for bad in [vec![], vec![0.0; 4], vec![f32::NAN], vec![1.0; 9], vec![f32::MAX; 2]] {
-            let expect = Err("steering.vector.values");
-            check(steering(values(&bad), SteeringChange::Remove), expect);
-        }
-        let random = |norm| SteeringVector::Random { seed: 1, norm };
-        for norm in [0.0, -1.0, f32::INFINITY] {
-            let expect = Err("steering.vector.norm");
-            check(steering(random(norm), SteeringChange::Remove), expect);
-        }
-        let (clamp, add) =
-            (SteeringChange::Clamp { value: f32::NAN }, SteeringChange::Add { strength: f32::NAN });
-        check(steering(random(1.0), clamp), Err("steering.change.value"));
-        check(steering(random(1.0), add), Err("steering.change.strength"));
-        let carry =
-            |component, from: &[u32]| CarryState { component, position: 1, from: from.into() };
-        check(carry(state, &[1, 2]), Ok(()));
-        check(carry(state, &[]), Err("from"));
-        check(carry(state, &[1; 9]), Err("from"));
-        check(carry(head, &[1]), Err("component"));
-    }
-
-    #[test]
-    fn later_changes_of_one_thing_supersede_earlier_ones() {
-        use Edit::*;
-        let head = Component::Head { layer: 1, head: 2 };
-        let state = Component::State { layer: 1, part: None };
-        let lesion = |component, position| Lesion { component, action: Action::Zero, position };
-        let change = EmbeddingChange::Noise { seed: 1, strength: 1.0 };
-        let supersedes = |new: Edit, old: Edit, expect: bool| {
-            assert_eq!(new.supersedes(&old), expect, "{new:?} {old:?}");
-        };
-        supersedes(Replace { position: 1, id: 2 }, Delete { position: 1 }, true);
-        supersedes(Embedding { position: 1, change }, Replace { position: 1, id: 2 }, true);
-        supersedes(Replace { position: 1, id: 2 }, Delete { position: 2 }, false);
-        supersedes(Insert { position: 1, id: 2 }, Insert { position: 1, id: 2 }, false);
-        supersedes(Insert { position: 1, id: 2 }, Replace { position: 1, id: 2 }, false);
-        supersedes(lesion(head, None), lesion(head, None), true);
-        supersedes(lesion(head, Some(1)), lesion(head, None), false);
-        supersedes(lesion(head, Some(1)), Replace { position: 1, id: 2 }, false);
-        let carry = CarryState { component: state, position: 1, from: vec![1] };
-        supersedes(carry.clone(), carry.clone(), true);
-        supersedes(carry, lesion(state, Some(1)), false);
-        supersedes(FreezeRouting, FreezeRouting, false);
     }
 }

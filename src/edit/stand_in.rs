@@ -11,6 +11,9 @@ pub trait StandIns {
     /// Returns another position on the same side (prompt or continuation).
     fn position(&mut self, position: usize) -> usize;
 
+    /// Returns another key position before the query; of all later queries, if `query` is `None`.
+    fn key(&mut self, key: usize, query: Option<usize>) -> usize;
+
     /// Returns another component of the same kind.
     fn component(&mut self, component: Component) -> Component;
 

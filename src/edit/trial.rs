@@ -52,9 +52,15 @@ impl Trial {
         usize::from(bos_token_id.is_some() && self.base.first().copied() == bos_token_id)
     }
 
-    /// Returns the first position that an edit names; 0 for edits that act everywhere, or none.
+    /// Returns the first position that an edit changes; 0 for edits that act everywhere, or none.
     pub fn first_edited(&self) -> usize {
-        self.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0)
+        self.edits.iter().map(Edit::first_changed).min().unwrap_or(0)
+    }
+
+    /// Returns the last position, before any edits, whose prediction is read: the last of the
+    /// prompt, or the last but one of the continuation, whose last token predicts nothing.
+    pub fn last_read(&self) -> usize {
+        self.base.len().saturating_sub(1).max(self.len().saturating_sub(2))
     }
 
     /// Returns the trial without its edits.

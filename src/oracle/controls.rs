@@ -5,6 +5,7 @@
 //! how much, where, or how often.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use rand::Rng as _;
 
@@ -60,7 +61,8 @@ fn drawn(
     config: &Config,
     vocabulary: &Vocabulary,
 ) -> Vec<(Trial, Substitution)> {
-    if trial.edits.iter().filter_map(lesioned).any(|component| !has_controls(component, config)) {
+    let mut lesioned = trial.edits.iter().filter_map(Edit::lesioned);
+    if lesioned.any(|component| !has_controls(*component, config)) {
         return Vec::new();
     }
     let content = serde_json::to_string(&(&trial.base[..], &trial.continuation[..], &trial.edits))
@@ -96,7 +98,7 @@ fn substitute(
     vocabulary: &Vocabulary,
     rng: &mut Rng,
 ) -> (Trial, Substitution) {
-    let lesioned = trial.edits.iter().filter_map(lesioned).collect();
+    let lesioned = trial.edits.iter().filter_map(Edit::lesioned).copied().collect();
     let mut draws = Draws {
         trial,
         config,
@@ -106,11 +108,13 @@ fn substitute(
         tokens: BTreeMap::new(),
         components: BTreeMap::new(),
         deleted: Vec::new(),
+        keys: BTreeMap::new(),
         seeds: Vec::new(),
     };
     let edits = trial.edits.iter().map(|edit| edit.control(&mut draws)).collect();
-    let Draws { tokens, components, deleted, seeds, .. } = draws;
-    // Deletions are known by their distance from the end of the prompt, which reductions keep.
+    let Draws { tokens, components, deleted, keys, seeds, .. } = draws;
+    // Deletions and keys are known by their distance from the end of the prompt, which reductions
+    // keep.
     let end = trial.base.len();
     let back = |position: usize| end.wrapping_sub(position);
     let deletions = trial.edits.iter().filter_map(|edit| match edit {
@@ -118,8 +122,14 @@ fn substitute(
         _ => None,
     });
     let deletions = deletions.zip(deleted.into_iter().map(back)).collect();
-    (trial.with_edits(edits), Substitution { tokens, components, deletions, seeds })
+    let keys =
+        keys.into_iter().map(|((query, key), other)| ((query.map(back), back(key)), back(other)));
+    let keys = keys.collect();
+    (trial.with_edits(edits), Substitution { tokens, components, deletions, keys, seeds })
 }
+
+/// The query of an attention knockout (`None`: all after the key) and the key.
+type Edge = (Option<usize>, usize);
 
 /// What one control puts in the place of what its trial puts in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +138,8 @@ pub struct Substitution {
     components: BTreeMap<Component, Component>,
     /// Deleted positions, counted back from the end of the prompt.
     deletions: BTreeMap<usize, usize>,
+    /// Keys of attention knockouts by their edge, counted back likewise.
+    keys: BTreeMap<Edge, usize>,
     /// Seeds of noise, in the order of the edits.
     seeds: Vec<u64>,
 }
@@ -163,19 +175,21 @@ impl StandIns for Made<'_> {
         moved.filter(|at| *at < self.len).unwrap_or(position.saturating_sub(1))
     }
 
+    fn key(&mut self, key: usize, query: Option<usize>) -> usize {
+        let back = |position: usize| self.end.wrapping_sub(position);
+        let moved = self.of.keys.get(&(query.map(back), back(key)));
+        let before = query.unwrap_or(self.len.saturating_sub(1));
+        // If the reduction has removed that place: one beside the trial's.
+        let beside = if key + 1 < before { key + 1 } else { key.saturating_sub(1) };
+        moved.map(|moved| back(*moved)).filter(|at| *at < before).unwrap_or(beside)
+    }
+
     fn component(&mut self, component: Component) -> Component {
         self.of.components.get(&component).copied().unwrap_or(component)
     }
 
     fn seed(&mut self) -> u64 {
         self.seeds.pop_front().unwrap_or_default()
-    }
-}
-
-fn lesioned(edit: &Edit) -> Option<Component> {
-    match edit {
-        Edit::Lesion { component, .. } => Some(*component),
-        _ => None,
     }
 }
 
@@ -194,6 +208,8 @@ struct Draws<'a> {
     components: BTreeMap<Component, Component>,
     /// Positions that the control deletes.
     deleted: Vec<usize>,
+    /// Counterparts of keys. Knockouts of one edge in several heads have the same.
+    keys: BTreeMap<Edge, usize>,
     /// Seeds of noise.
     seeds: Vec<u64>,
 }
@@ -222,7 +238,7 @@ impl StandIns for Draws<'_> {
         drawn
     }
 
-    /// Another position, not yet edited or deleted.
+    /// Another position, not yet edited or deleted, and no end of a knocked-out edge.
     fn position(&mut self, position: usize) -> usize {
         let trial = self.trial;
         let range = if position < trial.base.len() {
@@ -231,17 +247,37 @@ impl StandIns for Draws<'_> {
             trial.base.len()..trial.len()
         };
         let edited = |at: usize| {
-            trial.edits.iter().any(|edit| edit.is_token_edit() && edit.position() == Some(at))
+            let named = |edit: &Edit| edit.positions().any(|position| position == at);
+            let keeps = |edit: &Edit| matches!(edit, Edit::AttentionKnockout(_));
+            trial.edits.iter().any(|edit| (edit.is_token_edit() || keeps(edit)) && named(edit))
+                || self.keys.values().any(|key| *key == at)
         };
-        let mut drawn = position;
-        for _ in 0..if range.is_empty() { 0 } else { DRAWS } {
-            let candidate = self.rng.random_range(range.clone());
-            if !edited(candidate) && !self.deleted.contains(&candidate) {
-                drawn = candidate;
-                break;
-            }
-        }
+        let free = |at: usize| !edited(at) && !self.deleted.contains(&at);
+        let drawn = another(range, free, self.rng).unwrap_or(position);
         self.deleted.push(drawn);
+        drawn
+    }
+
+    /// Another position on the same side (prompt or continuation) before the query, or before the
+    /// last position that is read: the knockout of a key that no query follows does nothing. Not
+    /// one that is deleted.
+    fn key(&mut self, key: usize, query: Option<usize>) -> usize {
+        if let Some(&known) = self.keys.get(&(query, key)) {
+            return known;
+        }
+        let trial = self.trial;
+        let before = query.unwrap_or(trial.last_read());
+        let range = if key < trial.base.len() {
+            trial.first_editable(self.config.bos_token_id)..trial.base.len().min(before)
+        } else {
+            trial.base.len()..before
+        };
+        let free = |at: usize| {
+            let gone = trial.edits.contains(&Edit::Delete { position: at });
+            at != key && !gone && !self.deleted.contains(&at)
+        };
+        let drawn = another(range, free, self.rng).unwrap_or(key);
+        self.keys.insert((query, key), drawn);
         drawn
     }
 
@@ -269,6 +305,12 @@ impl StandIns for Draws<'_> {
         self.seeds.push(seed);
         seed
     }
+}
+
+/// Draws a free position of a range; `None` if there is none, or a number of draws find none.
+fn another(range: Range<usize>, free: impl Fn(usize) -> bool, rng: &mut Rng) -> Option<usize> {
+    let draws = if range.is_empty() { 0 } else { DRAWS };
+    (0..draws).map(|_| rng.random_range(range.clone())).find(|at| free(*at))
 }
 
 fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Component {

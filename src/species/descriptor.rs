@@ -16,9 +16,9 @@ pub struct Descriptor {
     /// The oracle that it failed. Loss blow-up counts as divergence: of what raises the loss of a
     /// text much, the predictions diverge.
     pub oracle: OracleKind,
-    /// The kinds of its edits: `token`, `deletion`, `embedding`, `direction`, `carried state`,
-    /// `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`, ...), with `set`
-    /// where components in several places are lesioned.
+    /// The kinds of its edits: `token`, `deletion`, `embedding`, `direction`, `attention knockout`,
+    /// `carried state`, `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`,
+    /// ...), with `set` where components in several places are lesioned.
     pub edits: BTreeSet<&'static str>,
     /// The ways in which components are changed.
     pub lesions: BTreeSet<LesionClass>,
@@ -206,7 +206,9 @@ impl Descriptor {
                 "token" => parts.push(format!("{} put in", tokens.join(" and "))),
                 "deletion" => parts.push("deleted token".to_owned()),
                 "embedding" => parts.push("changed embedding".to_owned()),
-                "direction" | "carried state" | "routing" => parts.push(edit.to_owned()),
+                "direction" | "attention knockout" | "carried state" | "routing" => {
+                    parts.push(edit.to_owned());
+                }
                 "set" => plural = "s",
                 component => lesioned.push(component),
             }
@@ -243,8 +245,16 @@ pub(super) fn oracle_of_kind(oracle: OracleKind) -> OracleKind {
 
 /// The kinds of edits that are no lesions, and what stands beside the kinds of components where
 /// several places are lesioned.
-const OTHER_KINDS: [&str; 7] =
-    ["token", "deletion", "embedding", "direction", "carried state", "routing", "set"];
+const OTHER_KINDS: [&str; 8] = [
+    "token",
+    "deletion",
+    "embedding",
+    "direction",
+    "attention knockout",
+    "carried state",
+    "routing",
+    "set",
+];
 
 /// Returns whether a descriptor's edits can have this name.
 pub(super) fn is_kind_of_edit(name: &str) -> bool {
@@ -258,6 +268,7 @@ fn kind(edit: &Edit) -> &'static str {
         Edit::Embedding { .. } => "embedding",
         Edit::Lesion { component, .. } => component.kind(),
         Edit::Steering { .. } => "direction",
+        Edit::AttentionKnockout(_) => "attention knockout",
         Edit::CarryState { .. } => "carried state",
         Edit::FreezeRouting => "routing",
     }
@@ -280,6 +291,7 @@ fn block(edit: &Edit) -> Option<(usize, Block)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edit::AttentionKnockout;
 
     fn described(edits: Vec<Edit>, oracle: OracleKind) -> Descriptor {
         let trial = Trial::new([1, 2, 3, 4, 5], [6]).with_edits(edits);
@@ -326,6 +338,22 @@ mod tests {
         assert_eq!(scaled(-1.5).to_string(), "inversion of head in L2: divergence");
         assert_eq!(scaled(3.0).to_string(), "amplification of head in L2: divergence");
         assert_eq!(scaled(-1.0), scaled(-2.0));
+    }
+
+    #[test]
+    fn knockouts_are_told_by_their_layer() {
+        let knockout = |component, position, key| {
+            Edit::AttentionKnockout(AttentionKnockout { component, position, key })
+        };
+        let head = |head| Component::Head { layer: 2, head };
+        let loss = OracleKind::LossBlowup;
+        let one = described(vec![knockout(head(1), None, 2)], loss);
+        assert_eq!(one, described(vec![knockout(head(3), Some(4), 1)], loss));
+        let block = Component::Attention { layer: 2 };
+        assert_eq!(one, described(vec![knockout(block, None, 2)], loss));
+        assert_ne!(one, described(vec![zero(2, 1)], loss));
+        assert_eq!(one.to_string(), "attention knockout in L2: divergence");
+        assert_eq!(one.places.into_iter().collect::<Vec<_>>(), [Place::new(2, Block::Mixer)]);
     }
 
     #[test]

@@ -7,14 +7,26 @@ use super::functions::exp;
 use super::reduce::{lanes_sum, largest};
 use crate::model::arithmetic::linear::PackedMatrix;
 use crate::model::arithmetic::pool::Pooled;
+use crate::model::hooks::Knockout;
 
-/// One row of the attention: its tokens and the cached keys and values before them.
+/// One row of the attention: its tokens, the cached keys and values before them, its knockouts.
 pub struct AttentionRow<'a> {
     /// Packed token indices.
     pub tokens: std::ops::Range<usize>,
     /// Stretches of keys, `[len, kv_heads * head_dim]`, and values, `[len, kv_heads * value_dim]`,
     /// oldest first.
     pub prefix: Vec<(&'a [f32], &'a [f32])>,
+    /// Keys that some of the row's queries do not attend to.
+    pub knockouts: Vec<&'a Knockout>,
+}
+
+impl AttentionRow<'_> {
+    /// Returns the positions in the sequence of the keys that a head's query at a packed token does
+    /// not attend to.
+    pub fn knocked_out(&self, token: usize, head: usize) -> impl Iterator<Item = usize> {
+        let cut = move |k: &&&Knockout| k.tokens.contains(&token) && k.heads.contains(&head);
+        self.knockouts.iter().filter(cut).map(|knockout| knockout.key)
+    }
 }
 
 /// The shape and the constants of an attention block.
@@ -129,6 +141,12 @@ fn head_group(
         let scores = &mut scores[..n * total];
         let end = |i: usize| before + (first + i) / group + 1;
         keys.matmul_serial(&gathered, n, scores, end(n - 1), dim);
+        if !row.knockouts.is_empty() {
+            for (i, scores) in (first..).zip(scores.chunks_exact_mut(total)) {
+                let (token, head) = (row.tokens.start + i / group, kv_head * group + i % group);
+                row.knocked_out(token, head).for_each(|key| scores[key] = f32::NEG_INFINITY);
+            }
+        }
         for (i, scores) in scores.chunks_exact_mut(total).enumerate() {
             let lo = shape.window.map_or(0, |w| end(i).saturating_sub(w));
             softmax(scores, lo, end(i), scale);
@@ -221,14 +239,19 @@ mod tests {
                 |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
             let (w, kw) = (heads * head_dim, kv_heads * head_dim);
             let (q, k, v) = (random(len * w), random(len * kw), random(len * kw));
-            let whole =
-                attention(&q, &k, &v, &[AttentionRow { tokens: 0..len, prefix: vec![] }], shape);
+            let whole = attention(
+                &q,
+                &k,
+                &v,
+                &[AttentionRow { tokens: 0..len, prefix: vec![], knockouts: vec![] }],
+                shape,
+            );
             for (a, b) in whole.iter().zip(naive(&q, &k, &v, len, 0, shape)) {
                 assert!((a - b).abs() < 1e-5, "{a} against {b}");
             }
             let cut = len / 3;
             let prefix = vec![(&k[..cut * kw], &v[..cut * kw])];
-            let rows = [AttentionRow { tokens: 0..len - cut, prefix }];
+            let rows = [AttentionRow { tokens: 0..len - cut, prefix, knockouts: vec![] }];
             let cached = attention(&q[cut * w..], &k[cut * kw..], &v[cut * kw..], &rows, shape);
             assert_eq!(
                 cached[..],
@@ -243,7 +266,7 @@ mod tests {
                 &q,
                 &k,
                 &broken,
-                &[AttentionRow { tokens: 0..len, prefix: vec![] }],
+                &[AttentionRow { tokens: 0..len, prefix: vec![], knockouts: vec![] }],
                 shape,
             );
             assert_eq!(seen[..cut * w], whole[..cut * w]);
