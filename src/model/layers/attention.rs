@@ -202,3 +202,67 @@ fn attention_row<'a>(
         tokens,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::arithmetic::composed::Composed;
+    use crate::model::arithmetic::fused::Fused;
+    use crate::model::{Forward, Model};
+
+    /// Captures the pattern of a layer, `[queries, heads, keys]`.
+    fn captured<N: Numerics>(
+        mode: &N,
+        model: &Model,
+        layer: usize,
+        knockouts: &[Knockout],
+    ) -> Vec<f32> {
+        let ids: Vec<u32> = (0..10).map(|i| (i * 37 + 5) % 90).collect();
+        let mut forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
+        knockouts.iter().for_each(|k| forward.hooks.push_knockout(layer, k.clone()));
+        forward.hooks.capture = [(layer, Site::Pattern)].into();
+        let embeddings = mode.array(model.embed(&forward).unwrap(), model.config.hidden_size);
+        let output = model.run(mode, &forward, embeddings.unwrap()).unwrap();
+        output.captured[&(layer, Site::Pattern)].clone()
+    }
+
+    /// What a knocked-out edge had goes to the other keys in proportion.
+    fn check<N: Numerics>(mode: &N, name: &str) {
+        let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        let model = Model::load(&path).unwrap();
+        let (heads, layer) = (model.config.num_attention_heads, 1);
+        let knockouts = [
+            Knockout { tokens: 5..10, heads: 1..2, key: 4 },
+            Knockout { tokens: 7..8, heads: 0..heads, key: 6 },
+        ];
+        let intact = captured(mode, &model, layer, &[]);
+        let found = captured(mode, &model, layer, &knockouts);
+        let rows = intact.chunks_exact(10).zip(found.chunks_exact(10)).enumerate();
+        let mut cut = 0;
+        for (i, (intact, found)) in rows {
+            let (query, head) = (i / heads, i % heads);
+            let applies = |k: &&Knockout| k.tokens.contains(&query) && k.heads.contains(&head);
+            let keys: Vec<usize> = knockouts.iter().filter(applies).map(|k| k.key).collect();
+            if keys.is_empty() {
+                assert_eq!(intact, found, "{name}: {query} {head}");
+                continue;
+            }
+            let lost: f32 = keys.iter().map(|key| intact[*key]).sum();
+            for (key, (intact, found)) in intact.iter().zip(found).enumerate() {
+                let expected = if keys.contains(&key) { 0.0 } else { intact / (1.0 - lost) };
+                assert!((found - expected).abs() < 1e-5, "{name}: {query} {head} {key}");
+            }
+            assert!(keys.iter().all(|key| found[*key] == 0.0) && lost > 1e-4);
+            cut += keys.len();
+        }
+        assert_eq!(cut, 5 + heads, "{name}");
+    }
+
+    #[test]
+    fn a_knockout_is_seen_in_the_pattern() {
+        for name in ["llama", "gpt2", "gpt-neox", "gemma3", "deepseek-v2", "mixtral"] {
+            check(&Fused, name);
+            check(&Composed::default(), name);
+        }
+    }
+}

@@ -125,7 +125,7 @@ mod tests {
     use crate::rng;
 
     /// Hooks that replace the outputs of most blocks of rows of `lengths` tokens, or of some of
-    /// their tokens, and edit heads here and there.
+    /// their tokens, and edit heads and cut attention edges here and there.
     fn hooks(model: &Model, lengths: &[usize], rng: &mut rng::Rng) -> Hooks {
         let (d, mut hooks, mut start) = (model.config.hidden_size, Hooks::default(), 0);
         for len in lengths {
@@ -143,6 +143,12 @@ mod tests {
                         let block = Block { tokens, columns: 0..width, change };
                         hooks.push(layer, site, block);
                     }
+                }
+                let tokens = start + rng.random_range(0..*len)..start + len;
+                let heads = 0..rng.random_range(1..=model.config.num_attention_heads);
+                if let keys @ 1.. = tokens.start - start {
+                    let key = rng.random_range(0..keys);
+                    hooks.push_knockout(layer, Knockout { tokens, heads, key });
                 }
             }
             start += len;

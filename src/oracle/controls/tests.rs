@@ -1,0 +1,215 @@
+use super::*;
+use crate::edit::{Action, AttentionKnockout, EmbeddingChange, Matrix};
+use crate::testing::fake;
+
+/// Draws controls of a trial with these edits and checks what each must satisfy.
+fn check(edits: Vec<Edit>, expect: impl Fn(&[Edit]) -> bool) {
+    let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
+    // Deep enough for lesions of whole MLPs to have controls.
+    let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
+    let controls = draw(&trial, 16, 7, &config, &vocabulary);
+    assert!(controls.len() >= 3, "{} controls of {:?}", controls.len(), trial.edits);
+    assert_eq!(controls, draw(&trial, 16, 7, &config, &vocabulary));
+    assert_ne!(controls, draw(&trial, 16, 8, &config, &vocabulary));
+    for (index, control) in controls.iter().enumerate() {
+        assert!(control != &trial && !controls[..index].contains(control));
+        assert_eq!((&control.base, &control.continuation), (&trial.base, &trial.continuation));
+        assert!(expect(&control.edits), "{:?} is no control of {:?}", control.edits, trial.edits);
+    }
+}
+
+#[test]
+fn controls_match_their_trials() {
+    use Edit::*;
+    let ordinary = |id: u32| fake::vocabulary().ordinary.contains(&id);
+    check(vec![Replace { position: 3, id: 666 }, Insert { position: 5, id: 666 }], |edits| {
+        match edits {
+            [Replace { position: 3, id: a }, Insert { position: 5, id: b }] => {
+                a == b && ordinary(*a)
+            }
+            _ => false,
+        }
+    });
+    check(
+        vec![Delete { position: 4 }],
+        |edits| matches!(edits, [Delete { position }] if *position < 10 && *position != 4),
+    );
+    check(
+        vec![Embedding {
+            position: 2,
+            change: EmbeddingChange::Direction { from: 1, to: 2, strength: 0.5 },
+        }],
+        |edits| match edits {
+            [Embedding { position: 2, change: EmbeddingChange::Noise { strength, .. } }] => {
+                *strength == 0.5
+            }
+            _ => false,
+        },
+    );
+    check(
+        vec![Embedding {
+            position: 2,
+            change: EmbeddingChange::Towards { id: 666, strength: 0.5 },
+        }],
+        |edits| match edits {
+            [Embedding { position: 2, change: EmbeddingChange::Towards { id, strength } }] => {
+                *strength == 0.5 && ordinary(*id)
+            }
+            _ => false,
+        },
+    );
+    let head = Component::Head { layer: 1, head: 2 };
+    check(vec![Edit::lesion(head, Action::Zero)], |edits| match edits {
+        [Lesion { component, action: Action::Zero, .. }] => {
+            component.kind() == "head" && *component != head
+        }
+        _ => false,
+    });
+    let mlp = Component::Mlp { layer: 0 };
+    check(vec![Edit::lesion(mlp, Action::Mean)], |edits| match edits {
+        [Lesion { component, action: Action::Mean, .. }] => {
+            component.kind() == "mlp" && *component != mlp
+        }
+        _ => false,
+    });
+    let weight = Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 4 };
+    check(vec![Edit::lesion(weight, Action::Zero)], |edits| match edits {
+        [
+            Lesion {
+                component: Component::Weight { layer: 1, matrix: Matrix::Down, out, input },
+                ..
+            },
+        ] => {
+            (*out, *input) != (3, 4)
+                && *out < fake::config().hidden_size
+                && *input < fake::config().intermediate_size
+        }
+        _ => false,
+    });
+}
+
+/// The controls of a reduced trial are those of the whole one, reduced alike.
+#[test]
+fn substitutions_are_the_controls_and_reduce_with_the_trial() {
+    use Edit::*;
+    let head = |head| Edit::lesion(Component::Head { layer: 1, head }, Action::Zero);
+    let edits = vec![
+        Replace { position: 3, id: 666 },
+        Delete { position: 6 },
+        Replace { position: 7, id: 667 },
+        Embedding { position: 8, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
+        head(2),
+    ];
+    let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(edits);
+    let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
+    let whole = draw(&trial, 16, 7, &config, &vocabulary);
+    let made = substitutions(&trial, 16, 7, &config, &vocabulary);
+    assert_eq!(made.iter().map(|s| s.apply(&trial)).collect::<Vec<_>>(), whole);
+    // Two tokens cut in front, and the first edit gone.
+    let cut = Trial::new((3..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(vec![
+        Delete { position: 4 },
+        Replace { position: 5, id: 667 },
+        Embedding { position: 6, change: EmbeddingChange::Noise { seed: 1, strength: 0.5 } },
+        head(2),
+    ]);
+    for (control, substitution) in whole.iter().zip(&made) {
+        let reduced = substitution.apply(&cut);
+        let [_, Delete { position: deleted }, rest @ ..] = &control.edits[..] else { panic!() };
+        let [Delete { position }, reduced @ ..] = &reduced.edits[..] else { panic!() };
+        // A place that was cut has another in its stead.
+        assert!(*deleted < 2 || *position == deleted - 2, "{deleted} {position}");
+        let mut moved = rest.to_vec();
+        moved.iter_mut().flat_map(Edit::positions_mut).for_each(|at| *at -= 2);
+        assert_eq!(reduced, moved);
+    }
+}
+
+fn knockout(component: Component, position: Option<usize>, key: usize) -> Edit {
+    Edit::AttentionKnockout(AttentionKnockout { component, position, key })
+}
+
+/// The same queries, another component, another key before the query.
+#[test]
+fn controls_of_knockouts_cut_other_edges() {
+    let head = |head| Component::Head { layer: 1, head };
+    for (component, position, key, keys) in [
+        (head(2), Some(7), 3, 0..7),
+        (head(2), Some(11), 10, 10..11),
+        (head(2), Some(1), 0, 0..1),
+        // The last position that is read follows every token of the prompt.
+        (head(2), None, 3, 0..10),
+        (Component::Attention { layer: 1 }, Some(7), 3, 0..7),
+    ] {
+        check(vec![knockout(component, position, key)], |edits| match edits {
+            [Edit::AttentionKnockout(control)] => {
+                control.component.kind() == component.kind()
+                    && control.component != component
+                    && control.position == position
+                    && keys.contains(&control.key)
+                    && (control.key != key || keys.len() == 1)
+            }
+            _ => false,
+        });
+    }
+    // Heads that lose one edge lose one in the control, which no deletion takes away.
+    let heads = [0, 2, 3].map(|h| knockout(head(h), Some(7), 3));
+    let deletions = [4, 6].map(|position| Edit::Delete { position });
+    for edits in [[&heads[..], &deletions].concat(), [&deletions[..], &heads].concat()] {
+        check(edits, |edits| {
+            let layout = Trial::new([0; 10], [0; 2]).with_edits(edits.to_vec()).layout();
+            let keys = edits.iter().filter_map(|edit| match edit {
+                Edit::AttentionKnockout(knockout) => knockout.edges(&layout).map(|_| knockout.key),
+                _ => None,
+            });
+            let keys: Vec<usize> = keys.collect();
+            keys.len() == 3 && keys.iter().all(|key| *key == keys[0] && *key != 3)
+        });
+    }
+}
+
+#[test]
+fn keys_of_controls_reduce_with_the_trial() {
+    let head = |head| Component::Head { layer: 1, head };
+    let trial = |base: std::ops::RangeInclusive<u32>, cut: usize| {
+        let edits = [(Some(8 - cut), 5 - cut), (None, 4 - cut)];
+        let edits = (2..).zip(edits).map(|(h, (query, key))| knockout(head(h), query, key));
+        Trial::new(base.collect::<Vec<u32>>(), [20, 21]).with_edits(edits.collect())
+    };
+    let (whole, cut) = (trial(1..=10, 0), trial(3..=10, 2));
+    let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
+    let controls = draw(&whole, 16, 7, &config, &vocabulary);
+    let made = substitutions(&whole, 16, 7, &config, &vocabulary);
+    assert_eq!(made.iter().map(|s| s.apply(&whole)).collect::<Vec<_>>(), controls);
+    let mut lost = 0;
+    for (control, substitution) in controls.iter().zip(&made) {
+        for (control, (reduced, own)) in
+            control.edits.iter().zip(substitution.apply(&cut).edits.iter().zip(&cut.edits))
+        {
+            let [control, reduced, own] = [control, reduced, own].map(|edit| match edit {
+                Edit::AttentionKnockout(knockout) => *knockout,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!((reduced.component, reduced.position), (control.component, own.position));
+            // A key that was cut has one beside the trial's in its stead.
+            let kept = control.key.checked_sub(2);
+            assert_eq!(reduced.key, kept.unwrap_or(own.key + 1));
+            lost += usize::from(kept.is_none());
+        }
+    }
+    assert!((1..16).contains(&lost), "{lost}");
+}
+
+#[test]
+fn what_has_no_alternative_has_no_controls() {
+    let trial = Trial::new([1, 2], [3]);
+    let embed = trial.with_edits(vec![Edit::lesion(Component::Embed, Action::Zero)]);
+    // Three other MLPs are too few, and an edit beside the lesion does not make them more.
+    let mlp = Edit::lesion(Component::Mlp { layer: 1 }, Action::Zero);
+    let few = trial.with_edits(vec![mlp.clone()]);
+    let beside = trial.with_edits(vec![Edit::Replace { position: 0, id: 9 }, mlp]);
+    let block = Component::Attention { layer: 1 };
+    let edge = Trial::new([1; 9], [3]).with_edits(vec![knockout(block, None, 3)]);
+    for trial in [trial, embed, few, beside, edge] {
+        assert!(draw(&trial, 16, 1, &fake::config(), &fake::vocabulary()).is_empty());
+    }
+}
