@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::deficits::{Measure, Measured};
 use crate::edit::{
-    Action, Component, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering, SteeringChange,
-    SteeringVector,
+    Action, AttentionKnockout, Component, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
+    SteeringChange, SteeringVector,
 };
 use crate::localize::{
     ComparisonKind, ComparisonTokens, LensRun, LogitLens, MapPosition, Mediation, ResidualMap,
@@ -420,7 +420,12 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
         let site = ResidualSite { layer, at: InLayer::Mid };
         Steering { site, vector, change }
     });
+    let knockout = (1..total, 0..99usize, any::<bool>()).prop_flat_map(|(query, layer, later)| {
+        let (component, position) = (Component::Attention { layer }, (!later).then_some(query));
+        (0..query).prop_map(move |key| AttentionKnockout { component, position, key })
+    });
     let edit = prop_oneof![
+        knockout.prop_map(Edit::AttentionKnockout),
         (0..total, any::<u32>()).prop_map(|(position, id)| Edit::Replace { position, id }),
         (0..=total, any::<u32>()).prop_map(|(position, id)| Edit::Insert { position, id }),
         (0..total).prop_map(|position| Edit::Delete { position }),
