@@ -2,15 +2,12 @@
 //! Auto-Regressive Language Models", section 4): the score of a query for a key becomes minus
 //! infinity before the softmax, so that no information moves from that key to that query.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
 use super::check::{Fault, fault};
 use super::component::Component;
 use super::phrase::Phrase;
 use super::stand_in::StandIns;
-use super::trial::Layout;
 use super::words::Words;
 
 /// Edges of the attention of one head, or of all heads of a block, that are cut.
@@ -31,17 +28,6 @@ impl AttentionKnockout {
     /// Returns the first position whose query no longer attends to the key.
     pub fn first_query(&self) -> usize {
         self.position.unwrap_or(self.key.saturating_add(1))
-    }
-
-    /// Returns the positions of the queries and that of the key in the edited sequence, all later
-    /// positions without an end; `None` if the token of the key or of the only query was deleted.
-    pub fn edges(&self, layout: &Layout) -> Option<(Range<usize>, usize)> {
-        let key = layout.at(self.key)?;
-        let queries = match self.position {
-            Some(position) => layout.at(position).map(|query| query..query + 1)?,
-            None => key + 1..usize::MAX,
-        };
-        Some((queries, key))
     }
 
     /// Reads what follows `knockout`.

@@ -1,8 +1,9 @@
 //! A trial: prompt, continuation and edits; one row of a batch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::Edit;
+use super::{AttentionKnockout, Edit};
 
 /// Prompt token ids, a continuation whose prediction is observed, and the edits made to both.
 ///
@@ -33,6 +34,17 @@ impl Layout {
     /// is no such position.
     pub fn at(&self, position: usize) -> Option<usize> {
         self.moved.get(position).copied().flatten()
+    }
+
+    /// Returns the new positions of a knockout's queries, without an end if it is of all later
+    /// ones, and of its key; `None` if the token of the key or of the only query is deleted.
+    pub fn edges(&self, knockout: &AttentionKnockout) -> Option<(Range<usize>, usize)> {
+        let key = self.at(knockout.key)?;
+        let queries = match knockout.position {
+            Some(position) => self.at(position).map(|query| query..query + 1)?,
+            None => key + 1..usize::MAX,
+        };
+        Some((queries, key))
     }
 }
 

@@ -310,7 +310,7 @@ impl<'a> Lowering<'a> {
 
     fn knockout(&mut self, knockout: &AttentionKnockout) -> Result<()> {
         self.model().check_attention(&knockout.component)?;
-        let Some((queries, key)) = knockout.edges(self.layout) else { return Ok(()) };
+        let Some((queries, key)) = self.layout.edges(knockout) else { return Ok(()) };
         let tokens = self.place.tokens_at(&queries);
         let (layer, heads) = match knockout.component {
             Component::Head { layer, head } => (layer, head..head + 1),

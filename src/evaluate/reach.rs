@@ -55,7 +55,7 @@ impl Reach {
                 }
                 Edit::AttentionKnockout(knockout) => {
                     let entry = entry_of(&knockout.component, config);
-                    let edges = knockout.edges(layout);
+                    let edges = layout.edges(knockout);
                     touched.extend(edges.map(|(queries, _)| (entry, Some(queries.start))));
                 }
                 // Without token edits, frozen routing changes nothing below the other edits.

@@ -98,7 +98,7 @@ fn edges_move_with_their_tokens() {
     let log_probs = |trial: &Trial, edits: &[Edit]| {
         evaluator.observe_alone(&Request::new(trial.with_edits(edits.to_vec()))).unwrap().log_probs
     };
-    let block = Component::Attention { layer: 1 };
+    let block = Component::Attention { layer: 0 };
     let delete = |position| Edit::Delete { position };
     for (edge, gone) in [
         (knockout(block, Some(7), KEY), 7),

@@ -158,7 +158,7 @@ fn controls_of_knockouts_cut_other_edges() {
         check(edits, |edits| {
             let layout = Trial::new([0; 10], [0; 2]).with_edits(edits.to_vec()).layout();
             let keys = edits.iter().filter_map(|edit| match edit {
-                Edit::AttentionKnockout(knockout) => knockout.edges(&layout).map(|_| knockout.key),
+                Edit::AttentionKnockout(knockout) => layout.edges(knockout).map(|_| knockout.key),
                 _ => None,
             });
             let keys: Vec<usize> = keys.collect();
