@@ -442,7 +442,7 @@ impl Edit {
                 action.title(component) + &place(position)
             }
             Self::Steering { steering, position } => steering.title() + &place(position),
-            Self::AttentionKnockout(knockout) => knockout.title(at),
+            Self::AttentionKnockout(knockout) => knockout.title(at) + &place(&knockout.position),
             Self::CarryState { component, position, from } => format!(
                 "carrying {component} over from {} other tokens at {}",
                 from.len(),

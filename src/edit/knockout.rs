@@ -71,19 +71,14 @@ impl AttentionKnockout {
 
     /// Returns the edit in words.
     pub(super) fn phrase(&self) -> Phrase {
-        let Self { component, position, key } = self;
-        let queries = match position {
-            Some(position) => format!("the token at {position}"),
-            None => "all later tokens".to_owned(),
-        };
-        let object = format!("the attention of {component} from {queries} to the token at {key}");
-        Phrase::new("block", "blocking", object)
+        let object = format!("{} from attending to the token at {}", self.component, self.key);
+        Phrase::new("keep", "keeping", object).at(self.position)
     }
 
-    /// Returns the edit in a few words, for titles; `at` quotes the unedited token at a position.
+    /// Returns the edit in a few words, for titles, without its query; `at` quotes the unedited
+    /// token at a position.
     pub(super) fn title(&self, at: &dyn Fn(usize) -> String) -> String {
-        let query = self.position.map_or(String::new(), |query| format!(" from {}", at(query)));
-        format!("blocking the attention of {}{query} to {}", self.component, at(self.key))
+        format!("keeping {} from attending to {}", self.component, at(self.key))
     }
 }
 

@@ -377,13 +377,13 @@ fn knockouts_are_told_in_words() {
     for (edit, phrase, title) in [
         (
             knockout(head, Some(5), 2),
-            "block the attention of L3.head1 from the token at 5 to the token at 2",
-            "blocking the attention of L3.head1 from `5` to `2`",
+            "keep L3.head1 from attending to the token at 2, at 5 alone",
+            "keeping L3.head1 from attending to `2` at `5`",
         ),
         (
             knockout(Component::Attention { layer: 3 }, None, 2),
-            "block the attention of L3.attn from all later tokens to the token at 2",
-            "blocking the attention of L3.attn to `2`",
+            "keep L3.attn from attending to the token at 2",
+            "keeping L3.attn from attending to `2`",
         ),
     ] {
         assert_eq!(edit.phrase(&token).to_string(), phrase);
