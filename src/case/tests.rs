@@ -133,6 +133,16 @@ fn a_field_that_is_wrong_is_named() {
         ("/edits/3/action/factor", "-1e39", "edits[3].action.factor: -inf"),
         ("/edits/3/component", "\"L1.tail\"", "edits[3]"),
         ("/edits/0/edit", "\"explode\"", "edits[0]"),
+        (
+            "/edits/0",
+            r#"{"edit":"attention_knockout","component":"L1.head2","position":3,"key":3}"#,
+            "edits[0].key: 3 is not before the query at 3",
+        ),
+        (
+            "/edits/0",
+            r#"{"edit":"attention_knockout","component":"L1.mlp","key":1}"#,
+            "edits[0].component: L1.mlp is no attention head or block",
+        ),
         ("/verdict/score", "null", "verdict.score: invalid type: null"),
         ("/verdict/noise_floor", "-1", "verdict.noise_floor: -1 is negative"),
         ("/verdict/p_value", "1.5", "verdict.p_value: 1.5 is not between"),

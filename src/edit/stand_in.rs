@@ -11,7 +11,8 @@ pub trait StandIns {
     /// Returns another position on the same side (prompt or continuation).
     fn position(&mut self, position: usize) -> usize;
 
-    /// Returns another key position before the query; of all later queries, if `query` is `None`.
+    /// Returns another position for the key of an attention knockout, before its query; `None`
+    /// stands for all later queries, so that one must be read.
     fn key(&mut self, key: usize, query: Option<usize>) -> usize;
 
     /// Returns another component of the same kind.
