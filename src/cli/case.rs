@@ -36,8 +36,8 @@ enum Command {
 /// `embedding POSITION towards TOKEN STRENGTH`; `add STRENGTH VECTOR SITE`, `remove VECTOR SITE`,
 /// `clamp VALUE VECTOR SITE` for a direction of the residual stream (SITE: L3.resid_post; VECTOR: a
 /// safetensors file, as `glitch implicate --out` writes one, or `random NORM`); `knockout HEAD to
-/// POSITION`, which keeps a head (or a block: L3.attn) from attending to a token. A token is an id or
-/// text in quotes (' garden'). Positions count the tokens of prompt and continuation from 0; they
+/// POSITION`, which keeps a head (or a block: L3.attn) from attending to a token. A token is an id
+/// or text in quotes (' garden'). Positions count the tokens of prompt and continuation from 0; they
 /// are printed with their tokens, and without --edit nothing else happens.
 #[derive(clap::Args)]
 struct NewArgs {

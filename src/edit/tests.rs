@@ -345,8 +345,8 @@ proptest! {
         words in prop::collection::vec(
             prop::sample::select(vec![
                 "replace", "zero", "scale", "noise", "carry", "embedding", "towards", "at",
-                "knockout", "to", "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid", "L1.head2",
-                "L0.state",
+                "knockout", "to", "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid",
+                "L1.head2", "L0.state",
                 "4", "-0.5", "' garden'", "'", "\\",
             ]),
             0..8,
