@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::case::Case;
+use crate::case::{Case, check_edit};
 use crate::edit::{Edit, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator};
@@ -77,9 +77,9 @@ impl<'m> Destination<'m> {
             let layout = trial.layout();
             let fits = self.model.check_ids(&layout.ids).is_ok()
                 && layout.ids.len() <= self.model.config.max_position_embeddings;
-            let components = trial.edits.iter().all(|edit| match edit {
-                Edit::Lesion { component, .. } => self.model.check_component(component).is_ok(),
-                edit => edit.is_token_edit(),
+            let components = trial.edits.iter().all(|edit| match edit.lesioned() {
+                Some(_) => check_edit(self.model, &trial, edit).is_ok(),
+                None => edit.is_token_edit(),
             });
             if !fits || !components || !case.verdict.oracle.applies(&self.model.config) {
                 return Ok(None);

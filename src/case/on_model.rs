@@ -18,8 +18,10 @@ pub fn check_edit(model: &Model, trial: &Trial, edit: &Edit) -> Result<()> {
     if let Some(component) = edit.component() {
         model.check_component(component)?;
     }
-    if let Edit::Steering { steering, .. } = edit {
-        model.check_steering(steering)?;
+    match edit {
+        Edit::Steering { steering, .. } => model.check_steering(steering)?,
+        Edit::AttentionKnockout(knockout) => model.check_attention(&knockout.component)?,
+        _ => {}
     }
     model.check_ids(&edit.token_ids())?;
     match edit {

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::deficits::{Measure, Measured};
 use crate::edit::{
-    Action, Component, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering, SteeringChange,
-    SteeringVector,
+    Action, AttentionKnockout, Component, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
+    SteeringChange, SteeringVector,
 };
 use crate::localize::{
     ComparisonKind, ComparisonTokens, LensRun, LogitLens, MapPosition, Mediation, ResidualMap,
@@ -133,6 +133,16 @@ fn a_field_that_is_wrong_is_named() {
         ("/edits/3/action/factor", "-1e39", "edits[3].action.factor: -inf"),
         ("/edits/3/component", "\"L1.tail\"", "edits[3]"),
         ("/edits/0/edit", "\"explode\"", "edits[0]"),
+        (
+            "/edits/0",
+            r#"{"edit":"attention_knockout","component":"L1.head2","position":3,"key":3}"#,
+            "edits[0].key: 3 is not before the query at 3",
+        ),
+        (
+            "/edits/0",
+            r#"{"edit":"attention_knockout","component":"L1.mlp","key":1}"#,
+            "edits[0].component: L1.mlp is no attention head or block",
+        ),
         ("/verdict/score", "null", "verdict.score: invalid type: null"),
         ("/verdict/noise_floor", "-1", "verdict.noise_floor: -1 is negative"),
         ("/verdict/p_value", "1.5", "verdict.p_value: 1.5 is not between"),
@@ -420,7 +430,12 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
         let site = ResidualSite { layer, at: InLayer::Mid };
         Steering { site, vector, change }
     });
+    let knockout = (1..total, 0..99usize, any::<bool>()).prop_flat_map(|(query, layer, later)| {
+        let (component, position) = (Component::Attention { layer }, (!later).then_some(query));
+        (0..query).prop_map(move |key| AttentionKnockout { component, position, key })
+    });
     let edit = prop_oneof![
+        knockout.prop_map(Edit::AttentionKnockout),
         (0..total, any::<u32>()).prop_map(|(position, id)| Edit::Replace { position, id }),
         (0..=total, any::<u32>()).prop_map(|(position, id)| Edit::Insert { position, id }),
         (0..total).prop_map(|position| Edit::Delete { position }),

@@ -36,7 +36,8 @@ enum Command {
 /// for one position alone; `embedding POSITION noise STRENGTH`, `embedding POSITION towards TOKEN
 /// STRENGTH`; `add STRENGTH VECTOR SITE`, `remove VECTOR SITE`, `clamp VALUE VECTOR SITE` for a
 /// direction of the residual stream (SITE: L3.resid_post; VECTOR: a safetensors file, as `glitch
-/// implicate --out` writes one, or `random NORM`). A token is an id or text in quotes (' garden').
+/// implicate --out` writes one, or `random NORM`); `knockout HEAD to POSITION`, which keeps a head
+/// (or a block: L3.attn) from attending to a token. A token is an id or text in quotes (' garden').
 /// Positions count the tokens of prompt and continuation from 0; they are printed with their
 /// tokens, and without --edit nothing else happens.
 #[derive(clap::Args)]
@@ -121,7 +122,7 @@ fn new(args: &NewArgs) -> Result<u8> {
 
 /// Prints the tokens of prompt and continuation with their positions, those of edits marked.
 fn print_tokens(model: &Model, trial: &Trial) {
-    let edited: Vec<usize> = trial.edits.iter().filter_map(Edit::position).collect();
+    let edited: Vec<usize> = trial.edits.iter().flat_map(Edit::positions).collect();
     let ids = trial.base.iter().chain(trial.continuation.iter());
     let texts: Vec<String> = ids.map(|id| model.token(*id)).collect();
     let columns = output::columns().saturating_sub(10);

@@ -196,7 +196,7 @@ impl Measuring<'_> {
 fn copy_trial(trial: &Trial, bos: Option<u32>) -> Option<Trial> {
     let inside: Vec<Edit> =
         trial.edits.iter().filter(|edit| !edit.is_token_edit()).cloned().collect();
-    if inside.iter().any(|edit| edit.position().is_some()) {
+    if inside.iter().any(|edit| edit.positions().next().is_some()) {
         return None;
     }
     let layout = trial.layout();
@@ -215,7 +215,7 @@ fn copy_trial(trial: &Trial, bos: Option<u32>) -> Option<Trial> {
 mod tests {
     use super::*;
     use crate::deficits::Deficit;
-    use crate::edit::{Action, Component};
+    use crate::edit::{Action, AttentionKnockout, Component};
     use crate::testing::fake::{self, FakeEvaluator};
 
     fn shown(edits: Vec<Edit>) -> Vec<Deficit> {
@@ -258,5 +258,9 @@ mod tests {
         let lesion = |position| Edit::Lesion { component: head, action: Action::Zero, position };
         assert!(copy_trial(&trial.with_edits(vec![lesion(None)]), Some(9)).is_some());
         assert_eq!(copy_trial(&trial.with_edits(vec![lesion(Some(4))]), Some(9)), None);
+        // A key is a position, although later queries are anywhere.
+        let knockout = AttentionKnockout { component: head, position: None, key: 4 };
+        let knockout = trial.with_edits(vec![Edit::AttentionKnockout(knockout)]);
+        assert_eq!(copy_trial(&knockout, Some(9)), None);
     }
 }

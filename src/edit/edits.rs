@@ -7,6 +7,7 @@ use super::action::Action;
 use super::check::{Fault, fault};
 use super::component::Component;
 use super::embedding::EmbeddingChange;
+use super::knockout::AttentionKnockout;
 use super::phrase::Phrase;
 use super::stand_in::StandIns;
 use super::steering::Steering;
@@ -14,10 +15,10 @@ use super::words::{Lookup, Words, cut, parse};
 
 /// The words that edits begin with, for error messages.
 const VERBS: &str = "replace, insert, delete, retokenize, zero, mean, scale, noise, mask, force, \
-    embedding, add, remove, clamp, carry or freeze-routing";
+    embedding, add, remove, clamp, knockout, carry or freeze-routing";
 
 /// Largest number of pieces of a token; few tokens are longer than this.
-const MAX_PIECES: usize = 64;
+pub(super) const MAX_PIECES: usize = 64;
 
 /// One mutation. Positions count tokens of the *unedited* sequence (base then continuation), so the
 /// members of a set of edits can be removed one by one without renumbering the others.
@@ -78,6 +79,8 @@ pub enum Edit {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         position: Option<usize>,
     },
+    /// Cut attention edges: queries no longer attend to a key.
+    AttentionKnockout(AttentionKnockout),
     /// Put the recurrent state that reading `from` leaves in the place of the one after `position`.
     CarryState {
         /// The state, or part of one.
@@ -108,6 +111,7 @@ impl Edit {
             Self::Embedding { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
+            | Self::AttentionKnockout(_)
             | Self::CarryState { .. }
             | Self::FreezeRouting => false,
         }
@@ -149,6 +153,7 @@ impl Edit {
             | Self::Retokenize { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
+            | Self::AttentionKnockout(_)
             | Self::CarryState { .. }
             | Self::FreezeRouting => false,
         }
@@ -163,23 +168,54 @@ impl Edit {
             | Self::Retokenize { position, .. }
             | Self::Embedding { position, .. }
             | Self::CarryState { position, .. } => Some(position),
-            Self::Lesion { position, .. } | Self::Steering { position, .. } => position,
+            Self::Lesion { position, .. }
+            | Self::Steering { position, .. }
+            | Self::AttentionKnockout(AttentionKnockout { position, .. }) => position,
             Self::FreezeRouting => None,
         }
     }
 
-    /// Returns the position it acts at, to be changed.
-    pub fn position_mut(&mut self) -> Option<&mut usize> {
-        match self {
+    /// Returns every position that it names: the one it acts at, and that of a key.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        let key = match self {
+            Self::AttentionKnockout(knockout) => Some(knockout.key),
+            _ => None,
+        };
+        self.position().into_iter().chain(key)
+    }
+
+    /// Returns the [`positions`](Self::positions), to be changed.
+    pub fn positions_mut(&mut self) -> impl Iterator<Item = &mut usize> {
+        let (position, key) = match self {
             Self::Replace { position, .. }
             | Self::Insert { position, .. }
             | Self::Delete { position }
             | Self::Retokenize { position, .. }
             | Self::Embedding { position, .. }
-            | Self::CarryState { position, .. } => Some(position),
-            Self::Lesion { position, .. } | Self::Steering { position, .. } => position.as_mut(),
-            Self::FreezeRouting => None,
+            | Self::CarryState { position, .. } => (Some(position), None),
+            Self::Lesion { position, .. } | Self::Steering { position, .. } => {
+                (position.as_mut(), None)
+            }
+            Self::AttentionKnockout(knockout) => {
+                (knockout.position.as_mut(), Some(&mut knockout.key))
+            }
+            Self::FreezeRouting => (None, None),
+        };
+        position.into_iter().chain(key)
+    }
+
+    /// Returns the first position that it changes anything at; 0 for edits that act everywhere.
+    pub fn first_changed(&self) -> usize {
+        match self {
+            Self::AttentionKnockout(knockout) => knockout.first_query(),
+            _ => self.position().unwrap_or(0),
         }
+    }
+
+    /// Returns the length of the shortest sequence that has every position the edit names.
+    pub fn least_length(&self) -> usize {
+        let after = usize::from(!matches!(self, Self::Insert { .. }));
+        self.positions().max().map_or(0, |last| last + after)
     }
 
     /// Returns the continuous strength, for edits that have one; the reduction makes it smaller.
@@ -215,6 +251,7 @@ impl Edit {
             Self::Delete { .. }
             | Self::Lesion { .. }
             | Self::Steering { .. }
+            | Self::AttentionKnockout(_)
             | Self::FreezeRouting => Vec::new(),
         }
     }
@@ -222,8 +259,18 @@ impl Edit {
     /// Returns the component that the edit names, which a model must have.
     pub fn component(&self) -> Option<&Component> {
         match self {
-            Self::Lesion { component, .. } | Self::CarryState { component, .. } => Some(component),
+            Self::Lesion { component, .. }
+            | Self::AttentionKnockout(AttentionKnockout { component, .. })
+            | Self::CarryState { component, .. } => Some(component),
             _ => None,
+        }
+    }
+
+    /// Returns the component that a lesion or an attention knockout acts on.
+    pub fn lesioned(&self) -> Option<&Component> {
+        match self {
+            Self::CarryState { .. } => None,
+            _ => self.component(),
         }
     }
 
@@ -244,6 +291,7 @@ impl Edit {
             Self::Embedding { change, .. } => change.check(),
             Self::Lesion { component, action, .. } => action.check(component),
             Self::Steering { steering, .. } => steering.check(max_ids),
+            Self::AttentionKnockout(knockout) => knockout.check(total),
             Self::CarryState { component, from, .. } => match component {
                 Component::State { .. } if from.is_empty() => {
                     fault("from", "empty; a state comes from at least one token")
@@ -267,7 +315,7 @@ impl Edit {
     }
 
     /// Returns true if the edit takes the place of an `older` one when both are made: two changes
-    /// of the same token, or of the same component at the same position.
+    /// of the same token, or of the same component at the same positions.
     pub fn supersedes(&self, older: &Self) -> bool {
         let changes_token = |edit: &Self| {
             edit.changes_embedding() || edit.is_token_edit() && !matches!(edit, Self::Insert { .. })
@@ -275,7 +323,7 @@ impl Edit {
         let same_kind = std::mem::discriminant(self) == std::mem::discriminant(older);
         let same_component = self.component().is_some() && self.component() == older.component();
         (same_kind && same_component || changes_token(self) && changes_token(older))
-            && self.position() == older.position()
+            && self.positions().eq(older.positions())
     }
 
     /// Returns the matched control: the same edit with ordinary counterparts of what it puts in.
@@ -296,6 +344,9 @@ impl Edit {
             }
             Self::Steering { ref steering, position } => {
                 Self::Steering { steering: steering.control(stand_ins), position }
+            }
+            Self::AttentionKnockout(ref knockout) => {
+                Self::AttentionKnockout(knockout.control(stand_ins))
             }
             // The state that as many ordinary tokens leave.
             Self::CarryState { component, position, ref from } => {
@@ -318,6 +369,7 @@ impl Edit {
             Self::Embedding { position, change } => change.signature(token_at(*position)),
             Self::Lesion { component, action, .. } => format!("{} {component}", action.name()),
             Self::Steering { steering, .. } => steering.signature(),
+            Self::AttentionKnockout(knockout) => format!("knockout {}", knockout.component),
             Self::CarryState { component, .. } => format!("carry {component}"),
             Self::FreezeRouting => "freeze routing".to_owned(),
         }
@@ -344,6 +396,7 @@ impl Edit {
                 position: words.position()?,
                 change: EmbeddingChange::read(words)?,
             }),
+            "knockout" => AttentionKnockout::read(words).map(Self::AttentionKnockout),
             "carry" => {
                 let component = words.component()?;
                 if !matches!(component, Component::State { .. }) {
@@ -384,6 +437,7 @@ impl Edit {
             }
             Self::Lesion { component, action, position } => action.to_text(component, *position),
             Self::Steering { steering, position } => steering.to_text(*position),
+            Self::AttentionKnockout(knockout) => knockout.to_text(),
             Self::CarryState { component, position, from } => {
                 let from = joined(from, " ", &|id| id.to_string());
                 format!("carry {component} at {position} from {from}")
@@ -416,6 +470,7 @@ impl Edit {
             Self::Embedding { position, change } => change.phrase(*position, token),
             Self::Lesion { component, action, position } => action.phrase(component).at(*position),
             Self::Steering { steering, position } => steering.phrase().at(*position),
+            Self::AttentionKnockout(knockout) => knockout.phrase(),
             Self::CarryState { component, position, from } => {
                 let from = joined(from, ", ", token);
                 Phrase::new(
@@ -450,6 +505,7 @@ impl Edit {
                 action.title(component) + &place(position)
             }
             Self::Steering { steering, position } => steering.title() + &place(position),
+            Self::AttentionKnockout(knockout) => knockout.title(at) + &place(&knockout.position),
             Self::CarryState { component, position, from } => format!(
                 "carrying {component} over from {} other tokens at {}",
                 from.len(),
@@ -464,6 +520,3 @@ impl Edit {
 fn joined(ids: &[u32], between: &str, name: &dyn Fn(u32) -> String) -> String {
     ids.iter().map(|id| name(*id)).collect::<Vec<_>>().join(between)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,117 @@
-//! Tests of the edit language.
+//! Tests of edits: their checks, which takes the place of which, the edit language.
 
 use proptest::prelude::*;
 
+use super::edits::MAX_PIECES;
 use super::{
-    Action, Component, Edit, EmbeddingChange, InLayer, Lookup, Matrix, ResidualSite, Steering,
-    SteeringChange, SteeringVector,
+    Action, AttentionKnockout, Component, Edit, EmbeddingChange, InLayer, Lookup, Matrix,
+    ResidualSite, Steering, SteeringChange, SteeringVector,
 };
+
+fn check(edit: Edit, expect: Result<(), &str>) {
+    let found = edit.check(5, 8);
+    assert_eq!(found.as_ref().map(|_| ()).map_err(|(field, _)| *field), expect, "{edit:?}");
+}
+
+#[test]
+fn faults_name_their_field() {
+    use Edit::*;
+    let (head, expert) =
+        (Component::Head { layer: 1, head: 2 }, Component::Expert { layer: 1, expert: 2 });
+    let state = Component::State { layer: 1, part: None };
+    check(Replace { position: 4, id: 9 }, Ok(()));
+    check(Replace { position: 5, id: 9 }, Err("position"));
+    check(Insert { position: 5, id: 9 }, Ok(()));
+    check(Insert { position: 6, id: 9 }, Err("position"));
+    check(Lesion { component: head, action: Action::Zero, position: Some(5) }, Err("position"));
+    for action in [Action::Mask, Action::Force] {
+        check(Edit::lesion(head, action), Err("action"));
+        check(Edit::lesion(expert, action), Ok(()));
+    }
+    let retokenize = |position, pieces| Retokenize { position, pieces: vec![1; pieces] };
+    check(retokenize(4, 2), Ok(()));
+    check(retokenize(5, 2), Err("position"));
+    for pieces in [0, 1, MAX_PIECES + 1] {
+        check(retokenize(4, pieces), Err("pieces"));
+    }
+    check(Edit::lesion(head, Action::Scale { factor: f32::NAN }), Err("action.factor"));
+    check(
+        Edit::lesion(head, Action::Noise { seed: 1, strength: f32::INFINITY }),
+        Err("action.strength"),
+    );
+    let change = EmbeddingChange::Towards { id: 3, strength: f32::NAN };
+    check(Embedding { position: 1, change }, Err("change.strength"));
+    let steering = |vector, change| {
+        let site = ResidualSite { layer: 1, at: InLayer::Post };
+        Steering { steering: crate::edit::Steering { site, vector, change }, position: Some(2) }
+    };
+    let values = |values: &[f32]| SteeringVector::Values { values: values.into() };
+    check(steering(values(&[1.0]), SteeringChange::Remove), Ok(()));
+    for bad in [vec![], vec![0.0; 4], vec![f32::NAN], vec![1.0; 9], vec![f32::MAX; 2]] {
+        let expect = Err("steering.vector.values");
+        check(steering(values(&bad), SteeringChange::Remove), expect);
+    }
+    let random = |norm| SteeringVector::Random { seed: 1, norm };
+    for norm in [0.0, -1.0, f32::INFINITY] {
+        let expect = Err("steering.vector.norm");
+        check(steering(random(norm), SteeringChange::Remove), expect);
+    }
+    let (clamp, add) =
+        (SteeringChange::Clamp { value: f32::NAN }, SteeringChange::Add { strength: f32::NAN });
+    check(steering(random(1.0), clamp), Err("steering.change.value"));
+    check(steering(random(1.0), add), Err("steering.change.strength"));
+    check(knockout(head, Some(4), 3), Ok(()));
+    check(knockout(Component::Attention { layer: 1 }, None, 4), Ok(()));
+    check(knockout(head, Some(3), 3), Err("key"));
+    check(knockout(head, Some(3), 4), Err("key"));
+    check(knockout(head, None, 5), Err("key"));
+    check(knockout(head, Some(5), 3), Err("position"));
+    check(knockout(Component::Mlp { layer: 1 }, Some(4), 3), Err("component"));
+    let carry = |component, from: &[u32]| CarryState { component, position: 1, from: from.into() };
+    check(carry(state, &[1, 2]), Ok(()));
+    check(carry(state, &[]), Err("from"));
+    check(carry(state, &[1; 9]), Err("from"));
+    check(carry(head, &[1]), Err("component"));
+}
+
+#[test]
+fn later_changes_of_one_thing_supersede_earlier_ones() {
+    use Edit::*;
+    let head = Component::Head { layer: 1, head: 2 };
+    let state = Component::State { layer: 1, part: None };
+    let lesion = |component, position| Lesion { component, action: Action::Zero, position };
+    let change = EmbeddingChange::Noise { seed: 1, strength: 1.0 };
+    let supersedes = |new: Edit, old: Edit, expect: bool| {
+        assert_eq!(new.supersedes(&old), expect, "{new:?} {old:?}");
+    };
+    supersedes(Replace { position: 1, id: 2 }, Delete { position: 1 }, true);
+    supersedes(Embedding { position: 1, change }, Replace { position: 1, id: 2 }, true);
+    supersedes(Replace { position: 1, id: 2 }, Delete { position: 2 }, false);
+    supersedes(Insert { position: 1, id: 2 }, Insert { position: 1, id: 2 }, false);
+    supersedes(Insert { position: 1, id: 2 }, Replace { position: 1, id: 2 }, false);
+    let retokenize = |position| Retokenize { position, pieces: vec![2, 3] };
+    supersedes(retokenize(1), Replace { position: 1, id: 2 }, true);
+    supersedes(Delete { position: 1 }, retokenize(1), true);
+    supersedes(retokenize(1), retokenize(2), false);
+    supersedes(Insert { position: 1, id: 2 }, retokenize(1), false);
+    supersedes(lesion(head, None), lesion(head, None), true);
+    supersedes(lesion(head, Some(1)), lesion(head, None), false);
+    supersedes(lesion(head, Some(1)), Replace { position: 1, id: 2 }, false);
+    let carry = CarryState { component: state, position: 1, from: vec![1] };
+    supersedes(carry.clone(), carry.clone(), true);
+    supersedes(carry, lesion(state, Some(1)), false);
+    supersedes(FreezeRouting, FreezeRouting, false);
+    let knockout = |position, key| knockout(head, position, key);
+    supersedes(knockout(Some(4), 3), knockout(Some(4), 3), true);
+    supersedes(knockout(None, 3), knockout(None, 3), true);
+    supersedes(knockout(Some(4), 3), knockout(Some(4), 2), false);
+    supersedes(knockout(Some(4), 3), knockout(None, 3), false);
+    supersedes(knockout(None, 3), lesion(head, None), false);
+}
+
+fn knockout(component: Component, position: Option<usize>, key: usize) -> Edit {
+    Edit::AttentionKnockout(AttentionKnockout { component, position, key })
+}
 
 fn token_id(text: &str) -> Result<u32, String> {
     [" garden", "'", "\n"]
@@ -100,6 +206,8 @@ fn edits_are_read_as_they_are_written_by_hand() {
             },
         ),
         ("freeze-routing", Edit::FreezeRouting),
+        ("knockout L3.head1 to 2", knockout(head, None, 2)),
+        ("knockout L3.attn to 2 at 5", knockout(Component::Attention { layer: 3 }, Some(5), 2)),
         (
             "add -1.5 'v.safetensors' L3.resid_mid at 5",
             steering(mid, values(&[1.0, -2.0]), SteeringChange::Add { strength: -1.5 }, Some(5)),
@@ -154,6 +262,9 @@ fn errors_name_the_edit_and_what_was_expected() {
         ("embedding 3 sideways 2", "expected noise, towards or direction, got `sideways`"),
         ("carry L3.head1 at 4 from 5", "is no recurrent state"),
         ("carry L3.state at 4 from", "expected a token"),
+        ("knockout L3.mlp to 2", "L3.mlp is no attention head or block"),
+        ("knockout L3.head1 at 5", "expected `to`, got `at`"),
+        ("knockout L3.head1 to ' garden'", "expected a position"),
         ("noise 1 L3.head1 seed x", "expected a seed"),
         ("add 1", "expected a vector (a safetensors file"),
         ("add 1 gone L3.resid_mid", "gone: no such file"),
@@ -190,7 +301,7 @@ fn finite() -> impl Strategy<Value = f32> {
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let numbers = (any::<usize>(), any::<u32>(), any::<u32>(), any::<u64>(), finite());
-    (numbers, component(), any::<bool>(), 0..20_usize).prop_map(
+    (numbers, component(), any::<bool>(), 0..21_usize).prop_map(
         |((position, id, other, seed, strength), component, anywhere, kind)| {
             let place = (!anywhere).then_some(position);
             let layer = component.layer();
@@ -217,6 +328,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
                 },
                 13 => Edit::FreezeRouting,
                 19 => Edit::Retokenize { position, pieces: vec![id, other, id] },
+                20 => knockout(Component::Head { layer, head: id as usize }, place, position),
                 _ => {
                     let places = [InLayer::Pre, InLayer::Mid, InLayer::Post];
                     let site = ResidualSite { layer, at: places[kind % 3] };
@@ -252,8 +364,8 @@ proptest! {
         words in prop::collection::vec(
             prop::sample::select(vec![
                 "replace", "retokenize", "zero", "scale", "noise", "carry", "embedding", "towards",
-                "at", "from", "seed", "add", "clamp", "random", "[1]", "L1.resid_mid", "L1.head2",
-                "L0.state",
+                "at", "knockout", "to", "from", "seed", "add", "clamp", "random", "[1]",
+                "L1.resid_mid", "L1.head2", "L0.state",
                 "4", "-0.5", "' garden'", "'", "\\",
             ]),
             0..8,
@@ -261,4 +373,52 @@ proptest! {
     ) {
         let _ = read(&words.join(" "));
     }
+}
+
+#[test]
+fn knockouts_are_flat_in_files() {
+    let head = Component::Head { layer: 3, head: 1 };
+    let json = r#"{"edit":"attention_knockout","component":"L3.head1","position":5,"key":2}"#;
+    assert_eq!(serde_json::to_string(&knockout(head, Some(5), 2)).unwrap(), json);
+    assert_eq!(serde_json::from_str::<Edit>(json).unwrap(), knockout(head, Some(5), 2));
+    let later = r#"{"edit":"attention_knockout","component":"L3.head1","key":2}"#;
+    assert_eq!(serde_json::to_string(&knockout(head, None, 2)).unwrap(), later);
+    assert_eq!(serde_json::from_str::<Edit>(later).unwrap(), knockout(head, None, 2));
+    let unknown = later.replace("key", "value");
+    assert!(serde_json::from_str::<Edit>(&unknown).is_err());
+    assert!(serde_json::from_str::<Edit>(&later.replace("}", ",\"more\":1}")).is_err());
+}
+
+#[test]
+fn knockouts_are_told_in_words() {
+    let head = Component::Head { layer: 3, head: 1 };
+    let (at, token) = (|p: usize| format!("`{p}`"), |id: u32| id.to_string());
+    for (edit, phrase, title) in [
+        (
+            knockout(head, Some(5), 2),
+            "keep L3.head1 from attending to the token at 2, at 5 alone",
+            "keeping L3.head1 from attending to `2` at `5`",
+        ),
+        (
+            knockout(Component::Attention { layer: 3 }, None, 2),
+            "keep L3.attn from attending to the token at 2",
+            "keeping L3.attn from attending to `2`",
+        ),
+    ] {
+        assert_eq!(edit.phrase(&token).to_string(), phrase);
+        assert_eq!(edit.title(&token, &at), title);
+        // What the edit does, without where.
+        assert_eq!(edit.signature(&|_| None), format!("knockout {}", edit.component().unwrap()));
+    }
+}
+
+#[test]
+fn a_retokenization_shows_where_the_token_is_cut() {
+    let edit = Edit::Retokenize { position: 4, pieces: vec![5, 6] };
+    let token = |id: u32| format!("`t{id}`");
+    assert_eq!(edit.phrase(&token).to_string(), "retokenize the token at 4 as `t5` + `t6`");
+    assert_eq!(edit.title(&token, &|_| token(9)), "`t5` + `t6` for `t9`");
+    assert_eq!(edit.signature(&|_| Some(9)), "retokenize Some(9) as [5, 6]");
+    assert!(edit.is_token_edit() && !edit.changes_text());
+    assert_eq!(edit.added_tokens(), 1);
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
 
-use super::Edit;
+use super::{AttentionKnockout, Edit};
 
 /// Prompt token ids, a continuation whose prediction is observed, and the edits made to both.
 ///
@@ -38,6 +38,17 @@ impl Layout {
     pub fn at(&self, position: usize) -> Option<usize> {
         self.moved.get(position).copied().flatten()
     }
+
+    /// Returns the new positions of a knockout's queries, without an end if it is of all later
+    /// ones, and of its key; `None` if the token of the key or of the only query is deleted.
+    pub fn edges(&self, knockout: &AttentionKnockout) -> Option<(Range<usize>, usize)> {
+        let key = self.at(knockout.key)?;
+        let queries = match knockout.position {
+            Some(position) => self.at(position).map(|query| query..query + 1)?,
+            None => key + 1..usize::MAX,
+        };
+        Some((queries, key))
+    }
 }
 
 impl Trial {
@@ -65,9 +76,15 @@ impl Trial {
         }
     }
 
-    /// Returns the first position that an edit names; 0 for edits that act everywhere, or none.
+    /// Returns the first position that an edit changes; 0 for edits that act everywhere, or none.
     pub fn first_edited(&self) -> usize {
-        self.edits.iter().map(|edit| edit.position().unwrap_or(0)).min().unwrap_or(0)
+        self.edits.iter().map(Edit::first_changed).min().unwrap_or(0)
+    }
+
+    /// Returns the last position, before any edits, whose prediction is read: the last of the
+    /// prompt, or the last but one of the continuation, whose last token predicts nothing.
+    pub fn last_read(&self) -> usize {
+        self.base.len().saturating_sub(1).max(self.len().saturating_sub(2))
     }
 
     /// Returns the trial without its edits.
@@ -78,10 +95,7 @@ impl Trial {
     /// Returns the prompt alone, with the edits that act in it or everywhere.
     pub fn prompt_only(&self) -> Self {
         let end = self.base.len();
-        let in_prompt = |edit: &&Edit| match edit {
-            Edit::Insert { position, .. } => *position <= end,
-            other => other.position().is_none_or(|position| position < end),
-        };
+        let in_prompt = |edit: &&Edit| edit.least_length() <= end;
         let edits = self.edits.iter().filter(in_prompt).cloned().collect();
         Self { base: self.base.clone(), continuation: Arc::from([]), edits }
     }

@@ -16,6 +16,7 @@
 //! add STRENGTH VECTOR SITE [at POSITION]       VECTOR: a file, `random NORM` (then [seed N] at the
 //! remove VECTOR SITE [at POSITION]             end), or the values as [0.5,-1,2]
 //! clamp VALUE VECTOR SITE [at POSITION]
+//! knockout COMPONENT to POSITION [at POSITION]
 //! carry COMPONENT at POSITION from TOKEN...
 //! freeze-routing
 //! ```

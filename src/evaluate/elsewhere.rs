@@ -48,8 +48,11 @@ impl ModelEvaluator<'_> {
             let stretch = text.iter().cycle().skip(prompt * length).take(length);
             let mut base: Vec<u32> = trial.base[..first].iter().chain(stretch).copied().collect();
             for edit in &moved.edits {
-                if let Edit::Retokenize { position, .. } = edit {
-                    base[*position] = trial.base[*position];
+                if let Edit::Retokenize { position, .. } = edit
+                    && let (Some(there), Some(own)) =
+                        (base.get_mut(*position), trial.base.get(*position))
+                {
+                    *there = *own;
                 }
             }
             moved.base = base.into();

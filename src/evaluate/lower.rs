@@ -14,12 +14,12 @@ use super::activations::{Means, place};
 use super::cache::CachedForward;
 use super::observation::Patch;
 use crate::edit::{
-    Action, Component, Edit, EmbeddingChange, Layout, ResidualSite, Steering, SteeringChange,
-    SteeringVector, Trial,
+    Action, AttentionKnockout, Component, Edit, EmbeddingChange, Layout, ResidualSite, Steering,
+    SteeringChange, SteeringVector, Trial,
 };
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::hooks::{Block, Change, Hooks, Site, WeightEdit};
+use crate::model::hooks::{Block, Change, Hooks, Knockout, Site, WeightEdit};
 use crate::rng;
 
 /// The place of a row's computed tokens in the packed batch, in the sequence and in the stack.
@@ -38,6 +38,15 @@ impl Place {
     fn token(&self, position: usize) -> Option<usize> {
         let token = self.tokens.start + position.checked_sub(self.position)?;
         self.tokens.contains(&token).then_some(token)
+    }
+
+    /// Returns the packed indices of those positions of the sequence that are computed in this row.
+    fn tokens_at(&self, positions: &Range<usize>) -> Range<usize> {
+        let end = self.position + self.tokens.len();
+        let token = |position: usize| {
+            self.tokens.start + position.clamp(self.position, end) - self.position
+        };
+        token(positions.start)..token(positions.end)
     }
 
     /// Returns the position in the sequence of a packed index.
@@ -122,6 +131,7 @@ impl<'a> Lowering<'a> {
                     let Some(tokens) = self.tokens(*position) else { continue };
                     self.steering(steering, tokens)?;
                 }
+                Edit::AttentionKnockout(knockout) => self.knockout(knockout)?,
                 Edit::CarryState { component, position, from } => {
                     self.carry_state(component, *position, from)?
                 }
@@ -296,6 +306,20 @@ impl<'a> Lowering<'a> {
         };
         let ResidualSite { layer, at } = steering.site;
         self.hooks.push(layer, at.into(), Block { tokens, columns, change });
+        Ok(())
+    }
+
+    fn knockout(&mut self, knockout: &AttentionKnockout) -> Result<()> {
+        self.model().check_attention(&knockout.component)?;
+        let Some((queries, key)) = self.layout.edges(knockout) else { return Ok(()) };
+        let tokens = self.place.tokens_at(&queries);
+        let (layer, heads) = match knockout.component {
+            Component::Head { layer, head } => (layer, head..head + 1),
+            whole => (whole.layer(), 0..self.model().config.heads(whole.layer())),
+        };
+        if !tokens.is_empty() {
+            self.hooks.push_knockout(layer, Knockout { tokens, heads, key });
+        }
         Ok(())
     }
 

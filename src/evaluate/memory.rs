@@ -8,7 +8,7 @@ use super::batching::forwards;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
 use super::observation::Request;
-use crate::edit::Layout;
+use crate::edit::{Edit, Layout};
 use crate::error::{Error, Result};
 use crate::model::batch::{KvStore, Row};
 use crate::model::{Forward, Output, Pooled};
@@ -81,7 +81,8 @@ impl ModelEvaluator<'_> {
         let bos = usize::from(
             self.model.config.bos_token_id.is_some_and(|bos| layout.ids.first() == Some(&bos)),
         );
-        let edited = request.trial.edits.iter().filter_map(|e| layout.at(e.position()?)).min();
+        let named = request.trial.edits.iter().flat_map(Edit::positions);
+        let edited = named.filter_map(|position| layout.at(position)).min();
         let half = (layout.prompt_len / 2).min(edited.unwrap_or(usize::MAX)).max(bos);
         let mut other = layout.clone();
         other.ids[bos..half].reverse();

@@ -169,9 +169,8 @@ fn below(request: &Request, config: &Config) -> Option<(Entry, Vec<Edit>)> {
 /// holds; `None` for others.
 fn inside(edit: &Edit, config: &Config) -> Option<Entry> {
     match edit {
-        Edit::Lesion { component, .. } => Some(entry_of(component, config)),
         Edit::Steering { steering, .. } => Some(Entry::Layer(steering.site.layer)),
-        _ => None,
+        _ => edit.lesioned().map(|component| entry_of(component, config)),
     }
 }
 

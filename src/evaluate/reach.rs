@@ -53,6 +53,11 @@ impl Reach {
                     let at = position.map_or(Some(0), |position| layout.at(position));
                     touched.extend(at.map(|at| (Entry::Layer(steering.site.layer), Some(at))));
                 }
+                Edit::AttentionKnockout(knockout) => {
+                    let entry = entry_of(&knockout.component, config);
+                    let edges = layout.edges(knockout);
+                    touched.extend(edges.map(|(queries, _)| (entry, Some(queries.start))));
+                }
                 // Without token edits, frozen routing changes nothing below the other edits.
                 Edit::FreezeRouting
                     if layout.ids.iter().eq(trial.base.iter().chain(trial.continuation.iter())) => {

@@ -14,7 +14,7 @@ use super::batching::forwards;
 use super::engine::ModelEvaluator;
 use super::lower::{Lowering, Place};
 use super::reach::layer_of;
-use crate::edit::{Component, Edit, InLayer, Layout, Trial};
+use crate::edit::{AttentionKnockout, Component, Edit, InLayer, Layout, Trial};
 use crate::error::{Error, Result};
 use crate::model::batch::{Entry, KvStore, Residuals, Restart, Row, STATE_STRIDE, Segment};
 use crate::model::hooks::{Block, Change, Site};
@@ -196,7 +196,9 @@ impl ModelEvaluator<'_> {
 /// residual stream already has.
 fn above(trial: &Trial, layer: usize, config: &Config) -> Trial {
     let kept = |edit: &&Edit| match edit {
-        Edit::Lesion { component, .. } | Edit::CarryState { component, .. } => {
+        Edit::Lesion { component, .. }
+        | Edit::AttentionKnockout(AttentionKnockout { component, .. })
+        | Edit::CarryState { component, .. } => {
             *component != Component::Embed && layer_of(component, config) >= layer
         }
         // What is done to the stream that enters the layer is in what the row starts from.

@@ -72,13 +72,10 @@ pub fn noise_controls(
     Ok(controls)
 }
 
-/// Returns the blocks that the lesions of a trial are in, in model order; `None` if it has other
-/// edits, or lesions that are in no block.
+/// Returns the blocks that the lesions and attention knockouts of a trial are in, in model order;
+/// `None` if it has other edits, or lesions that are in no block.
 pub fn lesioned_blocks(trial: &Trial, config: &Config) -> Option<Vec<Component>> {
-    let block = |edit: &Edit| match edit {
-        Edit::Lesion { component, .. } => block_of(component, config),
-        _ => None,
-    };
+    let block = |edit: &Edit| block_of(edit.lesioned()?, config);
     let mut blocks = trial.edits.iter().map(block).collect::<Option<Vec<Component>>>()?;
     let is_mlp = |block: &Component| config.mlp(block.layer()) == Some(*block);
     blocks.sort_by_key(|block| (block.layer(), is_mlp(block)));

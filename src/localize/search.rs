@@ -50,8 +50,7 @@ pub fn localize(
     let effects = patching.all_effects(options)?;
     let mut found = Localization { routing: patching.routing()?, ..Localization::default() };
     let (mut set, mut others) = (SmallestSet::default(), Vec::new());
-    let is_lesion = |edit: &Edit| matches!(edit, Edit::Lesion { .. });
-    let of_lesions = trial.edits.iter().any(is_lesion);
+    let of_lesions = trial.edits.iter().any(|edit| edit.lesioned().is_some());
     // What a case is named for is compared with its controls; where a lesion has too few that do
     // anything, with random sets.
     if let Some(symptom) = patching.symptom.as_mut().filter(|_| !controls.is_empty()) {

@@ -185,10 +185,7 @@ fn shown_by(trial: &Trial, reference: &Distributions, observed: &Observation) ->
             (effect.abs() >= LEAST_NATS).then_some((token as u32, said, effect))
         })?;
     let end = trial.base.len() + at;
-    let kept = |edit: &&Edit| match edit {
-        Edit::Insert { position, .. } => *position <= end,
-        other => other.position().is_none_or(|position| position < end),
-    };
+    let kept = |edit: &&Edit| edit.least_length() <= end;
     // All but the token is prompt, so that nothing else is read.
     let said = &trial.continuation[..at.min(trial.continuation.len())];
     let shown = Trial::new([&trial.base[..], said].concat(), [token])

@@ -1,5 +1,6 @@
 //! The phases that shorten a prompt: token by token, or so that what is left is text.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::PromptReduction;
@@ -60,8 +61,8 @@ impl Minimizer<'_> {
         let first = self.options.keep_first.min(trial.base.len());
         // Nothing that is edited is cut, and nothing protected.
         let mut end = trial.base.len().saturating_sub(self.options.keep_last);
-        for edit in trial.edits.iter().filter_map(Edit::position) {
-            end = end.min(edit);
+        for position in trial.edits.iter().flat_map(Edit::positions).filter(|at| *at >= first) {
+            end = end.min(position);
         }
         let mut starts: Vec<usize> = (first + 1..=end.min(trial.base.len().saturating_sub(1)))
             .filter(|&position| starts_word(&token(trial.base[position])))
@@ -76,20 +77,14 @@ impl Minimizer<'_> {
         })
     }
 
-    /// Returns the base positions that may be replaced or deleted: no edit is there, and the
+    /// Returns the base positions that may be replaced or deleted: no edit names them, and the
     /// options do not protect them.
     fn free(&self) -> Vec<usize> {
-        let mut taken = vec![false; self.trial.base.len()];
-        for edit in &self.trial.edits {
-            // An insertion is in the gap before a token, not at the token.
-            if let (Some(position), false) = (edit.position(), matches!(edit, Edit::Insert { .. }))
-                && position < taken.len()
-            {
-                taken[position] = true;
-            }
-        }
-        let end = taken.len().saturating_sub(self.options.keep_last);
-        (self.options.keep_first..end).filter(|&position| !taken[position]).collect()
+        // An insertion is in the gap before a token, not at the token.
+        let edits = self.trial.edits.iter().filter(|edit| !matches!(edit, Edit::Insert { .. }));
+        let taken: BTreeSet<usize> = edits.flat_map(Edit::positions).collect();
+        let end = self.trial.base.len().saturating_sub(self.options.keep_last);
+        (self.options.keep_first..end).filter(|position| !taken.contains(position)).collect()
     }
 
     /// Replaces base tokens by the neutral one.
@@ -164,7 +159,7 @@ pub(super) fn delete_base(trial: &Trial, keep: &[bool]) -> Option<Trial> {
     }
     for edit in &mut edits {
         let inserts = matches!(edit, Edit::Insert { .. });
-        if let Some(position) = edit.position_mut() {
+        for position in edit.positions_mut() {
             if !inserts && keep.get(*position) == Some(&false) {
                 return None;
             }

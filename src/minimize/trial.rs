@@ -291,11 +291,8 @@ impl Minimizer<'_> {
         let trial = self.trial.clone();
         let prompt = trial.base.len();
         // At least one token stays, because the oracles read its prediction.
-        let edited = trial.edits.iter().filter_map(|edit| {
-            let end = edit.position()? + usize::from(!matches!(edit, Edit::Insert { .. }));
-            Some(end.saturating_sub(prompt))
-        });
-        let shortest = edited.max().unwrap_or(0).max(1);
+        let edited = trial.edits.iter().map(Edit::least_length).max().unwrap_or(0);
+        let shortest = edited.saturating_sub(prompt).max(1);
         self.shortest(shortest, trial.continuation.len(), &|length| {
             Some(Trial { continuation: trial.continuation[..length].into(), ..trial.clone() })
         })

@@ -4,7 +4,8 @@
 //! three ways: affine (`scale * x + shift`), a clamp along a direction, or noise in proportion to
 //! the norm of the activation. Zero ablation, mean ablation, scaling, patching and adding a
 //! steering vector are all affine. A batch has one
-//! table with the blocks of all its rows, applied in one operation per site.
+//! table with the blocks of all its rows, applied in one operation per site. Edits of weights and
+//! attention knockouts have tables of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -120,6 +121,18 @@ pub struct WeightEdit {
     pub delta: f32,
 }
 
+/// An attention knockout: queries that do not attend to a key. Their scores for it are minus
+/// infinity before the softmax.
+#[derive(Debug, Clone)]
+pub struct Knockout {
+    /// Packed token indices of the queries, all of one row.
+    pub tokens: Range<usize>,
+    /// Query heads.
+    pub heads: Range<usize>,
+    /// Position of the key in the row's sequence, before those of the queries.
+    pub key: usize,
+}
+
 /// The edits and captures of one batch.
 #[derive(Debug, Clone, Default)]
 pub struct Hooks {
@@ -127,6 +140,8 @@ pub struct Hooks {
     pub blocks: BTreeMap<(usize, Site), Vec<Block>>,
     /// Edits of weights by layer and matrix.
     pub weights: BTreeMap<(usize, Matrix), Vec<WeightEdit>>,
+    /// Attention knockouts by layer.
+    pub knockouts: BTreeMap<usize, Vec<Knockout>>,
     /// Layers and sites whose activations are kept, after their edits.
     pub capture: BTreeSet<(usize, Site)>,
 }
@@ -152,6 +167,11 @@ impl Hooks {
     /// Adds an edit of a weight.
     pub fn push_weight(&mut self, layer: usize, matrix: Matrix, edit: WeightEdit) {
         self.weights.entry((layer, matrix)).or_default().push(edit);
+    }
+
+    /// Adds an attention knockout.
+    pub fn push_knockout(&mut self, layer: usize, knockout: Knockout) {
+        self.knockouts.entry(layer).or_default().push(knockout);
     }
 }
 

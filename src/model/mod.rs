@@ -134,6 +134,22 @@ impl Model {
         }
     }
 
+    /// Checks that the model has a component and that it is attention, whose edges a knockout cuts.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a component this model does not have or that does not attend.
+    pub fn check_attention(&self, component: &Component) -> Result<()> {
+        self.check_component(component)?;
+        match self.config.mixers[component.layer()] {
+            Mixer::Attention => Ok(()),
+            Mixer::Ssm | Mixer::TimeMix => Err(Error::request(format!(
+                "{} has no attention in layer {}: {component} attends to nothing",
+                self.name,
+                component.layer()
+            ))),
+        }
+    }
+
     /// Checks that the model has the place of a steering edit, and residual streams as wide as its
     /// vector.
     ///

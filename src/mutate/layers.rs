@@ -85,9 +85,9 @@ mod tests {
 
         let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
         let layers = Layers { first: 1, last: 2 };
-        let component = |edit: &Edit| match edit {
-            Edit::Lesion { component, .. } | Edit::CarryState { component, .. } => *component,
-            other => panic!("{other:?} is no lesion"),
+        let component = |edit: &Edit| match edit.component() {
+            Some(component) => *component,
+            None => panic!("{edit:?} is no lesion"),
         };
         let context = Context {
             config: &config,

@@ -1,9 +1,10 @@
-//! Lesions of components, sets of one to three of them, and recurrent states from other texts.
+//! Lesions of components, sets of one to three of them, attention knockouts, and recurrent states
+//! from other texts.
 
 use rand::Rng as _;
 
 use super::mutator::{Context, Mutator, editable, extend, mutators};
-use crate::edit::{Action, Component, Edit, Trial};
+use crate::edit::{Action, AttentionKnockout, Component, Edit, Trial};
 use crate::model::Config;
 use crate::oracle::controls::has_controls;
 use crate::rng::Rng;
@@ -27,6 +28,8 @@ mutators! {
     States;
     /// Puts the recurrent state that another prompt leaves in the place of one.
     CarryState;
+    /// Keeps attention heads, or a whole block, from attending to a token of the prompt.
+    Knockouts;
 }
 
 impl Mutator for Heads {
@@ -211,9 +214,52 @@ impl Mutator for CarryState {
     }
 }
 
+impl Mutator for Knockouts {
+    fn name(&self) -> &'static str {
+        "knockouts"
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        &["lesions"]
+    }
+
+    fn applies(&self, config: &Config) -> bool {
+        has(ATTENTION, config) && has_controls(HEAD, config)
+    }
+
+    fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
+        let config = context.config;
+        let layers = layers(ATTENTION, context);
+        if !self.applies(config) || layers.is_empty() {
+            return None;
+        }
+        let whole = rng.random_bool(WHOLE_BLOCK) && has_controls(ATTENTION, config);
+        let set = match whole {
+            true => vec![Component::Attention { layer: layers[rng.random_range(0..layers.len())] }],
+            false => some_like(HEAD, &layers, config, rng),
+        };
+        // At the last token of the prompt a key would have no later query there.
+        let tokens = editable(parent, config);
+        let keys = tokens.start..tokens.end.saturating_sub(1);
+        if keys.is_empty() {
+            return None;
+        }
+        let key = rng.random_range(keys);
+        let one_query = rng.random_bool(AT_ONE_POSITION);
+        let position = one_query.then(|| rng.random_range(key + 1..tokens.end));
+        // Where the parent has deleted an end of the edge, there is nothing to cut.
+        let layout = parent.layout();
+        layout.at(key).and(layout.at(position.unwrap_or(key)))?;
+        let knockout = |component| AttentionKnockout { component, position, key };
+        let knockouts = set.into_iter().map(knockout).map(Edit::AttentionKnockout);
+        extend(parent, knockouts.collect())
+    }
+}
+
 const HEAD: Component = Component::Head { layer: 0, head: 0 };
 const NEURON: Component = Component::Neuron { layer: 0, neuron: 0 };
 const EXPERT: Component = Component::Expert { layer: 0, expert: 0 };
+const ATTENTION: Component = Component::Attention { layer: 0 };
 const ROUTER: Component = Component::Router { layer: 0 };
 const CHANNEL: Component = Component::Channel { layer: 0, channel: 0 };
 const STATE: Component = Component::State { layer: 0, part: Some(0) };
@@ -247,15 +293,7 @@ fn lesion(
         return None;
     }
     let action = action(rng);
-    let mut set: Vec<Component> = Vec::new();
-    for _ in 0..rng.random_range(1..=3) {
-        let layer = layers[rng.random_range(0..layers.len())];
-        let index = rng.random_range(0..context.config.count_in(layer, like));
-        let drawn = context.config.nth_in(layer, like, index);
-        if !set.contains(&drawn) {
-            set.push(drawn);
-        }
-    }
+    let set = some_like(like, &layers, context.config, rng);
     let editable = editable(parent, context.config);
     let position = (!editable.is_empty() && rng.random_bool(AT_ONE_POSITION))
         .then(|| rng.random_range(editable));
@@ -263,6 +301,20 @@ fn lesion(
         parent,
         set.into_iter().map(|component| Edit::Lesion { component, action, position }).collect(),
     )
+}
+
+/// Draws one to three different components of the same kind as `like` from these layers.
+fn some_like(like: Component, layers: &[usize], config: &Config, rng: &mut Rng) -> Vec<Component> {
+    let mut set: Vec<Component> = Vec::new();
+    for _ in 0..rng.random_range(1..=3) {
+        let layer = layers[rng.random_range(0..layers.len())];
+        let index = rng.random_range(0..config.count_in(layer, like));
+        let drawn = config.nth_in(layer, like, index);
+        if !set.contains(&drawn) {
+            set.push(drawn);
+        }
+    }
+    set
 }
 
 /// Factors by which outputs are scaled: turned round or amplified. Zero is an action of its own.
@@ -274,6 +326,9 @@ const ROUTER_FACTORS: [f32; 4] = [-1.0, 0.0, 0.25, 4.0];
 /// Share of lesions that act after one token instead of throughout. Attention can route around a
 /// lesion of one position, so most act everywhere.
 const AT_ONE_POSITION: f64 = 0.25;
+
+/// Share of attention knockouts that are of a whole block instead of single heads.
+const WHOLE_BLOCK: f64 = 0.25;
 
 /// Draws one of the actions that suit every component.
 fn action(rng: &mut Rng) -> Action {

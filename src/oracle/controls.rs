@@ -5,6 +5,7 @@
 //! how much, where, or how often.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use rand::Rng as _;
 
@@ -61,7 +62,8 @@ fn drawn(
     config: &Config,
     vocabulary: &Vocabulary,
 ) -> Vec<(Trial, Substitution)> {
-    if trial.edits.iter().filter_map(lesioned).any(|component| !has_controls(component, config)) {
+    let mut lesioned = trial.edits.iter().filter_map(Edit::lesioned);
+    if lesioned.any(|component| !has_controls(*component, config)) {
         return Vec::new();
     }
     let other_splits = OtherSplits::new(trial, config, vocabulary);
@@ -103,7 +105,7 @@ fn substitute(
     other_splits: &OtherSplits,
     rng: &mut Rng,
 ) -> (Trial, Substitution) {
-    let lesioned = trial.edits.iter().filter_map(lesioned).collect();
+    let lesioned = trial.edits.iter().filter_map(Edit::lesioned).copied().collect();
     let mut draws = Draws {
         trial,
         config,
@@ -116,11 +118,13 @@ fn substitute(
         deleted: Vec::new(),
         split: Vec::new(),
         splits: Counterparts::default(),
+        keys: BTreeMap::new(),
         seeds: Vec::new(),
     };
     let edits = trial.edits.iter().map(|edit| edit.control(&mut draws)).collect();
-    let Draws { tokens, components, deleted, splits, seeds, .. } = draws;
-    // Deletions are known by their distance from the end of the prompt, which reductions keep.
+    let Draws { tokens, components, deleted, splits, keys, seeds, .. } = draws;
+    // Deletions and keys are known by their distance from the end of the prompt, which reductions
+    // keep.
     let end = trial.base.len();
     let back = |position: usize| end.wrapping_sub(position);
     let deletions = trial.edits.iter().filter_map(|edit| match edit {
@@ -128,8 +132,14 @@ fn substitute(
         _ => None,
     });
     let deletions = deletions.zip(deleted.into_iter().map(back)).collect();
-    (trial.with_edits(edits), Substitution { tokens, components, deletions, splits, seeds })
+    let keys =
+        keys.into_iter().map(|((query, key), other)| ((query.map(back), back(key)), back(other)));
+    let keys = keys.collect();
+    (trial.with_edits(edits), Substitution { tokens, components, deletions, splits, keys, seeds })
 }
+
+/// The query of an attention knockout (`None`: all after the key) and the key.
+type Edge = (Option<usize>, usize);
 
 /// What one control puts in the place of what its trial puts in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +149,8 @@ pub struct Substitution {
     /// Deleted positions, counted back from the end of the prompt.
     deletions: BTreeMap<usize, usize>,
     splits: Counterparts,
+    /// Keys of attention knockouts by their edge, counted back likewise.
+    keys: BTreeMap<Edge, usize>,
     /// Seeds of noise, in the order of the edits.
     seeds: Vec<u64>,
 }
@@ -180,19 +192,21 @@ impl StandIns for Made<'_> {
         made
     }
 
+    fn key(&mut self, key: usize, query: Option<usize>) -> usize {
+        let back = |position: usize| self.trial.base.len().wrapping_sub(position);
+        let moved = self.of.keys.get(&(query.map(back), back(key)));
+        let before = query.unwrap_or(self.trial.len().saturating_sub(1));
+        // If the reduction has removed that place: one beside the trial's.
+        let beside = if key + 1 < before { key + 1 } else { key.saturating_sub(1) };
+        moved.map(|moved| back(*moved)).filter(|at| *at < before).unwrap_or(beside)
+    }
+
     fn component(&mut self, component: Component) -> Component {
         self.of.components.get(&component).copied().unwrap_or(component)
     }
 
     fn seed(&mut self) -> u64 {
         self.seeds.pop_front().unwrap_or_default()
-    }
-}
-
-fn lesioned(edit: &Edit) -> Option<Component> {
-    match edit {
-        Edit::Lesion { component, .. } => Some(*component),
-        _ => None,
     }
 }
 
@@ -216,16 +230,21 @@ struct Draws<'a> {
     split: Vec<usize>,
     /// Counterparts of splits.
     splits: Counterparts,
+    /// Counterparts of keys. Knockouts of one edge in several heads have the same.
+    keys: BTreeMap<Edge, usize>,
     /// Seeds of noise.
     seeds: Vec<u64>,
 }
 
 impl Draws<'_> {
-    /// Returns the positions of the tokens that the trial or what is drawn so far edits.
+    /// Returns the positions of the tokens that the trial or what is drawn so far edits, and the
+    /// ends of edges that are knocked out.
     fn taken(&self) -> BTreeSet<usize> {
-        let edited = self.trial.edits.iter().filter(|edit| edit.is_token_edit());
-        let edited = edited.filter_map(Edit::position);
-        edited.chain(self.deleted.iter().chain(&self.split).copied()).collect()
+        let takes =
+            |edit: &&Edit| edit.is_token_edit() || matches!(edit, Edit::AttentionKnockout(_));
+        let edited = self.trial.edits.iter().filter(takes).flat_map(Edit::positions);
+        let drawn = self.deleted.iter().chain(&self.split).chain(self.keys.values());
+        edited.chain(drawn.copied()).collect()
     }
 }
 
@@ -253,18 +272,11 @@ impl StandIns for Draws<'_> {
         drawn
     }
 
-    /// Another position, not yet edited or deleted.
+    /// Another position, not yet edited or deleted, and no end of a knocked-out edge.
     fn position(&mut self, position: usize) -> usize {
         let range = self.trial.side(position, self.config.bos_token_id);
         let taken = self.taken();
-        let mut drawn = position;
-        for _ in 0..if range.is_empty() { 0 } else { DRAWS } {
-            let candidate = self.rng.random_range(range.clone());
-            if !taken.contains(&candidate) {
-                drawn = candidate;
-                break;
-            }
-        }
+        let drawn = another(range, |at| !taken.contains(&at), self.rng).unwrap_or(position);
         self.deleted.push(drawn);
         drawn
     }
@@ -276,6 +288,25 @@ impl StandIns for Draws<'_> {
         let made = self.splits.get(self.trial, position, pieces, &self.split);
         self.split.push(made.0);
         made
+    }
+
+    /// Another position on the same side (prompt or continuation) before the query, or before the
+    /// last position that is read: the knockout of a key that no query follows does nothing. Not
+    /// one that is deleted.
+    fn key(&mut self, key: usize, query: Option<usize>) -> usize {
+        if let Some(&known) = self.keys.get(&(query, key)) {
+            return known;
+        }
+        let trial = self.trial;
+        let side = trial.side(key, self.config.bos_token_id);
+        let range = side.start..side.end.min(query.unwrap_or(trial.last_read()));
+        let free = |at: usize| {
+            let gone = trial.edits.contains(&Edit::Delete { position: at });
+            at != key && !gone && !self.deleted.contains(&at)
+        };
+        let drawn = another(range, free, self.rng).unwrap_or(key);
+        self.keys.insert((query, key), drawn);
+        drawn
     }
 
     /// A component in the same third of the layers (any layer, where the third has too few),
@@ -302,6 +333,12 @@ impl StandIns for Draws<'_> {
         self.seeds.push(seed);
         seed
     }
+}
+
+/// Draws a free position of a range; `None` if there is none, or a number of draws find none.
+fn another(range: Range<usize>, free: impl Fn(usize) -> bool, rng: &mut Rng) -> Option<usize> {
+    let draws = if range.is_empty() { 0 } else { DRAWS };
+    (0..draws).map(|_| rng.random_range(range.clone())).find(|at| free(*at))
 }
 
 fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Component {

@@ -74,8 +74,8 @@ pub fn localize_against_controls(
     seed: u64,
 ) -> Result<Localization> {
     let config = &evaluator.model.config;
-    let any = |of: fn(&Edit) -> bool| trial.edits.iter().any(of);
-    let controls = match any(|edit| matches!(edit, Edit::Lesion { .. } | Edit::FreezeRouting)) {
+    let acts_inside = |edit: &Edit| edit.lesioned().is_some() || *edit == Edit::FreezeRouting;
+    let controls = match trial.edits.iter().any(acts_inside) {
         true => localize::noise_controls(evaluator, trial, CONTRASTED, seed)?,
         false => controls::draw(trial, CONTRASTED, seed, config, vocabulary),
     };

@@ -3,7 +3,8 @@
 use crate::echo::EchoPrompt;
 use crate::edit::{Edit, Trial};
 
-/// Puts the edits of `trial` into another prompt, each at the same distance from the end of it;
+/// Puts the edits of `trial` into another prompt, each (and the key of a knockout) at the same
+/// distance from the end of it;
 /// lesions without a position act everywhere as before. `None` if one has no place there: the
 /// prompt is too short, or (a deletion) it is about a token that the other prompt does not have.
 /// `first` is the first position that may be edited.
@@ -20,7 +21,7 @@ pub fn transplant(trial: &Trial, prompt: &Trial, first: usize) -> Option<Trial> 
         }
         let end = prompt.len() + usize::from(matches!(edit, Edit::Insert { .. }));
         let is_split = matches!(edit, Edit::Retokenize { .. });
-        if let Some(position) = edit.position_mut() {
+        for position in edit.positions_mut() {
             let moved = (prompt.base.len() + *position).checked_sub(trial.base.len())?;
             if moved < first || moved >= end {
                 return None;
@@ -60,12 +61,17 @@ mod tests {
         use Edit::*;
         let head = Component::Head { layer: 0, head: 0 };
         let lesion = |position| Lesion { component: head, action: Action::Zero, position };
+        let knockout = |position, key| {
+            AttentionKnockout(crate::edit::AttentionKnockout { component: head, position, key })
+        };
         let trial = Trial::new([1, 2, 3, 4], [5, 6]).with_edits(vec![
             Replace { position: 3, id: 9 },
             Insert { position: 4, id: 8 },
             Replace { position: 5, id: 7 },
             lesion(None),
             lesion(Some(2)),
+            knockout(Some(3), 1),
+            knockout(None, 2),
         ]);
         let prompt = Trial::new([11, 12, 13, 14, 15, 16], [17, 18]);
         let moved = transplant(&trial, &prompt, 1).unwrap();
@@ -75,11 +81,16 @@ mod tests {
             Replace { position: 7, id: 7 },
             lesion(None),
             lesion(Some(4)),
+            knockout(Some(5), 3),
+            knockout(None, 4),
         ];
         assert_eq!((&moved.base, &moved.edits[..]), (&prompt.base, &expect[..]));
         // Too short in front, too short behind, and a deletion.
         assert_eq!(transplant(&trial, &Trial::new([11, 12], [17, 18]), 1), None);
         assert_eq!(transplant(&trial, &Trial::new([11, 12, 13, 14, 15, 16], [17]), 1), None);
+        // A key before the first position that may be edited.
+        let far = Trial::new([1, 2, 3, 4], [5]).with_edits(vec![knockout(Some(3), 0)]);
+        assert_eq!(transplant(&far, &Trial::new([11, 12, 13, 14], [17]), 1), None);
         let delete = trial.with_edits(vec![Delete { position: 3 }]);
         assert_eq!(transplant(&delete, &prompt, 1), None);
     }

@@ -113,6 +113,8 @@ pub fn controls(case: &Case) -> Option<String> {
         "ordinary tokens in the same place"
     } else if kind(|e| matches!(e, Edit::Lesion { .. })) {
         "the same lesions of other components of the same kind"
+    } else if kind(|e| matches!(e, Edit::AttentionKnockout(_))) {
+        "knockouts of other keys in other components of the same kind"
     } else if kind(|e| matches!(e, Edit::Steering { .. })) {
         "random directions of the same length in the same place"
     } else if kind(|e| matches!(e, Edit::Embedding { .. })) {

@@ -17,6 +17,7 @@ pub struct Descriptor {
     /// text much, the predictions diverge.
     pub oracle: OracleKind,
     /// The kinds of its edits: `token`, `deletion`, `retokenization`, `embedding`, `direction`,
+    /// `attention knockout`,
     /// `carried state`, `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`,
     /// ...), with `set` where components in several places are lesioned.
     pub edits: BTreeSet<&'static str>,
@@ -212,7 +213,9 @@ impl Descriptor {
                     parts.push(format!("token split into {}", pieces.join(" and ")));
                 }
                 "embedding" => parts.push("changed embedding".to_owned()),
-                "direction" | "carried state" | "routing" => parts.push(edit.to_owned()),
+                "direction" | "attention knockout" | "carried state" | "routing" => {
+                    parts.push(edit.to_owned());
+                }
                 "set" => plural = "s",
                 component => lesioned.push(component),
             }
@@ -249,12 +252,13 @@ pub(super) fn oracle_of_kind(oracle: OracleKind) -> OracleKind {
 
 /// The kinds of edits that are no lesions, and what stands beside the kinds of components where
 /// several places are lesioned.
-const OTHER_KINDS: [&str; 8] = [
+const OTHER_KINDS: [&str; 9] = [
     "token",
     "deletion",
     "retokenization",
     "embedding",
     "direction",
+    "attention knockout",
     "carried state",
     "routing",
     "set",
@@ -273,6 +277,7 @@ fn kind(edit: &Edit) -> &'static str {
         Edit::Embedding { .. } => "embedding",
         Edit::Lesion { component, .. } => component.kind(),
         Edit::Steering { .. } => "direction",
+        Edit::AttentionKnockout(_) => "attention knockout",
         Edit::CarryState { .. } => "carried state",
         Edit::FreezeRouting => "routing",
     }
@@ -295,6 +300,7 @@ fn block(edit: &Edit) -> Option<(usize, Block)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edit::AttentionKnockout;
 
     fn described(edits: Vec<Edit>, oracle: OracleKind) -> Descriptor {
         let trial = Trial::new([1, 2, 3, 4, 5], [6]).with_edits(edits);
@@ -354,6 +360,22 @@ mod tests {
         assert_eq!(scaled(-1.5).to_string(), "inversion of head in L2: divergence");
         assert_eq!(scaled(3.0).to_string(), "amplification of head in L2: divergence");
         assert_eq!(scaled(-1.0), scaled(-2.0));
+    }
+
+    #[test]
+    fn knockouts_are_told_by_their_layer() {
+        let knockout = |component, position, key| {
+            Edit::AttentionKnockout(AttentionKnockout { component, position, key })
+        };
+        let head = |head| Component::Head { layer: 2, head };
+        let loss = OracleKind::LossBlowup;
+        let one = described(vec![knockout(head(1), None, 2)], loss);
+        assert_eq!(one, described(vec![knockout(head(3), Some(4), 1)], loss));
+        let block = Component::Attention { layer: 2 };
+        assert_eq!(one, described(vec![knockout(block, None, 2)], loss));
+        assert_ne!(one, described(vec![zero(2, 1)], loss));
+        assert_eq!(one.to_string(), "attention knockout in L2: divergence");
+        assert_eq!(one.places.into_iter().collect::<Vec<_>>(), [Place::new(2, Block::Mixer)]);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 
 use glitch::case::check_edit;
 use glitch::edit::{
-    Action, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
-    SteeringChange, SteeringVector, Trial,
+    Action, AttentionKnockout, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite,
+    Steering, SteeringChange, SteeringVector, Trial,
 };
 use glitch::evaluate::{
     Evaluator, ModelEvaluator, Observation, Patch, Request, Variant, hook_name,
@@ -91,6 +91,11 @@ fn edits() -> Vec<Edit> {
         }
     }
     edits.extend(steering());
+    for component in [Component::Head { layer: 1, head: 2 }, Component::Attention { layer: 2 }] {
+        for (position, key) in [(None, 2), (Some(5), 1)] {
+            edits.push(Edit::AttentionKnockout(AttentionKnockout { component, position, key }));
+        }
+    }
     edits
 }
 
@@ -267,6 +272,9 @@ fn what_the_model_does_not_have_is_refused() {
         zero(Component::Weight { layer: 0, matrix: Matrix::Down, out: 128, input: 0 }),
         "no component L0.mlp.down[128,0]",
     );
+    let component = Component::Head { layer: 1, head: 99 };
+    let knockout = AttentionKnockout { component, position: None, key: 1 };
+    check(Edit::AttentionKnockout(knockout), "no component L1.head99");
     check(Edit::Replace { position: 1, id: 4096 }, "beyond the vocabulary");
     let remove = |layer, at, vector| {
         let site = ResidualSite { layer, at };

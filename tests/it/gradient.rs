@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 use glitch::edit::Matrix;
 use glitch::model::batch::Row;
-use glitch::model::hooks::{Block, Change, Site, WeightEdit};
+use glitch::model::hooks::{Block, Change, Knockout, Site, WeightEdit};
 use glitch::model::{Forward, Model};
 
 use super::parity::{ATTENTION, RECURRENT, load};
@@ -129,6 +129,14 @@ fn gradients_pass_through_edits() {
             WeightEdit { tokens: 0..6, out: 3, input: 5, delta: 0.7 },
         );
     });
+    for name in ["llama", "gemma3", "deepseek-v2"] {
+        check(name, |forward| {
+            let cut = |tokens, heads, key| Knockout { tokens, heads, key };
+            forward.hooks.push_knockout(0, cut(3..6, 0..4, 2));
+            forward.hooks.push_knockout(0, cut(5..6, 1..2, 4));
+            forward.hooks.push_knockout(1, cut(4..6, 2..4, 0));
+        });
+    }
     check("olmoe", |forward| {
         for expert in 0..8usize {
             let change = Change::Affine { scale: 0.5, shift: Some(vec![0.1; 32].into()) };

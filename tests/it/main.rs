@@ -20,6 +20,7 @@ mod identity;
 mod imports;
 mod inputs;
 mod insert;
+mod knockouts;
 mod lesions;
 mod made;
 mod pairs;

@@ -2,11 +2,11 @@
 //! to the bit.
 
 use glitch::edit::{
-    Action, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
-    SteeringChange, SteeringVector, Trial,
+    Action, AttentionKnockout, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite,
+    Steering, SteeringChange, SteeringVector, Trial,
 };
 use glitch::evaluate::{Evaluator, ModelEvaluator, Observation, Patch, Request};
-use glitch::model::Model;
+use glitch::model::{Mixer, Model};
 use glitch::rng::{Rng, stream};
 use rand::Rng as _;
 
@@ -18,6 +18,10 @@ const TOKENS: usize = 40;
 fn trial() -> Trial {
     let ids: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 37 + 5) % 90).collect();
     Trial::new(&ids[..PROMPT], &ids[PROMPT..])
+}
+
+fn knockout(component: Component, position: Option<usize>, key: usize) -> Edit {
+    Edit::AttentionKnockout(AttentionKnockout { component, position, key })
 }
 
 /// Draws a component of a kind that the model has, in any layer.
@@ -51,6 +55,17 @@ fn component(model: &Model, rng: &mut Rng) -> Component {
     }
 }
 
+/// Draws an attention head, or a whole block.
+fn attention(model: &Model, rng: &mut Rng) -> Component {
+    loop {
+        let drawn = component(model, rng);
+        let has_edges = matches!(drawn, Component::Head { .. } | Component::Attention { .. });
+        if has_edges && model.check_attention(&drawn).is_ok() {
+            return drawn;
+        }
+    }
+}
+
 fn edit(model: &Model, rng: &mut Rng) -> Edit {
     let position = rng.random_range(1..TOKENS - 1);
     match rng.random_range(0..20) {
@@ -62,6 +77,11 @@ fn edit(model: &Model, rng: &mut Rng) -> Edit {
         }
         5 => Edit::Retokenize { position, pieces: vec![88, 87, 89] },
         4 if model.config.experts.is_some() => Edit::FreezeRouting,
+        6 | 7 if model.config.mixers.contains(&Mixer::Attention) => {
+            let key = rng.random_range(0..position);
+            let position = rng.random_bool(0.5).then_some(position);
+            knockout(attention(model, rng), position, key)
+        }
         _ => {
             let component = component(model, rng);
             let action = match rng.random_range(0..6) {
@@ -196,12 +216,16 @@ fn patches_behind_shared_edits_equal_each_alone() {
         };
         let zero = |component, position| Edit::Lesion { component, action: Action::Zero, position };
         let (first, last) = (model.config.mixer(0), model.config.mixer(layers - 1));
-        let shared = [
+        let mut shared = vec![
             vec![zero(first, None)],
             vec![zero(first, Some(3))],
             vec![steering(Some(9)), steering(Some(20))],
             vec![steering(None), zero(first, Some(12)), zero(last, Some(30))],
         ];
+        if model.check_attention(&first).is_ok() {
+            shared.push(vec![knockout(first, None, 9), knockout(last, Some(30), 2)]);
+            shared.push(vec![knockout(first, Some(20), 19), steering(Some(9))]);
+        }
         for edits in shared {
             let request = |_| {
                 let layer = rng.random_range(1..layers);
@@ -246,6 +270,8 @@ fn a_row_begins_where_its_edits_take_hold() {
     // States are kept every 16 positions.
     check("mamba", at(Component::Ssm { layer: 1 }, Some(30)), read - 16);
     check("gpt-neox", at(Component::Mlp { layer: 1 }, Some(30)), read - 30);
+    check("llama", knockout(Component::Attention { layer: 1 }, Some(30), 3), read - 30);
+    check("llama", knockout(Component::Head { layer: 1, head: 0 }, None, 29), read - 30);
     // The row of an expert's lesion begins at the first token that is routed to it.
     let model = load("olmoe");
     let evaluator = ModelEvaluator::new(&model);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use glitch::echo::EchoPrompt;
 use glitch::edit::{
-    Action, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite, Steering,
-    SteeringChange, SteeringVector, Trial,
+    Action, AttentionKnockout, Component, Edit, EmbeddingChange, InLayer, Matrix, ResidualSite,
+    Steering, SteeringChange, SteeringVector, Trial,
 };
 use glitch::evaluate::{
     Evaluator as _, ModelEvaluator, Request, ResidualCell, ResidualRun, Shift, Variant,
@@ -84,6 +84,15 @@ fn edits(model: &Model) -> Vec<Vec<Edit>> {
             for position in [None, Some(22)] {
                 let steering = Steering { site, vector: vector.clone(), change };
                 all.push(vec![Edit::Steering { steering, position }]);
+            }
+        }
+    }
+    for layer in [0, layer] {
+        let components = [Component::Head { layer, head: 1 }, Component::Attention { layer }];
+        for component in components.into_iter().filter(|c| model.check_attention(c).is_ok()) {
+            for (position, key) in [(None, 16), (Some(22), 4)] {
+                let knockout = AttentionKnockout { component, position, key };
+                all.push(vec![Edit::AttentionKnockout(knockout)]);
             }
         }
     }

@@ -113,9 +113,6 @@ impl Background {
 /// Puts the edits of a control into the trial that ends with the symptom.
 fn counterpart(control: &Trial, shown: &Trial) -> Trial {
     let end = shown.len() - 1;
-    let kept = |edit: &&Edit| match edit {
-        Edit::Insert { position, .. } => *position <= end,
-        other => other.position().is_none_or(|position| position < end),
-    };
+    let kept = |edit: &&Edit| edit.least_length() <= end;
     shown.with_edits(control.edits.iter().filter(kept).cloned().collect())
 }

@@ -1,7 +1,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::edit::{Action, Component, EmbeddingChange};
+use crate::edit::{Action, AttentionKnockout, Component, EmbeddingChange};
 use crate::minimize::PromptReduction;
 use crate::minimize::prompt::delete_base;
 use crate::oracle::OracleKind;
@@ -322,6 +322,16 @@ fn deleting_base_tokens_moves_the_edits_with_their_tokens() {
     let retokenize = |position| vec![Retokenize { position, pieces: vec![5, 6] }];
     check(retokenize(2), &[0], &[11, 12, 13], Some(retokenize(1)));
     check(retokenize(2), &[2], &[], None);
+    // A key moves with its token, and so does its query.
+    let knockout = |position, key| {
+        let component = Component::Head { layer: 1, head: 2 };
+        AttentionKnockout(crate::edit::AttentionKnockout { component, position, key })
+    };
+    check(vec![knockout(Some(3), 1)], &[0, 2], &[11, 13], Some(vec![knockout(Some(1), 0)]));
+    check(vec![knockout(Some(5), 2)], &[0, 3], &[11, 12], Some(vec![knockout(Some(3), 1)]));
+    check(vec![knockout(None, 1)], &[0], &[11, 12, 13], Some(vec![knockout(None, 0)]));
+    check(vec![knockout(Some(3), 1)], &[1], &[], None);
+    check(vec![knockout(Some(3), 1)], &[3], &[], None);
     // Two inserts that meet keep their order.
     check(
         vec![Insert { position: 2, id: 6 }, Insert { position: 1, id: 5 }],
@@ -372,4 +382,26 @@ fn what_is_shown_and_what_is_asked_for_stay_together_in_an_echo_trial() {
         "{:?}",
         found.trial
     );
+}
+
+/// The tokens at query and key stay, as they are; the continuation keeps a query in it.
+#[test]
+fn a_shorter_prompt_keeps_the_edges_of_a_knockout() {
+    let edges = |trial: &Trial| -> Vec<Vec<u32>> {
+        let ids = [&trial.base[..], &trial.continuation].concat();
+        let named = |edit: &Edit| edit.positions().map(|position| ids[position]).collect();
+        trial.edits.iter().map(named).collect()
+    };
+    for (position, key) in [(Some(31), 7), (None, 7), (Some(prompt().base.len() + 1), 20)] {
+        let component = Component::Head { layer: 1, head: 2 };
+        let knockout = AttentionKnockout { component, position, key };
+        let trial = prompt().with_edits(vec![Edit::AttentionKnockout(knockout)]);
+        let text = |id: u32| format!(" word{}", if id.is_multiple_of(5) { "." } else { "" });
+        for prompt in [options().prompt, PromptReduction::Text { token: &text }] {
+            let options = MinimizeOptions { prompt, ..options() };
+            let found = run(&trial, &options, |t| (!t.edits.is_empty()).then_some(1.0));
+            assert!(found.trial.base.len() < trial.base.len());
+            assert_eq!(edges(&found.trial), edges(&trial));
+        }
+    }
 }

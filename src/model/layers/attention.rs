@@ -12,7 +12,7 @@ use crate::model::arithmetic::{HeadNorms, Numerics, Span};
 use crate::model::batch::{Row, Segment};
 use crate::model::config::{Config, QkNorm};
 use crate::model::families::Qkv;
-use crate::model::hooks::Site;
+use crate::model::hooks::{Knockout, Site};
 use crate::model::weights::{Linear, Loader, Norm};
 
 /// The weights of an attention block.
@@ -96,49 +96,46 @@ impl Attention {
         let norms = HeadNorms { q: self.q_norm.as_ref(), k: self.k_norm.as_ref() };
         let (q, keys, values) = mode.heads(&qkv, norms, config, rope, spans)?;
         drop(qkv);
-        let attention_rows: Vec<AttentionRow> =
-            rows.iter().zip(spans).map(|(r, s)| attention_row(r, s, layer, config)).collect();
+        let knockouts = pass.knockouts(layer);
+        let attention_rows: Vec<AttentionRow> = (rows.iter().zip(spans))
+            .map(|(row, span)| attention_row(row, span, layer, config, knockouts))
+            .collect();
         if pass.captures(layer, Site::Pattern) {
-            let pattern = self.pattern(pass, layer, &q, &keys, packed)?;
+            let pattern = pattern(pass, layer, &q, &keys, &attention_rows)?;
             pass.keep(layer, Site::Pattern, mode.values(&pattern)?);
         }
         let z = mode.attention(&q, &keys, &values, &attention_rows, shape(config, layer))?;
         let z = pass.at(layer, Site::Z, z)?;
         Ok(Attended { out: pass.product(layer, &z, &self.o, &[Matrix::O])?, keys, values })
     }
+}
 
-    /// Returns the attention pattern, `[tokens, heads * longest row]`: what the attention makes of
-    /// values that are one-hot vectors of their own positions.
-    fn pattern<N: Numerics>(
-        &self,
-        pass: &Pass<N>,
-        layer: usize,
-        q: &N::Array,
-        keys: &N::Array,
-        PackedRows { rows, spans }: PackedRows,
-    ) -> Result<N::Array> {
-        let config = &pass.model.config;
-        if rows.iter().any(|row| row.prefix_len() > 0) {
-            return Err(Error::internal("the attention pattern of a row that continues another"));
-        }
-        let longest = spans.iter().map(|span| span.tokens.len()).max().unwrap_or(0);
-        let tokens: usize = spans.iter().map(|span| span.tokens.len()).sum();
-        let width = config.num_key_value_heads * longest;
-        let mut one_hot = vec![0f32; tokens * width];
-        for span in spans {
-            for (position, token) in span.tokens.clone().enumerate() {
-                for head in 0..config.num_key_value_heads {
-                    one_hot[token * width + head * longest + position] = 1.0;
-                }
+/// Returns the attention pattern, `[tokens, heads * longest row]`: what the attention makes of
+/// values that are one-hot vectors of their own positions.
+fn pattern<N: Numerics>(
+    pass: &Pass<N>,
+    layer: usize,
+    q: &N::Array,
+    keys: &N::Array,
+    rows: &[AttentionRow],
+) -> Result<N::Array> {
+    let config = &pass.model.config;
+    if rows.iter().any(|row| !row.prefix.is_empty()) {
+        return Err(Error::internal("the attention pattern of a row that continues another"));
+    }
+    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+    let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+    let width = config.num_key_value_heads * longest;
+    let mut one_hot = vec![0f32; tokens * width];
+    for row in rows {
+        for (position, token) in row.tokens.clone().enumerate() {
+            for head in 0..config.num_key_value_heads {
+                one_hot[token * width + head * longest + position] = 1.0;
             }
         }
-        let shape = AttentionShape { value_dim: longest, ..shape(config, layer) };
-        let rows: Vec<AttentionRow> = spans
-            .iter()
-            .map(|span| AttentionRow { tokens: span.tokens.clone(), prefix: Vec::new() })
-            .collect();
-        pass.mode.attention(q, keys, &pass.mode.array(one_hot, width)?, &rows, shape)
     }
+    let shape = AttentionShape { value_dim: longest, ..shape(config, layer) };
+    pass.mode.attention(q, keys, &pass.mode.array(one_hot, width)?, rows, shape)
 }
 
 /// Loads the query, key and value projections as one matrix, however the family stores them.
@@ -183,13 +180,89 @@ fn shape(config: &Config, layer: usize) -> AttentionShape {
     }
 }
 
-/// Returns a row with the cached keys and values of its prefix.
-fn attention_row<'a>(row: &'a Row, span: &Span, layer: usize, config: &Config) -> AttentionRow<'a> {
+/// Returns a row with the cached keys and values of its prefix and its attention knockouts.
+fn attention_row<'a>(
+    row: &'a Row,
+    span: &Span,
+    layer: usize,
+    config: &Config,
+    knockouts: &'a [Knockout],
+) -> AttentionRow<'a> {
     let part =
         |x: &'a [f32], s: &Segment, width: usize| &x[s.start * width..(s.start + s.len) * width];
     let stretch = |s: &'a Segment| {
         let cache = &s.store.layers[layer];
         (part(&cache.keys, s, config.kv_width()), part(&cache.values, s, config.v_width()))
     };
-    AttentionRow { tokens: span.tokens.clone(), prefix: row.prefix.iter().map(stretch).collect() }
+    let tokens = span.tokens.clone();
+    let own = |knockout: &&Knockout| tokens.contains(&knockout.tokens.start);
+    AttentionRow {
+        prefix: row.prefix.iter().map(stretch).collect(),
+        knockouts: knockouts.iter().filter(own).collect(),
+        tokens,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::arithmetic::composed::Composed;
+    use crate::model::arithmetic::fused::Fused;
+    use crate::model::{Forward, Model};
+
+    /// Captures the pattern of a layer, `[queries, heads, keys]`.
+    fn captured<N: Numerics>(
+        mode: &N,
+        model: &Model,
+        layer: usize,
+        knockouts: &[Knockout],
+    ) -> Vec<f32> {
+        let ids: Vec<u32> = (0..10).map(|i| (i * 37 + 5) % 90).collect();
+        let mut forward = Forward { rows: vec![Row::new(ids)], ..Forward::default() };
+        knockouts.iter().for_each(|k| forward.hooks.push_knockout(layer, k.clone()));
+        forward.hooks.capture = [(layer, Site::Pattern)].into();
+        let embeddings = mode.array(model.embed(&forward).unwrap(), model.config.hidden_size);
+        let output = model.run(mode, &forward, embeddings.unwrap()).unwrap();
+        output.captured[&(layer, Site::Pattern)].clone()
+    }
+
+    /// What a knocked-out edge had goes to the other keys in proportion.
+    fn check<N: Numerics>(mode: &N, name: &str) {
+        let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        let model = Model::load(&path).unwrap();
+        let (heads, layer) = (model.config.num_attention_heads, 1);
+        let knockouts = [
+            Knockout { tokens: 5..10, heads: 1..2, key: 4 },
+            Knockout { tokens: 7..8, heads: 0..heads, key: 6 },
+        ];
+        let intact = captured(mode, &model, layer, &[]);
+        let found = captured(mode, &model, layer, &knockouts);
+        let rows = intact.chunks_exact(10).zip(found.chunks_exact(10)).enumerate();
+        let mut cut = 0;
+        for (i, (intact, found)) in rows {
+            let (query, head) = (i / heads, i % heads);
+            let applies = |k: &&Knockout| k.tokens.contains(&query) && k.heads.contains(&head);
+            let keys: Vec<usize> = knockouts.iter().filter(applies).map(|k| k.key).collect();
+            if keys.is_empty() {
+                assert_eq!(intact, found, "{name}: {query} {head}");
+                continue;
+            }
+            let lost: f32 = keys.iter().map(|key| intact[*key]).sum();
+            for (key, (intact, found)) in intact.iter().zip(found).enumerate() {
+                let expected = if keys.contains(&key) { 0.0 } else { intact / (1.0 - lost) };
+                assert!((found - expected).abs() < 1e-5, "{name}: {query} {head} {key}");
+            }
+            assert!(keys.iter().all(|key| found[*key] == 0.0) && lost > 1e-4);
+            cut += keys.len();
+        }
+        assert_eq!(cut, 5 + heads, "{name}");
+    }
+
+    #[test]
+    fn a_knockout_is_seen_in_the_pattern() {
+        for name in ["llama", "gpt2", "gpt-neox", "gemma3", "deepseek-v2", "mixtral"] {
+            check(&Fused, name);
+            check(&Composed::default(), name);
+        }
+    }
 }

@@ -2,6 +2,8 @@
 //! computed. Which other tokens are in a batch changes no bit of a token's values, so neither does
 //! leaving some out.
 
+use std::ops::Range;
+
 use super::attention::Attention;
 use super::mlp::Dense;
 use super::pass::{PackedRows, Pass};
@@ -10,7 +12,7 @@ use crate::error::Result;
 use crate::model::arithmetic::kernels::Rope;
 use crate::model::arithmetic::{Numerics, Span};
 use crate::model::batch::Row;
-use crate::model::hooks::{Block, Hooks, Site};
+use crate::model::hooks::{Block, Hooks, Knockout, Site};
 
 impl<N: Numerics> Pass<'_, N> {
     /// Returns whether any of these is captured or edited in a layer.
@@ -80,16 +82,25 @@ impl<N: Numerics> Pass<'_, N> {
             packed.push(Row { prefix: rows[*row].prefix.clone(), ..Row::default() });
             start += tokens.len();
         }
+        let row_of = |tokens: &Range<usize>| {
+            let has = |s: &Span| s.tokens.start <= tokens.start && tokens.end <= s.tokens.end;
+            spans.iter().position(has)
+        };
+        let moved_with = |row: usize, tokens: &Range<usize>| {
+            let at = live.binary_search(&row).ok()?;
+            let first = tokens.start - spans[row].tokens.start + moved[at].tokens.start;
+            Some(first..first + tokens.len())
+        };
         for block in self.blocks(layer, Site::Z) {
-            let Some(row) = spans.iter().position(|span| {
-                span.tokens.start <= block.tokens.start && block.tokens.end <= span.tokens.end
-            }) else {
-                return Ok(None);
-            };
-            if let Ok(at) = live.binary_search(&row) {
-                let first = block.tokens.start - spans[row].tokens.start + moved[at].tokens.start;
-                let tokens = first..first + block.tokens.len();
+            let Some(row) = row_of(&block.tokens) else { return Ok(None) };
+            if let Some(tokens) = moved_with(row, &block.tokens) {
                 hooks.push(layer, Site::Z, Block { tokens, ..block.clone() });
+            }
+        }
+        for knockout in self.knockouts(layer) {
+            let Some(row) = row_of(&knockout.tokens) else { return Ok(None) };
+            if let Some(tokens) = moved_with(row, &knockout.tokens) {
+                hooks.push_knockout(layer, Knockout { tokens, ..knockout.clone() });
             }
         }
         let pass = Pass::new(mode, self.model, &hooks);
@@ -114,7 +125,7 @@ mod tests {
     use crate::rng;
 
     /// Hooks that replace the outputs of most blocks of rows of `lengths` tokens, or of some of
-    /// their tokens, and edit heads here and there.
+    /// their tokens, and edit heads and cut attention edges here and there.
     fn hooks(model: &Model, lengths: &[usize], rng: &mut rng::Rng) -> Hooks {
         let (d, mut hooks, mut start) = (model.config.hidden_size, Hooks::default(), 0);
         for len in lengths {
@@ -132,6 +143,12 @@ mod tests {
                         let block = Block { tokens, columns: 0..width, change };
                         hooks.push(layer, site, block);
                     }
+                }
+                let tokens = start + rng.random_range(0..*len)..start + len;
+                let heads = 0..rng.random_range(1..=model.config.num_attention_heads);
+                if let keys @ 1.. = tokens.start - start {
+                    let key = rng.random_range(0..keys);
+                    hooks.push_knockout(layer, Knockout { tokens, heads, key });
                 }
             }
             start += len;

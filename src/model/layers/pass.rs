@@ -9,7 +9,7 @@ use crate::model::Model;
 use crate::model::arithmetic::scan::{Recurrence, RowStart};
 use crate::model::arithmetic::{Numerics, Span};
 use crate::model::batch::{RecurrentState, Row};
-use crate::model::hooks::{Block, Hooks, Site};
+use crate::model::hooks::{Block, Hooks, Knockout, Site};
 use crate::model::weights::Linear;
 
 /// A forward pass in progress.
@@ -46,6 +46,11 @@ impl<'a, N: Numerics> Pass<'a, N> {
     /// Returns the edits of a site.
     pub fn blocks(&self, layer: usize, site: Site) -> &'a [Block] {
         self.hooks.blocks.get(&(layer, site)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the attention knockouts of a layer.
+    pub fn knockouts(&self, layer: usize) -> &'a [Knockout] {
+        self.hooks.knockouts.get(&layer).map_or(&[], Vec::as_slice)
     }
 
     /// Returns whether a site is to be captured.

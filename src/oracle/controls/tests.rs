@@ -1,5 +1,5 @@
 use super::*;
-use crate::edit::{Action, EmbeddingChange, Matrix};
+use crate::edit::{Action, AttentionKnockout, EmbeddingChange, Matrix};
 use crate::testing::fake;
 
 /// Draws controls of a trial with these edits and checks what each must satisfy.
@@ -167,7 +167,7 @@ fn substitutions_are_the_controls_and_reduce_with_the_trial() {
         // A place that was cut has another in its stead.
         assert!(*deleted < 2 || *position == deleted - 2, "{deleted} {position}");
         let mut moved = rest.to_vec();
-        moved.iter_mut().filter_map(Edit::position_mut).for_each(|at| *at -= 2);
+        moved.iter_mut().flat_map(Edit::positions_mut).for_each(|at| *at -= 2);
         assert_eq!(reduced, moved);
     }
 }
@@ -213,6 +213,81 @@ fn other_splits_reduce_with_the_trial() {
     assert!(controls.iter().all(|control| split(control).0 == 0));
 }
 
+fn knockout(component: Component, position: Option<usize>, key: usize) -> Edit {
+    Edit::AttentionKnockout(AttentionKnockout { component, position, key })
+}
+
+/// The same queries, another component, another key before the query.
+#[test]
+fn controls_of_knockouts_cut_other_edges() {
+    let head = |head| Component::Head { layer: 1, head };
+    for (component, position, key, keys) in [
+        (head(2), Some(7), 3, 0..7),
+        (head(2), Some(11), 10, 10..11),
+        (head(2), Some(1), 0, 0..1),
+        // The last position that is read follows every token of the prompt.
+        (head(2), None, 3, 0..10),
+        (Component::Attention { layer: 1 }, Some(7), 3, 0..7),
+    ] {
+        check(vec![knockout(component, position, key)], |edits| match edits {
+            [Edit::AttentionKnockout(control)] => {
+                control.component.kind() == component.kind()
+                    && control.component != component
+                    && control.position == position
+                    && keys.contains(&control.key)
+                    && (control.key != key || keys.len() == 1)
+            }
+            _ => false,
+        });
+    }
+    // Heads that lose one edge lose one in the control, which no deletion takes away.
+    let heads = [0, 2, 3].map(|h| knockout(head(h), Some(7), 3));
+    let deletions = [4, 6].map(|position| Edit::Delete { position });
+    for edits in [[&heads[..], &deletions].concat(), [&deletions[..], &heads].concat()] {
+        check(edits, |edits| {
+            let layout = Trial::new([0; 10], [0; 2]).with_edits(edits.to_vec()).layout();
+            let keys = edits.iter().filter_map(|edit| match edit {
+                Edit::AttentionKnockout(knockout) => layout.edges(knockout).map(|_| knockout.key),
+                _ => None,
+            });
+            let keys: Vec<usize> = keys.collect();
+            keys.len() == 3 && keys.iter().all(|key| *key == keys[0] && *key != 3)
+        });
+    }
+}
+
+#[test]
+fn keys_of_controls_reduce_with_the_trial() {
+    let head = |head| Component::Head { layer: 1, head };
+    let trial = |base: std::ops::RangeInclusive<u32>, cut: usize| {
+        let edits = [(Some(8 - cut), 5 - cut), (None, 4 - cut)];
+        let edits = (2..).zip(edits).map(|(h, (query, key))| knockout(head(h), query, key));
+        Trial::new(base.collect::<Vec<u32>>(), [20, 21]).with_edits(edits.collect())
+    };
+    let (whole, cut) = (trial(1..=10, 0), trial(3..=10, 2));
+    let (config, vocabulary) = (fake::config_of(12), fake::vocabulary());
+    let controls = draw(&whole, 16, 7, &config, &vocabulary);
+    let made = substitutions(&whole, 16, 7, &config, &vocabulary);
+    assert_eq!(made.iter().map(|s| s.apply(&whole)).collect::<Vec<_>>(), controls);
+    let mut lost = 0;
+    for (control, substitution) in controls.iter().zip(&made) {
+        for (control, (reduced, own)) in
+            control.edits.iter().zip(substitution.apply(&cut).edits.iter().zip(&cut.edits))
+        {
+            let [control, reduced, own] = [control, reduced, own].map(|edit| match edit {
+                Edit::AttentionKnockout(knockout) => *knockout,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!((reduced.component, reduced.position), (control.component, own.position));
+            // A key that was cut has one beside the trial's in its stead.
+            let kept = control.key.checked_sub(2);
+            assert_eq!(reduced.key, kept.unwrap_or(own.key + 1));
+            lost += usize::from(kept.is_none());
+        }
+    }
+    assert!((1..16).contains(&lost), "{lost}");
+}
+
 #[test]
 fn what_has_no_alternative_has_no_controls() {
     let trial = Trial::new([1, 2], [3]);
@@ -226,7 +301,9 @@ fn what_has_no_alternative_has_no_controls() {
     let token = Edit::Replace { position: 0, id: 9 };
     let short = Trial::new([1, 2, 256], [3]).with_edits(vec![split]);
     let with_token = short.with_edits([&short.edits[..], &[token]].concat());
-    for trial in [trial, embed, few, beside, short, with_token] {
+    let block = Component::Attention { layer: 1 };
+    let edge = Trial::new([1; 9], [3]).with_edits(vec![knockout(block, None, 3)]);
+    for trial in [trial, embed, few, beside, short, with_token, edge] {
         assert!(draw(&trial, 16, 1, &fake::config(), &fake::vocabulary()).is_empty());
     }
 }

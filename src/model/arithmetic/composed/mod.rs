@@ -43,6 +43,26 @@ fn vector(values: &[f32]) -> Result<Tensor> {
     Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
 }
 
+/// Returns minus infinity where a knockout keeps a head's query from a key, and 0 elsewhere:
+/// `[heads, tokens, keys]`. `columns` has the place of each row's positions among the keys.
+fn knockout_mask(
+    rows: &[AttentionRow],
+    columns: &[Vec<usize>],
+    (heads, tokens, keys): (usize, usize, usize),
+) -> Result<Tensor> {
+    let mut mask = vec![0f32; heads * tokens * keys];
+    for (row, columns) in rows.iter().zip(columns) {
+        for head in 0..heads {
+            for token in row.tokens.clone() {
+                for key in row.knocked_out(token, head) {
+                    mask[(head * tokens + token) * keys + columns[key]] = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+    Ok(Tensor::from_vec(mask, (heads, tokens, keys), &Device::Cpu)?)
+}
+
 /// Normalises over the last dimension.
 fn normalise(x: &Tensor, norm: &Norm) -> Result<Tensor> {
     let centred = match norm.kind {
@@ -246,16 +266,17 @@ impl Numerics for Composed {
             }
         }
         let mut mask = vec![f32::NEG_INFINITY; tokens * offset];
-        for (row, first) in rows.iter().zip(&offsets) {
+        // For each row the columns of its sequence, by position.
+        let mut columns: Vec<Vec<usize>> = Vec::new();
+        for (row, first) in rows.iter().zip(offsets) {
             let before: usize = row.prefix.iter().map(|(k, _)| k.len() / kv_width).sum();
+            let own: Vec<usize> = (first..first + before).chain(row.tokens.clone()).collect();
             for (i, t) in row.tokens.clone().enumerate() {
                 let position = before + i;
                 let lo = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
-                for j in lo..=position {
-                    let at = if j < before { first + j } else { row.tokens.start + j - before };
-                    mask[t * offset + at] = 0.0;
-                }
+                own[lo..=position].iter().for_each(|at| mask[t * offset + at] = 0.0);
             }
+            columns.push(own);
         }
         let mask = constant(&mask, tokens)?;
         let split = |x: Vec<Tensor>, dim: usize| -> Result<Tensor> {
@@ -271,8 +292,12 @@ impl Numerics for Composed {
         };
         let (keys, values) = (split(keys, dim)?, split(values, shape.value_dim)?);
         let q = q.reshape((tokens, shape.heads, dim))?.transpose(0, 1)?.contiguous()?;
-        let scores = (q.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?
-            .broadcast_add(&mask)?;
+        let mut scores = (q.matmul(&keys.transpose(1, 2)?.contiguous()?)?
+            * f64::from(shape.scale))?
+        .broadcast_add(&mask)?;
+        if rows.iter().any(|row| !row.knockouts.is_empty()) {
+            scores = (scores + knockout_mask(rows, &columns, (shape.heads, tokens, offset))?)?;
+        }
         let z = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&values)?;
         Ok(z.transpose(0, 1)?
             .reshape((tokens, shape.heads * shape.value_dim))?

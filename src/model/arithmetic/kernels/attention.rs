@@ -7,14 +7,26 @@ use super::functions::exp;
 use super::reduce::{lanes_sum, largest};
 use crate::model::arithmetic::linear::PackedMatrix;
 use crate::model::arithmetic::pool::Pooled;
+use crate::model::hooks::Knockout;
 
-/// One row of the attention: its tokens and the cached keys and values before them.
+/// One row of the attention: its tokens, the cached keys and values before them, its knockouts.
 pub struct AttentionRow<'a> {
     /// Packed token indices.
     pub tokens: std::ops::Range<usize>,
     /// Stretches of keys, `[len, kv_heads * head_dim]`, and values, `[len, kv_heads * value_dim]`,
     /// oldest first.
     pub prefix: Vec<(&'a [f32], &'a [f32])>,
+    /// Keys that some of the row's queries do not attend to.
+    pub knockouts: Vec<&'a Knockout>,
+}
+
+impl AttentionRow<'_> {
+    /// Returns the positions in the sequence of the keys that a head's query at a packed token does
+    /// not attend to.
+    pub fn knocked_out(&self, token: usize, head: usize) -> impl Iterator<Item = usize> {
+        let cut = move |k: &&&Knockout| k.tokens.contains(&token) && k.heads.contains(&head);
+        self.knockouts.iter().filter(cut).map(|knockout| knockout.key)
+    }
 }
 
 /// The shape and the constants of an attention block.
@@ -129,6 +141,12 @@ fn head_group(
         let scores = &mut scores[..n * total];
         let end = |i: usize| before + (first + i) / group + 1;
         keys.matmul_serial(&gathered, n, scores, end(n - 1), dim);
+        if !row.knockouts.is_empty() {
+            for (i, scores) in (first..).zip(scores.chunks_exact_mut(total)) {
+                let (token, head) = (row.tokens.start + i / group, kv_head * group + i % group);
+                row.knocked_out(token, head).for_each(|key| scores[key] = f32::NEG_INFINITY);
+            }
+        }
         for (i, scores) in scores.chunks_exact_mut(total).enumerate() {
             let lo = shape.window.map_or(0, |w| end(i).saturating_sub(w));
             softmax(scores, lo, end(i), scale);
@@ -168,7 +186,7 @@ mod tests {
         k: &[f32],
         v: &[f32],
         len: usize,
-        before: usize,
+        knockouts: &[&Knockout],
         shape: AttentionShape,
     ) -> Vec<f32> {
         let (d, kw, w) =
@@ -177,8 +195,11 @@ mod tests {
         for i in 0..len {
             for h in 0..shape.heads {
                 let kv = h / (shape.heads / shape.kv_heads);
-                let position = before + i;
-                let lo = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
+                let lo = shape.window.map_or(0, |w| (i + 1).saturating_sub(w));
+                let cut = |j: usize| {
+                    let of = |k: &&Knockout| k.tokens.contains(&i) && k.heads.contains(&h);
+                    knockouts.iter().copied().filter(of).any(|k| k.key == j)
+                };
                 let dot = |j: usize| {
                     (0..d)
                         .map(|x| {
@@ -186,8 +207,8 @@ mod tests {
                         })
                         .sum::<f64>()
                 };
-                let e: Vec<f64> =
-                    (lo..=position).map(|j| (dot(j) / (d as f64).sqrt()).exp()).collect();
+                let score = |j| if cut(j) { f64::NEG_INFINITY } else { dot(j) / (d as f64).sqrt() };
+                let e: Vec<f64> = (lo..=i).map(|j| score(j).exp()).collect();
                 let sum: f64 = e.iter().sum();
                 for x in 0..d {
                     let y: f64 = e
@@ -221,31 +242,41 @@ mod tests {
                 |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
             let (w, kw) = (heads * head_dim, kv_heads * head_dim);
             let (q, k, v) = (random(len * w), random(len * kw), random(len * kw));
-            let whole =
-                attention(&q, &k, &v, &[AttentionRow { tokens: 0..len, prefix: vec![] }], shape);
-            for (a, b) in whole.iter().zip(naive(&q, &k, &v, len, 0, shape)) {
-                assert!((a - b).abs() < 1e-5, "{a} against {b}");
-            }
+            let run = |v: &[f32], knockouts: Vec<&Knockout>| {
+                let row = AttentionRow { tokens: 0..len, prefix: vec![], knockouts };
+                attention(&q, &k, v, &[row], shape)
+            };
             let cut = len / 3;
-            let prefix = vec![(&k[..cut * kw], &v[..cut * kw])];
-            let rows = [AttentionRow { tokens: 0..len - cut, prefix }];
-            let cached = attention(&q[cut * w..], &k[cut * kw..], &v[cut * kw..], &rows, shape);
-            assert_eq!(
-                cached[..],
-                whole[cut * w..],
-                "a cached prefix changes nothing, not even a bit"
-            );
+            let edges = [
+                Knockout { tokens: len / 2..len, heads: 0..1, key: 0 },
+                Knockout { tokens: len - 1..len, heads: 0..heads, key: len.saturating_sub(2) },
+            ];
+            let possible = edges.iter().filter(|edge| edge.key < edge.tokens.start);
+            for knockouts in [vec![], possible.collect()] {
+                let whole = run(&v, knockouts.clone());
+                for (a, b) in whole.iter().zip(naive(&q, &k, &v, len, &knockouts, shape)) {
+                    assert!((a - b).abs() < 1e-5, "{a} against {b}");
+                }
+                let moved = |edge: &&Knockout| Knockout {
+                    tokens: edge.tokens.start - cut..edge.tokens.end - cut,
+                    ..(*edge).clone()
+                };
+                let moved: Vec<Knockout> = knockouts.iter().map(moved).collect();
+                let prefix = vec![(&k[..cut * kw], &v[..cut * kw])];
+                let knockouts = moved.iter().collect();
+                let rows = [AttentionRow { tokens: 0..len - cut, prefix, knockouts }];
+                let cached = attention(&q[cut * w..], &k[cut * kw..], &v[cut * kw..], &rows, shape);
+                assert_eq!(
+                    cached[..],
+                    whole[cut * w..],
+                    "a cached prefix changes nothing, not even a bit"
+                );
+            }
 
             // A NaN does not leak to queries before it, and reaches those after it.
             let mut broken = v.clone();
             broken[cut * kw] = f32::NAN;
-            let seen = attention(
-                &q,
-                &k,
-                &broken,
-                &[AttentionRow { tokens: 0..len, prefix: vec![] }],
-                shape,
-            );
+            let (whole, seen) = (run(&v, vec![]), run(&broken, vec![]));
             assert_eq!(seen[..cut * w], whole[..cut * w]);
             assert!(seen[cut * w..][..w].iter().any(|x| x.is_nan()), "it is seen where it is");
         }
