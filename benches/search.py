@@ -1,8 +1,9 @@
 """How many kinds does the search for kinds find, and how many a search by score? search.py [GLITCH
-[SEEDS [EVALUATIONS]]]. Runs `glitch fuzz` on the four built-in models, with the key `search` of the
-campaign file set to each, and counts with `glitch triage` the kinds, and those with a case that
-holds in new prompts. Takes about two minutes for each model and seed. Exits with 1 unless the search for
-kinds finds twice as many, all seeds of a model together, on every model.
+[SEEDS [EVALUATIONS [MODEL...]]]]. Runs `glitch fuzz` on the four built-in models, or those named,
+with the key `search` of the campaign file set to each, and counts with `glitch triage` the kinds,
+and those with a case that holds in new prompts. Takes about two minutes for each model and seed.
+Exits with 1 unless the search for kinds finds twice as many, all seeds of a model together, on
+every model.
 """
 
 import json, os, subprocess, sys, tempfile
@@ -11,6 +12,7 @@ root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 glitch = sys.argv[1] if len(sys.argv) > 1 else os.path.join(root, "target", "release", "glitch")
 seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
 evaluations = int(sys.argv[3]) if len(sys.argv) > 3 else 20_000
+models = sys.argv[4:] or ["dense", "moe", "mamba", "rwkv"]
 
 
 def kinds(model, search, seed):
@@ -30,7 +32,7 @@ def kinds(model, search, seed):
 
 
 enough = True
-for model in ["dense", "moe", "mamba", "rwkv"]:
+for model in models:
     totals = []
     for search in ["score", "kinds"]:
         counts = [kinds(model, search, seed) for seed in range(1, seeds + 1)]

@@ -430,12 +430,17 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
         let site = ResidualSite { layer, at: InLayer::Mid };
         Steering { site, vector, change }
     });
-    let knockout = (1..total, 0..99usize, any::<bool>()).prop_flat_map(|(query, layer, later)| {
-        let (component, position) = (Component::Attention { layer }, (!later).then_some(query));
-        (0..query).prop_map(move |key| AttentionKnockout { component, position, key })
+    // Before the first position there is no key; all later ones may do without it.
+    let knockout = (0..total, 0..99usize, any::<bool>()).prop_flat_map(|(query, layer, later)| {
+        let component = Component::Attention { layer };
+        let position = (!later && query > 0).then_some(query);
+        (0..query.max(1)).prop_map(move |key| AttentionKnockout { component, position, key })
     });
+    let retokenize = (0..total, prop::collection::vec(any::<u32>(), 2..5))
+        .prop_map(|(position, pieces)| Edit::Retokenize { position, pieces });
     let edit = prop_oneof![
         knockout.prop_map(Edit::AttentionKnockout),
+        retokenize,
         (0..total, any::<u32>()).prop_map(|(position, id)| Edit::Replace { position, id }),
         (0..=total, any::<u32>()).prop_map(|(position, id)| Edit::Insert { position, id }),
         (0..total).prop_map(|position| Edit::Delete { position }),

@@ -24,6 +24,12 @@ pub enum Action {
     /// Force tokens to an expert: the router chooses it alone. `route` in files.
     #[serde(rename = "route", alias = "force")]
     Force,
+    /// Add to an expert's router logit before the choice, so that it is chosen more often, or less
+    /// (SteerMoE: Fayyaz et al. 2025, "Steering MoE LLMs via Expert (De)Activation", softly).
+    Promote {
+        /// What is added, nats; 0 changes nothing, a negative one demotes.
+        logit: f32,
+    },
     /// Multiply the output by `factor`.
     Scale {
         /// 1 changes nothing.
@@ -46,6 +52,7 @@ impl Action {
             Self::Mean => "mean",
             Self::Mask => "mask",
             Self::Force => "force",
+            Self::Promote { .. } => "promote",
             Self::Scale { .. } => "scale",
             Self::Noise { .. } => "noise",
         }
@@ -53,7 +60,7 @@ impl Action {
 
     /// Returns true for changes to a router's choice, which apply to experts alone.
     pub fn is_of_experts(&self) -> bool {
-        matches!(self, Self::Mask | Self::Force)
+        matches!(self, Self::Mask | Self::Force | Self::Promote { .. })
     }
 
     /// Reads an action that begins with `verb`, its component and the position it is restricted to;
@@ -67,13 +74,16 @@ impl Action {
             "mean" => Self::Mean,
             "mask" | "unroute" => Self::Mask,
             "force" | "route" => Self::Force,
+            "promote" => Self::Promote { logit: words.number("a logit")? },
             "scale" => Self::Scale { factor: words.number("a factor")? },
             "noise" => Self::Noise { seed: 0, strength: words.number("a strength")? },
             _ => return Ok(None),
         };
         let component = words.component()?;
         if action.is_of_experts() && !matches!(component, Component::Expert { .. }) {
-            return Err(format!("{component} is no expert; only experts are masked or forced"));
+            return Err(format!(
+                "{component} is no expert; only experts are masked, forced or promoted"
+            ));
         }
         let position = words.place()?;
         if let Self::Noise { seed, .. } = &mut action {
@@ -89,6 +99,7 @@ impl Action {
             Self::Zero | Self::Mean | Self::Mask | Self::Force => {
                 format!("{} {component}{place}", self.name())
             }
+            Self::Promote { logit } => format!("promote {logit} {component}{place}"),
             Self::Scale { factor } => format!("scale {factor} {component}{place}"),
             Self::Noise { seed, strength } => {
                 format!("noise {strength} {component}{place} seed {seed}")
@@ -99,6 +110,7 @@ impl Action {
     /// Returns the strength that the reduction makes smaller: 0 changes nothing.
     pub(super) fn strength(&self) -> Option<f32> {
         match self {
+            Self::Promote { logit } => Some(*logit),
             Self::Scale { factor } => Some(factor - 1.0),
             Self::Zero | Self::Mean | Self::Mask | Self::Force | Self::Noise { .. } => None,
         }
@@ -106,21 +118,23 @@ impl Action {
 
     /// Sets the [`strength`](Self::strength) where there is one.
     pub(super) fn set_strength(&mut self, strength: f32) {
-        if let Self::Scale { factor } = self {
-            *factor = 1.0 + strength;
+        match self {
+            Self::Promote { logit } => *logit = strength,
+            Self::Scale { factor } => *factor = 1.0 + strength,
+            _ => {}
         }
     }
 
     /// Checks what can be checked without a model.
     pub(super) fn check(&self, component: &Component) -> Result<(), Fault> {
+        if self.is_of_experts() && !matches!(component, Component::Expert { .. }) {
+            return fault("action", format!("{}, but {component} is no expert", self.name()));
+        }
         match *self {
-            Self::Mask | Self::Force => match component {
-                Component::Expert { .. } => Ok(()),
-                _ => fault("action", format!("{}, but {component} is no expert", self.name())),
-            },
+            Self::Promote { logit } => finite("action.logit", logit),
             Self::Scale { factor } => finite("action.factor", factor),
             Self::Noise { strength, .. } => finite("action.strength", strength),
-            Self::Zero | Self::Mean => Ok(()),
+            Self::Zero | Self::Mean | Self::Mask | Self::Force => Ok(()),
         }
     }
 
@@ -132,6 +146,11 @@ impl Action {
             Self::Force => {
                 Phrase::new("force", "forcing", format!("every token to {component} alone"))
             }
+            Self::Promote { logit } => Phrase::new(
+                "add",
+                "adding",
+                format!("{} to the router logit of {component}", number(logit.into())),
+            ),
             Self::Mean => Phrase::new("replace", "replacing", format!("{component} by its mean")),
             Self::Scale { factor } => Phrase::new(
                 "multiply",
@@ -155,6 +174,7 @@ impl Action {
             Self::Zero => format!("zeroing {component}"),
             Self::Mask => format!("masking {component}"),
             Self::Force => format!("forcing {component}"),
+            Self::Promote { logit } => format!("promoting {component} by {logit:.2}"),
             Self::Mean => format!("mean-ablating {component}"),
             Self::Scale { factor } => format!("scaling {component} by {factor:.2}"),
             Self::Noise { strength, .. } => format!("noise of {strength:.2} on {component}"),

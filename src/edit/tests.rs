@@ -24,7 +24,7 @@ fn faults_name_their_field() {
     check(Insert { position: 5, id: 9 }, Ok(()));
     check(Insert { position: 6, id: 9 }, Err("position"));
     check(Lesion { component: head, action: Action::Zero, position: Some(5) }, Err("position"));
-    for action in [Action::Mask, Action::Force] {
+    for action in [Action::Mask, Action::Force, Action::Promote { logit: 2.0 }] {
         check(Edit::lesion(head, action), Err("action"));
         check(Edit::lesion(expert, action), Ok(()));
     }
@@ -183,6 +183,7 @@ fn edits_are_read_as_they_are_written_by_hand() {
         ),
         ("mask L0.expert5", Edit::lesion(expert, Action::Mask)),
         ("force L0.expert5", Edit::lesion(expert, Action::Force)),
+        ("promote -1.5 L0.expert5", Edit::lesion(expert, Action::Promote { logit: -1.5 })),
         (
             "embedding 1 noise 2",
             Edit::Embedding {
@@ -301,7 +302,7 @@ fn finite() -> impl Strategy<Value = f32> {
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let numbers = (any::<usize>(), any::<u32>(), any::<u32>(), any::<u64>(), finite());
-    (numbers, component(), any::<bool>(), 0..21_usize).prop_map(
+    (numbers, component(), any::<bool>(), 0..22_usize).prop_map(
         |((position, id, other, seed, strength), component, anywhere, kind)| {
             let place = (!anywhere).then_some(position);
             let layer = component.layer();
@@ -318,6 +319,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
                 6 => lesion(component, Action::Noise { seed, strength }),
                 7 => lesion(expert, Action::Mask),
                 8 => lesion(expert, Action::Force),
+                21 => lesion(expert, Action::Promote { logit: strength }),
                 9 => embedding(EmbeddingChange::Noise { seed, strength }),
                 10 => embedding(EmbeddingChange::Towards { id, strength }),
                 11 => embedding(EmbeddingChange::Direction { from: id, to: other, strength }),

@@ -218,18 +218,24 @@ impl<'a> Lowering<'a> {
                     "{component} is no expert: no router chooses it"
                 )));
             };
-            let logit = if *action == Action::Force { CERTAIN } else { f32::NEG_INFINITY };
+            let change = match *action {
+                Action::Force => put([CERTAIN]),
+                Action::Promote { logit } => {
+                    Change::Affine { scale: 1.0, shift: Some([logit].into()) }
+                }
+                _ => put([f32::NEG_INFINITY]),
+            };
             self.hooks.push(
                 layer,
                 Site::RouterLogits,
-                Block { tokens, columns: expert..expert + 1, change: put([logit]) },
+                Block { tokens, columns: expert..expert + 1, change },
             );
             return Ok(());
         }
         if let Component::Weight { layer, matrix, out, input } = *component {
             let weight = self.model().weight(layer, matrix, out, input);
             let new = match *action {
-                Action::Zero | Action::Mask | Action::Force => 0.0,
+                Action::Zero | Action::Mask | Action::Force | Action::Promote { .. } => 0.0,
                 Action::Mean => {
                     let row = self.model().weight_row(layer, matrix, out);
                     row.iter().sum::<f32>() / row.len() as f32
@@ -259,7 +265,7 @@ impl<'a> Lowering<'a> {
             return Ok(());
         };
         let change = match *action {
-            Action::Zero | Action::Mask | Action::Force => {
+            Action::Zero | Action::Mask | Action::Force | Action::Promote { .. } => {
                 Change::Affine { scale: 0.0, shift: None }
             }
             Action::Scale { factor } => Change::Affine { scale: factor, shift: None },

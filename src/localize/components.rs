@@ -1,12 +1,20 @@
 //! Which components a localization tries, and how their effects are ranked.
 
 use super::Effect;
-use crate::edit::Component;
+use crate::edit::{Component, Edit, Trial};
+use crate::evaluate::block_of;
 use crate::model::Config;
 
 /// The mixer and the MLP of a layer.
 pub fn blocks(config: &Config, layer: usize) -> Vec<Component> {
     std::iter::once(config.mixer(layer)).chain(config.mlp(layer)).collect()
+}
+
+/// Returns true if a component is in no block that the trial's edits are in: a lesion does not
+/// mediate itself.
+pub fn is_outside_edits(component: &Component, trial: &Trial, config: &Config) -> bool {
+    let mut edited = trial.edits.iter().filter_map(Edit::component);
+    edited.all(|edited| block_of(edited, config) != block_of(component, config))
 }
 
 /// The heads of a layer's mixer, with their states where they have some.

@@ -12,7 +12,7 @@
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
-use super::components::blocks;
+use super::components::{blocks, is_outside_edits};
 use super::graph::Graph;
 use super::noise_controls::after;
 use super::runs::Direction as PatchDirection;
@@ -109,7 +109,8 @@ pub struct Generalization {
     /// The direction, where one can be taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
-    /// Each mixer and MLP by itself, in the first [`PROFILED`] prompts with an effect.
+    /// Each mixer and MLP that the edits are not in, by itself, in the first [`PROFILED`] prompts
+    /// with an effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<BlockEffect>,
 }
@@ -137,7 +138,7 @@ pub fn generalize(
         with_effect: 0,
         set: (!set.is_empty()).then_some(0),
         direction: direction(symptom, set, graph, background)?,
-        blocks: every_block(&evaluator.model.config),
+        blocks: blocks_outside_edits(symptom),
     };
     let (mut calls, mut index) = (0, 0);
     for few in trials.chunks(TOGETHER) {
@@ -174,10 +175,14 @@ pub fn generalize(
     Ok((Some(found), calls))
 }
 
-/// Returns every mixer and MLP, without effects yet.
-fn every_block(config: &Config) -> Vec<BlockEffect> {
-    let all = (0..config.num_hidden_layers).flat_map(|layer| blocks(config, layer));
-    all.map(|component| BlockEffect { component, necessity: Vec::new() }).collect()
+/// Returns the mixers and MLPs that the edits are not in, without effects yet.
+fn blocks_outside_edits(symptom: &Symptom) -> Vec<BlockEffect> {
+    let (trial, config) = (&symptom.runs.corrupted.trial, &symptom.runs.evaluator.model.config);
+    (0..config.num_hidden_layers)
+        .flat_map(|layer| blocks(config, layer))
+        .filter(|block| is_outside_edits(block, trial, config))
+        .map(|component| BlockEffect { component, necessity: Vec::new() })
+        .collect()
 }
 
 /// Adds the necessity of each block in these prompts, until there are [`PROFILED`].

@@ -3,7 +3,9 @@
 
 use rand::seq::SliceRandom as _;
 
-use super::components::{blocks, coarse_effects, order_in_layer, overlap, parts_of_mixer, rank};
+use super::components::{
+    blocks, coarse_effects, is_outside_edits, order_in_layer, overlap, parts_of_mixer, rank,
+};
 use super::contrast::contrasted;
 use super::generalize::generalize;
 use super::graph::{Background, graph};
@@ -16,7 +18,7 @@ use super::symptoms::Symptoms;
 use super::{ComparedWith, Effect, Localization, PositionEffect};
 use crate::edit::{Component, Edit, Matrix, Trial};
 use crate::error::Result;
-use crate::evaluate::{Activations, ModelEvaluator, block_of};
+use crate::evaluate::{Activations, ModelEvaluator};
 use crate::model::hooks::Site;
 use crate::rng;
 
@@ -63,7 +65,8 @@ pub fn localize(
         }
     }
     if controls.is_empty() || of_lesions && found.contrasts.is_empty() {
-        let free = |component: &Component| patching.is_outside_edits(component);
+        let config = &evaluator.model.config;
+        let free = |component: &Component| is_outside_edits(component, trial, config);
         let ranked: Vec<Component> = rank(&effects).into_iter().filter(free).collect();
         let pool: Vec<Component> = effects.iter().map(|e| e.component).filter(free).collect();
         set = patching.smallest_set(&ranked, options)?;
@@ -134,14 +137,6 @@ impl Patching<'_, '_> {
         let parts = self.parts(&effects, options);
         effects.extend(self.effects(&parts)?);
         Ok(effects)
-    }
-
-    /// Returns true if a component is in no block that the edits are in: a lesion does not mediate
-    /// itself.
-    fn is_outside_edits(&self, component: &Component) -> bool {
-        let config = &self.runs.evaluator.model.config;
-        let mut edited = self.runs.corrupted.trial.edits.iter().filter_map(Edit::component);
-        edited.all(|edited| block_of(edited, config) != block_of(component, config))
     }
 
     /// Returns the parts of the strongest blocks: the neurons (in a state space model the channels,

@@ -16,7 +16,8 @@ mutators! {
     Mlps;
     /// Lesions hidden units of an MLP.
     Neurons;
-    /// Lesions experts of a mixture: what they add, or that the router chooses them.
+    /// Lesions experts of a mixture: what they add, or how often the router chooses
+    /// them.
     Experts;
     /// Scales the logits by which a router chooses.
     Routers;
@@ -100,9 +101,13 @@ impl Mutator for Experts {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let action = |rng: &mut Rng| match rng.random_range(0..4) {
+        let action = |rng: &mut Rng| match rng.random_range(0..5) {
             0 => Action::Mask,
             1 => Action::Force,
+            2 => {
+                let logit = PROMOTIONS[rng.random_range(0..PROMOTIONS.len())];
+                Action::Promote { logit }
+            }
             _ => action(rng),
         };
         lesion(&action, parent, context, rng, EXPERT)
@@ -319,6 +324,10 @@ fn some_like(like: Component, layers: &[usize], config: &Config, rng: &mut Rng) 
 
 /// Factors by which outputs are scaled: turned round or amplified. Zero is an action of its own.
 const FACTORS: [f32; 4] = [-2.0, -1.0, 2.0, 4.0];
+
+/// What is added to the router logit of an expert, nats: demoted, promoted a little, promoted past
+/// most others.
+const PROMOTIONS: [f32; 4] = [-2.0, 1.0, 2.0, 4.0];
 
 /// Factors for router logits: the worst experts, any expert, a flatter choice, a sharper one.
 const ROUTER_FACTORS: [f32; 4] = [-1.0, 0.0, 0.25, 4.0];

@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use std::ops::Range;
+
 use rand::Rng as _;
 
 use super::mutator::{Context, Mutator, editable, extend, mutators};
@@ -25,7 +27,7 @@ mutators! {
     Insert;
     /// Adds an ordinary token to the end of the prompt, where the trigger of a backdoor does most.
     Append;
-    /// Deletes a token.
+    /// Deletes a token, but not the last.
     Delete;
     /// Exchanges two tokens.
     Swap;
@@ -149,8 +151,15 @@ fn dictionary_insert(parent: &Trial, context: &Context, rng: &mut Rng) -> Option
     }])
 }
 
+/// Returns the positions of the prompt that may be edited, but for the last: whatever is done to
+/// that one does more than the same elsewhere, with which it would be compared.
+fn before_last(parent: &Trial, context: &Context) -> Range<usize> {
+    editable(parent, context.config).start..parent.base.len().saturating_sub(1)
+}
+
 fn delete(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
-    let position = position(parent, context, rng)?;
+    let range = before_last(parent, context);
+    let position = (!range.is_empty()).then(|| rng.random_range(range))?;
     let gone = parent.edits.contains(&Edit::Delete { position });
     (!gone).then(|| vec![Edit::Delete { position }])
 }
@@ -187,10 +196,9 @@ fn repeat(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>>
     Some(std::iter::repeat_n(again, rounds).flatten().collect())
 }
 
-/// Splits one to three tokens of the prompt; fewer, if draws meet or there is nothing to split. Not
-/// the last one: any split of it does more than those of others, with which it would be compared.
+/// Splits one to three tokens of the prompt; fewer, if draws meet or there is nothing to split.
 fn retokenize(parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Vec<Edit>> {
-    let positions = editable(parent, context.config).start..parent.base.len().saturating_sub(1);
+    let positions = before_last(parent, context);
     let mut edits: Vec<Edit> = Vec::new();
     for _ in 0..rng.random_range(1..=RETOKENIZED) {
         let tokens = positions.clone().map(|at| (at, parent.base[at]));

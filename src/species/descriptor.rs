@@ -35,11 +35,11 @@ pub struct Descriptor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LesionClass {
-    /// Zeroed, at its mean, masked, or scaled to less.
+    /// Zeroed, at its mean, masked, demoted, or scaled to less.
     Removed,
     /// Scaled by a negative factor of some size; one near zero removes.
     Inverted,
-    /// Scaled to more, or forced.
+    /// Scaled to more, promoted or forced.
     Amplified,
     /// With noise added.
     Noisy,
@@ -55,7 +55,8 @@ impl LesionClass {
             Action::Zero | Action::Mean | Action::Mask => Self::Removed,
             Action::Scale { factor } if *factor < -NEARLY_ZERO => Self::Inverted,
             Action::Scale { factor } if *factor <= 1.0 => Self::Removed,
-            Action::Scale { .. } | Action::Force => Self::Amplified,
+            Action::Promote { logit } if *logit < 0.0 => Self::Removed,
+            Action::Scale { .. } | Action::Force | Action::Promote { .. } => Self::Amplified,
             Action::Noise { .. } => Self::Noisy,
         }
     }

@@ -16,7 +16,7 @@ use super::descriptor::Descriptor;
 use crate::case::Case;
 use crate::deficits::{Deficit, Deficits, Measure, Measured};
 use crate::edit::Component;
-use crate::localize::BlockEffect;
+use crate::localize::{BlockEffect, Contrast, Role};
 use crate::stats::{self, mean};
 
 /// Largest value of one measure, in noticeable changes: larger ones do not make another kind.
@@ -92,12 +92,19 @@ impl Profiled for ByDeficits {
     }
 }
 
-/// Profiles of what each mixer and MLP mediates.
+/// Profiles of what each mixer and MLP mediates, without the relays of the case: these mediate
+/// whatever is put in the place of its edits, and tell no kinds apart.
 pub(super) struct ByBlocks;
 
 impl ByBlocks {
-    fn blocks(case: &Case) -> Option<&[BlockEffect]> {
-        Some(&case.localization.as_ref()?.generalization.as_ref()?.blocks)
+    fn blocks(case: &Case) -> Vec<&BlockEffect> {
+        let Some(found) = &case.localization else { return Vec::new() };
+        let is_relay = |block: &&BlockEffect| {
+            let of_block = |contrast: &&Contrast| contrast.component == block.component;
+            found.contrasts.iter().find(of_block).is_some_and(|c| c.role == Role::Relay)
+        };
+        let blocks = found.generalization.iter().flat_map(|tried| &tried.blocks);
+        blocks.filter(|block| !is_relay(block)).collect()
     }
 }
 
@@ -106,7 +113,7 @@ impl Profiled for ByBlocks {
     type Name = Option<Component>;
 
     fn prompts(case: &Case) -> Option<usize> {
-        Some(Self::blocks(case)?.first()?.necessity.len())
+        Some(Self::blocks(case).first()?.necessity.len())
     }
 
     fn means(case: &Case, of: &dyn Fn(usize) -> bool) -> BTreeMap<Component, f64> {
@@ -115,7 +122,7 @@ impl Profiled for ByBlocks {
             let shares: Vec<f64> = shares.map(|(_, share)| *share).collect();
             (block.component, mean(&shares))
         };
-        Self::blocks(case).unwrap_or_default().iter().map(picked).collect()
+        Self::blocks(case).into_iter().map(picked).collect()
     }
 
     fn name(cases: &[&Case]) -> Option<Component> {
@@ -332,6 +339,17 @@ mod tests {
         let names = [&low, &high, &spread].map(|cases| mediator(&cases.iter().collect::<Vec<_>>()));
         let mlp = |layer| Some(Component::Mlp { layer });
         assert_eq!(names, [mlp(0), mlp(1), None]);
+        // What mediates anything put in its place tells nothing.
+        let mut relay = low[0].clone();
+        let contrast = Contrast {
+            component: Component::Mlp { layer: 0 },
+            necessity: 0.9,
+            controls: vec![0.9; 9],
+            p_value: 1.0,
+            role: Role::Relay,
+        };
+        relay.localization.get_or_insert_default().contrasts = vec![contrast];
+        assert_eq!(mediator(&[&relay]), None);
         // Profiles that are as far from themselves as from others decide nothing.
         let noisy: Vec<Case> = (0..10).map(|id| mediated(id, [0.5; 3], 0.5)).collect();
         let mixed: Vec<(&Descriptor, &Case)> = noisy

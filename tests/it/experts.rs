@@ -199,6 +199,36 @@ fn a_routed_token_goes_to_one_expert_alone() {
     }
 }
 
+/// What is added to an expert's router logit is all that changes there, and it decides how many
+/// tokens the expert gets.
+#[test]
+fn a_promoted_expert_gets_more_tokens_and_a_demoted_one_fewer() {
+    for name in FAMILIES {
+        let model = load(name);
+        let (d, n) = (model.config.hidden_size, model.config.num_experts(0));
+        let evaluator = ModelEvaluator::new(&model);
+        let expert = 1;
+        let run = |logit: f32| {
+            let component = Component::Expert { layer: 0, expert };
+            let edits = vec![Edit::lesion(component, Action::Promote { logit })];
+            evaluator.activations(&trial().with_edits(edits), &[]).unwrap()
+        };
+        let logits = |logit| run(logit).sites[&(0, Site::RouterLogits)].clone();
+        for (i, (promoted, before)) in logits(2.5).iter().zip(logits(0.0)).enumerate() {
+            let expect = if i % n == expert { before + 2.5 } else { before };
+            assert_eq!(*promoted, expect, "{name}: token {}, expert {}", i / n, i % n);
+        }
+        let tokens = |logit| {
+            let added = run(logit).sites[&(0, Site::Experts)].clone();
+            let of_expert = added.chunks(d).skip(expert).step_by(n);
+            of_expert.filter(|added| added.iter().any(|x| *x != 0.0)).count()
+        };
+        let counts = [-100.0, -0.1, 0.0, 0.1, 100.0].map(tokens);
+        assert!(counts.is_sorted(), "{name}: {counts:?}");
+        assert_eq!((counts[0], counts[4]), (0, ids().len()), "{name}");
+    }
+}
+
 /// With its routing frozen a lesion cannot send tokens elsewhere; what it does to their values is
 /// left.
 #[test]
