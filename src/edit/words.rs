@@ -9,6 +9,8 @@
 //! ```text
 //! replace POSITION TOKEN            embedding POSITION noise STRENGTH [seed N]
 //! insert POSITION TOKEN             embedding POSITION towards TOKEN STRENGTH
+//! retokenize POSITION TOKEN TOKEN...
+//! promote LOGIT COMPONENT [at POSITION]
 //! delete POSITION                   embedding POSITION direction TOKEN TOKEN STRENGTH
 //! zero | mean | mask | force COMPONENT [at POSITION]
 //! scale FACTOR COMPONENT [at POSITION]
