@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::cell::Cell;
-use super::parents::{Entry, Offer, Parents, draw, picks_seed};
+use super::parents::{Entry, MAX_EXCESS, Offer, Parents, draw, picks_seed};
 use crate::edit::Trial;
 use crate::rng::Rng;
 
@@ -31,10 +31,6 @@ impl Elite {
         if self.entry.is_some() { 1.0 / f64::from(self.visits) } else { 0.0 }
     }
 }
-
-/// Excess beyond which more counts as no better, so that the elite is the shortest of those that
-/// stand out this much.
-const MAX_EXCESS: f64 = 4.0;
 
 /// Reward of the first trial of a cell.
 const CELL_REWARD: f64 = 1.0;
@@ -78,6 +74,7 @@ impl Parents for Archive {
 
     fn offer(&mut self, Offer { entry, excess, cell, edits, .. }: Offer) -> f64 {
         let Some(cell) = cell else { return 0.0 };
+        // Of those that stand out this much, the shortest is the elite.
         let excess = excess.min(MAX_EXCESS);
         let Some(elite) = self.cells.get_mut(&cell) else {
             self.cells.insert(cell, Elite { entry, excess, edits, visits: 1 });
@@ -98,26 +95,9 @@ impl Parents for Archive {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cell::tests::{cell, head, trial};
     use super::*;
-    use crate::edit::{Action, Component, Edit};
-    use crate::evaluate::Observation;
-    use crate::oracle::OracleKind;
     use crate::rng::stream;
-    use crate::species::{Descriptor, TokenClass};
-
-    fn head(layer: usize) -> Edit {
-        Edit::lesion(Component::Head { layer, head: 1 }, Action::Zero)
-    }
-
-    fn trial(edits: &[Edit]) -> Trial {
-        Trial::new([1, 2, 3], [4]).with_edits(edits.to_vec())
-    }
-
-    fn cell(trial: &Trial, entropy: f32) -> Cell {
-        let kind = Descriptor::new(trial, OracleKind::Divergence, &|_| TokenClass::Ordinary);
-        let observed = |entropy| Observation { entropy: vec![entropy], ..Default::default() };
-        Cell::new(&kind, &observed(entropy), &observed(2.0))
-    }
 
     fn offer(trial: &Trial, excess: f64) -> Offer {
         let entry = Some(Entry { trial: trial.clone(), seed: "b".into(), mutators: vec![] });

@@ -2,6 +2,7 @@
 
 use rand::Rng as _;
 
+use super::parents::MAX_EXCESS;
 use crate::rng::Rng;
 
 /// Thompson sampling over arms with discounted Gaussian rewards.
@@ -56,10 +57,6 @@ impl Bandit {
         }
     }
 }
-
-/// Excess (score over pre-threshold) beyond which more counts as no better: one huge score must not
-/// hold the bandit.
-const MAX_EXCESS: f64 = 4.0;
 
 /// Reward of each unit of excess: a trial as far out as counts gets nearly as much as a finding.
 const EXCESS_REWARD: f64 = 0.2;

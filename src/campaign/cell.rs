@@ -17,7 +17,7 @@ pub struct Cell {
     symptom: Symptom,
 }
 
-/// How predictions change, as far as one forward pass shows it.
+/// The change of the predictions, as far as one forward pass shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Symptom {
     /// Less certain on average: the direction of word salad.
@@ -56,20 +56,20 @@ impl Cell {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::edit::{Action, Component, Edit, Trial};
     use crate::species::TokenClass;
 
-    fn head(layer: usize) -> Edit {
+    pub fn head(layer: usize) -> Edit {
         Edit::lesion(Component::Head { layer, head: 1 }, Action::Zero)
     }
 
-    fn trial(edits: &[Edit]) -> Trial {
+    pub fn trial(edits: &[Edit]) -> Trial {
         Trial::new([1, 2, 3], [4]).with_edits(edits.to_vec())
     }
 
-    fn cell(trial: &Trial, entropy: f32) -> Cell {
+    pub fn cell(trial: &Trial, entropy: f32) -> Cell {
         let kind = Descriptor::new(trial, OracleKind::Divergence, &|_| TokenClass::Ordinary);
         let observed = |entropy| Observation { entropy: vec![entropy], ..Default::default() };
         Cell::new(&kind, &observed(entropy), &observed(2.0))

@@ -33,7 +33,7 @@ pub struct Offer {
     pub excess: f64,
     /// The number of its edits.
     pub edits: usize,
-    /// Whether its behaviour is new to the novelty map.
+    /// True if its behaviour is new to the novelty map.
     pub new: bool,
     /// Its kind and effect; `None` where it scores nothing.
     pub cell: Option<Cell>,
@@ -51,6 +51,10 @@ pub trait Parents {
     /// Returns the number of parents, seeds included.
     fn len(&self) -> usize;
 }
+
+/// Excess (score over pre-threshold) beyond which more counts as no better: one huge score must
+/// hold neither the parents nor the bandit.
+pub(super) const MAX_EXCESS: f64 = 4.0;
 
 /// Share of the picks that go to the seeds: they keep the edits few.
 const SEED_SHARE: f64 = 0.5;

@@ -1,7 +1,7 @@
 //! Parents as campaigns had them before they knew kinds: a queue with energies, for a search by
 //! score.
 
-use super::parents::{Entry, Offer, Parents, draw, picks_seed};
+use super::parents::{Entry, MAX_EXCESS, Offer, Parents, draw, picks_seed};
 use crate::edit::Trial;
 use crate::rng::Rng;
 
@@ -37,9 +37,6 @@ const NOVELTY_ENERGY: f64 = 0.25;
 
 /// Reward of a trial of new behaviour.
 const NOVELTY_REWARD: f64 = 0.2;
-
-/// Excess beyond which more adds no energy: one huge score must not hold the queue.
-const MAX_EXCESS: f64 = 4.0;
 
 impl Queue {
     /// Makes a queue of named seeds, which never leave it.

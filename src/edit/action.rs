@@ -27,7 +27,7 @@ pub enum Action {
     /// Add to an expert's router logit before the choice, so that it is chosen more often, or less
     /// (SteerMoE: Fayyaz et al. 2025, "Steering MoE LLMs via Expert (De)Activation", softly).
     Promote {
-        /// What is added, nats; 0 changes nothing, a negative one demotes.
+        /// The change of the logit, nats; 0 changes nothing, a negative one demotes.
         logit: f32,
     },
     /// Multiply the output by `factor`.

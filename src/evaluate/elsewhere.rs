@@ -1,5 +1,5 @@
-//! What a trial's edits make a model write in other prompts: the same edits, at the same positions
-//! of stretches of the reference text.
+//! Generation in other prompts: a trial's edits at the same positions of stretches of the reference
+//! text.
 
 use super::engine::ModelEvaluator;
 use super::{Evaluator as _, Request};

@@ -157,7 +157,7 @@ pub struct Observation {
     /// the states with the first half of the prompt as it is and reversed, over the norm, mean over
     /// the recurrent layers.
     pub memory: Option<f32>,
-    /// What is generated greedily, with the same edits, after other prompts of the same length:
+    /// The ids generated greedily, with the same edits, after other prompts of the same length,
     /// `[prompts, generated]`, if asked for.
     pub elsewhere: Vec<Vec<u32>>,
     /// The full distributions at the read positions, if asked for.

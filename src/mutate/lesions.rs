@@ -16,8 +16,7 @@ mutators! {
     Mlps;
     /// Lesions hidden units of an MLP.
     Neurons;
-    /// Lesions experts of a mixture: what they add, or how often the router chooses
-    /// them.
+    /// Lesions experts of a mixture: what they add, or how often the router chooses them.
     Experts;
     /// Scales the logits by which a router chooses.
     Routers;
@@ -325,7 +324,7 @@ fn some_like(like: Component, layers: &[usize], config: &Config, rng: &mut Rng) 
 /// Factors by which outputs are scaled: turned round or amplified. Zero is an action of its own.
 const FACTORS: [f32; 4] = [-2.0, -1.0, 2.0, 4.0];
 
-/// What is added to the router logit of an expert, nats: demoted, promoted a little, promoted past
+/// Changes of the router logit of an expert, nats: demoted, promoted a little, promoted past
 /// most others.
 const PROMOTIONS: [f32; 4] = [-2.0, 1.0, 2.0, 4.0];
 

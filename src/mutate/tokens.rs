@@ -1,8 +1,6 @@
 //! Mutations of tokens, and the dictionary of suspects.
 
-use std::ops::RangeInclusive;
-
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use rand::Rng as _;
 

@@ -4,10 +4,9 @@ use crate::echo::EchoPrompt;
 use crate::edit::{Edit, Trial};
 
 /// Puts the edits of `trial` into another prompt, each (and the key of a knockout) at the same
-/// distance from the end of it;
-/// lesions without a position act everywhere as before. `None` if one has no place there: the
-/// prompt is too short, or (a deletion) it is about a token that the other prompt does not have.
-/// `first` is the first position that may be edited.
+/// distance from the end of it; lesions without a position act everywhere as before. `None` if one
+/// has no place there: the prompt is too short, or (a deletion) it is about a token that the other
+/// prompt does not have. `first` is the first position that may be edited.
 ///
 /// A retokenization is about a token too, but of this one nothing is taken away: the token is put
 /// into the prompt, so that the trial and its baseline have the same text there as well, and the

@@ -17,9 +17,8 @@ pub struct Descriptor {
     /// text much, the predictions diverge.
     pub oracle: OracleKind,
     /// The kinds of its edits: `token`, `deletion`, `retokenization`, `embedding`, `direction`,
-    /// `attention knockout`,
-    /// `carried state`, `routing`, and for lesions the kind of component (`head`, `mlp`, `weight`,
-    /// ...), with `set` where components in several places are lesioned.
+    /// `attention knockout`, `carried state`, `routing`, and for lesions the kind of component
+    /// (`head`, `mlp`, `weight`, ...), with `set` where components in several places are lesioned.
     pub edits: BTreeSet<&'static str>,
     /// The ways in which components are changed.
     pub lesions: BTreeSet<LesionClass>,

@@ -45,11 +45,11 @@ impl<K: Ord + Copy> Profile<K> {
     }
 }
 
-/// What profiles are made of, and what makes those of two clusters different to a person.
+/// The content of profiles, and the names by which a person tells two clusters apart.
 pub(super) trait Profiled {
-    /// What a profile has a number for.
+    /// A profile has one number for each key.
     type Key: Ord + Copy;
-    /// What a cluster is named by.
+    /// The name of a cluster.
     type Name: Ord;
 
     /// Returns the number of prompts of a case's profile; `None` if it has none.

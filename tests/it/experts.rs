@@ -199,8 +199,8 @@ fn a_routed_token_goes_to_one_expert_alone() {
     }
 }
 
-/// What is added to an expert's router logit is all that changes there, and it decides how many
-/// tokens the expert gets.
+/// A promotion changes the router logit of its expert alone, and the larger it is, the more tokens
+/// the expert gets.
 #[test]
 fn a_promoted_expert_gets_more_tokens_and_a_demoted_one_fewer() {
     for name in FAMILIES {

@@ -74,9 +74,8 @@ pub trait Numerics {
         spans: &[Span],
     ) -> Result<(Self::Array, Self::Array, Self::Array)>;
     /// Causal attention of each row over its prefix and itself, without what the row's knockouts
-    /// cut: `q` is `[tokens, heads *
-    /// head_dim]`, `k` `[tokens, kv_heads * head_dim]`, `v` `[tokens, kv_heads * value_dim]`;
-    /// returns `z`, `[tokens, heads * value_dim]`.
+    /// cut: `q` is `[tokens, heads * head_dim]`, `k` `[tokens, kv_heads * head_dim]`, `v` `[tokens,
+    /// kv_heads * value_dim]`; returns `z`, `[tokens, heads * value_dim]`.
     fn attention(
         &self,
         q: &Self::Array,
