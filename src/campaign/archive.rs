@@ -32,7 +32,7 @@ impl Elite {
     }
 }
 
-/// Reward of the first trial of a cell.
+/// Reward of the first trial of a cell; less where it does not stand out.
 const CELL_REWARD: f64 = 1.0;
 
 /// Reward of a trial that takes the place of an elite.
@@ -78,7 +78,7 @@ impl Parents for Archive {
         let excess = excess.min(MAX_EXCESS);
         let Some(elite) = self.cells.get_mut(&cell) else {
             self.cells.insert(cell, Elite { entry, excess, edits, visits: 1 });
-            return CELL_REWARD;
+            return CELL_REWARD * excess.min(1.0);
         };
         elite.visits = elite.visits.saturating_add(1);
         if excess < elite.excess || excess == elite.excess && edits >= elite.edits {

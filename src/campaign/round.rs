@@ -9,7 +9,7 @@ use super::parents::{Entry, Offer};
 use super::proposals::Proposal;
 use super::state::Campaign;
 use super::triage::RawFinding;
-use crate::edit::Trial;
+use crate::edit::{Edit, Trial};
 use crate::error::Result;
 use crate::evaluate::Observation;
 use crate::oracle::{Judge as _, ModelJudge, OracleKind, controls};
@@ -99,7 +99,8 @@ impl<'a> Campaign<'a> {
         let Some(baseline) = self.baselines.get(trial) else { return };
         let yielded = &mut self.summary.mutators[*arm];
         self.summary.evaluations += 1;
-        self.tokens += (trial.len() + trial.edits.len()) as u64;
+        let added: usize = trial.edits.iter().map(Edit::added_tokens).sum();
+        self.tokens += (trial.len() + added) as u64;
         yielded.trials += 1;
         let mut best = Best { oracle: None, excess: 0.0, score: 0.0, scale: 1.0 };
         for &kind in kinds.iter().filter(|kind| mutator.oracles().contains(kind)) {

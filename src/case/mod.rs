@@ -16,8 +16,10 @@ use crate::replicate::{Replication, Sampled};
 use crate::text;
 
 mod check;
+mod check_localization;
 mod file;
 mod on_model;
+mod rules;
 #[cfg(test)]
 pub(crate) mod tests;
 

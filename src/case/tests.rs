@@ -9,8 +9,8 @@ use crate::edit::{
     SteeringChange, SteeringVector,
 };
 use crate::localize::{
-    ComparisonKind, ComparisonTokens, LensRun, LogitLens, MapPosition, Mediation, ResidualMap,
-    SymptomToken, TokenAttribution,
+    BlockEffect, ComparisonKind, ComparisonTokens, Generalization, LensRun, LogitLens, MapPosition,
+    Mediation, ResidualMap, SymptomToken, TokenAttribution,
 };
 use crate::replicate::{InPrompt, Sampled};
 
@@ -436,6 +436,8 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
         let position = (!later && query > 0).then_some(query);
         (0..query.max(1)).prop_map(move |key| AttentionKnockout { component, position, key })
     });
+    let is_followed = move |it: &AttentionKnockout| it.position.is_some() || it.key + 1 < total;
+    let knockout = knockout.prop_filter("the last token has no query after it", is_followed);
     let retokenize = (0..total, prop::collection::vec(any::<u32>(), 2..5))
         .prop_map(|(position, pieces)| Edit::Retokenize { position, pieces });
     let edit = prop_oneof![
@@ -560,4 +562,41 @@ fn a_second_model_goes_with_the_oracle_that_compares() {
         error.to_string().contains("deficits: unknown field in a case of version 4"),
         "{error}"
     );
+}
+
+#[test]
+fn a_profile_of_blocks_that_is_wrong_is_named() {
+    let mut case = example();
+    case.edits = vec![Edit::lesion(Component::Head { layer: 1, head: 0 }, Action::Zero)];
+    let block = |component| BlockEffect { component, necessity: vec![0.5, 1.0] };
+    let blocks = vec![block(Component::Mlp { layer: 1 }), block(Component::Attention { layer: 2 })];
+    case.localization = Some(Localization {
+        generalization: Some(Generalization {
+            prompts: 3,
+            with_effect: 2,
+            set: None,
+            direction: None,
+            blocks,
+        }),
+        ..Localization::default()
+    });
+    case.id = case.compute_id();
+    let good = serde_json::to_value(&case).unwrap();
+    let read = Case::parse(Path::new("good.json"), good.to_string().as_bytes()).unwrap();
+    assert_eq!(read.localization, case.localization);
+    for (pointer, json, expected) in [
+        ("1/component", "\"L1.mlp\"", "blocks[1].component: a second time"),
+        ("0/component", "\"L1.head2\"", "blocks[0].component: L1.head2 is no mixer or MLP"),
+        ("0/component", "\"L1048576.mlp\"", "blocks[0].component: L1048576.mlp is no mixer or MLP"),
+        ("0/component", "\"L1.attn\"", "blocks[0].component: L1.attn is edited"),
+        ("0/necessity", "[0,0,0]", "blocks[0].necessity: 3 prompts, more than have an effect"),
+        ("1/necessity", "[0]", "blocks[1]: 1 entries, 2 are expected"),
+        ("1/necessity/0", "1.5", "blocks[1].necessity[0]: 1.5 is not between 0 and 1"),
+    ] {
+        let mut bad = good.clone();
+        let pointer = format!("/implication/generalization/blocks/{pointer}");
+        *bad.pointer_mut(&pointer).unwrap() = serde_json::from_str(json).unwrap();
+        let error = Case::parse(Path::new("bad.json"), bad.to_string().as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }

@@ -174,10 +174,16 @@ impl Action {
             Self::Zero => format!("zeroing {component}"),
             Self::Mask => format!("masking {component}"),
             Self::Force => format!("forcing {component}"),
-            Self::Promote { logit } => format!("promoting {component} by {logit:.2}"),
+            Self::Promote { logit } => {
+                format!("promoting {component} by {}", number(f64::from(*logit)))
+            }
             Self::Mean => format!("mean-ablating {component}"),
-            Self::Scale { factor } => format!("scaling {component} by {factor:.2}"),
-            Self::Noise { strength, .. } => format!("noise of {strength:.2} on {component}"),
+            Self::Scale { factor } => {
+                format!("scaling {component} by {}", number(f64::from(*factor)))
+            }
+            Self::Noise { strength, .. } => {
+                format!("noise of {} on {component}", number(f64::from(*strength)))
+            }
         }
     }
 }

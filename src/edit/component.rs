@@ -192,6 +192,18 @@ impl Component {
         }
     }
 
+    /// Returns whether it is the whole mixer or MLP of its layer.
+    pub fn is_block(&self) -> bool {
+        matches!(
+            self,
+            Self::Attention { .. }
+                | Self::Ssm { .. }
+                | Self::TimeMix { .. }
+                | Self::Mlp { .. }
+                | Self::ChannelMix { .. }
+        )
+    }
+
     /// Returns the kind, one of [`Component::KINDS`], within which controls are drawn: `embed`,
     /// `head`, `attn`, `mlp`, ...
     pub fn kind(&self) -> &'static str {

@@ -284,7 +284,7 @@ impl Edit {
         if let Some(position) = self.position().filter(|position| *position >= end) {
             return fault(
                 "position",
-                format!("{position}, but base and continuation are {total} tokens"),
+                format!("{position}, but prompt and continuation are {total} tokens"),
             );
         }
         match self {

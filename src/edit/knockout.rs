@@ -54,17 +54,23 @@ impl AttentionKnockout {
         if self.key >= total {
             return fault("key", format!("{}, but there are only {total} tokens", self.key));
         }
-        match self.position.filter(|query| self.key >= *query) {
-            Some(query) => fault("key", format!("{} is not before the query at {query}", self.key)),
-            None => Ok(()),
+        match self.position {
+            Some(query) if self.key >= query => {
+                fault("key", format!("{} is not before the query at {query}", self.key))
+            }
+            None if self.key + 1 == total => {
+                fault("key", format!("{} is the last token, to which no other attends", self.key))
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Returns the knockout of another key in another component, for the same queries.
+    /// Returns the knockout of another key in another component: of its only query, or of all after
+    /// it.
     pub(super) fn control(&self, stand_ins: &mut dyn StandIns) -> Self {
         Self {
             component: stand_ins.component(self.component),
-            key: stand_ins.key(self.key, self.position),
+            key: stand_ins.key(self.key),
             ..*self
         }
     }

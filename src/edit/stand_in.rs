@@ -15,9 +15,8 @@ pub trait StandIns {
     /// position.
     fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>);
 
-    /// Returns another position for the key of an attention knockout, before its query; `None`
-    /// stands for all later queries, so that one must be read.
-    fn key(&mut self, key: usize, query: Option<usize>) -> usize;
+    /// Returns another position for the key of an attention knockout, before its query.
+    fn key(&mut self, key: usize) -> usize;
 
     /// Returns another component of the same kind.
     fn component(&mut self, component: Component) -> Component;

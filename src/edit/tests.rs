@@ -61,9 +61,10 @@ fn faults_name_their_field() {
     check(steering(random(1.0), clamp), Err("steering.change.value"));
     check(steering(random(1.0), add), Err("steering.change.strength"));
     check(knockout(head, Some(4), 3), Ok(()));
-    check(knockout(Component::Attention { layer: 1 }, None, 4), Ok(()));
+    check(knockout(Component::Attention { layer: 1 }, None, 3), Ok(()));
     check(knockout(head, Some(3), 3), Err("key"));
     check(knockout(head, Some(3), 4), Err("key"));
+    check(knockout(head, None, 4), Err("key"));
     check(knockout(head, None, 5), Err("key"));
     check(knockout(head, Some(5), 3), Err("position"));
     check(knockout(Component::Mlp { layer: 1 }, Some(4), 3), Err("component"));

@@ -76,6 +76,20 @@ impl Trial {
         }
     }
 
+    /// Returns the positions on the side of one whose deletion or other split is compared with
+    /// that of the one: the last of the prompt alone, or all others. The model predicts from the
+    /// last, so that whatever is done to it does more than the same elsewhere.
+    pub fn alike(&self, position: usize, bos_token_id: Option<u32>) -> Range<usize> {
+        let (side, last) = (self.side(position, bos_token_id), self.base.len().saturating_sub(1));
+        if position > last {
+            side
+        } else if position == last {
+            last..last + 1
+        } else {
+            side.start..last
+        }
+    }
+
     /// Returns the first position that an edit changes; 0 for edits that act everywhere, or none.
     pub fn first_edited(&self) -> usize {
         self.edits.iter().map(Edit::first_changed).min().unwrap_or(0)

@@ -43,9 +43,11 @@ impl ModelEvaluator<'_> {
         let text = text.strip_prefix(bos.as_slice()).unwrap_or(text);
         let first = trial.first_editable(bos);
         let length = trial.base.len() - first;
+        // A text too short for two stretches gives two that overlap.
+        let apart = length.min(text.len() / OTHER_PROMPTS);
         std::array::from_fn(|prompt| {
             let mut moved = trial.prompt_only();
-            let stretch = text.iter().cycle().skip(prompt * length).take(length);
+            let stretch = text.iter().cycle().skip(prompt * apart).take(length);
             let mut base: Vec<u32> = trial.base[..first].iter().chain(stretch).copied().collect();
             for edit in &moved.edits {
                 if let Edit::Retokenize { position, .. } = edit

@@ -5,10 +5,10 @@
 //! how much, where, or how often.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
 
 use rand::Rng as _;
 
+use super::other_keys::other_keys;
 use super::other_splits::{Counterparts, OtherSplits};
 use super::verdict::LEAST_CONTROLS;
 use crate::edit::{Component, Edit, StandIns, Trial};
@@ -132,25 +132,23 @@ fn substitute(
         _ => None,
     });
     let deletions = deletions.zip(deleted.into_iter().map(back)).collect();
-    let keys =
-        keys.into_iter().map(|((query, key), other)| ((query.map(back), back(key)), back(other)));
-    let keys = keys.collect();
-    (trial.with_edits(edits), Substitution { tokens, components, deletions, splits, keys, seeds })
+    let keys = keys.into_iter().map(|(key, other)| (back(key), back(other))).collect();
+    let bos = config.bos_token_id;
+    let made = Substitution { bos, tokens, components, deletions, splits, keys, seeds };
+    (trial.with_edits(edits), made)
 }
-
-/// The query of an attention knockout (`None`: all after the key) and the key.
-type Edge = (Option<usize>, usize);
 
 /// What one control puts in the place of what its trial puts in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Substitution {
+    bos: Option<u32>,
     tokens: BTreeMap<u32, u32>,
     components: BTreeMap<Component, Component>,
     /// Deleted positions, counted back from the end of the prompt.
     deletions: BTreeMap<usize, usize>,
     splits: Counterparts,
-    /// Keys of attention knockouts by their edge, counted back likewise.
-    keys: BTreeMap<Edge, usize>,
+    /// Keys of attention knockouts, counted back likewise.
+    keys: BTreeMap<usize, usize>,
     /// Seeds of noise, in the order of the edits.
     seeds: Vec<u64>,
 }
@@ -159,7 +157,8 @@ impl Substitution {
     /// Returns the control of a trial whose edits are among those that this was drawn for.
     pub fn apply(&self, trial: &Trial) -> Trial {
         let seeds = self.seeds.iter().copied().collect();
-        let mut made = Made { of: self, trial, split: Vec::new(), seeds };
+        let (split, keys) = (Vec::new(), BTreeMap::new());
+        let mut made = Made { of: self, trial, split, keys, seeds };
         trial.with_edits(trial.edits.iter().map(|edit| edit.control(&mut made)).collect())
     }
 }
@@ -170,6 +169,8 @@ struct Made<'a> {
     trial: &'a Trial,
     /// Positions of the tokens that the control splits.
     split: Vec<usize>,
+    /// Counterparts of keys.
+    keys: BTreeMap<usize, usize>,
     seeds: VecDeque<u64>,
 }
 
@@ -179,11 +180,12 @@ impl StandIns for Made<'_> {
     }
 
     fn position(&mut self, position: usize) -> usize {
-        let end = self.trial.base.len();
+        let (end, places) = (self.trial.base.len(), self.trial.alike(position, self.of.bos));
         let back = self.of.deletions.get(&end.wrapping_sub(position));
         let moved = back.map(|back| end.wrapping_sub(*back));
         // If the reduction has removed that place: the one before the trial's.
-        moved.filter(|at| *at < self.trial.len()).unwrap_or(position.saturating_sub(1))
+        let before = [moved, position.checked_sub(1)].into_iter().flatten();
+        before.into_iter().find(|at| places.contains(at)).unwrap_or(position)
     }
 
     fn split(&mut self, position: usize, pieces: &[u32]) -> (usize, Vec<u32>) {
@@ -192,13 +194,22 @@ impl StandIns for Made<'_> {
         made
     }
 
-    fn key(&mut self, key: usize, query: Option<usize>) -> usize {
+    fn key(&mut self, key: usize) -> usize {
+        if let Some(&known) = self.keys.get(&key) {
+            return known;
+        }
         let back = |position: usize| self.trial.base.len().wrapping_sub(position);
-        let moved = self.of.keys.get(&(query.map(back), back(key)));
-        let before = query.unwrap_or(self.trial.len().saturating_sub(1));
-        // If the reduction has removed that place: one beside the trial's.
-        let beside = if key + 1 < before { key + 1 } else { key.saturating_sub(1) };
-        moved.map(|moved| back(*moved)).filter(|at| *at < before).unwrap_or(beside)
+        let mut others = other_keys(self.trial, key, self.of.bos);
+        others.retain(|at| !self.keys.values().any(|used| used == at));
+        let moved = self.of.keys.get(&back(key)).map(|moved| back(*moved));
+        let moved = moved.filter(|at| *at == key || others.contains(at));
+        // If the reduction has removed that place: the nearest to the trial's that is left over.
+        let is_meant = |at: &usize| self.of.keys.values().any(|meant| back(*meant) == *at);
+        let left = || others.iter().copied().filter(|at| !is_meant(at));
+        let nearest = || left().min_by_key(|at| at.abs_diff(key));
+        let made = moved.or_else(nearest).unwrap_or(key);
+        self.keys.insert(key, made);
+        made
     }
 
     fn component(&mut self, component: Component) -> Component {
@@ -230,8 +241,9 @@ struct Draws<'a> {
     split: Vec<usize>,
     /// Counterparts of splits.
     splits: Counterparts,
-    /// Counterparts of keys. Knockouts of one edge in several heads have the same.
-    keys: BTreeMap<Edge, usize>,
+    /// Counterparts of keys. One key has the same counterpart throughout a trial, and no two have
+    /// one: heads that lose one edge lose one in the control, heads that lose two lose two.
+    keys: BTreeMap<usize, usize>,
     /// Seeds of noise.
     seeds: Vec<u64>,
 }
@@ -272,11 +284,13 @@ impl StandIns for Draws<'_> {
         drawn
     }
 
-    /// Another position, not yet edited or deleted, and no end of a knocked-out edge.
+    /// Another position that it is compared with, not yet edited or deleted, and no end of a
+    /// knocked-out edge; the same for the last token of the prompt, which is like no other.
     fn position(&mut self, position: usize) -> usize {
-        let range = self.trial.side(position, self.config.bos_token_id);
+        let range = self.trial.alike(position, self.config.bos_token_id);
         let taken = self.taken();
-        let drawn = another(range, |at| !taken.contains(&at), self.rng).unwrap_or(position);
+        let free: Vec<usize> = range.filter(|at| !taken.contains(at)).collect();
+        let drawn = rng::pick(&free, self.rng).copied().unwrap_or(position);
         self.deleted.push(drawn);
         drawn
     }
@@ -290,22 +304,16 @@ impl StandIns for Draws<'_> {
         made
     }
 
-    /// Another position on the same side (prompt or continuation) before the query, or before the
-    /// last position that is read: the knockout of a key that no query follows does nothing. Not
-    /// one that is deleted.
-    fn key(&mut self, key: usize, query: Option<usize>) -> usize {
-        if let Some(&known) = self.keys.get(&(query, key)) {
+    /// One of the [`other_keys`] that nothing drawn so far takes.
+    fn key(&mut self, key: usize) -> usize {
+        if let Some(&known) = self.keys.get(&key) {
             return known;
         }
-        let trial = self.trial;
-        let side = trial.side(key, self.config.bos_token_id);
-        let range = side.start..side.end.min(query.unwrap_or(trial.last_read()));
-        let free = |at: usize| {
-            let gone = trial.edits.contains(&Edit::Delete { position: at });
-            at != key && !gone && !self.deleted.contains(&at)
-        };
-        let drawn = another(range, free, self.rng).unwrap_or(key);
-        self.keys.insert((query, key), drawn);
+        let mut others = other_keys(self.trial, key, self.config.bos_token_id);
+        let used = |at: &usize| self.keys.values().chain(&self.deleted).any(|used| used == at);
+        others.retain(|at| !used(at));
+        let drawn = rng::pick(&others, self.rng).copied().unwrap_or(key);
+        self.keys.insert(key, drawn);
         drawn
     }
 
@@ -333,12 +341,6 @@ impl StandIns for Draws<'_> {
         self.seeds.push(seed);
         seed
     }
-}
-
-/// Draws a free position of a range; `None` if there is none, or a number of draws find none.
-fn another(range: Range<usize>, free: impl Fn(usize) -> bool, rng: &mut Rng) -> Option<usize> {
-    let draws = if range.is_empty() { 0 } else { DRAWS };
-    (0..draws).map(|_| rng.random_range(range.clone())).find(|at| free(*at))
 }
 
 fn random_like(component: Component, config: &Config, rng: &mut Rng) -> Component {

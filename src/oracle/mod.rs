@@ -8,6 +8,7 @@ pub mod controls;
 pub mod detectors;
 mod interface;
 pub mod judge;
+mod other_keys;
 mod other_splits;
 mod request;
 mod verdict;

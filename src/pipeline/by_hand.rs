@@ -142,15 +142,13 @@ fn check(model: &Model, trial: &Trial, oracle: OracleKind) -> Result<()> {
     for edit in &trial.edits {
         let named =
             |message: String| Error::request(format!("edit `{}`: {message}", edit.to_text()));
-        let end = trial.len() + usize::from(matches!(edit, Edit::Insert { .. }));
-        if let Some(position) = edit.position().filter(|position| *position >= end) {
-            let tokens = trial.len();
-            return Err(named(format!(
-                "position {position}, but prompt and continuation are {tokens} tokens, 0 to {}",
-                tokens.saturating_sub(1)
-            )));
+        edit.check(trial.len(), usize::MAX)
+            .map_err(|(field, message)| named(format!("{field}: {message}")))?;
+        if let Edit::AttentionKnockout(knockout) = edit
+            && trial.layout().edges(knockout).is_none()
+        {
+            return Err(named("its key or its query is deleted".into()));
         }
-        edit.check(trial.len(), usize::MAX).map_err(|(_, message)| named(message))?;
         check_edit(model, trial, edit).map_err(|error| named(error.to_string()))?;
     }
     if trial.layout().prompt_len == 0 {

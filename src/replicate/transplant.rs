@@ -4,9 +4,10 @@ use crate::echo::EchoPrompt;
 use crate::edit::{Edit, Trial};
 
 /// Puts the edits of `trial` into another prompt, each (and the key of a knockout) at the same
-/// distance from the end of it; lesions without a position act everywhere as before. `None` if one
-/// has no place there: the prompt is too short, or (a deletion) it is about a token that the other
-/// prompt does not have. `first` is the first position that may be edited.
+/// distance from the end of it; lesions without a position act everywhere as before, and a key that
+/// is the first of all positions remains the first, which is attended to because of its place.
+/// `None` if one has no place there: the prompt is too short, or (a deletion) it is about a token
+/// that the other prompt does not have. `first` is the first position that may be edited.
 ///
 /// A retokenization is about a token too, but of this one nothing is taken away: the token is put
 /// into the prompt, so that the trial and its baseline have the same text there as well, and the
@@ -20,7 +21,11 @@ pub fn transplant(trial: &Trial, prompt: &Trial, first: usize) -> Option<Trial> 
         }
         let end = prompt.len() + usize::from(matches!(edit, Edit::Insert { .. }));
         let is_split = matches!(edit, Edit::Retokenize { .. });
-        for position in edit.positions_mut() {
+        let first_key = matches!(edit, Edit::AttentionKnockout(knockout) if knockout.key == 0);
+        // The key is the last of the positions.
+        let to_move = edit.positions().count() - usize::from(first_key);
+        let first = first.max(usize::from(first_key));
+        for position in edit.positions_mut().take(to_move) {
             let moved = (prompt.base.len() + *position).checked_sub(trial.base.len())?;
             if moved < first || moved >= end {
                 return None;
@@ -87,9 +92,14 @@ mod tests {
         // Too short in front, too short behind, and a deletion.
         assert_eq!(transplant(&trial, &Trial::new([11, 12], [17, 18]), 1), None);
         assert_eq!(transplant(&trial, &Trial::new([11, 12, 13, 14, 15, 16], [17]), 1), None);
+        // The first key remains the first, before its query.
+        let sink = Trial::new([1, 2, 3, 4], [5]).with_edits(vec![knockout(Some(2), 0)]);
+        let moved = transplant(&sink, &prompt, 1).unwrap();
+        assert_eq!(moved.edits, [knockout(Some(4), 0)]);
+        assert_eq!(transplant(&sink, &Trial::new([11, 12], [17]), 0), None);
         // A key before the first position that may be edited.
-        let far = Trial::new([1, 2, 3, 4], [5]).with_edits(vec![knockout(Some(3), 0)]);
-        assert_eq!(transplant(&far, &Trial::new([11, 12, 13, 14], [17]), 1), None);
+        let far = Trial::new([1, 2, 3, 4], [5]).with_edits(vec![knockout(Some(3), 1)]);
+        assert_eq!(transplant(&far, &Trial::new([11, 12, 13], [17]), 1), None);
         let delete = trial.with_edits(vec![Delete { position: 3 }]);
         assert_eq!(transplant(&delete, &prompt, 1), None);
     }

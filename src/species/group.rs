@@ -142,12 +142,16 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
 enum Part {
     /// A token put in.
     Token(u32),
+    /// A token cut into others.
+    Split(u32),
     /// A lesioned component. The state of a head is that head.
     Component(Component, LesionClass),
+    /// A head or an attention block from which a key is kept.
+    Knockout(Component),
 }
 
-/// Returns the tokens that a case puts in and the components that it lesions, if it does nothing
-/// else.
+/// Returns the tokens that a case puts in or splits and the components that it lesions or knocks
+/// edges out of, if it does nothing else.
 fn parts(case: &Case) -> Option<BTreeSet<Part>> {
     let part = |edit: &Edit| match edit {
         Edit::Lesion { component, action, .. } => {
@@ -158,6 +162,11 @@ fn parts(case: &Case) -> Option<BTreeSet<Part>> {
             Some(Part::Component(unit, LesionClass::of(action)))
         }
         Edit::Replace { id, .. } | Edit::Insert { id, .. } => Some(Part::Token(*id)),
+        Edit::Retokenize { position, .. } => {
+            let mut ids = case.base.iter().chain(&case.continuation);
+            Some(Part::Split(*ids.nth(*position)?))
+        }
+        Edit::AttentionKnockout(knockout) => Some(Part::Knockout(knockout.component)),
         _ => None,
     };
     case.edits.iter().map(part).collect::<Option<BTreeSet<_>>>().filter(|all| !all.is_empty())
@@ -252,7 +261,7 @@ fn is_consistent(case: &Case) -> bool {
 mod tests {
     use super::*;
     use crate::case::tests::example;
-    use crate::edit::Action;
+    use crate::edit::{Action, AttentionKnockout};
     use crate::oracle::OracleKind;
 
     fn case(id: u32, position: usize, score: f64) -> Case {
@@ -296,6 +305,21 @@ mod tests {
         let species = group(&cases);
         let sizes: Vec<usize> = species.iter().map(|species| species.members.len()).collect();
         assert_eq!(sizes, [2, 1]);
+        // So is a set of knockouts.
+        let knockout = |head, key| {
+            let component = Component::Head { layer: 2, head };
+            Edit::AttentionKnockout(AttentionKnockout { component, position: None, key })
+        };
+        let cut = |edits: &[Edit]| {
+            let mut case = alone.clone();
+            case.edits = edits.to_vec();
+            case.id = case.compute_id();
+            case
+        };
+        let one = cut(&[knockout(0, 1)]);
+        assert_eq!(group(&[one.clone(), cut(&[knockout(1, 1), knockout(0, 2)])]).len(), 1);
+        let retokenize = Edit::Retokenize { position: 1, pieces: vec![3, 4] };
+        assert_eq!(group(&[one, cut(&[retokenize, knockout(0, 2)])]).len(), 1);
         // Under another oracle it is no twin.
         both.verdict.oracle = OracleKind::Collapse;
         both.id = both.compute_id();

@@ -37,11 +37,12 @@ const MEDIATES: f64 = 0.5;
 struct Profile<K>(BTreeMap<K, f64>);
 
 impl<K: Ord + Copy> Profile<K> {
-    /// Returns the root mean square difference over what both have.
-    fn distance(&self, other: &Self) -> f64 {
+    /// Returns the root mean square difference over what both have; `None` if they have nothing in
+    /// common.
+    fn distance(&self, other: &Self) -> Option<f64> {
         let both = self.0.iter().filter_map(|(key, a)| Some(a - other.0.get(key)?));
         let squares: Vec<f64> = both.map(|difference| difference * difference).collect();
-        mean(&squares).sqrt()
+        (!squares.is_empty()).then(|| mean(&squares).sqrt())
     }
 }
 
@@ -93,18 +94,19 @@ impl Profiled for ByDeficits {
 }
 
 /// Profiles of what each mixer and MLP mediates, without the relays of the case: these mediate
-/// whatever is put in the place of its edits, and tell no kinds apart.
+/// whatever is put in the place of its edits, and tell no kinds apart. A case that could not be
+/// compared with controls has none: its relays are not known.
 pub(super) struct ByBlocks;
 
 impl ByBlocks {
     fn blocks(case: &Case) -> Vec<&BlockEffect> {
         let Some(found) = &case.localization else { return Vec::new() };
-        let is_relay = |block: &&BlockEffect| {
+        let is_no_relay = |block: &&BlockEffect| {
             let of_block = |contrast: &&Contrast| contrast.component == block.component;
-            found.contrasts.iter().find(of_block).is_some_and(|c| c.role == Role::Relay)
+            found.contrasts.iter().find(of_block).is_some_and(|c| c.role != Role::Relay)
         };
         let blocks = found.generalization.iter().flat_map(|tried| &tried.blocks);
-        blocks.filter(|block| !is_relay(block)).collect()
+        blocks.filter(is_no_relay).collect()
     }
 }
 
@@ -130,16 +132,21 @@ impl Profiled for ByBlocks {
     }
 }
 
-/// Returns the block that mediates most of the effects of the cases in new prompts, if one mediates
-/// much.
+/// Returns the block that mediates much of the effect in new prompts in more than half of the cases
+/// with a profile: of several, the one that mediates most on average.
 pub(super) fn mediator(cases: &[&Case]) -> Option<Component> {
+    let profiles: Vec<_> = cases.iter().filter_map(|case| profile::<ByBlocks>(case)).collect();
     let mut shares: BTreeMap<Component, Vec<f64>> = BTreeMap::new();
-    for (component, share) in cases.iter().flat_map(|case| ByBlocks::means(case, &|_| true)) {
-        shares.entry(component).or_default().push(share);
+    for (component, share) in profiles.iter().flat_map(|profile| &profile.0) {
+        shares.entry(*component).or_default().push(*share);
     }
-    let means = shares.into_iter().map(|(component, shares)| (mean(&shares), component));
+    let mediates_most = |shares: &[f64]| {
+        2 * shares.iter().filter(|share| **share >= MEDIATES).count() > profiles.len()
+    };
+    let mediators = shares.into_iter().filter(|(_, shares)| mediates_most(shares));
+    let means = mediators.map(|(component, shares)| (mean(&shares), component));
     let most = means.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
-    most.filter(|(share, _)| *share >= MEDIATES).map(|(_, component)| component)
+    most.map(|(_, component)| component)
 }
 
 /// Returns the deficits that more than half of the measured cases show.
@@ -167,7 +174,7 @@ pub(super) fn calibrate<P: Profiled>(cases: &[(&Descriptor, &Case)]) -> Option<f
     let measured: Vec<(&Descriptor, Profile<P::Key>, f64)> = (cases.iter())
         .filter_map(|(kind, case)| {
             let half = |half| Profile(P::means(case, &|at| at % 2 == half));
-            Some((*kind, profile::<P>(case)?, half(0).distance(&half(1))))
+            Some((*kind, profile::<P>(case)?, half(0).distance(&half(1))?))
         })
         .collect();
     if measured.len() < LEAST_CASES {
@@ -178,7 +185,7 @@ pub(super) fn calibrate<P: Profiled>(cases: &[(&Descriptor, &Case)]) -> Option<f
     let unrelated: Vec<f64> = (measured.iter().enumerate())
         .flat_map(|(at, (kind, a, _))| {
             let others = measured[at + 1..].iter().filter(move |(other, ..)| other != kind);
-            others.map(move |(_, b, _)| a.distance(b))
+            others.filter_map(move |(_, b, _)| a.distance(b))
         })
         .collect();
     let apart = unrelated.iter().filter(|distance| **distance > threshold).count();
@@ -186,14 +193,16 @@ pub(super) fn calibrate<P: Profiled>(cases: &[(&Descriptor, &Case)]) -> Option<f
 }
 
 /// Divides the cases of one kind into clusters (average linkage) that are further apart than
-/// `threshold` and have other names. Cases without a profile go with the first.
+/// `threshold`, or have nothing in common, and have other names. Cases without a profile go with
+/// the first.
 pub(super) fn divide<P: Profiled>(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Case>> {
     let profiles: Vec<(usize, Profile<P::Key>)> = (members.iter().enumerate())
         .filter_map(|(at, case)| Some((at, profile::<P>(case)?)))
         .collect();
     let Some(threshold) = threshold.filter(|_| profiles.len() > 1) else { return vec![members] };
+    let distance = |a: &Profile<_>, b: &Profile<_>| a.distance(b).unwrap_or(f64::INFINITY);
     let mut distances: Vec<f64> = (profiles.iter().enumerate())
-        .flat_map(|(i, (_, a))| profiles[i + 1..].iter().map(move |(_, b)| a.distance(b)))
+        .flat_map(|(i, (_, a))| profiles[i + 1..].iter().map(move |(_, b)| distance(a, b)))
         .collect();
     let merges = linkage(&mut distances, profiles.len(), Method::Average);
     // Clusters are numbered as kodama does: first the observations, then one a merge.
@@ -229,7 +238,7 @@ pub(super) fn divide<P: Profiled>(members: Vec<&Case>, threshold: Option<f64>) -
 mod tests {
     use super::*;
     use crate::case::tests::example;
-    use crate::localize::Generalization;
+    use crate::localize::{Generalization, Localization};
     use crate::oracle::OracleKind;
 
     /// A case whose repetition and copying change by so much, up to `noise` from prompt to prompt.
@@ -299,6 +308,11 @@ mod tests {
         assert_eq!(calibrate::<ByDeficits>(&cases), None);
     }
 
+    fn contrast(layer: usize, role: Role) -> Contrast {
+        let component = Component::Mlp { layer };
+        Contrast { component, necessity: 0.9, controls: vec![0.9; 9], p_value: 1.0, role }
+    }
+
     /// A case whose effect MLPs mediate by these shares, up to `noise` from prompt to prompt.
     fn mediated(id: u32, shares: [f64; 3], noise: f64) -> Case {
         let mut case = case(id, [0.0, 0.0], 0.0);
@@ -312,6 +326,7 @@ mod tests {
             Generalization { prompts: 6, with_effect: 6, set: None, direction: None, blocks };
         let localization = case.localization.get_or_insert_default();
         localization.generalization = Some(tried);
+        localization.contrasts = (0..3).map(|layer| contrast(layer, Role::Unclear)).collect();
         case
     }
 
@@ -339,17 +354,29 @@ mod tests {
         let names = [&low, &high, &spread].map(|cases| mediator(&cases.iter().collect::<Vec<_>>()));
         let mlp = |layer| Some(Component::Mlp { layer });
         assert_eq!(names, [mlp(0), mlp(1), None]);
-        // What mediates anything put in its place tells nothing.
-        let mut relay = low[0].clone();
-        let contrast = Contrast {
-            component: Component::Mlp { layer: 0 },
-            necessity: 0.9,
-            controls: vec![0.9; 9],
-            p_value: 1.0,
-            role: Role::Relay,
+        // What one case of two has is not what both have.
+        assert_eq!(mediator(&[&low[0], &spread[0]]), None);
+        assert_eq!(mediator(&[&low[0], &low[1], &spread[0]]), mlp(0));
+        // What mediates anything put in its place tells nothing, nor what may do so, nor what was
+        // seen in three prompts.
+        let changed = |change: &dyn Fn(&mut Localization)| {
+            let mut case = low[0].clone();
+            change(case.localization.get_or_insert_default());
+            case
         };
-        relay.localization.get_or_insert_default().contrasts = vec![contrast];
-        assert_eq!(mediator(&[&relay]), None);
+        let blocks = |found: &mut Localization, change: &dyn Fn(&mut Vec<BlockEffect>)| {
+            found.generalization.iter_mut().for_each(|tried| change(&mut tried.blocks));
+        };
+        let relay = changed(&|found| found.contrasts[0] = contrast(0, Role::Relay));
+        let unknown = changed(&|found| found.contrasts.clear());
+        let short = changed(&|found| {
+            blocks(found, &|all| all.iter_mut().for_each(|b| b.necessity.truncate(3)));
+        });
+        assert_eq!([&relay, &unknown, &short].map(|case| mediator(&[case])), [None; 3]);
+        // Nothing in common is far from one another.
+        let only =
+            |layer: usize| changed(&|found| blocks(found, &|all| *all = vec![all.remove(layer)]));
+        assert_eq!(sizes(vec![&only(0), &only(2)]), [1, 1]);
         // Profiles that are as far from themselves as from others decide nothing.
         let noisy: Vec<Case> = (0..10).map(|id| mediated(id, [0.5; 3], 0.5)).collect();
         let mixed: Vec<(&Descriptor, &Case)> = noisy

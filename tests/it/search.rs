@@ -31,7 +31,7 @@ fn a_campaign_compares_two_models() {
     let out = dir.path().join("out");
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/organisms");
     let model = format!("builtin:dense+{folder}/quantized-0.safetensors");
-    let against = ["--against", "builtin:dense", "--max-evals", "2000", "--seed", "3"];
+    let against = ["--against", "builtin:dense", "--max-evals", "2000", "--seed", "4"];
     let ran = glitch(&[&["fuzz", &model, "--out", out.to_str().unwrap()], &against[..]].concat());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stdout.contains("Compared with builtin:dense"), "{}", ran.stdout);

@@ -36,7 +36,20 @@ fn controls_match_their_trials() {
     });
     check(
         vec![Delete { position: 4 }],
-        |edits| matches!(edits, [Delete { position }] if *position < 10 && *position != 4),
+        |edits| matches!(edits, [Delete { position }] if *position < 9 && *position != 4),
+    );
+    // The last token of the prompt is like no other, and another edit does not change that.
+    let last = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]);
+    let last = last.with_edits(vec![Delete { position: 9 }]);
+    assert_eq!(draw(&last, 16, 1, &fake::config(), &fake::vocabulary()), []);
+    check(
+        vec![Delete { position: 9 }, Replace { position: 3, id: 666 }, Delete { position: 4 }],
+        |edits| match edits {
+            [Delete { position: 9 }, Replace { position: 3, .. }, Delete { position }] => {
+                *position < 9 && ![3, 4].contains(position)
+            }
+            _ => false,
+        },
     );
     check(
         vec![Embedding {
@@ -222,12 +235,14 @@ fn knockout(component: Component, position: Option<usize>, key: usize) -> Edit {
 fn controls_of_knockouts_cut_other_edges() {
     let head = |head| Component::Head { layer: 1, head };
     for (component, position, key, keys) in [
-        (head(2), Some(7), 3, 0..7),
+        (head(2), Some(7), 3, 1..7),
         (head(2), Some(11), 10, 10..11),
-        (head(2), Some(1), 0, 0..1),
+        // The first position is like no other.
+        (head(2), Some(7), 0, 0..1),
+        (head(2), None, 0, 0..1),
         // The last position that is read follows every token of the prompt.
-        (head(2), None, 3, 0..10),
-        (Component::Attention { layer: 1 }, Some(7), 3, 0..7),
+        (head(2), None, 3, 1..10),
+        (Component::Attention { layer: 1 }, Some(7), 3, 1..7),
     ] {
         check(vec![knockout(component, position, key)], |edits| match edits {
             [Edit::AttentionKnockout(control)] => {
@@ -240,6 +255,14 @@ fn controls_of_knockouts_cut_other_edges() {
             _ => false,
         });
     }
+    // A head that loses two edges loses two in the control, also where one key has little room.
+    let two = vec![knockout(head(2), Some(8), 6), knockout(head(2), Some(3), 1)];
+    check(two, |edits| match edits {
+        [Edit::AttentionKnockout(a), Edit::AttentionKnockout(b)] => {
+            a.key != b.key && (2..8).contains(&a.key) && [1, 2].contains(&b.key)
+        }
+        _ => false,
+    });
     // Heads that lose one edge lose one in the control, which no deletion takes away.
     let heads = [0, 2, 3].map(|h| knockout(head(h), Some(7), 3));
     let deletions = [4, 6].map(|position| Edit::Delete { position });
@@ -279,13 +302,28 @@ fn keys_of_controls_reduce_with_the_trial() {
                 other => panic!("{other:?}"),
             });
             assert_eq!((reduced.component, reduced.position), (control.component, own.position));
-            // A key that was cut has one beside the trial's in its stead.
-            let kept = control.key.checked_sub(2);
-            assert_eq!(reduced.key, kept.unwrap_or(own.key + 1));
-            lost += usize::from(kept.is_none());
+            // A key that was cut, or is the first now, has one near the trial's in its stead.
+            if control.key > 2 {
+                assert_eq!(reduced.key, control.key - 2);
+            } else {
+                assert!(reduced.key.abs_diff(own.key) <= 2, "{} {}", reduced.key, own.key);
+                lost += 1;
+            }
+            assert!(![0, 2, 3].contains(&reduced.key));
         }
+        let edits = substitution.apply(&cut).edits;
+        let keys: Vec<usize> = edits.iter().filter_map(|edit| edit.positions().last()).collect();
+        assert!(keys.len() == 2 && keys[0] != keys[1], "{keys:?}");
     }
-    assert!((1..16).contains(&lost), "{lost}");
+    assert!((1..32).contains(&lost), "{lost}");
+    // A key that is the first after a reduction is compared with the first in other heads.
+    let first = trial(4..=10, 3).with_edits(vec![knockout(head(2), Some(5), 0)]);
+    for substitution in &made {
+        let [Edit::AttentionKnockout(control)] = substitution.apply(&first).edits[..] else {
+            panic!()
+        };
+        assert!(control.key == 0 && control.component != head(2));
+    }
 }
 
 #[test]

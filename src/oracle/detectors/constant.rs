@@ -10,7 +10,8 @@ use crate::text::{number, percent};
 #[derive(Debug)]
 pub struct ConstantAnswer;
 
-/// Tokens of an answer. The share is in steps of one of them.
+/// Tokens of an answer. The share is in steps of one of them; those after the end of an answer are
+/// not the same. (A model that stops at once is a matter of collapse.)
 pub const ANSWER: usize = 8;
 
 impl Oracle for ConstantAnswer {
@@ -33,11 +34,14 @@ impl Oracle for ConstantAnswer {
 
     fn sentence(&self, cause: &str, score: f64) -> String {
         let score = number(score);
-        format!("{cause} makes the model answer different prompts with one text (score {score}).")
+        format!(
+            "{cause} makes the model begin its answers to different prompts with one text (score \
+            {score})."
+        )
     }
 
-    fn effect(&self, _score: f64, _continuation: &str) -> String {
-        "makes the model answer any prompt alike".to_owned()
+    fn effect(&self, score: f64, _continuation: &str) -> String {
+        format!("makes {} more of the answer the same after other prompts", percent(score))
     }
 
     fn judges_mutations(&self) -> bool {
@@ -103,6 +107,7 @@ mod tests {
         check(&nine, &[&nine, &nine], 8.0);
         check(&[5, 6], &[&[6, 5], &[5, 6]], 0.0);
         check(&[], &[&[], &[]], 0.0);
+        check(&[5, 6], &[&[5, 6], &[5, 6]], 2.0);
         check(&[5, 6], &[], 0.0);
     }
 }
