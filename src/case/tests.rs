@@ -403,6 +403,7 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
     let action = prop_oneof![
         Just(Action::Zero),
         Just(Action::Mean),
+        any::<u64>().prop_map(|seed| Action::Resample { seed }),
         strength.clone().prop_map(|factor| Action::Scale { factor }),
         (any::<u64>(), strength).prop_map(|(seed, strength)| Action::Noise { seed, strength }),
     ];
@@ -447,7 +448,13 @@ fn edits(total: usize) -> impl Strategy<Value = Vec<Edit>> {
         (0..=total, any::<u32>()).prop_map(|(position, id)| Edit::Insert { position, id }),
         (0..total).prop_map(|position| Edit::Delete { position }),
         (0..total, change).prop_map(|(position, change)| Edit::Embedding { position, change }),
-        (component, action).prop_map(|(component, action)| Edit::lesion(component, action)),
+        (component, action).prop_map(|(component, action)| match (component, action) {
+            // A weight is the same in any text.
+            (Component::Weight { .. }, Action::Resample { .. }) => {
+                Edit::lesion(component, Action::Zero)
+            }
+            _ => Edit::lesion(component, action),
+        }),
         steering.prop_map(|steering| Edit::Steering { steering, position: None }),
     ];
     prop::collection::vec(edit, 0..8)

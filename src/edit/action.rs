@@ -17,6 +17,12 @@ pub enum Action {
     /// Replace the output by its mean over the built-in reference text (mean ablation); a weight by
     /// the mean of its matrix row.
     Mean,
+    /// Replace the output by what it is at the same position of another text, a stretch of the
+    /// built-in reference text (resample ablation: Chan et al. 2022, "Causal scrubbing").
+    Resample {
+        /// Seed that draws where the stretch begins.
+        seed: u64,
+    },
     /// Mask an expert: its router logit is minus infinity before the choice, and the other experts
     /// share the weight it would have got as the model's routing has it. `unroute` in files.
     #[serde(rename = "unroute", alias = "mask")]
@@ -50,6 +56,7 @@ impl Action {
         match self {
             Self::Zero => "zero",
             Self::Mean => "mean",
+            Self::Resample { .. } => "resample",
             Self::Mask => "mask",
             Self::Force => "force",
             Self::Promote { .. } => "promote",
@@ -72,6 +79,7 @@ impl Action {
         let mut action = match verb {
             "zero" => Self::Zero,
             "mean" => Self::Mean,
+            "resample" => Self::Resample { seed: 0 },
             "mask" | "unroute" => Self::Mask,
             "force" | "route" => Self::Force,
             "promote" => Self::Promote { logit: words.number("a logit")? },
@@ -86,7 +94,7 @@ impl Action {
             ));
         }
         let position = words.place()?;
-        if let Self::Noise { seed, .. } = &mut action {
+        if let Self::Noise { seed, .. } | Self::Resample { seed } = &mut action {
             *seed = words.seed()?;
         }
         Ok(Some((action, component, position)))
@@ -99,6 +107,7 @@ impl Action {
             Self::Zero | Self::Mean | Self::Mask | Self::Force => {
                 format!("{} {component}{place}", self.name())
             }
+            Self::Resample { seed } => format!("resample {component}{place} seed {seed}"),
             Self::Promote { logit } => format!("promote {logit} {component}{place}"),
             Self::Scale { factor } => format!("scale {factor} {component}{place}"),
             Self::Noise { seed, strength } => {
@@ -112,7 +121,12 @@ impl Action {
         match self {
             Self::Promote { logit } => Some(*logit),
             Self::Scale { factor } => Some(factor - 1.0),
-            Self::Zero | Self::Mean | Self::Mask | Self::Force | Self::Noise { .. } => None,
+            Self::Zero
+            | Self::Mean
+            | Self::Resample { .. }
+            | Self::Mask
+            | Self::Force
+            | Self::Noise { .. } => None,
         }
     }
 
@@ -131,10 +145,14 @@ impl Action {
             return fault("action", format!("{}, but {component} is no expert", self.name()));
         }
         match *self {
+            Self::Resample { .. } if matches!(component, Component::Weight { .. }) => fault(
+                "action",
+                format!("resample, but {component} is a weight, the same in any text"),
+            ),
             Self::Promote { logit } => finite("action.logit", logit),
             Self::Scale { factor } => finite("action.factor", factor),
             Self::Noise { strength, .. } => finite("action.strength", strength),
-            Self::Zero | Self::Mean | Self::Mask | Self::Force => Ok(()),
+            Self::Zero | Self::Mean | Self::Resample { .. } | Self::Mask | Self::Force => Ok(()),
         }
     }
 
@@ -152,6 +170,11 @@ impl Action {
                 format!("{} to the router logit of {component}", number(logit.into())),
             ),
             Self::Mean => Phrase::new("replace", "replacing", format!("{component} by its mean")),
+            Self::Resample { seed } => Phrase::new(
+                "replace",
+                "replacing",
+                format!("{component} by what it is in another text (text seed {seed})"),
+            ),
             Self::Scale { factor } => Phrase::new(
                 "multiply",
                 "multiplying",
@@ -178,6 +201,7 @@ impl Action {
                 format!("promoting {component} by {}", number(f64::from(*logit)))
             }
             Self::Mean => format!("mean-ablating {component}"),
+            Self::Resample { .. } => format!("resampling {component}"),
             Self::Scale { factor } => {
                 format!("scaling {component} by {}", number(f64::from(*factor)))
             }

@@ -60,6 +60,12 @@ fn faults_name_their_field() {
         (SteeringChange::Clamp { value: f32::NAN }, SteeringChange::Add { strength: f32::NAN });
     check(steering(random(1.0), clamp), Err("steering.change.value"));
     check(steering(random(1.0), add), Err("steering.change.strength"));
+    let resampled = |component| Edit::lesion(component, Action::Resample { seed: 1 });
+    check(resampled(Component::Mlp { layer: 1 }), Ok(()));
+    check(
+        resampled(Component::Weight { layer: 1, matrix: Matrix::Q, out: 0, input: 0 }),
+        Err("action"),
+    );
     check(knockout(head, Some(4), 3), Ok(()));
     check(knockout(Component::Attention { layer: 1 }, None, 3), Ok(()));
     check(knockout(head, Some(3), 3), Err("key"));
@@ -179,6 +185,14 @@ fn edits_are_read_as_they_are_written_by_hand() {
             Edit::Lesion {
                 component: head,
                 action: Action::Noise { seed: 9, strength: 0.5 },
+                position: Some(2),
+            },
+        ),
+        (
+            "resample L3.head1 at 2 seed 9",
+            Edit::Lesion {
+                component: head,
+                action: Action::Resample { seed: 9 },
                 position: Some(2),
             },
         ),
@@ -303,7 +317,7 @@ fn finite() -> impl Strategy<Value = f32> {
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let numbers = (any::<usize>(), any::<u32>(), any::<u32>(), any::<u64>(), finite());
-    (numbers, component(), any::<bool>(), 0..22_usize).prop_map(
+    (numbers, component(), any::<bool>(), 0..23_usize).prop_map(
         |((position, id, other, seed, strength), component, anywhere, kind)| {
             let place = (!anywhere).then_some(position);
             let layer = component.layer();
@@ -320,6 +334,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
                 6 => lesion(component, Action::Noise { seed, strength }),
                 7 => lesion(expert, Action::Mask),
                 8 => lesion(expert, Action::Force),
+                22 => lesion(component, Action::Resample { seed }),
                 21 => lesion(expert, Action::Promote { logit: strength }),
                 9 => embedding(EmbeddingChange::Noise { seed, strength }),
                 10 => embedding(EmbeddingChange::Towards { id, strength }),

@@ -14,6 +14,7 @@
 //! delete POSITION                   embedding POSITION direction TOKEN TOKEN STRENGTH
 //! zero | mean | mask | force COMPONENT [at POSITION]
 //! scale FACTOR COMPONENT [at POSITION]
+//! resample COMPONENT [at POSITION] [seed N]
 //! noise STRENGTH COMPONENT [at POSITION] [seed N]
 //! add STRENGTH VECTOR SITE [at POSITION]       VECTOR: a file, `random NORM` (then [seed N] at the
 //! remove VECTOR SITE [at POSITION]             end), or the values as [0.5,-1,2]

@@ -156,6 +156,15 @@ impl Activations {
     }
 }
 
+/// Averages rows of `width` values, leaving out the first `skip`.
+pub fn mean_of_rows(values: &[f32], width: usize, skip: usize) -> Vec<f32> {
+    let mut sum = vec![0f64; width];
+    let rows = values[skip * width..].chunks_exact(width);
+    let n = rows.len().max(1) as f64;
+    rows.for_each(|row| sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x)));
+    sum.into_iter().map(|s| (s / n) as f32).collect()
+}
+
 /// The mean output of every component over the reference text. BOS is left out: it is an outlier at
 /// every site (an attention sink) and represents no position of real text.
 #[derive(Debug, Clone)]
@@ -164,20 +173,10 @@ pub struct Means(BTreeMap<(usize, Site), Vec<f32>>);
 impl Means {
     /// Averages a run over its positions, leaving out the first `skip`.
     pub fn new(run: &Activations, skip: usize, config: &Config) -> Self {
-        let mean = |layer: usize, site: Site, values: &[f32]| {
-            let width = width(layer, site, config);
-            let mut sum = vec![0f64; width];
-            let rows = values[skip * width..].chunks_exact(width);
-            let n = rows.len().max(1) as f64;
-            rows.for_each(|row| sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x)));
-            sum.into_iter().map(|s| (s / n) as f32).collect()
+        let mean = |(&(layer, site), values): (&(usize, Site), &Vec<f32>)| {
+            ((layer, site), mean_of_rows(values, width(layer, site, config), skip))
         };
-        Self(
-            run.sites
-                .iter()
-                .map(|(&(layer, site), values)| ((layer, site), mean(layer, site, values)))
-                .collect(),
-        )
+        Self(run.sites.iter().map(mean).collect())
     }
 
     /// Returns the mean output of a component, `[width of the component]`; `None` for a weight, and

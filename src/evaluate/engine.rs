@@ -2,24 +2,22 @@
 //! the unedited model. `observe.rs` turns requests into few of these.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rand::Rng as _;
 
-use super::activations::Means;
+use super::activations::{Activations, Means};
 use super::cache::{CachedForward, ForwardCache};
 use super::lower::{Baselines, Lowering, Place, Routing};
 use super::plan::Plan;
-use crate::edit::{Edit, Trial};
+use crate::edit::{Component, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::model::batch::{Residuals, Row};
 use crate::model::hooks::Site;
 use crate::model::{Forward, Model, Pooled};
 use crate::rng;
-
-/// The plain English text over which mean ablation takes its means.
-pub const REFERENCE_TEXT: &str = include_str!("../../corpus/seeds/reference.txt");
 
 /// Answers requests with a model.
 ///
@@ -28,7 +26,8 @@ pub struct ModelEvaluator<'m> {
     /// The model that is run.
     pub model: &'m Model,
     forwards: Mutex<ForwardCache>,
-    means: OnceLock<Arc<Means>>,
+    pub(super) means: OnceLock<Arc<Means>>,
+    pub(super) elsewhere: Mutex<Vec<(u64, Arc<Activations>)>>,
     routing: Mutex<Vec<(Trial, Arc<Routing>)>>,
     projections: Vec<f32>,
     tokens: AtomicU64,
@@ -51,6 +50,7 @@ impl<'m> ModelEvaluator<'m> {
             model,
             forwards: Mutex::default(),
             means: OnceLock::new(),
+            elsewhere: Mutex::default(),
             routing: Mutex::default(),
             projections,
             tokens: AtomicU64::new(0),
@@ -60,33 +60,6 @@ impl<'m> ModelEvaluator<'m> {
     /// Returns the number of tokens that went through layers so far; a cached prefix costs none.
     pub fn tokens(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed)
-    }
-
-    /// Returns the mean outputs over [`REFERENCE_TEXT`], computed once.
-    ///
-    /// # Errors
-    /// Errors of the forward pass.
-    pub fn means(&self) -> Result<Arc<Means>> {
-        if let Some(means) = self.means.get() {
-            return Ok(means.clone());
-        }
-        let ids = self.reference_ids()?;
-        let skip = usize::from(self.model.config.bos_token_id.is_some());
-        let ids = &ids[..ids.len().min(self.model.config.max_position_embeddings)];
-        let run = self.activations(&Trial::new(ids, []), &[])?;
-        Ok(self.means.get_or_init(|| Arc::new(Means::new(&run, skip, &self.model.config))).clone())
-    }
-
-    /// Returns the tokens of [`REFERENCE_TEXT`]; BOS first where the model has one.
-    pub(super) fn reference_ids(&self) -> Result<Vec<u32>> {
-        match &self.model.tokenizer {
-            Some(_) => self.model.encode(REFERENCE_TEXT),
-            // Without a tokenizer, ids at even steps through the vocabulary: at least not one token
-            // over and over.
-            None => {
-                Ok((0..128).map(|i| (i * 7919 % self.model.config.vocab_size) as u32).collect())
-            }
-        }
     }
 
     /// Returns a row that continues the first `first` tokens of a sequence, which come from a plain
@@ -258,8 +231,17 @@ impl Baselines for ModelEvaluator<'_> {
         self.model
     }
 
-    fn means(&self) -> Result<Arc<Means>> {
-        self.means()
+    fn mean_output(&self, component: &Component) -> Result<Arc<[f32]>> {
+        self.mean_output(component)
+    }
+
+    fn resampled(
+        &self,
+        component: &Component,
+        seed: u64,
+        positions: Range<usize>,
+    ) -> Result<Arc<[f32]>> {
+        self.resampled(component, seed, positions)
     }
 
     fn plain_forward(&self, ids: &[u32]) -> Result<Arc<CachedForward>> {
@@ -273,7 +255,7 @@ impl Baselines for ModelEvaluator<'_> {
 
 /// Locks a mutex even if another thread panicked while it held it: what these locks protect is
 /// consistent at all times.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -283,7 +265,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::edit::Component;
 
     fn recurrent() -> Model {
         Model::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/mamba")).unwrap()

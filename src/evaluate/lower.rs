@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rand::Rng as _;
 
-use super::activations::{Means, place};
+use super::activations::place;
 use super::cache::CachedForward;
 use super::observation::Patch;
 use crate::edit::{
@@ -64,8 +64,17 @@ pub trait Baselines {
     /// The model whose components are edited.
     fn model(&self) -> &Model;
 
-    /// Returns the mean outputs over the reference text.
-    fn means(&self) -> Result<Arc<Means>>;
+    /// Returns the mean output of a component over the reference text, `[width of the component]`.
+    fn mean_output(&self, component: &Component) -> Result<Arc<[f32]>>;
+
+    /// Returns the output of a component at these positions of another text, which `seed` draws,
+    /// `[positions, width of the component]`.
+    fn resampled(
+        &self,
+        component: &Component,
+        seed: u64,
+        positions: Range<usize>,
+    ) -> Result<Arc<[f32]>>;
 
     /// Returns the plain forward of a sequence.
     fn plain_forward(&self, ids: &[u32]) -> Result<Arc<CachedForward>>;
@@ -240,6 +249,11 @@ impl<'a> Lowering<'a> {
                     let row = self.model().weight_row(layer, matrix, out);
                     row.iter().sum::<f32>() / row.len() as f32
                 }
+                Action::Resample { .. } => {
+                    return Err(Error::request(format!(
+                        "{component} is a weight, the same in any text"
+                    )));
+                }
                 Action::Scale { factor } => factor * weight,
                 Action::Noise { seed, strength } => {
                     weight
@@ -269,14 +283,11 @@ impl<'a> Lowering<'a> {
                 Change::Affine { scale: 0.0, shift: None }
             }
             Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
-            Action::Mean => {
-                let means = self.baselines.means()?;
-                let mean = means.output(component, &self.model().config);
-                put(mean.ok_or_else(|| {
-                    Error::request(format!(
-                        "{component} has no mean: the site is too large to be averaged"
-                    ))
-                })?)
+            Action::Mean => put(self.baselines.mean_output(component)?),
+            Action::Resample { seed } => {
+                let (start, end) =
+                    (self.place.position_of(tokens.start), self.place.position_of(tokens.end));
+                put(self.baselines.resampled(component, seed, start..end)?)
             }
             Action::Noise { seed, strength } => {
                 // Drawn per position of the sequence, so that a row with a cached prefix gets the

@@ -18,7 +18,7 @@ mutators! {
     Neurons;
     /// Lesions experts of a mixture: what they add, or how often the router chooses them.
     Experts;
-    /// Scales the logits by which a router chooses.
+    /// Scales the logits by which a router chooses, or lets it choose as in another text.
     Routers;
     /// Lesions whole attention blocks, state spaces, time mixings.
     Mixers;
@@ -127,8 +127,9 @@ impl Mutator for Routers {
     }
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
-        let action = |rng: &mut Rng| Action::Scale {
-            factor: ROUTER_FACTORS[rng.random_range(0..ROUTER_FACTORS.len())],
+        let action = |rng: &mut Rng| match rng.random_range(0..=ROUTER_FACTORS.len()) {
+            0 => resample(rng),
+            n => Action::Scale { factor: ROUTER_FACTORS[n - 1] },
         };
         lesion(&action, parent, context, rng, ROUTER)
     }
@@ -338,11 +339,19 @@ const AT_ONE_POSITION: f64 = 0.25;
 /// Share of attention knockouts that are of a whole block instead of single heads.
 const WHOLE_BLOCK: f64 = 0.25;
 
+/// The number of other texts that outputs come from: their runs are remembered.
+const TEXTS: u64 = 4;
+
 /// Draws one of the actions that suit every component.
 fn action(rng: &mut Rng) -> Action {
-    match rng.random_range(0..3) {
+    match rng.random_range(0..4) {
         0 => Action::Zero,
         1 => Action::Mean,
+        2 => resample(rng),
         _ => Action::Scale { factor: FACTORS[rng.random_range(0..FACTORS.len())] },
     }
+}
+
+fn resample(rng: &mut Rng) -> Action {
+    Action::Resample { seed: rng.random_range(0..TEXTS) }
 }

@@ -36,6 +36,8 @@ pub struct Descriptor {
 pub enum LesionClass {
     /// Zeroed, at its mean, masked, demoted, or scaled to less.
     Removed,
+    /// At what it is in another text.
+    Resampled,
     /// Scaled by a negative factor of some size; one near zero removes.
     Inverted,
     /// Scaled to more, promoted or forced.
@@ -56,6 +58,7 @@ impl LesionClass {
             Action::Scale { factor } if *factor <= 1.0 => Self::Removed,
             Action::Promote { logit } if *logit < 0.0 => Self::Removed,
             Action::Scale { .. } | Action::Force | Action::Promote { .. } => Self::Amplified,
+            Action::Resample { .. } => Self::Resampled,
             Action::Noise { .. } => Self::Noisy,
         }
     }
@@ -64,6 +67,7 @@ impl LesionClass {
     fn words(self) -> &'static str {
         match self {
             Self::Removed => "lesion",
+            Self::Resampled => "resampling",
             Self::Inverted => "inversion",
             Self::Amplified => "amplification",
             Self::Noisy => "noise",

@@ -8,7 +8,7 @@ use glitch::edit::{
     Steering, SteeringChange, SteeringVector, Trial,
 };
 use glitch::evaluate::{
-    Evaluator, ModelEvaluator, Observation, Patch, Request, Variant, hook_name,
+    Evaluator, ModelEvaluator, Observation, Patch, REFERENCE_TEXT, Request, Variant, hook_name,
 };
 use glitch::model::batch::Row;
 use glitch::model::hooks::Site;
@@ -19,6 +19,13 @@ use super::parity::load;
 
 fn model() -> Model {
     Model::load("builtin:dense").unwrap()
+}
+
+fn load_any(name: &str) -> Model {
+    match name.strip_prefix("tests/fixtures/") {
+        Some(fixture) => load(fixture),
+        None => Model::load(name).unwrap(),
+    }
 }
 
 fn prompt(model: &Model) -> Trial {
@@ -89,6 +96,9 @@ fn edits() -> Vec<Edit> {
         ] {
             edits.push(Edit::lesion(component, action));
         }
+        if !matches!(component, Component::Weight { .. }) {
+            edits.push(Edit::lesion(component, Action::Resample { seed: 1 }));
+        }
     }
     edits.extend(steering());
     for component in [Component::Head { layer: 1, head: 2 }, Component::Attention { layer: 2 }] {
@@ -121,6 +131,66 @@ fn every_edit_moves_the_output() {
     }
     let again = evaluator.observe_alone(&Request::new(trial)).unwrap();
     same(&again, &baseline, "an edit left something behind");
+}
+
+/// What is resampled is what it is in another text, a stretch of the reference text.
+#[test]
+fn a_resampled_component_is_as_in_a_stretch_of_the_reference_text() {
+    for name in ["builtin:dense", "tests/fixtures/mamba2", "tests/fixtures/olmoe"] {
+        let model = load_any(name);
+        let (evaluator, config) = (ModelEvaluator::new(&model), &model.config);
+        let text = match &model.tokenizer {
+            Some(_) => model.encode(REFERENCE_TEXT).unwrap(),
+            None => (0..128).map(|i| (i * 7919 % config.vocab_size) as u32).collect(),
+        };
+        let bos = config.bos_token_id;
+        let text = text.strip_prefix(bos.as_slice()).unwrap_or(&text);
+        let stretch = |start: usize| -> Vec<u32> {
+            let tokens = text.iter().cycle().skip(start).copied();
+            bos.into_iter().chain(tokens).take(12).collect()
+        };
+        let block = config.mixer(1);
+        let resampled = |trial: &Trial, component, position| {
+            let action = Action::Resample { seed: 3 };
+            let edits = vec![Edit::Lesion { component, action, position }];
+            evaluator.observe_alone(&Request::new(trial.with_edits(edits))).unwrap()
+        };
+        // In the stretch itself resampling changes nothing, in others it does.
+        let unchanged = |start: &usize| {
+            let trial = Trial::new(stretch(*start), [1, 2]);
+            let baseline = evaluator.observe_alone(&Request::new(trial.clone())).unwrap();
+            resampled(&trial, block, Some(11)).log_probs == baseline.log_probs
+        };
+        let starts: Vec<usize> = (0..text.len()).filter(unchanged).collect();
+        let [start] = starts[..] else { panic!("{name}: {starts:?}") };
+        // Elsewhere it is what a patch with its output there is.
+        let run = evaluator.activations(&Trial::new(stretch(start), []), &[]).unwrap();
+        let trial = Trial::new(stretch(start + 40), [1, 2]);
+        let mut components = vec![block, Component::Head { layer: 0, head: 1 }];
+        components.extend(config.mlp(0));
+        if config.experts.is_some() {
+            components.push(Component::Expert { layer: 0, expert: 1 });
+            components.push(Component::Router { layer: 1 });
+        }
+        if config.state_parts(0).0 > 0 {
+            components.push(Component::State { layer: 0, part: Some(1) });
+        }
+        for component in components.into_iter().filter(|component| config.has(component)) {
+            for (position, positions) in [(None, 0..12), (Some(5), 5..6)] {
+                let values = run.output(&component, positions.clone(), config).unwrap().into();
+                let patch = Patch { component, first: positions.start, values };
+                // A lesion everywhere acts in the continuation too, which nothing is read after.
+                let trial = Trial::new(trial.base.clone(), [1]);
+                let request = Request { patches: vec![patch], ..Request::new(trial.clone()) };
+                let patched = evaluator.observe_alone(&request).unwrap();
+                let lesioned = resampled(&trial, component, position);
+                assert_eq!(
+                    lesioned.log_probs, patched.log_probs,
+                    "{name} {component} {position:?}"
+                );
+            }
+        }
+    }
 }
 
 /// The same text in other tokens is another input.

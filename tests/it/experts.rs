@@ -40,6 +40,7 @@ fn lesions(model: &Model) -> Vec<Edit> {
     let actions = [
         Action::Zero,
         Action::Mean,
+        Action::Resample { seed: 1 },
         Action::Scale { factor: 3.0 },
         Action::Noise { seed: 1, strength: 1.0 },
     ];

@@ -86,6 +86,9 @@ fn edit(model: &Model, rng: &mut Rng) -> Edit {
             let component = component(model, rng);
             let action = match rng.random_range(0..6) {
                 0 => Action::Mean,
+                4 if !matches!(component, Component::Weight { .. }) => {
+                    Action::Resample { seed: rng.random_range(0..6) }
+                }
                 1 => Action::Scale { factor: 3.0 },
                 2 => Action::Noise { seed: 1, strength: 1.0 },
                 3 if matches!(component, Component::Expert { .. }) => Action::Mask,

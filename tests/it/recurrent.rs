@@ -48,6 +48,7 @@ fn lesions(model: &Model) -> Vec<Edit> {
     let actions = [
         Action::Zero,
         Action::Mean,
+        Action::Resample { seed: 1 },
         Action::Scale { factor: 3.0 },
         Action::Noise { seed: 1, strength: 1.0 },
     ];
@@ -63,7 +64,15 @@ fn lesions(model: &Model) -> Vec<Edit> {
     // One weight may well do nothing at one position: that of a silent neuron, say.
     let silent = |c: &Component| matches!(c, Component::Weight { .. });
     let placed = components(model).into_iter().filter(|c| !silent(c)).map(at);
-    components(model).into_iter().flat_map(edits).chain(placed).chain(carry).collect()
+    // A weight is the same in any text.
+    let resampled = |edit: &Edit| match edit {
+        Edit::Lesion { component, action, .. } => {
+            silent(component) && matches!(action, Action::Resample { .. })
+        }
+        _ => false,
+    };
+    let all = components(model).into_iter().flat_map(edits).filter(|edit| !resampled(edit));
+    all.chain(placed).chain(carry).collect()
 }
 
 #[test]
