@@ -8,6 +8,7 @@ use crate::echo::EchoPrompt;
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::model::Model;
+use crate::mutate::RoutingContrast;
 use crate::mutate::suffix::Promising;
 use crate::oracle::OracleKind;
 use crate::replicate::NewPrompts;
@@ -74,6 +75,12 @@ pub fn subject<'a>(
     } else {
         Vec::new()
     };
+    let routing = if config.mutate.iter().any(|group| group == "lesions") {
+        let prompts: Vec<_> = seeds.iter().map(|seed| seed.trial.base.clone()).collect();
+        RoutingContrast::between(evaluator, &prompts)?
+    } else {
+        Vec::new()
+    };
     let weights = match seeds.first() {
         Some(seed) => sweep::propose_weights(
             evaluator,
@@ -103,6 +110,7 @@ pub fn subject<'a>(
         weights,
         interactions,
         suffixes,
+        routing,
         noise_floors,
     })
 }

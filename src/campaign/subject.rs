@@ -8,6 +8,7 @@ use crate::edit::{Component, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Observation, Request, TwoModels};
 use crate::model::{Config, ModelRef};
+use crate::mutate::RoutingContrast;
 use crate::mutate::interactions::Interactions;
 use crate::mutate::suffix::Promising;
 use crate::mutate::{Context, Layers};
@@ -43,6 +44,9 @@ pub struct Subject<'a> {
     pub interactions: Vec<Interactions>,
     /// Tokens that a gradient ranks highest after the seeds; empty unless suffixes are proposed.
     pub suffixes: Vec<Promising>,
+    /// How the routing of each seed differs from that of the others; empty unless lesions are
+    /// proposed, and for a model without experts.
+    pub routing: Vec<RoutingContrast>,
     /// Layers whose components may be lesioned; `None`: all. Controls come from all of them.
     pub layers: Option<Layers>,
     /// Noise floor of each oracle's score; 1e-4 where none is given.
@@ -66,6 +70,7 @@ impl<'a> Subject<'a> {
             weights: &self.weights,
             interactions: &self.interactions,
             suffixes: &self.suffixes,
+            routing: &self.routing,
             layers: self.layers,
         }
     }

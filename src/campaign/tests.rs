@@ -86,6 +86,7 @@ fn campaign(
         weights: fake::weights(),
         interactions: vec![fake::interactions()],
         suffixes: fake::suffixes(),
+        routing: Vec::new(),
         layers: config.layers,
         noise_floors: Default::default(),
     };

@@ -89,10 +89,11 @@ impl ModelEvaluator<'_> {
     }
 
     /// Returns so many tokens of the reference text, from a place that `seed` draws on; where it
-    /// ends it begins again. BOS comes first where the model has one.
+    /// ends it begins again. BOS comes first where the tokenizer puts it there.
     fn stretch(&self, seed: u64, tokens: usize) -> Result<Trial> {
         let (ids, bos) = (self.reference_ids()?, self.model.config.bos_token_id);
-        let text = ids.strip_prefix(bos.as_slice()).unwrap_or(&ids);
+        let bos = bos.filter(|bos| ids.first() == Some(bos));
+        let text = &ids[usize::from(bos.is_some())..];
         let start = rng::stream(seed, "resample").random_range(0..text.len().max(1));
         let stretch = text.iter().cycle().skip(start).copied();
         let ids: Vec<u32> = bos.into_iter().chain(stretch).take(tokens).collect();

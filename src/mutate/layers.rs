@@ -97,6 +97,7 @@ mod tests {
             weights: &fake::weights(),
             interactions: &[fake::interactions()],
             suffixes: &[],
+            routing: &[],
             layers: Some(layers),
         };
         let parent = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]);

@@ -104,8 +104,8 @@ impl Mutator for Experts {
             0 => Action::Mask,
             1 => Action::Force,
             2 => {
-                let logit = PROMOTIONS[rng.random_range(0..PROMOTIONS.len())];
-                Action::Promote { logit }
+                let logits = if rng.random_bool(0.5) { PROMOTIONS } else { DEMOTIONS };
+                Action::Promote { logit: logits[rng.random_range(0..logits.len())] }
             }
             _ => action(rng),
         };
@@ -325,9 +325,11 @@ fn some_like(like: Component, layers: &[usize], config: &Config, rng: &mut Rng) 
 /// Factors by which outputs are scaled: turned round or amplified. Zero is an action of its own.
 const FACTORS: [f32; 4] = [-2.0, -1.0, 2.0, 4.0];
 
-/// Changes of the router logit of an expert, nats: demoted, promoted a little, promoted past
-/// most others.
-const PROMOTIONS: [f32; 4] = [-2.0, 1.0, 2.0, 4.0];
+/// Changes of the router logit of an expert, nats, that promote it a little, or past most others.
+pub(super) const PROMOTIONS: [f32; 3] = [1.0, 2.0, 4.0];
+
+/// Changes of the router logit of an expert, nats, that demote it.
+pub(super) const DEMOTIONS: [f32; 3] = [-1.0, -2.0, -4.0];
 
 /// Factors for router logits: the worst experts, any expert, a flatter choice, a sharper one.
 const ROUTER_FACTORS: [f32; 4] = [-1.0, 0.0, 0.25, 4.0];

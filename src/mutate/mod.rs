@@ -8,6 +8,8 @@ pub mod interactions;
 mod layers;
 pub mod lesions;
 mod mutator;
+pub mod routing;
+mod routing_contrast;
 pub mod sets;
 pub mod suffix;
 pub mod tokens;
@@ -15,12 +17,20 @@ pub mod weights;
 
 pub use layers::Layers;
 pub use mutator::{Context, MAX_EDITS, Mutator};
+pub use routing_contrast::RoutingContrast;
 
 use crate::error::{Error, Result};
 
 /// Every mutator, file by file: the order of the bandit's arms.
-const FILES: [&[&dyn Mutator]; 6] =
-    [tokens::ALL, suffix::ALL, embeddings::ALL, lesions::ALL, sets::ALL, weights::ALL];
+const FILES: [&[&dyn Mutator]; 7] = [
+    tokens::ALL,
+    suffix::ALL,
+    embeddings::ALL,
+    lesions::ALL,
+    routing::ALL,
+    sets::ALL,
+    weights::ALL,
+];
 
 fn all() -> impl Iterator<Item = &'static dyn Mutator> {
     FILES.into_iter().flatten().copied()
@@ -93,6 +103,7 @@ mod tests {
                 weights: &fake::weights(),
                 interactions: &[fake::interactions()],
                 suffixes: &fake::suffixes(),
+                routing: &[],
                 layers: None,
             };
             let mut rng = crate::rng::stream(seed, "test");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::interactions::Interactions;
 use super::layers::Layers;
+use super::routing_contrast::RoutingContrast;
 use super::suffix::promising::Promising;
 use crate::echo::EchoPrompt;
 use crate::edit::{Component, Edit, Trial};
@@ -33,6 +34,9 @@ pub struct Context<'a> {
     pub interactions: &'a [Interactions],
     /// Tokens that a gradient ranks highest after each prompt; empty unless suffixes are proposed.
     pub suffixes: &'a [Promising],
+    /// How the routing of each prompt differs from that of the others; empty for a model without
+    /// experts.
+    pub routing: &'a [RoutingContrast],
     /// Layers whose components may be drawn; `None`: all.
     pub layers: Option<Layers>,
 }

@@ -102,6 +102,7 @@ mod tests {
             weights: &[],
             interactions: &interactions,
             suffixes: &[],
+            routing: &[],
             layers: None,
         };
         let components = &interactions[0].components;

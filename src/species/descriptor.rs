@@ -34,10 +34,8 @@ pub struct Descriptor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LesionClass {
-    /// Zeroed, at its mean, masked, demoted, or scaled to less.
+    /// Ablated (zeroed, at its mean, resampled), masked, demoted, or scaled to less.
     Removed,
-    /// At what it is in another text.
-    Resampled,
     /// Scaled by a negative factor of some size; one near zero removes.
     Inverted,
     /// Scaled to more, promoted or forced.
@@ -53,12 +51,11 @@ impl LesionClass {
     /// Returns the class of an action.
     pub fn of(action: &Action) -> Self {
         match action {
-            Action::Zero | Action::Mean | Action::Mask => Self::Removed,
+            Action::Zero | Action::Mean | Action::Resample { .. } | Action::Mask => Self::Removed,
             Action::Scale { factor } if *factor < -NEARLY_ZERO => Self::Inverted,
             Action::Scale { factor } if *factor <= 1.0 => Self::Removed,
             Action::Promote { logit } if *logit < 0.0 => Self::Removed,
             Action::Scale { .. } | Action::Force | Action::Promote { .. } => Self::Amplified,
-            Action::Resample { .. } => Self::Resampled,
             Action::Noise { .. } => Self::Noisy,
         }
     }
@@ -67,7 +64,6 @@ impl LesionClass {
     fn words(self) -> &'static str {
         match self {
             Self::Removed => "lesion",
-            Self::Resampled => "resampling",
             Self::Inverted => "inversion",
             Self::Amplified => "amplification",
             Self::Noisy => "noise",

@@ -282,6 +282,7 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
         weights: &[],
         interactions: &tables,
         suffixes: &[],
+        routing: &[],
         layers: None,
     };
     let judge = ModelJudge::new(&evaluator, config, &vocabulary, OracleKind::LossBlowup, 5, 1e-4);

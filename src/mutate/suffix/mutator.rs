@@ -50,6 +50,7 @@ mod tests {
             weights: &[],
             interactions: &[],
             suffixes: &suffixes,
+            routing: &[],
             layers: None,
         };
         let parent = Trial::new(suffixes[0].base.clone(), [4]);
