@@ -95,7 +95,8 @@ pub fn subject<'a>(
     let noise_floors = OracleKind::ALL.into_iter().map(|kind| (kind, floor)).collect();
     let new_prompts = NewPrompts::new(model, vocabulary, &echo)?;
     let layers = config.layers;
-    let (model, config) = (model.reference(), &model.config);
+    let (stored, config) = (model.stored, &model.config);
+    let model = model.reference();
     Ok(Subject {
         layers,
         evaluator,
@@ -108,6 +109,7 @@ pub fn subject<'a>(
         new_prompts,
         echo,
         weights,
+        stored,
         interactions,
         suffixes,
         routing,

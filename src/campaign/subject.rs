@@ -7,7 +7,7 @@ use crate::echo::EchoPrompt;
 use crate::edit::{Component, Trial};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Observation, Request, TwoModels};
-use crate::model::{Config, ModelRef};
+use crate::model::{Config, ModelRef, StoredFloat};
 use crate::mutate::RoutingContrast;
 use crate::mutate::interactions::Interactions;
 use crate::mutate::suffix::Promising;
@@ -40,6 +40,8 @@ pub struct Subject<'a> {
     pub echo: Vec<EchoPrompt>,
     /// Proposed super weights.
     pub weights: Vec<Component>,
+    /// The format of the file's weights; `None`: not known.
+    pub stored: Option<StoredFloat>,
     /// Interactions of pairs of lesions; empty unless sets of lesions are proposed.
     pub interactions: Vec<Interactions>,
     /// Tokens that a gradient ranks highest after the seeds; empty unless suffixes are proposed.
@@ -68,6 +70,7 @@ impl<'a> Subject<'a> {
             seeds: splices,
             echo: &self.echo,
             weights: &self.weights,
+            stored: self.stored,
             interactions: &self.interactions,
             suffixes: &self.suffixes,
             routing: &self.routing,

@@ -84,6 +84,7 @@ fn campaign(
         new_prompts: fake::new_prompts(),
         echo: vec![fake::echo()],
         weights: fake::weights(),
+        stored: None,
         interactions: vec![fake::interactions()],
         suffixes: fake::suffixes(),
         routing: Vec::new(),

@@ -1,6 +1,6 @@
 //! Checks of a trial against a model.
 
-use crate::edit::{Edit, Trial};
+use crate::edit::{Action, Edit, Trial};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::vocabulary::spelling;
@@ -20,6 +20,9 @@ pub fn check_edit(model: &Model, trial: &Trial, edit: &Edit) -> Result<()> {
     }
     match edit {
         Edit::Steering { steering, .. } => model.check_steering(steering)?,
+        Edit::Lesion { action: Action::Flip { bit }, .. } => {
+            model.flipped(0.0, *bit)?;
+        }
         Edit::AttentionKnockout(knockout) => model.check_attention(&knockout.component)?,
         _ => {}
     }

@@ -33,7 +33,7 @@ enum Command {
 /// An edit is one of: `replace POSITION TOKEN`, `insert POSITION TOKEN`, `delete POSITION`,
 /// `retokenize POSITION TOKEN TOKEN...` (the same text in other tokens); `zero`, `mean`, `resample`
 /// (as in another text), `mask` or `force COMPONENT`, `promote LOGIT COMPONENT`, `scale FACTOR
-/// COMPONENT`, `noise STRENGTH COMPONENT`, each with `at POSITION` for one position alone; `embedding POSITION noise STRENGTH`,
+/// COMPONENT`, `noise STRENGTH COMPONENT`, `flip BIT WEIGHT`, each with `at POSITION` for one position alone; `embedding POSITION noise STRENGTH`,
 /// `embedding POSITION towards TOKEN STRENGTH`; `add STRENGTH VECTOR SITE`, `remove VECTOR SITE`,
 /// `clamp VALUE VECTOR SITE` for a direction of the residual stream (SITE: L3.resid_post; VECTOR: a
 /// safetensors file, as `glitch implicate --out` writes one, or `random NORM`); `knockout HEAD to

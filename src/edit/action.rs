@@ -36,6 +36,12 @@ pub enum Action {
         /// The change of the logit, nats; 0 changes nothing, a negative one demotes.
         logit: f32,
     },
+    /// Flip one bit of a weight as the file stores it: a fault of memory (Rakin et al. 2019,
+    /// "Bit-Flip Attack").
+    Flip {
+        /// 0 is the sign, then come the exponent and the mantissa, each from its highest bit down.
+        bit: u32,
+    },
     /// Multiply the output by `factor`.
     Scale {
         /// 1 changes nothing.
@@ -50,6 +56,9 @@ pub enum Action {
     },
 }
 
+/// Bits of the widest format that weights are stored in.
+const MAX_BITS: u32 = 32;
+
 impl Action {
     /// Returns the name in tables.
     pub fn name(&self) -> &'static str {
@@ -57,6 +66,7 @@ impl Action {
             Self::Zero => "zero",
             Self::Mean => "mean",
             Self::Resample { .. } => "resample",
+            Self::Flip { .. } => "flip",
             Self::Mask => "mask",
             Self::Force => "force",
             Self::Promote { .. } => "promote",
@@ -83,6 +93,7 @@ impl Action {
             "mask" | "unroute" => Self::Mask,
             "force" | "route" => Self::Force,
             "promote" => Self::Promote { logit: words.number("a logit")? },
+            "flip" => Self::Flip { bit: words.position()? as u32 },
             "scale" => Self::Scale { factor: words.number("a factor")? },
             "noise" => Self::Noise { seed: 0, strength: words.number("a strength")? },
             _ => return Ok(None),
@@ -108,6 +119,7 @@ impl Action {
                 format!("{} {component}{place}", self.name())
             }
             Self::Resample { seed } => format!("resample {component}{place} seed {seed}"),
+            Self::Flip { bit } => format!("flip {bit} {component}{place}"),
             Self::Promote { logit } => format!("promote {logit} {component}{place}"),
             Self::Scale { factor } => format!("scale {factor} {component}{place}"),
             Self::Noise { seed, strength } => {
@@ -124,6 +136,7 @@ impl Action {
             Self::Zero
             | Self::Mean
             | Self::Resample { .. }
+            | Self::Flip { .. }
             | Self::Mask
             | Self::Force
             | Self::Noise { .. } => None,
@@ -144,7 +157,15 @@ impl Action {
         if self.is_of_experts() && !matches!(component, Component::Expert { .. }) {
             return fault("action", format!("{}, but {component} is no expert", self.name()));
         }
+        let is_weight = matches!(component, Component::Weight { .. });
         match *self {
+            Self::Flip { .. } if !is_weight => {
+                fault("action", format!("flip, but {component} is no weight"))
+            }
+            Self::Flip { bit } if bit >= MAX_BITS => {
+                fault("action.bit", format!("{bit}, but a weight has at most {MAX_BITS} bits"))
+            }
+            Self::Flip { .. } => Ok(()),
             Self::Resample { .. } if matches!(component, Component::Weight { .. }) => fault(
                 "action",
                 format!("resample, but {component} is a weight, the same in any text"),
@@ -175,6 +196,9 @@ impl Action {
                 "replacing",
                 format!("{component} by what it is in another text (text seed {seed})"),
             ),
+            Self::Flip { bit } => {
+                Phrase::new("flip", "flipping", format!("bit {bit} of {component}"))
+            }
             Self::Scale { factor } => Phrase::new(
                 "multiply",
                 "multiplying",
@@ -202,6 +226,7 @@ impl Action {
             }
             Self::Mean => format!("mean-ablating {component}"),
             Self::Resample { .. } => format!("resampling {component}"),
+            Self::Flip { bit } => format!("flipping bit {bit} of {component}"),
             Self::Scale { factor } => {
                 format!("scaling {component} by {}", number(f64::from(*factor)))
             }

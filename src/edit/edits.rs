@@ -14,8 +14,8 @@ use super::steering::Steering;
 use super::words::{Lookup, Words, cut, parse};
 
 /// The words that edits begin with, for error messages.
-const VERBS: &str = "replace, insert, delete, retokenize, zero, mean, resample, scale, noise, \
-    mask, force, promote, embedding, add, remove, clamp, knockout, carry or freeze-routing";
+const VERBS: &str = "replace, insert, delete, retokenize, zero, mean, resample, flip, scale, \
+    noise, mask, force, promote, embedding, add, remove, clamp, knockout, carry or freeze-routing";
 
 /// Largest number of pieces of a token; few tokens are longer than this.
 pub(super) const MAX_PIECES: usize = 64;

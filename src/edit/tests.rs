@@ -60,12 +60,14 @@ fn faults_name_their_field() {
         (SteeringChange::Clamp { value: f32::NAN }, SteeringChange::Add { strength: f32::NAN });
     check(steering(random(1.0), clamp), Err("steering.change.value"));
     check(steering(random(1.0), add), Err("steering.change.strength"));
+    let flipped = |component, bit| Edit::lesion(component, Action::Flip { bit });
+    let weight = Component::Weight { layer: 1, matrix: Matrix::Q, out: 0, input: 0 };
+    check(flipped(weight, 31), Ok(()));
+    check(flipped(weight, 32), Err("action.bit"));
+    check(flipped(head, 3), Err("action"));
     let resampled = |component| Edit::lesion(component, Action::Resample { seed: 1 });
     check(resampled(Component::Mlp { layer: 1 }), Ok(()));
-    check(
-        resampled(Component::Weight { layer: 1, matrix: Matrix::Q, out: 0, input: 0 }),
-        Err("action"),
-    );
+    check(resampled(weight), Err("action"));
     check(knockout(head, Some(4), 3), Ok(()));
     check(knockout(Component::Attention { layer: 1 }, None, 3), Ok(()));
     check(knockout(head, Some(3), 3), Err("key"));
@@ -196,6 +198,13 @@ fn edits_are_read_as_they_are_written_by_hand() {
                 position: Some(2),
             },
         ),
+        (
+            "flip 5 L3.attn.q[2,7]",
+            Edit::lesion(
+                Component::Weight { layer: 3, matrix: Matrix::Q, out: 2, input: 7 },
+                Action::Flip { bit: 5 },
+            ),
+        ),
         ("mask L0.expert5", Edit::lesion(expert, Action::Mask)),
         ("force L0.expert5", Edit::lesion(expert, Action::Force)),
         ("promote -1.5 L0.expert5", Edit::lesion(expert, Action::Promote { logit: -1.5 })),
@@ -317,7 +326,7 @@ fn finite() -> impl Strategy<Value = f32> {
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let numbers = (any::<usize>(), any::<u32>(), any::<u32>(), any::<u64>(), finite());
-    (numbers, component(), any::<bool>(), 0..23_usize).prop_map(
+    (numbers, component(), any::<bool>(), 0..24_usize).prop_map(
         |((position, id, other, seed, strength), component, anywhere, kind)| {
             let place = (!anywhere).then_some(position);
             let layer = component.layer();
@@ -334,6 +343,10 @@ fn any_edit() -> impl Strategy<Value = Edit> {
                 6 => lesion(component, Action::Noise { seed, strength }),
                 7 => lesion(expert, Action::Mask),
                 8 => lesion(expert, Action::Force),
+                23 => lesion(
+                    Component::Weight { layer, matrix: Matrix::Q, out: 1, input: 2 },
+                    Action::Flip { bit: id },
+                ),
                 22 => lesion(component, Action::Resample { seed }),
                 21 => lesion(expert, Action::Promote { logit: strength }),
                 9 => embedding(EmbeddingChange::Noise { seed, strength }),

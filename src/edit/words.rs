@@ -13,6 +13,7 @@
 //! promote LOGIT COMPONENT [at POSITION]
 //! delete POSITION                   embedding POSITION direction TOKEN TOKEN STRENGTH
 //! zero | mean | mask | force COMPONENT [at POSITION]
+//! flip BIT COMPONENT [at POSITION]
 //! scale FACTOR COMPONENT [at POSITION]
 //! resample COMPONENT [at POSITION] [seed N]
 //! noise STRENGTH COMPONENT [at POSITION] [seed N]

@@ -249,6 +249,7 @@ impl<'a> Lowering<'a> {
                     let row = self.model().weight_row(layer, matrix, out);
                     row.iter().sum::<f32>() / row.len() as f32
                 }
+                Action::Flip { bit } => self.model().flipped(weight, bit)?,
                 Action::Resample { .. } => {
                     return Err(Error::request(format!(
                         "{component} is a weight, the same in any text"
@@ -283,6 +284,9 @@ impl<'a> Lowering<'a> {
                 Change::Affine { scale: 0.0, shift: None }
             }
             Action::Scale { factor } => Change::Affine { scale: factor, shift: None },
+            Action::Flip { .. } => {
+                return Err(Error::request(format!("{component} is no weight")));
+            }
             Action::Mean => put(self.baselines.mean_output(component)?),
             Action::Resample { seed } => {
                 let (start, end) =

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use sha2::{Digest, Sha256};
 
 use super::formats::difference::{self, Difference};
-use super::formats::{Source, builtin, gguf, locate, pth, read_text, safetensors};
+use super::formats::{Source, StoredFloat, builtin, gguf, locate, pth, read_text, safetensors};
 use super::{Config, Model, Tokenizer, Weights};
 use crate::error::{Error, Result};
 use crate::text::hex;
@@ -54,10 +54,13 @@ impl Hashing {
     }
 }
 
-/// A source that hashes the tensors it hands out.
+/// A source that hashes the tensors it hands out, and notes how their matrices are stored.
 struct Fingerprinting<'a> {
     source: &'a mut dyn Source,
     hash: Hashing,
+    /// `None` before the first matrix; `Some(None)` once one is not stored as floats, or otherwise
+    /// than another.
+    stored: Option<Option<StoredFloat>>,
 }
 
 impl Source for Fingerprinting<'_> {
@@ -70,6 +73,10 @@ impl Source for Fingerprinting<'_> {
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
+        if self.shape(name).is_some_and(|shape| shape.len() > 1) {
+            let stored = self.source.stored(name);
+            self.stored = Some(stored.filter(|_| self.stored.is_none_or(|all| all == stored)));
+        }
         let values = self.source.load(name)?;
         self.hash.update(|bytes| bytes.extend_from_slice(name.as_bytes()));
         for chunk in values.chunks(HASHED_AT_ONCE) {
@@ -154,14 +161,18 @@ impl Model {
             let model = Self::assemble(name, config, &mut changed, tokenizer, None)?;
             return changed.finish().map(|()| model);
         }
-        let mut source = Fingerprinting { source, hash: Hashing::start() };
+        let mut source = Fingerprinting { source, hash: Hashing::start(), stored: None };
         source.hash.update(|bytes| bytes.extend_from_slice(config.identity().as_bytes()));
         let weights = Weights::load(&config, &mut source)?;
+        // Weights that are loaded divided by a power of two are not what the file has.
+        let rescaled = config.rwkv.as_ref().is_some_and(|rwkv| rwkv.rescale_every > 0);
+        let stored = source.stored.flatten().filter(|_| !rescaled);
         let tokenizer_fingerprint = tokenizer.as_ref().map(|t| hex(&Sha256::digest(t.to_json())));
         Ok(Self {
             name: name.to_owned(),
             config,
             weights,
+            stored,
             tokenizer,
             fingerprint: source.hash.finish()?,
             tokenizer_fingerprint,

@@ -26,10 +26,10 @@ pub use config::{
     Rwkv, Ssm,
 };
 pub use families::FAMILIES;
-pub use formats::Source;
 pub use formats::difference::split as split_difference;
 pub use formats::locate::{is_named, short_names};
 pub use formats::tokenizer::Tokenizer;
+pub use formats::{Source, StoredFloat};
 pub use forward::{Forward, Output};
 pub use layers::{Layer, Mlp, chosen_experts, tokens_of_experts};
 pub use readout::{Distributions, Read, Readout, log_sum_exp};
@@ -48,6 +48,9 @@ pub struct Model {
     pub config: Config,
     /// All tensors, packed for multiplication.
     pub weights: Weights,
+    /// The format in which the file has the weight matrices; `None` where they are quantized, or
+    /// in several formats.
+    pub stored: Option<StoredFloat>,
     /// The tokenizer, if there is one beside the weights.
     pub tokenizer: Option<Tokenizer>,
     /// sha256 over configuration and tensors, in hex.
@@ -178,6 +181,25 @@ impl Model {
     pub fn weight(&self, layer: usize, matrix: Matrix, out: usize, input: usize) -> f32 {
         let located = self.weights.layers[layer].locate(matrix, &self.config);
         located.map_or(0.0, |(linear, first)| linear.matrix.get(first + out, input))
+    }
+
+    /// Returns the value of a weight with one bit flipped as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if it is not known how the weights are stored, or they have no such bit.
+    pub fn flipped(&self, weight: f32, bit: u32) -> Result<f32> {
+        let Some(stored) = self.stored else {
+            return Err(Error::request(format!(
+                "action: flip, but {} does not have its weights as floats of one format",
+                self.name
+            )));
+        };
+        if bit >= stored.bits() {
+            let bits = stored.bits();
+            let message = format!("action.bit: {bit}, but the file's weights have {bits} bits");
+            return Err(Error::request(message));
+        }
+        Ok(stored.flip(weight, bit))
     }
 
     /// Returns one row of a weight matrix, `[in]`; empty where the layer has no such matrix.

@@ -95,6 +95,7 @@ mod tests {
             seeds: &[],
             echo: &[],
             weights: &fake::weights(),
+            stored: None,
             interactions: &[fake::interactions()],
             suffixes: &[],
             routing: &[],

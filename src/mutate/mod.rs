@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
     use crate::edit::{Edit, Trial};
-    use crate::model::Config;
+    use crate::model::{Config, StoredFloat};
     use crate::testing::fake;
     use proptest::prelude::*;
 
@@ -101,6 +101,7 @@ mod tests {
                 seeds: &[Arc::from([5, 6, 7, 8, 9]), Arc::from([4])],
                 echo: &[fake::echo()],
                 weights: &fake::weights(),
+                stored: Some(StoredFloat::F16),
                 interactions: &[fake::interactions()],
                 suffixes: &fake::suffixes(),
                 routing: &[],

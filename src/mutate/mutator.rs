@@ -9,7 +9,7 @@ use super::routing_contrast::RoutingContrast;
 use super::suffix::promising::Promising;
 use crate::echo::EchoPrompt;
 use crate::edit::{Component, Edit, Trial};
-use crate::model::Config;
+use crate::model::{Config, StoredFloat};
 use crate::oracle::OracleKind;
 use crate::rng::Rng;
 use crate::vocabulary::Vocabulary;
@@ -30,6 +30,8 @@ pub struct Context<'a> {
     pub echo: &'a [EchoPrompt],
     /// Proposed super weights.
     pub weights: &'a [Component],
+    /// The format of the file's weights, whose bits may be flipped; `None`: not known.
+    pub stored: Option<StoredFloat>,
     /// Interactions of pairs of lesions, one table per prompt; empty unless sets are proposed.
     pub interactions: &'a [Interactions],
     /// Tokens that a gradient ranks highest after each prompt; empty unless suffixes are proposed.

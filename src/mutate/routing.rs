@@ -81,6 +81,7 @@ mod tests {
             seeds: &[],
             echo: &[],
             weights: &[],
+            stored: None,
             interactions: &[],
             suffixes: &[],
             routing: &contrasts,

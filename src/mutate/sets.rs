@@ -100,6 +100,7 @@ mod tests {
             seeds: &[],
             echo: &[],
             weights: &[],
+            stored: None,
             interactions: &interactions,
             suffixes: &[],
             routing: &[],

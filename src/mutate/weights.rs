@@ -10,7 +10,7 @@ use crate::rng::Rng;
 use crate::rng::pick;
 
 mutators! {
-    /// Removes, negates or doubles one of the proposed super weights.
+    /// Removes, negates or doubles one of the proposed super weights, or flips a bit of its exponent.
     Weights;
 }
 
@@ -28,9 +28,10 @@ impl Mutator for Weights {
         if !Layers::allow(context.layers, &component) {
             return None;
         }
-        let action = match rng.random_range(0..4) {
-            0 => Action::Scale { factor: -1.0 },
-            1 => Action::Scale { factor: 2.0 },
+        let action = match (rng.random_range(0..5), context.stored) {
+            (0, _) => Action::Scale { factor: -1.0 },
+            (1, _) => Action::Scale { factor: 2.0 },
+            (2, Some(stored)) => Action::Flip { bit: rng.random_range(1..=stored.exponent_bits()) },
             _ => Action::Zero,
         };
         extend(parent, vec![Edit::lesion(component, action)])

@@ -42,6 +42,8 @@ pub enum LesionClass {
     Amplified,
     /// With noise added.
     Noisy,
+    /// With one bit flipped.
+    Flipped,
 }
 
 /// The size of a negative factor up to which a component is as good as removed.
@@ -57,6 +59,7 @@ impl LesionClass {
             Action::Promote { logit } if *logit < 0.0 => Self::Removed,
             Action::Scale { .. } | Action::Force | Action::Promote { .. } => Self::Amplified,
             Action::Noise { .. } => Self::Noisy,
+            Action::Flip { .. } => Self::Flipped,
         }
     }
 
@@ -67,6 +70,7 @@ impl LesionClass {
             Self::Inverted => "inversion",
             Self::Amplified => "amplification",
             Self::Noisy => "noise",
+            Self::Flipped => "bit flip",
         }
     }
 }

@@ -96,9 +96,11 @@ fn edits() -> Vec<Edit> {
         ] {
             edits.push(Edit::lesion(component, action));
         }
-        if !matches!(component, Component::Weight { .. }) {
-            edits.push(Edit::lesion(component, Action::Resample { seed: 1 }));
-        }
+        edits.push(match component {
+            // The lowest bits of the exponent are of moderate effect.
+            Component::Weight { .. } => Edit::lesion(component, Action::Flip { bit: 5 }),
+            _ => Edit::lesion(component, Action::Resample { seed: 1 }),
+        });
     }
     edits.extend(steering());
     for component in [Component::Head { layer: 1, head: 2 }, Component::Attention { layer: 2 }] {
@@ -191,6 +193,35 @@ fn a_resampled_component_is_as_in_a_stretch_of_the_reference_text() {
             }
         }
     }
+}
+
+/// A flipped bit is the weight scaled by a power of two, or turned round; where the file has no
+/// bits of a weight, it is refused.
+#[test]
+fn a_flipped_bit_changes_the_weight_as_stored() {
+    let model = model();
+    let evaluator = ModelEvaluator::new(&model);
+    let trial = prompt(&model);
+    let weight = Component::Weight { layer: 1, matrix: Matrix::Down, out: 3, input: 5 };
+    let value = model.weight(1, Matrix::Down, 3, 5);
+    let stored = model.stored.unwrap();
+    let observed = |action| {
+        let edits = vec![Edit::lesion(weight, action)];
+        evaluator.observe_alone(&Request::new(trial.with_edits(edits))).unwrap().log_probs
+    };
+    let sign = observed(Action::Flip { bit: 0 });
+    assert_eq!(sign, observed(Action::Scale { factor: -1.0 }));
+    let lowest = stored.exponent_bits();
+    let factor = model.flipped(value, lowest).unwrap() / value;
+    assert!([0.5, 2.0].contains(&factor), "{factor}");
+    assert_eq!(observed(Action::Flip { bit: lowest }), observed(Action::Scale { factor }));
+    let organism = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/organisms/one-0.safetensors");
+    let sum = Model::load(&format!("builtin:dense+{organism}")).unwrap();
+    let flip = Edit::lesion(weight, Action::Flip { bit: 0 });
+    let error = check_edit(&sum, &trial, &flip).unwrap_err().to_string();
+    assert!(error.contains("does not have its weights as floats of one format"), "{error}");
+    let beyond = Edit::lesion(weight, Action::Flip { bit: stored.bits() });
+    assert!(check_edit(&model, &trial, &beyond).is_err());
 }
 
 /// The same text in other tokens is another input.

@@ -280,6 +280,7 @@ fn a_set_that_the_mutator_proposes_needs_every_member() {
         seeds: &[],
         echo: &[],
         weights: &[],
+        stored: None,
         interactions: &tables,
         suffixes: &[],
         routing: &[],

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::Source;
 use super::safetensors::Buffer;
+use super::{Source, StoredFloat};
 use crate::error::{Error, Result};
 
 /// Splits the name of a model into its base and the file of a difference; `None` if it has none.
@@ -71,6 +71,11 @@ impl Source for Difference<'_> {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.source.shape(name)
+    }
+
+    /// What is added to is a sum, which no file has.
+    fn stored(&self, name: &str) -> Option<StoredFloat> {
+        if self.added.contains_key(name) { None } else { self.source.stored(name) }
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {

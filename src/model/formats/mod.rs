@@ -6,9 +6,12 @@ pub mod gguf;
 pub mod locate;
 pub mod pth;
 pub mod safetensors;
+mod stored;
 pub mod tokenizer;
 
 use std::path::Path;
+
+pub use stored::StoredFloat;
 
 use crate::error::{Error, Result};
 
@@ -25,6 +28,12 @@ pub trait Source {
     /// # Errors
     /// [`Error::Model`] for a tensor that is missing or cannot be read.
     fn load(&mut self, name: &str) -> Result<Vec<f32>>;
+
+    /// Returns the format in which the file has the values of a tensor; `None` where they are
+    /// quantized, or are not what the file has.
+    fn stored(&self, _name: &str) -> Option<StoredFloat> {
+        None
+    }
 }
 
 /// Reads a text file of at most `limit` bytes.

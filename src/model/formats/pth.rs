@@ -11,7 +11,7 @@ use candle_core::pickle::{Object, Stack, TensorInfo};
 use candle_core::{DType, Device, Tensor};
 use zip::ZipArchive;
 
-use super::{Source, first_line};
+use super::{Source, StoredFloat, first_line};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::families;
@@ -134,6 +134,10 @@ impl Source for Pth {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|info| info.layout.dims().to_vec())
+    }
+
+    fn stored(&self, name: &str) -> Option<StoredFloat> {
+        StoredFloat::of(self.tensors.get(name)?.dtype)
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {

@@ -6,7 +6,7 @@ use std::path::{Component as PathPart, Path, PathBuf};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device};
 
-use super::{Source, first_line, read_text};
+use super::{Source, StoredFloat, first_line, read_text};
 use crate::error::{Error, Result};
 
 /// The tensors of a folder, memory-mapped.
@@ -102,6 +102,11 @@ impl Source for Folder {
         };
         read().map_err(|e| Error::model(&self.path, name, first_line(&e)))
     }
+
+    fn stored(&self, name: &str) -> Option<StoredFloat> {
+        let dtype = self.files.get(name).ok()?.dtype();
+        StoredFloat::of(dtype.try_into().ok()?)
+    }
 }
 
 /// The tensors of one safetensors buffer (a built-in model).
@@ -145,5 +150,9 @@ impl Source for Buffer {
             .ok_or_else(|| Error::model(&self.path, name, "tensor is missing"))?;
         let read = || tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         read().map_err(|e| Error::model(&self.path, name, first_line(&e)))
+    }
+
+    fn stored(&self, name: &str) -> Option<StoredFloat> {
+        StoredFloat::of(self.tensors.get(name)?.dtype())
     }
 }

@@ -48,6 +48,7 @@ mod tests {
             seeds: &[],
             echo: &[],
             weights: &[],
+            stored: None,
             interactions: &[],
             suffixes: &suffixes,
             routing: &[],

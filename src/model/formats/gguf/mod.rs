@@ -8,11 +8,12 @@ use std::io::{BufReader, Cursor, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use candle_core::Device;
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use rayon::prelude::*;
 use tokenizers::Tokenizer as HfTokenizer;
 
-use super::{Source, first_line};
+use super::{Source, StoredFloat, first_line};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, RopeScaling};
 use crate::model::families::{self, Family, GgufLayout};
@@ -342,6 +343,15 @@ impl Source for Gguf {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         Some(self.find(name)?.1.shape.dims().to_vec())
+    }
+
+    fn stored(&self, name: &str) -> Option<StoredFloat> {
+        match self.find(name)?.1.ggml_dtype {
+            GgmlDType::F32 => Some(StoredFloat::F32),
+            GgmlDType::F16 => Some(StoredFloat::F16),
+            GgmlDType::BF16 => Some(StoredFloat::Bf16),
+            _ => None,
+        }
     }
 
     fn load(&mut self, name: &str) -> Result<Vec<f32>> {
