@@ -33,13 +33,14 @@ enum Command {
 /// An edit is one of: `replace POSITION TOKEN`, `insert POSITION TOKEN`, `delete POSITION`,
 /// `retokenize POSITION TOKEN TOKEN...` (the same text in other tokens); `zero`, `mean`, `resample`
 /// (as in another text), `mask` or `force COMPONENT`, `promote LOGIT COMPONENT`, `scale FACTOR
-/// COMPONENT`, `noise STRENGTH COMPONENT`, `flip BIT WEIGHT`, each with `at POSITION` for one position alone; `embedding POSITION noise STRENGTH`,
-/// `embedding POSITION towards TOKEN STRENGTH`; `add STRENGTH VECTOR SITE`, `remove VECTOR SITE`,
-/// `clamp VALUE VECTOR SITE` for a direction of the residual stream (SITE: L3.resid_post; VECTOR: a
-/// safetensors file, as `glitch implicate --out` writes one, or `random NORM`); `knockout HEAD to
-/// POSITION`, which keeps a head (or a block: L3.attn) from attending to a token. A token is an id
-/// or text in quotes (' garden'). Positions count the tokens of prompt and continuation from 0;
-/// they are printed with their tokens, and without --edit nothing else happens.
+/// COMPONENT`, `noise STRENGTH COMPONENT`, `flip BIT WEIGHT`, each with `at POSITION` for one
+/// position alone; `embedding POSITION noise STRENGTH`, `embedding POSITION towards TOKEN
+/// STRENGTH`; `add STRENGTH VECTOR SITE`, `remove VECTOR SITE`, `clamp VALUE VECTOR SITE` for a
+/// direction of the residual stream (SITE: L3.resid_post; VECTOR: a safetensors file, as `glitch
+/// implicate --out` writes one, or `random NORM`); `knockout HEAD to POSITION`, which keeps a head
+/// (or a block: L3.attn) from attending to a token. A token is an id or text in quotes (' garden').
+/// Positions count the tokens of prompt and continuation from 0; they are printed with their
+/// tokens, and without --edit nothing else happens.
 #[derive(clap::Args)]
 struct NewArgs {
     #[arg(long, help = MODEL_HELP, default_value = DEFAULT_MODEL)]

@@ -1,4 +1,4 @@
-//! The reference text: the mean outputs of components over it, and their outputs in stretches of it.
+//! The reference text: mean outputs of components over it, and their outputs in stretches of it.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -10,9 +10,14 @@ use crate::rng::Rng;
 use crate::rng::pick;
 
 mutators! {
-    /// Removes, negates or doubles one of the proposed super weights, or flips a bit of its exponent.
+    /// Removes, negates or doubles one of the proposed super weights, or flips one of the lower bits
+    /// of its exponent.
     Weights;
 }
+
+/// Bits of the exponent that are flipped: these change a weight by a factor of 2, 4, 16 or 256. The
+/// higher ones make any weight as good as zero, or larger than all others together.
+const LOWER_BITS: u32 = 4;
 
 impl Mutator for Weights {
     fn name(&self) -> &'static str {
@@ -31,7 +36,10 @@ impl Mutator for Weights {
         let action = match (rng.random_range(0..5), context.stored) {
             (0, _) => Action::Scale { factor: -1.0 },
             (1, _) => Action::Scale { factor: 2.0 },
-            (2, Some(stored)) => Action::Flip { bit: rng.random_range(1..=stored.exponent_bits()) },
+            (2, Some(stored)) => {
+                let lowest = stored.exponent_bits();
+                Action::Flip { bit: rng.random_range(lowest - LOWER_BITS..lowest) + 1 }
+            }
             _ => Action::Zero,
         };
         extend(parent, vec![Edit::lesion(component, action)])
