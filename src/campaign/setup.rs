@@ -75,7 +75,8 @@ pub fn subject<'a>(
     } else {
         Vec::new()
     };
-    let routing = if config.mutate.iter().any(|group| group == "lesions") {
+    let lesions = config.mutate.iter().any(|group| group == "lesions");
+    let routing = if lesions && model.config.experts.is_some() {
         let prompts: Vec<_> = seeds.iter().map(|seed| seed.trial.base.clone()).collect();
         RoutingContrast::between(evaluator, &prompts)?
     } else {

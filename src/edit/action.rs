@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{Fault, fault, finite};
 use super::component::Component;
 use super::phrase::Phrase;
-use super::words::Words;
+use super::words::{Words, cut};
 use crate::text::number;
 
 /// A change of the output of a component, or of a single weight, by a lesion (ablation).
@@ -93,7 +93,7 @@ impl Action {
             "mask" | "unroute" => Self::Mask,
             "force" | "route" => Self::Force,
             "promote" => Self::Promote { logit: words.number("a logit")? },
-            "flip" => Self::Flip { bit: words.position()? as u32 },
+            "flip" => Self::Flip { bit: bit(words)? },
             "scale" => Self::Scale { factor: words.number("a factor")? },
             "noise" => Self::Noise { seed: 0, strength: words.number("a strength")? },
             _ => return Ok(None),
@@ -166,7 +166,7 @@ impl Action {
                 fault("action.bit", format!("{bit}, but a weight has at most {MAX_BITS} bits"))
             }
             Self::Flip { .. } => Ok(()),
-            Self::Resample { .. } if matches!(component, Component::Weight { .. }) => fault(
+            Self::Resample { .. } if is_weight => fault(
                 "action",
                 format!("resample, but {component} is a weight, the same in any text"),
             ),
@@ -235,6 +235,13 @@ impl Action {
             }
         }
     }
+}
+
+/// Takes the number of a bit.
+fn bit(words: &mut Words) -> Result<u32, String> {
+    let expected = "a bit (0 is the sign)";
+    let word = words.word(expected)?;
+    word.parse().map_err(|_| format!("expected {expected}, got `{}`", cut(word)))
 }
 
 #[cfg(test)]

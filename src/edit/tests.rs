@@ -264,6 +264,7 @@ fn errors_name_the_edit_and_what_was_expected() {
     for (text, expected) in [
         ("", "expected replace, insert"),
         ("repalce 4 5", "`repalce` is no edit; expected replace"),
+        ("flip -1 L3.attn.q[2,7]", "expected a bit (0 is the sign), got `-1`"),
         ("replace", "expected a position"),
         ("replace four 5", "expected a position (a token's number, from 0), got `four`"),
         ("replace -1 5", "expected a position"),

@@ -106,7 +106,9 @@ impl ModelEvaluator<'_> {
         if let Some((_, run)) = lock(&self.elsewhere).iter().find(|known| is_it(known)) {
             return Ok(run.clone());
         }
-        let stretch = self.stretch(seed, tokens.next_multiple_of(STEP))?;
+        let context = self.model.config.max_position_embeddings;
+        let rounded = tokens.next_multiple_of(STEP).min(context).max(tokens);
+        let stretch = self.stretch(seed, rounded)?;
         let run = Arc::new(self.activations(&stretch, &[])?);
         let mut known = lock(&self.elsewhere);
         known.retain(|(of, _)| *of != seed);

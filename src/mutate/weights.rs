@@ -10,8 +10,8 @@ use crate::rng::Rng;
 use crate::rng::pick;
 
 mutators! {
-    /// Removes, negates or doubles one of the proposed super weights, or flips one of the lower bits
-    /// of its exponent.
+    /// Removes, negates or doubles one of the proposed super weights, or flips a lower bit of its
+    /// exponent.
     Weights;
 }
 
