@@ -64,10 +64,11 @@ const EXCESS_REWARD: f64 = 0.2;
 /// Reward of the first trial of a kind that failed against its controls.
 const FINDING_REWARD: f64 = 1.0;
 
-/// Returns the reward of a trial's best score over the pre-threshold, which pays less the more
-/// often trials of its kind were judged (`familiarity`, in powers of two).
+/// Returns the reward of a trial's best score over the pre-threshold, which halves each time that
+/// twice as many trials of its kind were judged (`familiarity`, in powers of two). With less of a
+/// decay the mutator of the commonest kind gets most trials: a twin pays little, but always.
 pub fn excess_reward(excess: f64, familiarity: u32) -> f64 {
-    f64::min(excess, MAX_EXCESS) * EXCESS_REWARD / f64::from(1 + familiarity)
+    f64::min(excess, MAX_EXCESS) * EXCESS_REWARD * 0.5f64.powi(familiarity as i32)
 }
 
 /// Returns the reward of a trial that failed against its controls, after `known` others of its
@@ -101,6 +102,16 @@ mod tests {
         };
         assert!(share(2) > 4500);
         assert!(share(0) > 2000);
+    }
+
+    #[test]
+    fn the_hundredth_twin_pays_a_hundredth() {
+        let familiarity = |judged: u64| u64::BITS - judged.leading_zeros();
+        let first = excess_reward(9.0, familiarity(0));
+        assert_eq!(first, MAX_EXCESS * EXCESS_REWARD);
+        let hundredth = excess_reward(9.0, familiarity(100)) / first;
+        assert!((0.005..0.02).contains(&hundredth), "{hundredth}");
+        assert_eq!(excess_reward(9.0, u64::BITS) + 1.0, 1.0);
     }
 
     #[test]
