@@ -46,8 +46,8 @@ pub struct Subject<'a> {
     pub interactions: Vec<Interactions>,
     /// Tokens that a gradient ranks highest after the seeds; empty unless suffixes are proposed.
     pub suffixes: Vec<Promising>,
-    /// How the routing of each seed differs from that of the others; empty unless lesions are
-    /// proposed, and for a model without experts.
+    /// The routing of each seed against that of the others; empty unless lesions are proposed, and
+    /// for a model without experts.
     pub routing: Vec<RoutingContrast>,
     /// Layers whose components may be lesioned; `None`: all. Controls come from all of them.
     pub layers: Option<Layers>,

@@ -80,7 +80,7 @@ impl ModelEvaluator<'_> {
         seed: u64,
         positions: Range<usize>,
     ) -> Result<Arc<[f32]>> {
-        let run = self.run_elsewhere(seed, positions.end)?;
+        let run = self.run_of_stretch(seed, positions.end)?;
         if let Some(output) = run.output(component, positions.clone(), &self.model.config) {
             return Ok(output.into());
         }
@@ -101,16 +101,16 @@ impl ModelEvaluator<'_> {
     }
 
     /// Returns the activations of a stretch of at least so many tokens.
-    fn run_elsewhere(&self, seed: u64, tokens: usize) -> Result<Arc<Activations>> {
+    fn run_of_stretch(&self, seed: u64, tokens: usize) -> Result<Arc<Activations>> {
         let is_it = |(of, run): &(u64, Arc<Activations>)| *of == seed && run.positions >= tokens;
-        if let Some((_, run)) = lock(&self.elsewhere).iter().find(|known| is_it(known)) {
+        if let Some((_, run)) = lock(&self.stretches).iter().find(|known| is_it(known)) {
             return Ok(run.clone());
         }
         let context = self.model.config.max_position_embeddings;
         let rounded = tokens.next_multiple_of(STEP).min(context).max(tokens);
         let stretch = self.stretch(seed, rounded)?;
         let run = Arc::new(self.activations(&stretch, &[])?);
-        let mut known = lock(&self.elsewhere);
+        let mut known = lock(&self.stretches);
         known.retain(|(of, _)| *of != seed);
         known.insert(0, (seed, run.clone()));
         known.truncate(REMEMBERED);

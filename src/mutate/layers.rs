@@ -90,16 +90,10 @@ mod tests {
             None => panic!("{edit:?} is no lesion"),
         };
         let context = Context {
-            config: &config,
-            vocabulary: &vocabulary,
-            seeds: &[],
-            echo: &[],
             weights: &fake::weights(),
-            stored: None,
             interactions: &[fake::interactions()],
-            suffixes: &[],
-            routing: &[],
             layers: Some(layers),
+            ..fake::context(&config, &vocabulary)
         };
         let parent = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]);
         let mut rng = crate::rng::stream(1, "test");

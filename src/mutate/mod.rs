@@ -96,16 +96,13 @@ mod tests {
         fn proposals_are_valid(seed in any::<u64>(), length in 1..12_u32, rounds in 1..6_usize) {
             let (config, vocabulary) = (fake::config(), fake::vocabulary());
             let context = Context {
-                config: &config,
-                vocabulary: &vocabulary,
                 seeds: &[Arc::from([5, 6, 7, 8, 9]), Arc::from([4])],
                 echo: &[fake::echo()],
                 weights: &fake::weights(),
                 stored: Some(StoredFloat::F16),
                 interactions: &[fake::interactions()],
                 suffixes: &fake::suffixes(),
-                routing: &[],
-                layers: None,
+                ..fake::context(&config, &vocabulary)
             };
             let mut rng = crate::rng::stream(seed, "test");
             let names: Vec<String> = groups().iter().map(ToString::to_string).collect();

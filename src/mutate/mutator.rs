@@ -36,8 +36,7 @@ pub struct Context<'a> {
     pub interactions: &'a [Interactions],
     /// Tokens that a gradient ranks highest after each prompt; empty unless suffixes are proposed.
     pub suffixes: &'a [Promising],
-    /// How the routing of each prompt differs from that of the others; empty for a model without
-    /// experts.
+    /// The routing of each prompt against that of the others; empty for a model without experts.
     pub routing: &'a [RoutingContrast],
     /// Layers whose components may be drawn; `None`: all.
     pub layers: Option<Layers>,

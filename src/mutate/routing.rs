@@ -3,6 +3,7 @@
 
 use rand::Rng as _;
 
+use super::layers::Layers;
 use super::lesions::{DEMOTIONS, PROMOTIONS};
 use super::mutator::{Context, Mutator, extend, mutators};
 use crate::edit::{Action, Component, Edit, Trial};
@@ -36,9 +37,7 @@ impl Mutator for Routing {
 
     fn propose(&self, parent: &Trial, context: &Context, rng: &mut Rng) -> Option<Trial> {
         let own = context.routing.iter().find(|contrast| contrast.base == parent.base)?;
-        let allowed = |(component, _): &&(Component, f64)| {
-            context.layers.is_none_or(|layers| layers.contains(component.layer()))
-        };
+        let allowed = |(component, _): &&(Component, f64)| Layers::allow(context.layers, component);
         let experts: Vec<&(Component, f64)> = own.experts.iter().filter(allowed).collect();
         let outright = rng.random_bool(OUTRIGHT);
         let mut edits: Vec<Edit> = Vec::new();
@@ -64,7 +63,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::edit::Component;
     use crate::mutate::routing_contrast::RoutingContrast;
     use crate::testing::fake;
 
@@ -75,18 +73,7 @@ mod tests {
         let experts = vec![(expert(3), 0.75), (expert(1), -0.5), (expert(2), 0.25)];
         let base: Arc<[u32]> = Arc::from([1, 50, 51]);
         let contrasts = [RoutingContrast { base: base.clone(), experts: experts.clone() }];
-        let context = Context {
-            config: &config,
-            vocabulary: &vocabulary,
-            seeds: &[],
-            echo: &[],
-            weights: &[],
-            stored: None,
-            interactions: &[],
-            suffixes: &[],
-            routing: &contrasts,
-            layers: None,
-        };
+        let context = Context { routing: &contrasts, ..fake::context(&config, &vocabulary) };
         let mut rng = crate::rng::stream(3, "test");
         let parent = Trial::new(base, [4]);
         let of =

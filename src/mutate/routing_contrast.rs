@@ -1,5 +1,5 @@
-//! How the routing of one prompt differs from that of others: the activation rates of experts that
-//! SteerMoE compares (Fayyaz et al. 2025, "Steering MoE LLMs via Expert (De)Activation", section
+//! The routing of one prompt against that of others: the activation rates of experts that SteerMoE
+//! compares (Fayyaz et al. 2025, "Steering MoE LLMs via Expert (De)Activation", section
 //! 3).
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use crate::edit::{Component, Trial};
 use crate::error::Result;
 use crate::evaluate::{Evaluator, Request};
 
-/// How much more a prompt uses experts than other prompts do.
+/// The experts that a prompt uses more, or less, than other prompts do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoutingContrast {
     /// Ids of the prompt.
@@ -29,7 +29,7 @@ impl RoutingContrast {
     /// # Errors
     /// Those of the evaluator.
     pub fn between(evaluator: &dyn Evaluator, prompts: &[Arc<[u32]>]) -> Result<Vec<Self>> {
-        // Of prompts of one token nothing is read.
+        // Nothing is read of a prompt of one token.
         let prompts: Vec<&Arc<[u32]>> = prompts.iter().filter(|ids| ids.len() > 1).collect();
         let request = |ids: &&Arc<[u32]>| Request::new(Trial::new(&ids[..1], &ids[1..]));
         let requests: Vec<Request> = prompts.iter().map(request).collect();

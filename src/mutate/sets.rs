@@ -94,18 +94,8 @@ mod tests {
     fn strong_pairs_come_often_and_together() {
         let (config, vocabulary) = (fake::config(), fake::vocabulary());
         let interactions = [fake::interactions()];
-        let context = Context {
-            config: &config,
-            vocabulary: &vocabulary,
-            seeds: &[],
-            echo: &[],
-            weights: &[],
-            stored: None,
-            interactions: &interactions,
-            suffixes: &[],
-            routing: &[],
-            layers: None,
-        };
+        let context =
+            Context { interactions: &interactions, ..fake::context(&config, &vocabulary) };
         let components = &interactions[0].components;
         let parent = Trial::new([1, 2, 3], [4]);
         let mut rng = crate::rng::stream(3, "test");

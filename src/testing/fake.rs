@@ -8,6 +8,7 @@ use crate::evaluate::{Evaluator, Observation, Request};
 use crate::model::{
     Activation, Config, Distributions, Mixer, ModelRef, NormKind, QkNorm, Residual, Rotary,
 };
+use crate::mutate::Context;
 use crate::mutate::interactions::{Interaction, Interactions};
 use crate::mutate::suffix::Promising;
 use crate::pipeline::Finding;
@@ -89,6 +90,22 @@ pub fn new_prompts() -> NewPrompts {
         NewEcho::new(EchoPrompt { name, base: base.into(), slots, token })
     };
     NewPrompts { passages: (0..20).map(passage).collect(), echo: (0..20).map(echo).collect() }
+}
+
+/// A context of mutators with the vocabulary and nothing else.
+pub fn context<'a>(config: &'a Config, vocabulary: &'a Vocabulary) -> Context<'a> {
+    Context {
+        config,
+        vocabulary,
+        seeds: &[],
+        echo: &[],
+        weights: &[],
+        stored: None,
+        interactions: &[],
+        suffixes: &[],
+        routing: &[],
+        layers: None,
+    }
 }
 
 pub fn weights() -> Vec<Component> {

@@ -135,7 +135,7 @@ fn every_edit_moves_the_output() {
     same(&again, &baseline, "an edit left something behind");
 }
 
-/// What is resampled is what it is in another text, a stretch of the reference text.
+/// A resampled component has the output that it has in a stretch of the reference text.
 #[test]
 fn a_resampled_component_is_as_in_a_stretch_of_the_reference_text() {
     for name in ["builtin:dense", "tests/fixtures/mamba2", "tests/fixtures/olmoe"] {

@@ -73,7 +73,7 @@ impl Source for Difference<'_> {
         self.source.shape(name)
     }
 
-    /// What is added to is a sum, which no file has.
+    /// A tensor that something was added to is in no file.
     fn stored(&self, name: &str) -> Option<StoredFloat> {
         if self.added.contains_key(name) { None } else { self.source.stored(name) }
     }

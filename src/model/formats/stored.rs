@@ -1,4 +1,4 @@
-//! How a file stores its floating-point numbers: the bits that a fault may flip.
+//! The floating-point formats of files, whose bits a fault may flip.
 
 use candle_core::DType;
 use half::{bf16, f16};

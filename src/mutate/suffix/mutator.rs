@@ -42,18 +42,7 @@ mod tests {
     fn a_suffix_is_of_what_is_promising_after_its_own_prompt() {
         let (config, vocabulary) = (fake::config(), fake::vocabulary());
         let suffixes = fake::suffixes();
-        let context = Context {
-            config: &config,
-            vocabulary: &vocabulary,
-            seeds: &[],
-            echo: &[],
-            weights: &[],
-            stored: None,
-            interactions: &[],
-            suffixes: &suffixes,
-            routing: &[],
-            layers: None,
-        };
+        let context = Context { suffixes: &suffixes, ..fake::context(&config, &vocabulary) };
         let parent = Trial::new(suffixes[0].base.clone(), [4]);
         let mut rng = crate::rng::stream(3, "test");
         let mut lengths = std::collections::BTreeSet::new();
