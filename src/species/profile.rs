@@ -31,6 +31,8 @@ const LEAST_CASES: usize = 8;
 const LEAST_PROMPTS: usize = 4;
 /// The share of an effect from which a block counts as its mediator.
 const MEDIATES: f64 = 0.5;
+/// Cases that make a kind of their own by their profiles: what one case shows may be its prompts.
+const LEAST_IN_PART: usize = 2;
 
 /// One number for each measure, or for each block of the model.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,8 +195,8 @@ pub(super) fn calibrate<P: Profiled>(cases: &[(&Descriptor, &Case)]) -> Option<f
 }
 
 /// Divides the cases of one kind into clusters (average linkage) that are further apart than
-/// `threshold`, or have nothing in common, and have other names. Cases without a profile go with
-/// the first.
+/// `threshold`, or have nothing in common, and have other names. A case that would be a cluster by
+/// itself goes with the nearest, cases without a profile with the first.
 pub(super) fn divide<P: Profiled>(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Case>> {
     let profiles: Vec<(usize, Profile<P::Key>)> = (members.iter().enumerate())
         .filter_map(|(at, case)| Some((at, profile::<P>(case)?)))
@@ -224,7 +226,24 @@ pub(super) fn divide<P: Profiled>(members: Vec<&Case>, threshold: Option<f64>) -
         let cases: Vec<&Case> = places.iter().map(|at| members[*at]).collect();
         by_name.entry(P::name(&cases)).or_default().extend(places);
     }
-    let mut divided: Vec<Vec<usize>> = by_name.into_values().collect();
+    let (mut divided, alone): (Vec<Vec<usize>>, Vec<_>) =
+        by_name.into_values().partition(|cluster| cluster.len() >= LEAST_IN_PART);
+    if divided.len() < 2 {
+        return vec![members];
+    }
+    let nearest = |of: usize| {
+        let profile = |at: usize| profiles.iter().find(|(place, _)| *place == at).map(|(_, p)| p);
+        let from = |cluster: &[usize]| {
+            let pairs = cluster.iter().filter_map(|at| Some(distance(profile(of)?, profile(*at)?)));
+            mean(&pairs.collect::<Vec<f64>>())
+        };
+        (0..divided.len()).min_by(|&a, &b| from(&divided[a]).total_cmp(&from(&divided[b])))
+    };
+    let homes: Vec<(usize, usize)> =
+        (alone.into_iter().flatten()).filter_map(|at| Some((nearest(at)?, at))).collect();
+    for (cluster, at) in homes {
+        divided[cluster].push(at);
+    }
     let measured: Vec<usize> = profiles.iter().map(|(at, _)| *at).collect();
     divided[0].extend((0..members.len()).filter(|at| !measured.contains(at)));
     for cluster in &mut divided {
@@ -373,10 +392,14 @@ mod tests {
             blocks(found, &|all| all.iter_mut().for_each(|b| b.necessity.truncate(3)));
         });
         assert_eq!([&relay, &unknown, &short].map(|case| mediator(&[case])), [None; 3]);
-        // Nothing in common is far from one another.
+        // Nothing in common is far from one another, if there are two of each.
         let only =
             |layer: usize| changed(&|found| blocks(found, &|all| *all = vec![all.remove(layer)]));
-        assert_eq!(sizes(vec![&only(0), &only(2)]), [1, 1]);
+        assert_eq!(sizes(vec![&only(0), &only(0), &only(2), &only(2)]), [2, 2]);
+        assert_eq!(sizes(vec![&only(0), &only(2)]), [2]);
+        // What is alone goes with what is nearest.
+        let near: Vec<&Case> = low.iter().chain(&high).chain(&spread[..1]).collect();
+        assert_eq!(sizes(near), [6, 5]);
         // Profiles that are as far from themselves as from others decide nothing.
         let noisy: Vec<Case> = (0..10).map(|id| mediated(id, [0.5; 3], 0.5)).collect();
         let mixed: Vec<(&Descriptor, &Case)> = noisy
