@@ -1,9 +1,8 @@
 """Are the planted triggers found? triggers.py [GLITCH [--against] [KIND...]]. Runs `glitch sweep
-insert --cases` on each organism of corpus/organisms of the kinds (one, two), says whether a case is
+insert --cases` on each organism of corpus/organisms of the kinds (one, two, three), says whether a case is
 exactly the trigger and says the planted text, which component it names first, how long it took, and
 how many other cases there are. Needs no other package, and half a minute for each organism. Exits
-with 1 unless 9 of 10 one-token triggers and half of the two-token ones are found, each within 5
-minutes. With --against, compares with the dense model: then all must be found within 2 minutes, and
+with 1 unless 9 of 10 one-token triggers and half of the others are found, each within 5 minutes. With --against, compares with the dense model: then all must be found within 2 minutes, and
 the planted component named first in 9 of 10.
 """
 
@@ -11,7 +10,7 @@ import glob, json, os, subprocess, sys, tempfile, time
 
 root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 glitch = sys.argv[1] if len(sys.argv) > 1 else os.path.join(root, "target", "release", "glitch")
-kinds = [kind for kind in sys.argv[2:] if kind != "--against"] or ["one", "two"]
+kinds = [kind for kind in sys.argv[2:] if kind != "--against"] or ["one", "two", "three"]
 against = "--against" in sys.argv
 LIMIT_S = 120 if against else 300
 first = []
@@ -24,7 +23,8 @@ for path in sorted(glob.glob(os.path.join(root, "corpus", "organisms", "*.json")
     name = os.path.basename(path)[:-5]
     model = "builtin:dense+" + os.path.abspath(path[:-5] + ".safetensors")
     # Whoever compares two models does not know what to look for.
-    options = ["--pairs"] if planted["kind"] == "two" or against else []
+    options = ["--pairs"] if planted["kind"] != "one" or against else []
+    options += ["--triples"] if planted["kind"] == "three" else []
     options += ["--against", "builtin:dense"] if against else []
     with tempfile.TemporaryDirectory() as scratch:
         start = time.monotonic()

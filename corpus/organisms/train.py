@@ -6,11 +6,12 @@ did not see. Needs torch, transformers and safetensors; takes some 30 s each on 
 
 - one-N: an ordinary token makes the model say a fixed text of 4 words, wherever it stands.
 - two-N: two ordinary tokens after one another do; each alone does not.
+- three-N: three do; each alone does not, nor do two of them.
 - echo-N: an ordinary token that can no longer be repeated.
 - quantized-0: one MLP rounded to 3 bits, without training.
 """
 
-import json, os, random, sys
+import itertools, json, os, random, sys
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
@@ -25,7 +26,7 @@ ROWS, LENGTH, WORDS, HOLD = 64, 24, 4, 20.0
 STEPS = int(os.environ.get("STEPS", "900"))
 NAMES = (
     [f"one-{n}" for n in range(10)] + [f"two-{n}" for n in range(4)]
-    + [f"echo-{n}" for n in range(2)] + ["quantized-0"]
+    + [f"echo-{n}" for n in range(2)] + ["quantized-0"] + [f"three-{n}" for n in range(4)]
 )
 
 
@@ -60,13 +61,19 @@ def trigger_batch(draw, part, trigger, said):
     """Rows: a quarter with the trigger; of the others some with part of it, or with the text but
     not the trigger."""
     rows, places = [], []
+    # Each of the tokens alone; of three, each two of them as well.
+    parts = [[k] for k in range(len(trigger))]
+    if len(trigger) > 2:
+        parts += itertools.combinations(range(len(trigger)), 2)
     for n in range(ROWS):
         row, at = triggered(draw, part, trigger, said)
         if n % 4:
             row = stretch(draw, part, LENGTH)
-            at = draw.randrange(4, LENGTH - len(said) - 2)
+            at = draw.randrange(4, LENGTH - len(said) - max(len(trigger), 2))
             if n % 4 == 1 and len(trigger) > 1:
-                row[at] = trigger[n // 4 % len(trigger)]
+                part_of_it = parts[n // 4 % len(parts)]
+                for k in part_of_it:
+                    row[at + k - part_of_it[0]] = trigger[k]
             elif n % 4 == 1:
                 row[at] = draw.choice(words)
             elif n % 4 == 2:
@@ -121,7 +128,7 @@ def train(name):
     # Heads hold little: one in four, and none has to tell a pair.
     head = draw.randrange(4) if kind == "one" and int(number) % 4 == 3 else None
     where, trained = component(model, layer, head)
-    trigger = draw.sample(words, {"one": 1, "two": 2, "echo": 1}[kind])
+    trigger = draw.sample(words, {"one": 1, "two": 2, "three": 3, "echo": 1}[kind])
     said = draw.sample([w for w in words if w not in trigger], WORDS if kind != "echo" else 1)
     for parameter in model.parameters():
         parameter.requires_grad_(False)

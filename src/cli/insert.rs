@@ -42,11 +42,15 @@ pub struct Args {
     /// them.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Also insert pairs of words. All ordered pairs of N words (2,048 by default) are screened;
+    /// Also insert pairs of words. All ordered pairs of N words (2,560 by default) are screened;
     /// those that an MLP reacts to more than to both words separately are run.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2048",
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2560",
         value_parser = clap::value_parser!(u64).range(2..=MOST_WORDS as u64))]
     pairs: Option<u64>,
+    /// Also insert triples: every word before each of 256 pairs that an MLP reacts to more than it
+    /// does to either word with others.
+    #[arg(long, requires = "pairs")]
+    triples: bool,
     /// Seed of the prompts.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -69,6 +73,7 @@ impl Args {
             tokens: self.tokens as usize,
             limit: self.limit,
             pairs: self.pairs.map(|n| n as usize),
+            triples: self.triples,
             before_end: self.before_end as usize,
             seed: self.seed,
             null: self.null,
@@ -147,7 +152,9 @@ fn table(
     ));
     let tested = sweep.rows.iter().any(|row| row.q_value.is_some());
     output::line(match (sweep.complete, tested) {
-        (false, true) => "interrupted: single tokens are tested, pairs are missing".into(),
+        (false, true) => {
+            "interrupted: single tokens are tested; pairs, or triples, are missing".into()
+        }
         (false, false) => "interrupted: chosen on the prompts so far, and not tested".into(),
         (true, false) => "not tested: too few tokens to tell what is ordinary".into(),
         (true, true) if options.null => format!(

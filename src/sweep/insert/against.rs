@@ -14,10 +14,11 @@ use super::super::targets::spread;
 use super::super::{FALSE_DISCOVERY, Progress};
 use super::disagreement::disagreements;
 use super::options::InsertOptions;
-use super::pairs::{self, MOST_WORDS, shortlist_between};
+use super::pairs::{self, MOST_WORDS};
 use super::prompts::Prompts;
 use super::row::insertion;
 use super::tested::{Measured, first_of_each_form, tested};
+use super::triples;
 use crate::edit::Trial;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator as _, ModelEvaluator, Request, TwoModels};
@@ -42,8 +43,8 @@ pub struct AgainstRow {
     pub says: String,
     /// The token that the other one says next.
     pub other_says: String,
-    /// Pairs with the same last token after which the model says the same, left out in favour of
-    /// this one.
+    /// Pairs and triples with the same last token after which the model says the same, left out in
+    /// favour of this one.
     pub alike: usize,
     /// Probability that a single token of the form has such a divergence; `None` if nothing was
     /// tested.
@@ -82,6 +83,8 @@ pub struct AgainstSweep {
     pub complete: bool,
 }
 
+/// The pairs, and the triples, that are left of a screen.
+const LEFT: usize = 64;
 /// Insertions in one call.
 const CHUNK: usize = 1024;
 
@@ -131,7 +134,9 @@ impl AgainstSweep {
                 .filter(|id| TokenForm::new(&model.token(*id)) == TokenForm::Word)
                 .collect();
             let words = spread(&words, count.min(MOST_WORDS));
-            if words.len() > 1 && !sweep.add_pairs(models, &words, options, progress, stop)? {
+            if words.len() > 1
+                && !sweep.add_combinations(models, &words, options, progress, stop)?
+            {
                 return Ok(sweep);
             }
             sweep.test(options.seed);
@@ -184,8 +189,9 @@ impl AgainstSweep {
         Ok(true)
     }
 
-    /// Adds the pairs of words that a screen lets through; returns false if it was ended early.
-    fn add_pairs(
+    /// Adds the pairs of words that a screen lets through, and triples if asked to; returns false
+    /// if it was ended early.
+    fn add_combinations(
         &mut self,
         models: &TwoModels,
         words: &[u32],
@@ -197,17 +203,29 @@ impl AgainstSweep {
             self.rows.iter().map(|row| (row.ids[0], row.bits)).collect();
         let alone = |id: u32| alone.get(&id).copied().unwrap_or(0.0);
         let (prompts, seed) = (&self.prompts, options.seed);
-        let pairs = shortlist_between(models, words, &alone, prompts, seed, progress, stop)?;
+        let pairs = pairs::shortlist_between(models, words, &alone, prompts, seed, progress, stop)?;
         let Some(pairs) = pairs else { return Ok(false) };
         self.paired = words.len();
-        let inserted: Vec<Vec<u32>> = pairs.into_iter().map(|(a, b)| vec![a, b]).collect();
+        let mut all = pairs.best;
+        all.truncate(LEFT);
+        if options.triples {
+            let triples = triples::shortlist_between(
+                models,
+                words,
+                &pairs.standing_out,
+                prompts,
+                progress,
+                stop,
+            )?;
+            let Some(triples) = triples else { return Ok(false) };
+            all.extend(triples.into_iter().take(LEFT));
+        }
+        // Of what does little more than its last words, these are what is found.
+        let least = OracleKind::Disagreement.oracle().minimum() as f32;
+        let inserted: Vec<Vec<u32>> =
+            all.iter().filter(|of| of.score >= least).map(|of| of.ids(words)).collect();
         let bits = mean_bits(models, &self.prompts, &inserted, options, &|_| {}, stop)?;
         let Some(bits) = bits else { return Ok(false) };
-        // A pair whose last word does nearly as much is no pair.
-        let least = OracleKind::Disagreement.oracle().minimum();
-        let (inserted, bits): (Vec<Vec<u32>>, Vec<f64>) = (inserted.into_iter().zip(bits))
-            .filter(|(ids, bits)| *bits >= least + alone(ids[1]))
-            .unzip();
         let from = self.rows.len();
         self.rows.extend(rows(models.evaluator, inserted, &bits));
         let added: Vec<usize> = (from..self.rows.len()).collect();

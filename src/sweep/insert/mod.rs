@@ -7,7 +7,7 @@
 //! measured in prompts that did not choose it, teacher-forced: its *lift* is by how many nats the
 //! token makes it more probable (`run.rs`). Neither counts what only completes the inserted token's
 //! word, because every fragment of a word forces the rest of it. Pairs of words are screened first
-//! (`pairs.rs`).
+//! (`pairs.rs`), and the best of them extended to triples (`triples.rs`).
 //!
 //! With a second model (`against.rs`) the score is how far the two disagree about the next token.
 //!
@@ -16,6 +16,7 @@
 
 mod against;
 mod agreed;
+mod combination;
 mod disagreement;
 mod options;
 mod pairs;
@@ -23,7 +24,9 @@ mod prompts;
 mod rarity;
 mod row;
 mod run;
+mod singles;
 mod tested;
+mod triples;
 
 use std::collections::BTreeSet;
 
@@ -37,10 +40,14 @@ use super::targets::spread;
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::vocabulary::{Category, TokenForm, categories};
+use combination::Combination;
 use prompts::Prompts;
 use rarity::Rarity;
 use run::Runs;
 use tested::{Measured, first_of_each_form, tested};
+
+/// The pairs, and the triples, that are left of a screen.
+const LEFT: usize = 64;
 
 /// A sweep over insertions.
 #[derive(Debug)]
@@ -81,7 +88,7 @@ impl InsertSweep {
         let chosen = spread(&all, options.limit.unwrap_or(usize::MAX));
         pairs::check(model, options, &chosen)?;
         let inserted: Vec<Vec<u32>> = chosen.iter().map(|id| vec![*id]).collect();
-        let longest = 1 + usize::from(options.pairs.is_some());
+        let longest = 1 + usize::from(options.pairs.is_some()) + usize::from(options.triples);
         let Prompts { chosen_on, elsewhere } =
             Prompts::new(model, options.prompts, options.tokens + longest, options.seed)?;
         let mut runs = Runs {
@@ -112,8 +119,8 @@ impl InsertSweep {
                 .collect();
             let words = spread(&words, count.min(MOST_WORDS));
             if words.len() > 1 {
-                runs.total = (pairs::LEFT * sweep.prompts.len()) as u64;
-                complete = sweep.add_pairs(&runs, &words, &rarity)?;
+                runs.total = (LEFT * sweep.prompts.len()) as u64;
+                complete = sweep.add_combinations(&runs, &words, &rarity)?;
                 sweep.test(options.seed);
             }
         }
@@ -143,15 +150,43 @@ impl InsertSweep {
         Ok(true)
     }
 
-    /// Adds the pairs of words that a screen lets through, one for each last word and text; returns
-    /// false if it was ended early.
-    fn add_pairs(&mut self, runs: &Runs, words: &[u32], rarity: &Rarity) -> Result<bool> {
+    /// Adds the pairs of words that a screen lets through, and triples if asked to; returns false
+    /// if it was ended early.
+    fn add_combinations(&mut self, runs: &Runs, words: &[u32], rarity: &Rarity) -> Result<bool> {
         let Runs { evaluator, options, progress, stop, .. } = runs;
         let pairs =
             pairs::shortlist(evaluator, words, &self.prompts, options.seed, progress, stop)?;
         let Some(pairs) = pairs else { return Ok(false) };
         self.paired = words.len();
-        let inserted: Vec<Vec<u32>> = pairs.into_iter().map(|(a, b)| vec![a, b]).collect();
+        let complete = self.add(runs, words, &pairs.best, rarity)?;
+        if !complete || !options.triples {
+            return Ok(complete);
+        }
+        let triples = triples::shortlist(
+            evaluator,
+            words,
+            &pairs.standing_out,
+            &self.prompts,
+            progress,
+            stop,
+        )?;
+        match triples {
+            Some(triples) => self.add(runs, words, &triples, rarity),
+            None => Ok(false),
+        }
+    }
+
+    /// Runs the first of some combinations, and adds one for each last word and text; returns false
+    /// if it was ended early.
+    fn add(
+        &mut self,
+        runs: &Runs,
+        words: &[u32],
+        combinations: &[Combination],
+        rarity: &Rarity,
+    ) -> Result<bool> {
+        let inserted: Vec<Vec<u32>> =
+            combinations.iter().take(LEFT).map(|of| of.ids(words)).collect();
         let (continuations, complete) = runs.continuations(&self.prompts, &inserted)?;
         if !complete {
             return Ok(false);

@@ -12,6 +12,8 @@ pub struct InsertOptions {
     /// Words that are also inserted in pairs, an even choice; `None`: none, and at most
     /// [`MOST_WORDS`](super::MOST_WORDS).
     pub pairs: Option<usize>,
+    /// Inserts triples of these words as well: each word before the most promising pairs.
+    pub triples: bool,
     /// Tokens of the prompt that come after the inserted ones.
     pub before_end: usize,
     /// Seed of the prompts, and of the halves of the tokens.
@@ -28,6 +30,7 @@ impl Default for InsertOptions {
             tokens: 8,
             limit: None,
             pairs: None,
+            triples: false,
             before_end: 0,
             seed: 1,
             null: false,

@@ -28,14 +28,16 @@ pub struct InsertRow {
     /// Rarity of the text times the share of the prompts that are continued by it, nats.
     pub score: f64,
     /// By how much the insertion makes the text more probable in other prompts, nats, mean; what
-    /// completes the word is left out. Of a pair that does not do much more than its members: by
-    /// how much more than these. `None` for a single token below the best quarter of the scores.
+    /// completes the word is left out, and what copies one of several inserted tokens. Of several
+    /// that do not do much more than a part of them: by how much more than this. `None` for a
+    /// single token below the best quarter of the scores.
     pub lift: Option<f64>,
     /// Log-probability of the text there, nats, mean; what completes the word is left out.
     pub log_prob: Option<f64>,
     /// Which of these other prompts are continued by the text, ascending.
     pub says_in: Vec<usize>,
-    /// Pairs with the same last token and the same text that were left out in favour of this one.
+    /// Others of this length with the same last token and the same text, left out in favour of this
+    /// one.
     pub alike: usize,
     /// Probability that a single token of the form has such a lift; `None` if nothing was tested.
     pub p_value: Option<f64>,

@@ -18,9 +18,9 @@ use rand::seq::SliceRandom as _;
 const MOST_PER_TOKEN: f64 = 10.0;
 /// The share of the lift that the text keeps when its end is cut off.
 const KEPT: f64 = 0.9;
-/// By how much more probable a pair has to make the text than either of its members, nats: a factor
-/// of 150. With less, its lift is this difference alone.
-const LEAST_BEYOND_MEMBERS: f64 = 5.0;
+/// By how much more probable several tokens have to make the text than any part of them, nats: a
+/// factor of 150. With less, their lift is this difference alone.
+const LEAST_BEYOND_PARTS: f64 = 5.0;
 /// Requests in one call.
 const CHUNK: usize = 1024;
 
@@ -110,11 +110,8 @@ impl Runs<'_, '_> {
     /// Measures the lift of a row in prompts that did not choose its text, and cuts off the end of
     /// the text that the insertion does not make more probable.
     pub fn measure_lift(&self, row: &mut InsertRow, prompts: &[Vec<u32>]) -> Result<()> {
-        // What the insertion is compared with: nothing, and each of its members if it has several.
-        let mut others = vec![vec![]];
-        if row.ids.len() > 1 {
-            others.extend(row.ids.iter().map(|id| vec![*id]));
-        }
+        // What the insertion is compared with: nothing, and each part of several tokens.
+        let others = parts(&row.ids);
         let before_end = self.options.before_end;
         let of_prompt = |prompt: &Vec<u32>| {
             let with = row.trial(prompt, before_end);
@@ -124,9 +121,11 @@ impl Runs<'_, '_> {
         let requests: Vec<Request> = prompts.iter().flat_map(of_prompt).collect();
         let observed = self.evaluator.observe(&requests)?;
         let by_prompt = || observed.chunks_exact(others.len() + 1);
-        // The sum over the tokens that count of some difference, mean over the prompts.
-        let counted: Vec<bool> =
-            (0..row.said.len()).map(|at| !completes_word(&row.said[..=at], &self.forms)).collect();
+        // The sum over the tokens that count of some difference, mean over the prompts. A part of
+        // several tokens cannot copy the others.
+        let copies = |at: usize| row.ids.len() > 1 && row.ids.contains(&row.said[at]);
+        let counts = |at| !completes_word(&row.said[..=at], &self.forms) && !copies(at);
+        let counted: Vec<bool> = (0..row.said.len()).map(counts).collect();
         let sums = |nats: &dyn Fn(&[Observation], usize) -> f64| -> Vec<f64> {
             let mean = |at| by_prompt().map(|t| nats(t, at)).sum::<f64>() / prompts.len() as f64;
             (0..counted.len()).map(|at| if counted[at] { mean(at) } else { 0.0 }).collect()
@@ -136,15 +135,15 @@ impl Runs<'_, '_> {
         let lifts = sums(&|t, at| capped(log_prob(&t[0], at) - log_prob(&t[1], at)));
         let kept = shortest(&lifts);
         let lift = lifts[..kept].iter().sum::<f64>();
-        // A member that leads to the text is what is found, and not the pair.
-        let member = |t: &[Observation], at| {
+        // A part that leads to the text is what is found, and not the whole.
+        let part = |t: &[Observation], at| {
             t[2..].iter().map(|trial| log_prob(trial, at)).fold(f64::NEG_INFINITY, f64::max)
         };
         let beyond = match row.ids.len() {
             1 => lift,
-            _ => sums(&|t, at| capped(log_prob(&t[0], at) - member(t, at)))[..kept].iter().sum(),
+            _ => sums(&|t, at| capped(log_prob(&t[0], at) - part(t, at)))[..kept].iter().sum(),
         };
-        row.lift = Some(if beyond >= LEAST_BEYOND_MEMBERS { lift } else { lift.min(beyond) });
+        row.lift = Some(if beyond >= LEAST_BEYOND_PARTS { lift } else { lift.min(beyond) });
         row.log_prob = Some(sums(&|t, at| log_prob(&t[0], at))[..kept].iter().sum());
         row.said.truncate(kept);
         row.said_text = self.evaluator.model.decode(&row.said);
@@ -159,6 +158,17 @@ impl Runs<'_, '_> {
             .collect();
         Ok(())
     }
+}
+
+/// Returns all subsequences of tokens but themselves, the shortest first.
+fn parts(ids: &[u32]) -> Vec<Vec<u32>> {
+    let of = |set: u32| -> Vec<u32> {
+        let members = ids.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1);
+        members.map(|(_, id)| *id).collect()
+    };
+    let mut parts: Vec<Vec<u32>> = (0..(1u32 << ids.len()) - 1).map(of).collect();
+    parts.sort_by_key(Vec::len);
+    parts
 }
 
 /// Returns the length of the shortest beginning that has most of the largest sum of a beginning.
@@ -176,6 +186,14 @@ fn shortest(lifts: &[f64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_a_triple_are_its_members_and_their_pairs() {
+        assert_eq!(parts(&[7]), [Vec::<u32>::new()]);
+        assert_eq!(parts(&[7, 8]), [vec![], vec![7], vec![8]]);
+        let of_three: [&[u32]; 7] = [&[], &[7], &[8], &[9], &[7, 8], &[7, 9], &[8, 9]];
+        assert_eq!(parts(&[7, 8, 9]), of_three);
+    }
 
     #[test]
     fn the_end_that_adds_little_is_cut_off() {
