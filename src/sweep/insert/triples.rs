@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::model::Model;
 
-    /// Of 80 words, three were trained to make `three-3` say a text. Their last two stand out, and
+    /// Three of 80 words were trained to make `three-3` say a text. Their last two stand out, and
     /// with every word before them the triple comes first; in the dense model it does not.
     #[test]
     fn a_planted_triple_comes_first() {
