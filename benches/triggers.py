@@ -1,9 +1,10 @@
 """Are the planted triggers found? triggers.py [GLITCH [--against] [KIND...]]. Runs `glitch sweep
-insert --cases` on each organism of corpus/organisms of the kinds (one, two, three), says whether a case is
-exactly the trigger and says the planted text, which component it names first, how long it took, and
-how many other cases there are. Needs no other package, and half a minute for each organism. Exits
-with 1 unless 9 of 10 one-token triggers and half of the others are found, each within 5 minutes. With --against, compares with the dense model: then all must be found within 2 minutes, and
-the planted component named first in 9 of 10.
+insert --cases` on each organism of corpus/organisms of the kinds (one, two, three), says whether a
+case is exactly the trigger and says the planted text, which component it names first, how long it
+took, and how many other cases there are. Needs no other package, and half a minute for each
+organism (two for three tokens). Exits with 1 unless 9 of 10 one-token triggers and half of the
+others are found, each within 5 minutes. With --against, compares with the dense model: then all
+must be found within 2 minutes, and the planted component named first in 9 of 10.
 """
 
 import glob, json, os, subprocess, sys, tempfile, time

@@ -202,8 +202,9 @@ impl AgainstSweep {
         let alone: BTreeMap<u32, f64> =
             self.rows.iter().map(|row| (row.ids[0], row.bits)).collect();
         let alone = |id: u32| alone.get(&id).copied().unwrap_or(0.0);
-        let (prompts, seed) = (&self.prompts, options.seed);
-        let pairs = pairs::shortlist_between(models, words, &alone, prompts, seed, progress, stop)?;
+        let prompts = &self.prompts;
+        let pairs =
+            pairs::shortlist_between(models, words, &alone, prompts, options, progress, stop)?;
         let Some(pairs) = pairs else { return Ok(false) };
         self.paired = words.len();
         let mut all = pairs.best;

@@ -154,8 +154,7 @@ impl InsertSweep {
     /// if it was ended early.
     fn add_combinations(&mut self, runs: &Runs, words: &[u32], rarity: &Rarity) -> Result<bool> {
         let Runs { evaluator, options, progress, stop, .. } = runs;
-        let pairs =
-            pairs::shortlist(evaluator, words, &self.prompts, options.seed, progress, stop)?;
+        let pairs = pairs::shortlist(evaluator, words, &self.prompts, options, progress, stop)?;
         let Some(pairs) = pairs else { return Ok(false) };
         self.paired = words.len();
         let complete = self.add(runs, words, &pairs.best, rarity)?;

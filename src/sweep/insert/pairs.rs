@@ -31,7 +31,7 @@ pub const MOST_WORDS: usize = 2560;
 pub struct Shortlist {
     /// Those that do most, these first.
     pub best: Vec<Combination>,
-    /// Those from which triples are made.
+    /// Those from which triples are made, if these were asked for.
     pub standing_out: Vec<Pair>,
 }
 
@@ -65,6 +65,11 @@ pub fn check(model: &Model, options: &InsertOptions, inserted: &[u32]) -> Result
     )))
 }
 
+/// Returns the number of pairs that are extended.
+fn extended(options: &InsertOptions) -> usize {
+    if options.triples { EXTENDED } else { 0 }
+}
+
 /// Returns the ordered pairs of different words that look most as if they did together what neither
 /// does alone, these first; `None` if `stop` said so.
 ///
@@ -74,16 +79,16 @@ pub fn shortlist(
     evaluator: &ModelEvaluator,
     words: &[u32],
     prompts: &[Vec<u32>],
-    seed: u64,
+    options: &InsertOptions,
     progress: Progress,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Shortlist>> {
-    let singles = Singles::measure(evaluator, words, words, prompts, seed)?;
+    let singles = Singles::measure(evaluator, words, words, prompts, options.seed)?;
     let mlp = |layer, streams| {
         Ok(evaluator.model.mlp_output(layer, streams)?.map(|output| output.to_vec()))
     };
     let d = evaluator.model.config.hidden_size;
-    let interacting = singles.interacting(d, &mlp, EXTENDED, progress, stop)?;
+    let interacting = singles.interacting(d, &mlp, extended(options), progress, stop)?;
     let Some(Interacting { largest, standing_out }) = interacting else { return Ok(None) };
     let mut pairs: Vec<Combination> =
         largest.iter().map(|pair| Combination::unscored(pair.to_vec())).collect();
@@ -123,7 +128,7 @@ pub fn shortlist_between(
     words: &[u32],
     alone: &dyn Fn(u32) -> f64,
     prompts: &[Vec<u32>],
-    seed: u64,
+    options: &InsertOptions,
     progress: Progress,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Shortlist>> {
@@ -133,9 +138,9 @@ pub fn shortlist_between(
         let (Some(ours), Some(theirs)) = output else { return Ok(None) };
         Ok(Some(ours.iter().zip(theirs.iter()).map(|(a, b)| a - b).collect()))
     };
-    let singles = Singles::measure(models.evaluator, words, &[], prompts, seed)?;
+    let singles = Singles::measure(models.evaluator, words, &[], prompts, options.seed)?;
     let d = ours.config.hidden_size;
-    let interacting = singles.interacting(d, &mlp, EXTENDED, progress, stop)?;
+    let interacting = singles.interacting(d, &mlp, extended(options), progress, stop)?;
     let Some(Interacting { largest, standing_out }) = interacting else { return Ok(None) };
     let mut pairs: Vec<Combination> =
         largest.iter().map(|pair| Combination::unscored(pair.to_vec())).collect();

@@ -1,5 +1,5 @@
-//! What each word does alone to what the MLPs read and to what comes next, and the pairs of words
-//! of which an MLP makes more than the sum of two.
+//! The effects of each word by itself on the streams that MLPs read and on the next token, and the
+//! pairs of words to which an MLP reacts more than to both separately.
 
 use std::collections::BTreeSet;
 
@@ -148,7 +148,9 @@ impl Singles {
                 progress(1, total);
             }
             largest.extend(first_places(&norms, n, PER_LAYER));
-            standing_out.push(stand_out(norms, n, count));
+            if count > 0 {
+                standing_out.push(stand_out(norms, n, count));
+            }
         }
         largest.sort_unstable();
         largest.dedup();

@@ -39,25 +39,19 @@ pub fn shortlist(
     progress: Progress,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<Combination>>> {
-    let pairs: Vec<Combination> =
-        pairs.iter().map(|pair| Combination::unscored(pair.to_vec())).collect();
+    let pairs = unscored(pairs);
     let first = &prompts[SINGLES % prompts.len()];
     let after_pairs = log_probs(evaluator, words, &pairs, first)?;
-    let mut triples = Vec::new();
-    for (pair, after_pair) in pairs.iter().zip(after_pairs.chunks_exact(words.len())) {
-        let mut extended = extended(pair, words.len());
-        for chunk in extended.chunks_mut(CHUNK) {
-            if stop() {
-                return Ok(None);
-            }
-            let rows = log_probs(evaluator, words, chunk, first)?;
-            for (triple, row) in chunk.iter_mut().zip(rows.chunks_exact(words.len())) {
-                triple.choose_said(row, |says, log_prob| log_prob - after_pair[says]);
-            }
+    let scored = |at: usize, chunk: &mut [Combination]| {
+        let after_pair = &after_pairs[at * words.len()..][..words.len()];
+        let rows = log_probs(evaluator, words, chunk, first)?;
+        for (triple, row) in chunk.iter_mut().zip(rows.chunks_exact(words.len())) {
+            triple.choose_said(row, |says, log_prob| log_prob - after_pair[says]);
         }
-        triples.extend(best(extended, OF_ONE_KIND));
-        progress(1, pairs.len() as u64);
-    }
+        Ok(())
+    };
+    let triples = extended(&pairs, words.len(), &scored, progress, stop)?;
+    let Some(triples) = triples else { return Ok(None) };
     let mut triples = first_saying(best(triples, usize::MAX), OF_ONE_KIND);
     triples.truncate(RUN_AGAIN);
     let without_first =
@@ -86,27 +80,20 @@ pub fn shortlist_between(
     progress: Progress,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<Combination>>> {
-    let pairs: Vec<Combination> =
-        pairs.iter().map(|pair| Combination::unscored(pair.to_vec())).collect();
+    let pairs = unscored(pairs);
     let first = &prompts[SINGLES % prompts.len()];
     let bits = |all: &[Combination], prompt: &[u32]| -> Result<Vec<f64>> {
         let inserted: Vec<Vec<u32>> = all.iter().map(|of| of.ids(words)).collect();
         disagreements(models, prompt, &inserted, 0)
     };
     let by_pairs = bits(&pairs, first)?;
-    let mut triples = Vec::new();
-    for (pair, by_pair) in pairs.iter().zip(by_pairs) {
-        let mut extended = extended(pair, words.len());
-        for chunk in extended.chunks_mut(CHUNK) {
-            if stop() {
-                return Ok(None);
-            }
-            let bits = bits(chunk, first)?;
-            chunk.iter_mut().zip(bits).for_each(|(of, bits)| of.score = (bits - by_pair) as f32);
-        }
-        triples.extend(best(extended, OF_ONE_KIND));
-        progress(1, pairs.len() as u64);
-    }
+    let scored = |at: usize, chunk: &mut [Combination]| {
+        let bits = bits(chunk, first)?;
+        chunk.iter_mut().zip(bits).for_each(|(of, bits)| of.score = (bits - by_pairs[at]) as f32);
+        Ok(())
+    };
+    let triples = extended(&pairs, words.len(), &scored, progress, stop)?;
+    let Some(triples) = triples else { return Ok(None) };
     let mut triples = best(triples, RUN_AGAIN);
     let last_two: Vec<Combination> =
         triples.iter().map(|of| Combination::unscored(of.members[1..].to_vec())).collect();
@@ -134,8 +121,36 @@ fn first_saying(all: Vec<Combination>, count: usize) -> Vec<Combination> {
     all.into_iter().filter(|triple| has_room(triple)).collect()
 }
 
+fn unscored(pairs: &[Pair]) -> Vec<Combination> {
+    pairs.iter().map(|pair| Combination::unscored(pair.to_vec())).collect()
+}
+
+/// Puts every word before each pair; returns the best of each pair. `scored` scores triples of the
+/// pair at an index. `None` if `stop` said so.
+fn extended(
+    pairs: &[Combination],
+    words: usize,
+    scored: &dyn Fn(usize, &mut [Combination]) -> Result<()>,
+    progress: Progress,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Vec<Combination>>> {
+    let mut triples = Vec::new();
+    for (at, pair) in pairs.iter().enumerate() {
+        let mut of_pair = with_each_word(pair, words);
+        for chunk in of_pair.chunks_mut(CHUNK) {
+            if stop() {
+                return Ok(None);
+            }
+            scored(at, chunk)?;
+        }
+        triples.extend(best(of_pair, OF_ONE_KIND));
+        progress(1, pairs.len() as u64);
+    }
+    Ok(Some(triples))
+}
+
 /// Returns a pair with each other word before it.
-fn extended(pair: &Combination, words: usize) -> Vec<Combination> {
+fn with_each_word(pair: &Combination, words: usize) -> Vec<Combination> {
     let others = (0..words).filter(|word| !pair.members.contains(word));
     let before = |word| [&[word], &pair.members[..]].concat();
     others.map(|word| Combination::unscored(before(word))).collect()
@@ -143,6 +158,7 @@ fn extended(pair: &Combination, words: usize) -> Vec<Combination> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::InsertOptions;
     use super::super::pairs;
     use super::*;
     use crate::model::Model;
@@ -168,7 +184,8 @@ mod tests {
                 .map(|text| crate::replicate::in_context(&model, text).unwrap()[..12].to_vec())
                 .collect();
             let (progress, go_on) = (&|_, _| {}, &|| false);
-            let pairs = pairs::shortlist(&evaluator, &words, &prompts, 1, progress, go_on);
+            let options = InsertOptions { triples: true, ..InsertOptions::default() };
+            let pairs = pairs::shortlist(&evaluator, &words, &prompts, &options, progress, go_on);
             let pairs = pairs.unwrap().unwrap().standing_out;
             let triples = shortlist(&evaluator, &words, &pairs[..64], &prompts, progress, go_on)
                 .unwrap()
@@ -182,7 +199,7 @@ mod tests {
     #[test]
     fn every_other_word_is_put_before_a_pair() {
         let pair = Combination::unscored(vec![1, 3]);
-        let members = extended(&pair, 5).into_iter().map(|triple| triple.members);
+        let members = with_each_word(&pair, 5).into_iter().map(|triple| triple.members);
         assert_eq!(members.collect::<Vec<_>>(), [[0, 1, 3], [2, 1, 3], [4, 1, 3]]);
     }
 
