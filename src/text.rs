@@ -234,6 +234,18 @@ pub fn plural(value: u64, word: &str) -> String {
     if value == 1 { format!("1 {word}") } else { format!("{} {word}s", count(value)) }
 }
 
+/// Joins words as a sentence does: `a`, `a and b`, `a, b and c`.
+pub fn list<W: AsRef<str>>(words: &[W]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => one.as_ref().to_owned(),
+        [first @ .., last] => {
+            let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
+            format!("{} and {}", first.join(", "), last.as_ref())
+        }
+    }
+}
+
 /// Formats a share as a percentage.
 pub fn percent(share: f64) -> String {
     if !share.is_finite() {
@@ -258,6 +270,12 @@ pub fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn words_are_joined_as_in_a_sentence() {
+        let joined = [&[][..], &["a"], &["a", "b"], &["a", "b", "c"]].map(list);
+        assert_eq!(joined, ["", "a", "a and b", "a, b and c"]);
+    }
 
     fn check(input: &str, terminal: &str, page: &str) {
         assert_eq!(escape(input), terminal);

@@ -119,6 +119,9 @@ mod tests {
         assert_eq!((archive.offer(nothing), archive.len()), (0.0, 1));
         let echo = Offer { entry: None, cell: Some(cell(&short, 9.0)), ..offer(&short, 1.0) };
         assert_eq!((archive.offer(echo), archive.len()), (CELL_REWARD, 1));
+        // The first of a cell that stands out little is paid little.
+        let other = Offer { cell: Some(cell(&short, 1.0)), ..offer(&short, 0.25) };
+        assert_eq!((archive.offer(other), archive.len()), (0.25 * CELL_REWARD, 2));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::{Action, Component, Edit, Trial};
 use crate::oracle::OracleKind;
+use crate::text;
 use crate::vocabulary::{TokenForm, TokenKind};
 
 /// A finding without its particulars: neither which token, which head or which weight, nor
@@ -204,17 +205,17 @@ impl Descriptor {
         let layers: Vec<String> = layers.iter().map(band).collect();
         let in_layers = match layers.is_empty() {
             true => String::new(),
-            false => format!(" in {}", layers.join(" and ")),
+            false => format!(" in {}", text::list(&layers)),
         };
         let (mut parts, mut lesioned, mut plural) = (Vec::new(), Vec::new(), "");
         for &edit in &self.edits {
             match edit {
-                "token" => parts.push(format!("{} put in", tokens.join(" and "))),
+                "token" => parts.push(format!("{} put in", text::list(&tokens))),
                 "deletion" => parts.push("deleted token".to_owned()),
                 "retokenization" => {
                     let pieces: Vec<String> =
                         tokens.iter().map(|word| format!("{word}s")).collect();
-                    parts.push(format!("token split into {}", pieces.join(" and ")));
+                    parts.push(format!("token split into {}", text::list(&pieces)));
                 }
                 "embedding" => parts.push("changed embedding".to_owned()),
                 "direction" | "attention knockout" | "carried state" | "routing" => {
@@ -226,8 +227,8 @@ impl Descriptor {
         }
         if !lesioned.is_empty() {
             let done: Vec<&str> = self.lesions.iter().map(|class| class.words()).collect();
-            let (done, what) = (done.join(" and "), lesioned.join(" and "));
-            parts.push(format!("{done}{plural} of {what}"));
+            let what: Vec<String> = lesioned.iter().map(|kind| format!("{kind}{plural}")).collect();
+            parts.push(format!("{}{plural} of {}", text::list(&done), text::list(&what)));
         }
         format!("{}{in_layers}", parts.join(", "))
     }
@@ -396,7 +397,7 @@ mod tests {
         assert_eq!(deep, described(vec![zero(30, 2)], OracleKind::LossBlowup));
         assert_eq!(deep.to_string(), "lesion of head in L24 to L31: divergence");
         let set = described(vec![zero(25, 1), zero(30, 2)], OracleKind::LossBlowup);
-        assert_eq!(set.to_string(), "lesions of head in L24 to L31: divergence");
+        assert_eq!(set.to_string(), "lesions of heads in L24 to L31: divergence");
     }
 
     #[test]
@@ -407,7 +408,7 @@ mod tests {
         assert!(head.explains(&set) && head.explains(&head) && !set.explains(&head));
         let mixed = described(vec![zero(2, 1), token(1, 10)], loss);
         assert!(head.explains(&mixed) && !mixed.explains(&set));
-        assert_eq!(set.to_string(), "lesions of head in L0 and L2: divergence");
+        assert_eq!(set.to_string(), "lesions of heads in L0 and L2: divergence");
         // Edits: 1 of 2 shared; places: 1 of 2; the lesion: 1 of 1; the oracle: 1 of 1.
         assert!((head.distance(&set) - (1.0 - 4.0 / 6.0)).abs() < 1e-12);
         assert_eq!(head.distance(&head), 0.0);

@@ -6,7 +6,7 @@ use super::descriptor::{Descriptor, LesionClass, TokenClass};
 use super::profile::{ByBlocks, ByDeficits, calibrate, common_deficits, divide, mediator};
 use crate::case::Case;
 use crate::deficits::Deficit;
-use crate::edit::{Component, Edit};
+use crate::edit::{Component, Edit, Matrix};
 
 /// The share of the strongest excess from which a case shows its kind as well as the strongest.
 const NEARLY: f64 = 0.8;
@@ -38,7 +38,14 @@ impl Species<'_> {
     /// Returns the kind with its oracles, its deficits and what mediates it: "lesion of head in L2:
     /// divergence; loops; mediated by L3.mlp".
     pub fn title(&self) -> String {
-        let mut title = self.descriptor.cause();
+        let mut kind = self.descriptor.clone();
+        for case in &self.members {
+            let other = Descriptor::of_case(case);
+            if other.edits == kind.edits && other.places == kind.places {
+                kind.lesions.extend(other.lesions);
+            }
+        }
+        let mut title = kind.cause();
         // Loss blow-up counts as divergence.
         let kinds = self.members.iter().map(|case| Descriptor::of_case(case).oracle);
         let labels: BTreeSet<&str> = kinds.map(|oracle| oracle.oracle().label()).collect();
@@ -71,7 +78,8 @@ fn excess(case: &Case) -> f64 {
 }
 
 /// Groups cases by kind, those of each model by themselves; divides a kind where its cases break
-/// the model in different ways, and joins kinds in which the same components are lesioned. A case
+/// the model in different ways, and joins kinds in which the same components are lesioned, or
+/// weights of the same neuron. A case
 /// that has all of another and more is counted with that one. First comes what is consistent in new
 /// prompts, then the strongest excess.
 pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> {
@@ -146,6 +154,8 @@ enum Part {
     Split(u32),
     /// A lesioned component. The state of a head is that head.
     Component(Component, LesionClass),
+    /// A neuron by way of one of its weights, however that is changed.
+    WeightOf(Component),
     /// A head or an attention block from which a key is kept.
     Knockout(Component),
 }
@@ -170,6 +180,23 @@ fn parts(case: &Case) -> Option<BTreeSet<Part>> {
         _ => None,
     };
     case.edits.iter().map(part).collect::<Option<BTreeSet<_>>>().filter(|all| !all.is_empty())
+}
+
+/// Returns the lesions of a case, if it has nothing else, with neurons in the place of their
+/// weights: the weights of one neuron change one thing, more or less of it.
+fn lesioned_units(case: &Case) -> Option<BTreeSet<Part>> {
+    let unit = |part| match part {
+        Part::Component(Component::Weight { layer, matrix, out, input }, _) => {
+            let neuron = match matrix {
+                Matrix::Gate | Matrix::Up | Matrix::ChannelKey => out,
+                Matrix::Down | Matrix::ChannelValue => input,
+                _ => return part,
+            };
+            Part::WeightOf(Component::Neuron { layer, neuron })
+        }
+        _ => part,
+    };
+    Some(lesioned(case)?.into_iter().map(unit).collect())
 }
 
 /// Returns the lesions of a case, if it has nothing else.
@@ -230,8 +257,9 @@ fn by_kind<'a>(cases: &[&'a Case]) -> (ByKind<'a>, Vec<(&'a Case, &'a Case)>) {
     (by_kind, twins)
 }
 
-/// Puts together groups of one model that have a lesion of the same components in common: a lesion
-/// is one glitch, whichever oracles see it and however strong it is.
+/// Puts together groups of one model that have a lesion of the same components in common, or of
+/// weights of the same neurons: a lesion is one glitch, whichever oracles see it and however strong
+/// it is.
 fn merge_same_lesions<'a>(
     groups: impl Iterator<Item = (Models<'a>, Vec<&'a Case>)>,
 ) -> Vec<(Models<'a>, Vec<&'a Case>)> {
@@ -239,7 +267,7 @@ fn merge_same_lesions<'a>(
     type Group<'a> = (Models<'a>, BTreeSet<BTreeSet<Part>>, Vec<&'a Case>);
     let mut merged: Vec<Group> = Vec::new();
     for (models, members) in groups {
-        let lesions: BTreeSet<_> = members.iter().filter_map(|case| lesioned(case)).collect();
+        let lesions: BTreeSet<_> = members.iter().filter_map(|case| lesioned_units(case)).collect();
         let mut joined = (models, lesions, members);
         let is_apart = |other: &Group| other.0 != models || other.1.is_disjoint(&joined.1);
         let (apart, same): (Vec<_>, Vec<_>) = merged.into_iter().partition(is_apart);
@@ -324,6 +352,31 @@ mod tests {
         both.verdict.oracle = OracleKind::Collapse;
         both.id = both.compute_id();
         assert_eq!(group(&[both, alone]).len(), 2);
+    }
+
+    /// The weights of one neuron are one thing: which of them is changed, and how, is no other kind.
+    #[test]
+    fn weights_of_one_neuron_are_one_kind() {
+        let weight = |matrix, out, input, action, oracle| {
+            let mut case = case(5, 1, 9.0);
+            let component = Component::Weight { layer: 1, matrix, out, input };
+            case.edits = vec![Edit::lesion(component, action)];
+            case.verdict.oracle = oracle;
+            case.id = case.compute_id();
+            case
+        };
+        let (flip, double) = (Action::Flip { bit: 30 }, Action::Scale { factor: 9.0 });
+        let (collapse, divergence) = (OracleKind::Collapse, OracleKind::Divergence);
+        let flipped = weight(Matrix::Down, 126, 182, flip, collapse);
+        let doubled = weight(Matrix::Down, 114, 182, double.clone(), divergence);
+        let into = weight(Matrix::Up, 182, 3, Action::Zero, collapse);
+        let same = group([&flipped, &doubled, &into]);
+        assert_eq!(same.len(), 1);
+        let title = same[0].title();
+        let expected = "lesion, amplification and bit flip of weight in L1: collapse, divergence";
+        assert!(title.starts_with(expected), "{title}");
+        let other = weight(Matrix::Down, 114, 3, double, divergence);
+        assert_eq!(group([&flipped, &other, &into]).len(), 2);
     }
 
     #[test]

@@ -198,13 +198,42 @@ pub(super) fn calibrate<P: Profiled>(cases: &[(&Descriptor, &Case)]) -> Option<f
 /// `threshold`, or have nothing in common, and have other names. A case that would be a cluster by
 /// itself goes with the nearest, cases without a profile with the first.
 pub(super) fn divide<P: Profiled>(members: Vec<&Case>, threshold: Option<f64>) -> Vec<Vec<&Case>> {
-    let profiles: Vec<(usize, Profile<P::Key>)> = (members.iter().enumerate())
-        .filter_map(|(at, case)| Some((at, profile::<P>(case)?)))
-        .collect();
+    let (places, profiles): (Vec<usize>, Vec<Profile<P::Key>>) = (members.iter().enumerate())
+        .filter_map(|(place, case)| Some((place, profile::<P>(case)?)))
+        .unzip();
     let Some(threshold) = threshold.filter(|_| profiles.len() > 1) else { return vec![members] };
-    let distance = |a: &Profile<_>, b: &Profile<_>| a.distance(b).unwrap_or(f64::INFINITY);
+    // Clusters that a person would call the same are joined again.
+    let mut by_name: BTreeMap<P::Name, Vec<usize>> = BTreeMap::new();
+    for cluster in linked(&profiles, threshold) {
+        let cases: Vec<&Case> = cluster.iter().map(|at| members[places[*at]]).collect();
+        by_name.entry(P::name(&cases)).or_default().extend(cluster);
+    }
+    let (clusters, alone): (Vec<Vec<usize>>, Vec<_>) =
+        by_name.into_values().partition(|cluster| cluster.len() >= LEAST_IN_PART);
+    if clusters.len() < 2 {
+        return vec![members];
+    }
+    let mut divided = clusters.clone();
+    for at in alone.into_iter().flatten() {
+        divided[nearest(&profiles, &clusters, at)].push(at);
+    }
+    let to_places = |cluster: Vec<usize>| cluster.into_iter().map(|at| places[at]).collect();
+    let mut divided: Vec<Vec<usize>> = divided.into_iter().map(to_places).collect();
+    divided[0].extend((0..members.len()).filter(|place| !places.contains(place)));
+    divided.iter_mut().for_each(|cluster| cluster.sort_unstable());
+    divided.sort();
+    divided.into_iter().map(|of| of.into_iter().map(|place| members[place]).collect()).collect()
+}
+
+/// Returns the distance of two profiles; infinite if they have nothing in common.
+fn distance<K: Ord + Copy>(a: &Profile<K>, b: &Profile<K>) -> f64 {
+    a.distance(b).unwrap_or(f64::INFINITY)
+}
+
+/// Clusters profiles by average linkage, up to `threshold`; returns their indices.
+fn linked<K: Ord + Copy>(profiles: &[Profile<K>], threshold: f64) -> Vec<Vec<usize>> {
     let mut distances: Vec<f64> = (profiles.iter().enumerate())
-        .flat_map(|(i, (_, a))| profiles[i + 1..].iter().map(move |(_, b)| distance(a, b)))
+        .flat_map(|(at, a)| profiles[at + 1..].iter().map(move |b| distance(a, b)))
         .collect();
     let merges = linkage(&mut distances, profiles.len(), Method::Average);
     // Clusters are numbered as kodama does: first the observations, then one a merge.
@@ -219,38 +248,18 @@ pub(super) fn divide<P: Profiled>(members: Vec<&Case>, threshold: Option<f64>) -
         };
         clusters.push(merged);
     }
-    // Clusters that a person would call the same are joined again.
-    let mut by_name: BTreeMap<P::Name, Vec<usize>> = BTreeMap::new();
-    for cluster in clusters.into_iter().filter(|cluster| !cluster.is_empty()) {
-        let places: Vec<usize> = cluster.into_iter().map(|at| profiles[at].0).collect();
-        let cases: Vec<&Case> = places.iter().map(|at| members[*at]).collect();
-        by_name.entry(P::name(&cases)).or_default().extend(places);
-    }
-    let (mut divided, alone): (Vec<Vec<usize>>, Vec<_>) =
-        by_name.into_values().partition(|cluster| cluster.len() >= LEAST_IN_PART);
-    if divided.len() < 2 {
-        return vec![members];
-    }
-    let nearest = |of: usize| {
-        let profile = |at: usize| profiles.iter().find(|(place, _)| *place == at).map(|(_, p)| p);
-        let from = |cluster: &[usize]| {
-            let pairs = cluster.iter().filter_map(|at| Some(distance(profile(of)?, profile(*at)?)));
-            mean(&pairs.collect::<Vec<f64>>())
-        };
-        (0..divided.len()).min_by(|&a, &b| from(&divided[a]).total_cmp(&from(&divided[b])))
+    clusters.retain(|cluster| !cluster.is_empty());
+    clusters
+}
+
+/// Returns the cluster that is nearest to a profile on average.
+fn nearest<K: Ord + Copy>(profiles: &[Profile<K>], clusters: &[Vec<usize>], of: usize) -> usize {
+    let from = |cluster: &[usize]| {
+        let each = cluster.iter().map(|at| distance(&profiles[of], &profiles[*at]));
+        mean(&each.collect::<Vec<f64>>())
     };
-    let homes: Vec<(usize, usize)> =
-        (alone.into_iter().flatten()).filter_map(|at| Some((nearest(at)?, at))).collect();
-    for (cluster, at) in homes {
-        divided[cluster].push(at);
-    }
-    let measured: Vec<usize> = profiles.iter().map(|(at, _)| *at).collect();
-    divided[0].extend((0..members.len()).filter(|at| !measured.contains(at)));
-    for cluster in &mut divided {
-        cluster.sort_unstable();
-    }
-    divided.sort();
-    divided.into_iter().map(|of| of.into_iter().map(|at| members[at]).collect()).collect()
+    let far: Vec<f64> = clusters.iter().map(|cluster| from(cluster)).collect();
+    (0..far.len()).min_by(|&a, &b| far[a].total_cmp(&far[b])).unwrap_or(0)
 }
 
 #[cfg(test)]
