@@ -32,5 +32,6 @@ pub use run::run;
 pub use subject::{Seed, Subject};
 pub use summary::{
     CurvePoint, KindCount, MutatorYield, NEXT_EVALUATIONS, SCHEMA_VERSION, Summary, Timing, Unseen,
+    kinds_seen,
 };
 pub use triage::FOLLOWED_OF_A_KIND;

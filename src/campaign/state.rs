@@ -10,6 +10,7 @@ use super::proposals::Proposer;
 use super::subject::Subject;
 use super::summary::{
     CurvePoint, KindCount, MutatorYield, NEXT_EVALUATIONS, SCHEMA_VERSION, Summary, Unseen,
+    kinds_seen,
 };
 use super::triage::Triage;
 use crate::error::Result;
@@ -148,7 +149,7 @@ impl<'a> Campaign<'a> {
         yields.sort_by_key(|m| std::cmp::Reverse((m.findings, m.new_behaviours)));
         let kinds = self.triage.kinds();
         Progress {
-            kinds: kinds.len() as u64,
+            kinds: kinds_seen(&kinds),
             chance_of_new: self.chance_of_new(&kinds).value,
             evaluations: summary.evaluations,
             follow_up_evaluations: summary.follow_up_evaluations,

@@ -103,9 +103,10 @@ pub struct MutatorYield {
 pub struct KindCount {
     /// The kind in words.
     pub kind: String,
-    /// Trials of the kind, or of one that it explains, that failed inside a batch.
+    /// Trials of the kind, or of one that it explains, that failed inside a batch or while another
+    /// was minimized. 0 for a kind that only minimizing led to.
     pub raw: u64,
-    /// Findings of the kind that were confirmed and minimized; 0 if none was, or none followed up.
+    /// Confirmed findings that are of the kind once minimized.
     pub minimized: u64,
     /// Raw findings beyond those that were followed up, in a sample: judged again, with new
     /// controls.
@@ -114,6 +115,11 @@ pub struct KindCount {
     /// Those of the sample that failed again.
     #[serde(default)]
     pub held: u64,
+}
+
+/// Returns how many of the kinds have raw findings.
+pub fn kinds_seen(kinds: &[KindCount]) -> u64 {
+    kinds.iter().filter(|kind| kind.raw > 0).count() as u64
 }
 
 /// Estimates of the kinds that a campaign has not seen, by how many of its kinds have one raw

@@ -213,6 +213,7 @@ impl Triage {
 
 #[cfg(test)]
 mod tests {
+    use super::super::summary::kinds_seen;
     use super::*;
     use crate::edit::Edit;
     use crate::species::TokenClass;
@@ -289,6 +290,11 @@ mod tests {
         let counted: Vec<(u64, u64)> =
             triage.kinds().iter().map(|kind| (kind.raw, kind.minimized)).collect();
         assert_eq!(counted, [(53, 3), (1, 0)]);
+        // A kind that only minimizing led to has no raw findings, and was not seen.
+        let mut kinds = triage.kinds();
+        assert_eq!(kinds_seen(&kinds), 2);
+        kinds[1].raw = 0;
+        assert_eq!(kinds_seen(&kinds), 1);
     }
 
     #[test]

@@ -95,10 +95,10 @@ pub trait Oracle: Sync {
         0
     }
 
-    /// Returns true if what an observation generated is degenerate by itself, whatever the baseline
-    /// does; only oracles that [`generate`](Oracle::generate) are asked.
-    fn degenerates(&self, _observation: &Observation) -> bool {
-        false
+    /// Returns whether what an observation generated is degenerate by itself, whatever the baseline
+    /// does; `None` for an oracle that is not about degeneration.
+    fn degenerates(&self, _observation: &Observation) -> Option<bool> {
+        None
     }
 
     /// Returns true if a trial costs many forwards.

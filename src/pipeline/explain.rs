@@ -51,7 +51,7 @@ pub struct Attribution<'a> {
 }
 
 /// Tokens generated for the reader.
-const GENERATED: usize = 16;
+const GENERATED: usize = 24;
 
 /// Controls that are drawn for a localization. Some have no effect to compare with.
 const CONTRASTED: usize = 32;

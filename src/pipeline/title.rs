@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(divergence(&lesions), four);
         // What is put at the end is followed by what the model says.
         let end = Edit::Insert { position: ids.len(), id: said[0] };
-        let constant = of(&[end.clone()], OracleKind::ConstantAnswer, 0.5);
+        let constant = of(std::slice::from_ref(&end), OracleKind::ConstantAnswer, 0.5);
         let answers = "makes 50% more of the answer the same after other prompts";
         assert_eq!(constant, format!("` bread` at the end {answers}"));
         let inside = Edit::Replace { position: 1, id: said[0] };

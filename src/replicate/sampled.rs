@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::Trial;
 use crate::error::Result;
-use crate::evaluate::Request;
+use crate::evaluate::{Observation, Request};
 use crate::oracle::ModelJudge;
 use crate::rng;
 
@@ -25,14 +25,14 @@ pub struct Sampled {
     pub degenerate_baseline: u64,
 }
 
-/// Samples continuations of a trial and of its baseline; `None` for an oracle that does not read
-/// what the model generates.
+/// Samples continuations of a trial and of its baseline; `None` for an oracle that is not about
+/// generation that degenerates.
 ///
 /// # Errors
 /// Those of the evaluator.
 pub fn sampled(judge: &ModelJudge, trial: &Trial, seed: u64) -> Result<Option<Sampled>> {
     let oracle = judge.oracle.oracle();
-    if oracle.generate() == 0 {
+    if oracle.degenerates(&Observation::default()).is_none() {
         return Ok(None);
     }
     let mut rng = rng::stream(seed, "sampled continuations");
@@ -42,7 +42,8 @@ pub fn sampled(judge: &ModelJudge, trial: &Trial, seed: u64) -> Result<Option<Sa
             .collect();
         judge.add_calls(SAMPLES);
         let observations = judge.evaluator.observe(&requests)?;
-        Ok(observations.iter().filter(|observation| oracle.degenerates(observation)).count() as u64)
+        let degenerates = |of: &&Observation| oracle.degenerates(of) == Some(true);
+        Ok(observations.iter().filter(degenerates).count() as u64)
     };
     let (with, without) = (degenerate(trial)?, degenerate(&trial.baseline())?);
     Ok(Some(Sampled { samples: SAMPLES, degenerate: with, degenerate_baseline: without }))

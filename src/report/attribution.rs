@@ -3,10 +3,9 @@
 
 use std::fmt::Write;
 
-use super::format::{number, percent};
+use super::format::{number, percent, prose};
 use super::{svg, words};
 use crate::localize::{ComparisonKind, Mediation, TokenAttribution};
-use crate::text;
 
 /// Most heads that get a column of their own.
 const ATTENDING: usize = 4;
@@ -24,7 +23,7 @@ pub fn section(out: &mut String, attribution: &TokenAttribution) {
         .collect();
     out.push_str("<h3>Attribution of the replaced tokens</h3>");
     if let Some(sentence) = words::attribution(attribution) {
-        let _ = write!(out, "<p>{}</p>", text::html(&sentence));
+        let _ = write!(out, "<p>{}</p>", prose(&sentence));
     }
     let lines: Vec<(&str, &[f64])> =
         rows.iter().map(|(name, mediation)| (*name, &mediation.layerwise[..])).collect();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::diff::{self, Span};
 use super::explanation::whole;
-use super::format::{count, list, number, percent, plural};
+use super::format::{count, list, number, percent, plural, prose};
 use super::{
     against, attribution, deficits, explanation, graph, logit_lens, residual_map, svg, words,
 };
@@ -51,7 +51,7 @@ pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&s
         class=\"title\">{}</span><span class=\"chip\">{} {}{}</span></summary><div class=\"body\">",
         i + 1,
         i + 1,
-        text::html(&title(case)),
+        prose(&title(case)),
         v.oracle.oracle().label(),
         number(v.score),
         words::unit(v.oracle)
@@ -66,7 +66,7 @@ pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&s
     lead.extend(words::sampled(case));
     lead.extend(deficits::sentence(case));
     lead.extend(against::sentences(case));
-    let _ = write!(out, "<p class=\"lead\">{}</p>", text::html(&lead.join(" ")));
+    let _ = write!(out, "<p class=\"lead\">{}</p>", prose(&lead.join(" ")));
     let explained: Vec<String> =
         case.localization.iter().flat_map(explanation::sentences).collect();
     if !explained.is_empty() {
@@ -74,8 +74,8 @@ pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&s
         let _ = write!(
             out,
             "<p class=\"lead\"><b>{}</b> {}</p>",
-            text::html(&generalizes.unwrap_or_default()),
-            text::html(&explained.join(" "))
+            prose(&generalizes.unwrap_or_default()),
+            prose(&explained.join(" "))
         );
     }
     prompts(out, case);
@@ -119,10 +119,15 @@ fn prompts(out: &mut String, case: &Case) {
     row("before", shown(&before, "del"));
     if !case.edits.iter().any(Edit::is_token_edit) {
         row("after", "<i>unchanged: the edits are inside the model</i>".into());
+    } else if c.prompt == c.edited_prompt {
+        row("after", "<i>the same text, cut into other tokens: see the edits</i>".into());
     } else {
         row("after", shown(&after, "ins"));
     }
-    if !c.continuation.is_empty() {
+    if case.verdict.oracle.oracle().edits_one_token() {
+        row("to be repeated, before", text::html(&clip(&c.continuation, MOST_TEXT)));
+        row("to be repeated, after", prose(&words::token(case)));
+    } else if !c.continuation.is_empty() {
         row("measured on", text::html(&clip(&c.continuation, MOST_TEXT)));
     }
     if !(c.generated_before.is_empty() && c.generated_after.is_empty()) {
@@ -134,7 +139,7 @@ fn prompts(out: &mut String, case: &Case) {
         let _ =
             write!(out, "<h3>{}</h3><ul class=\"edits\">", plural(case.edits.len() as u64, "edit"));
         for edit in case.edits.iter().take(MOST_EDITS) {
-            let _ = write!(out, "<li>{}</li>", text::html(&words::edit(case, edit)));
+            let _ = write!(out, "<li>{}</li>", prose(&words::edit(case, edit)));
         }
         if case.edits.len() > MOST_EDITS {
             let _ = write!(out, "<li>and {} more</li>", case.edits.len() - MOST_EDITS);

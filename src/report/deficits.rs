@@ -107,8 +107,9 @@ fn chance(deficits: &Deficits) -> String {
     match deficits.controls_showing() {
         (0, _) => String::new(),
         (controls, showing) => format!(
-            " Judged in the same way against the others, {showing} of {} show one.",
-            text::plural(controls as u64, "control")
+            " Judged in the same way against the others, {showing} of {} {} one.",
+            text::plural(controls as u64, "control"),
+            if showing == 1 { "shows" } else { "show" }
         ),
     }
 }

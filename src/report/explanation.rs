@@ -72,10 +72,17 @@ fn path(found: &Localization) -> Option<String> {
     let graph = found.graph.as_ref()?;
     let share = percent(graph.faithfulness.clamp(0.0, 1.0));
     if !graph.is_faithful() {
-        return Some(format!(
-            "No small part of the model does this: the best graph of {} does {share} of it alone.",
-            plural(graph.nodes.len() as u64, "place")
-        ));
+        let size = plural(graph.nodes.len() as u64, "place");
+        return Some(match graph.reaches_goal() {
+            true => format!(
+                "No small part of the model stands out: the best graph of {size} does {share} of \
+                it alone, but so do random ones."
+            ),
+            false => format!(
+                "No small part of the model does this: the best graph of {size} does {share} of \
+                it alone."
+            ),
+        });
     }
     let rest = match graph.baseline {
         Baseline::Controls => "everything else as in controls",
@@ -201,15 +208,18 @@ pub fn generalizes(found: &Localization) -> Option<String> {
     let (what, count) = match (tried.set, &tried.direction) {
         (Some(count), _) => {
             let names: Vec<String> = found.set.iter().map(ToString::to_string).collect();
-            (format!("patching {} clean removes most of the effect", list(&names, 6)), count)
+            (format!("patching {} clean removes most of it", list(&names, 6)), count)
         }
         (None, Some(direction)) => (
-            format!("a direction after {} removes most of the effect", direction.component),
+            format!("a direction after {} removes most of it", direction.component),
             direction.removed,
         ),
         (None, None) => return None,
     };
-    Some(format!("Generalizes to {count} of {} new prompts: {what}.", tried.with_effect))
+    Some(format!(
+        "In {count} of {} in which the edits have an effect, {what}.",
+        plural(tried.with_effect as u64, "new prompt")
+    ))
 }
 
 /// Says what the direction does in new prompts.
@@ -284,5 +294,5 @@ fn controls(found: &Localization, contrast: &Contrast) -> String {
         ComparedWith::OrdinaryContent => "ordinary content",
         ComparedWith::Noise => "noise in the place of the lesions",
     };
-    format!("{controls} ({} controls)", contrast.controls.len())
+    format!("{controls} ({})", plural(contrast.controls.len() as u64, "control"))
 }

@@ -1,6 +1,7 @@
 //! Numbers and lists for readers: short, whatever a file holds.
 
 use crate::stats;
+use crate::text;
 pub use crate::text::{count, number, percent, plural};
 
 /// Formats seconds: `12 s`, `3 min 20 s`, `2 h 5 min`.
@@ -22,6 +23,20 @@ pub fn quoted(text: &str) -> String {
     format!("`{text}`")
 }
 
+/// Returns a sentence for HTML: what is [`quoted`] in it stands out instead, with its spaces.
+pub fn prose(sentence: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(sentence.len()), sentence);
+    while let Some((before, after)) = rest.split_once('`') {
+        // A token may be a backtick.
+        let from = usize::from(after.starts_with("``"));
+        let Some(length) = after[from..].find('`').map(|length| from + length) else { break };
+        out += &text::html(before);
+        out += &format!("<code>{}</code>", text::html(&after[..length]));
+        rest = &after[length + 1..];
+    }
+    out + &text::html(rest)
+}
+
 /// Returns Wilson's 95% interval of a rate (Wilson 1927); `None` for no trials.
 pub fn wilson(hits: u64, of: u64) -> Option<(f64, f64)> {
     const Z: f64 = 1.959_963_984_540_054;
@@ -35,11 +50,7 @@ pub fn list(items: &[String], most: usize) -> String {
     if items.len() > most {
         shown.push(format!("{} more", items.len() - most));
     }
-    match shown.pop() {
-        None => String::new(),
-        Some(last) if shown.is_empty() => last,
-        Some(last) => format!("{} and {last}", shown.join(", ")),
-    }
+    text::list(&shown)
 }
 
 #[cfg(test)]
@@ -72,6 +83,16 @@ mod tests {
             ["5.0 s", "1 min 1 s", "2 h 5 min", "unknown"]
         );
         assert_eq!(list(&["a".into(), "b".into(), "c".into()], 2), "a, b and 1 more");
+    }
+
+    #[test]
+    fn quotes_stand_out() {
+        assert_eq!(
+            prose("` <a>` for `b`, not `c"),
+            "<code> &lt;a&gt;</code> for <code>b</code>, not `c"
+        );
+        assert_eq!(prose("``` before `x`"), "<code>`</code> before <code>x</code>");
+        assert_eq!(prose("``"), "<code></code>");
     }
 
     #[test]

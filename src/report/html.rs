@@ -4,9 +4,9 @@
 use std::fmt::Write;
 
 use super::card::{OPEN_CARDS, card, clip, title};
-use super::format::{count, duration, number, percent, wilson};
+use super::format::{count, duration, number, percent, prose, wilson};
 use super::{svg, words};
-use crate::campaign::{FOLLOWED_OF_A_KIND, NEXT_EVALUATIONS, Summary};
+use crate::campaign::{FOLLOWED_OF_A_KIND, NEXT_EVALUATIONS, Summary, kinds_seen};
 use crate::case::Case;
 use crate::species::{self, Species};
 use crate::text;
@@ -160,7 +160,7 @@ fn header(out: &mut String, summary: &Summary, cases: usize, kinds: usize) {
     if let Some(unseen) = &summary.unseen {
         let ([chance, low, high], [kinds, fewest, most]) = words::unseen_figures(unseen);
         tile(
-            &count(summary.kinds.len() as u64),
+            &count(kinds_seen(&summary.kinds)),
             "kinds of raw findings",
             &format!(
                 "another in the next {} evaluations: {chance} ({low} to {high}); four times the \
@@ -255,9 +255,11 @@ fn kinds(out: &mut String, summary: &Summary) {
         out,
         "<h3>Raw findings by kind</h3><p class=\"soft\">{FOLLOWED_OF_A_KIND} of a kind are \
         followed up; what else is of it, or has more edits than it takes, is counted, and a sample \
-        of it confirmed with new controls.</p><div class=\"scroll\"><table><thead><tr>\
-        <th>kind</th><th class=\"n\">raw</th><th class=\"n\">confirmed and minimized</th><th \
-        class=\"n\">later ones confirmed again</th></tr></thead><tbody>",
+        of it confirmed with new controls. A confirmed finding counts for the kind that is left \
+        once it is minimized; what fails on the way there is a raw finding as well.</p><div \
+        class=\"scroll\"><table><thead><tr><th>kind</th><th class=\"n\">raw</th><th \
+        class=\"n\">confirmed</th><th class=\"n\">of the others, confirmed in a sample</th></tr>\
+        </thead><tbody>",
     );
     for kind in summary.kinds.iter().take(MOST_KINDS) {
         let _ = write!(
@@ -293,7 +295,7 @@ fn table(out: &mut String, rest: &[&Case], before: usize) {
             "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td \
             class=\"n\">{}</td><td><code>{}</code></td></tr>",
             before + i + 1,
-            text::html(&clip(&title(case), 120)),
+            prose(&clip(&title(case), 120)),
             v.oracle.oracle().label(),
             number(v.score),
             number(v.threshold),
@@ -349,6 +351,32 @@ const WORDS: &[(&str, &str)] = &[
         "Seen in a batch; seen again when run alone; reduced to the fewest edits that still show \
         it.",
     ),
+    (
+        "kind",
+        "Findings by what is changed, where in the model, with which class of token and under \
+        which oracle; divided where they break the model in different ways.",
+    ),
+    ("oracle", "A test of one way of failing: divergence, collapse, echo failure, ..."),
+    (
+        "hardly trained",
+        "A token whose embedding looks as if training had hardly touched it, by comparison with \
+        the other tokens.",
+    ),
+    (
+        "deficit",
+        "How the model is broken: what it writes after the edits loops, copies nothing, or the \
+        like, more than after any control.",
+    ),
+    (
+        "holds in a new prompt, consistent",
+        "The same edits in a text that the search did not use exceed the threshold of controls of \
+        its own; this in so many texts that chance doesn't explain it.",
+    ),
+    (
+        "E-value",
+        "Evidence against chance: were the finding one of its controls, a value above 100 would \
+        come up in less than 1% of cases.",
+    ),
     ("1-minimal", "No single remaining edit can be removed without losing the glitch."),
     (
         "component",
@@ -365,6 +393,11 @@ const WORDS: &[(&str, &str)] = &[
         "sufficiency",
         "The share of the effect that is reproduced when only their corrupted outputs are patched \
         into the clean run.",
+    ),
+    (
+        "relay",
+        "A component that passes on whatever is put in the place of the edits: it mediates the \
+        effect of the controls as well.",
     ),
     (
         "graph",

@@ -23,8 +23,8 @@ pub fn figure(out: &mut String, found: &Localization) {
     let Some(svg) = found.residual_map.as_ref().and_then(|map| svg(map, predicts)) else { return };
     let _ = write!(
         out,
-        "<figure><figcaption>Removed by patching in the clean residual stream at one position and \
-        layer. In bold: where the symptom is predicted</figcaption>{svg}</figure>"
+        "<figure><figcaption>Removed by patching in the clean residual stream at one position, \
+        before a layer. In bold: where the symptom is predicted</figcaption>{svg}</figure>"
     );
 }
 

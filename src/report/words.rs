@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use super::diff::{self, Span};
 use super::format::{count, list, number, percent, plural, wilson};
-use crate::campaign::{FOLLOWED_OF_A_KIND, KindCount, NEXT_EVALUATIONS, Summary, Unseen};
+use crate::campaign::{
+    FOLLOWED_OF_A_KIND, KindCount, NEXT_EVALUATIONS, Summary, Unseen, kinds_seen,
+};
 use crate::case::Case;
 use crate::edit::{Edit, Phrase};
 use crate::localize::{ComparisonKind, TokenAttribution};
@@ -76,7 +78,7 @@ fn shown(case: &Case) -> Option<&str> {
 }
 
 /// Names the token that the edits put in: "the token ` Guid` (id 4091)".
-fn token(case: &Case) -> String {
+pub fn token(case: &Case) -> String {
     let mut ids = case.edits.iter().map(|edit| match edit {
         Edit::Replace { id, .. } => Some(*id),
         _ => None,
@@ -123,10 +125,10 @@ pub fn controls(case: &Case) -> Option<String> {
         "matched ordinary trials"
     };
     Some(format!(
-        "By comparison, {who} score at most {}{} ({} controls).",
+        "By comparison, {who} score at most {}{} ({}).",
         number(most),
         unit(verdict.oracle),
-        verdict.controls.len()
+        plural(verdict.controls.len() as u64, "control")
     ))
 }
 
@@ -175,9 +177,10 @@ pub fn campaign(summary: &Summary) -> Vec<String> {
     let minimized = summary.kinds.iter().filter(|kind| kind.minimized > 0).count();
     if !summary.kinds.is_empty() {
         said.push(format!(
-            "The raw findings are of {}, of which {minimized} were confirmed and minimized, at \
-            most {FOLLOWED_OF_A_KIND} findings of each.",
-            plural(summary.kinds.len() as u64, "kind"),
+            "The raw findings are of {}; the confirmed ones, at most {FOLLOWED_OF_A_KIND} of each \
+            kind, are of {} once minimized.",
+            plural(kinds_seen(&summary.kinds), "kind"),
+            plural(minimized as u64, "kind"),
         ));
     }
     let sum = |of: fn(&KindCount) -> u64| summary.kinds.iter().map(of).sum::<u64>();

@@ -18,8 +18,9 @@ pub struct Species<'a> {
     pub descriptor: Descriptor,
     /// The fingerprint of the model that it was found in.
     pub fingerprint: &'a str,
-    /// The case that shows it best: among those that show it nearly as strongly as any, the one
-    /// with the fewest edits and the shortest prompt.
+    /// The case that shows it best: among those that show it nearly as strongly as any (as any that
+    /// is consistent in new prompts, if one is), the one with the fewest edits and the shortest
+    /// prompt.
     pub face: &'a Case,
     /// All of its cases, strongest first, the face among them.
     pub members: Vec<&'a Case>,
@@ -39,11 +40,11 @@ impl Species<'_> {
     /// divergence; loops; mediated by L3.mlp".
     pub fn title(&self) -> String {
         let mut kind = self.descriptor.clone();
-        for case in &self.members {
-            let other = Descriptor::of_case(case);
-            if other.edits == kind.edits && other.places == kind.places {
-                kind.lesions.extend(other.lesions);
-            }
+        // The weights of one neuron are one kind, however they are changed.
+        if kind.edits.iter().eq(["weight"].iter()) {
+            let others = self.members.iter().map(|case| Descriptor::of_case(case));
+            let alike = others.filter(|other| other.edits == self.descriptor.edits);
+            kind.lesions.extend(alike.flat_map(|other| other.lesions));
         }
         let mut title = kind.cause();
         // Loss blow-up counts as divergence.
@@ -115,10 +116,7 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
         .into_iter()
         .filter_map(|((fingerprint, _), mut members)| {
             members.sort_by(|a, b| excess(b).total_cmp(&excess(a)).then_with(|| a.id.cmp(&b.id)));
-            let strongest = excess(members.first()?);
-            let face = *(members.iter())
-                .filter(|case| excess(case) >= NEARLY * strongest)
-                .min_by_key(|case| (!is_consistent(case), case.edits.len(), case.base.len()))?;
+            let face = face(&members)?;
             let prompts: BTreeSet<&[u32]> = members.iter().map(|case| &case.base[..]).collect();
             let consistent = members.iter().filter(|case| is_consistent(case)).count();
             let (prompts, deficits) = (prompts.len(), common_deficits(&members));
@@ -143,6 +141,15 @@ pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> 
             .then_with(|| a.face.id.cmp(&b.face.id))
     });
     species
+}
+
+/// Returns the case that shows a kind best, of its cases, strongest first.
+fn face<'a>(members: &[&'a Case]) -> Option<&'a Case> {
+    let any = members.iter().any(|case| is_consistent(case));
+    let mut shown = members.iter().copied().filter(|case| !any || is_consistent(case)).peekable();
+    let strongest = excess(shown.peek()?);
+    (shown.filter(|case| excess(case) >= NEARLY * strongest))
+        .min_by_key(|case| (case.edits.len(), case.base.len()))
 }
 
 /// What a case is made of, without positions and strengths.
@@ -319,6 +326,20 @@ mod tests {
     }
 
     #[test]
+    fn a_case_that_holds_in_new_prompts_shows_its_kind() {
+        let (mut weak, mut strong) = (case(5, 1, 3.0), case(6, 1, 9.0));
+        let consistent = |case: &mut Case, consistent| {
+            let mut replication = example().replication.unwrap();
+            replication.consistent = consistent;
+            case.replication = Some(replication);
+        };
+        (consistent(&mut weak, true), consistent(&mut strong, false));
+        assert_eq!(group([&strong, &weak])[0].face.id, weak.id);
+        consistent(&mut weak, false);
+        assert_eq!(group([&strong, &weak])[0].face.id, strong.id);
+    }
+
+    #[test]
     fn a_set_of_tokens_is_a_twin_of_the_token_that_fails_alone() {
         let alone = case(5, 1, 9.0);
         let mut both = case(5, 1, 9.5);
@@ -354,7 +375,7 @@ mod tests {
         assert_eq!(group(&[both, alone]).len(), 2);
     }
 
-    /// The weights of one neuron are one thing: which of them is changed, and how, is no other kind.
+    /// Which of its weights is changed, and how, is no other kind.
     #[test]
     fn weights_of_one_neuron_are_one_kind() {
         let weight = |matrix, out, input, action, oracle| {
@@ -368,7 +389,7 @@ mod tests {
         let (flip, double) = (Action::Flip { bit: 30 }, Action::Scale { factor: 9.0 });
         let (collapse, divergence) = (OracleKind::Collapse, OracleKind::Divergence);
         let flipped = weight(Matrix::Down, 126, 182, flip, collapse);
-        let doubled = weight(Matrix::Down, 114, 182, double.clone(), divergence);
+        let doubled = weight(Matrix::Down, 114, 182, double, divergence);
         let into = weight(Matrix::Up, 182, 3, Action::Zero, collapse);
         let same = group([&flipped, &doubled, &into]);
         assert_eq!(same.len(), 1);

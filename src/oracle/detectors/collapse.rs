@@ -52,8 +52,8 @@ impl Oracle for Collapse {
         GENERATE
     }
 
-    fn degenerates(&self, observation: &Observation) -> bool {
-        degeneracy(&observation.generated, GENERATE) >= self.minimum()
+    fn degenerates(&self, observation: &Observation) -> Option<bool> {
+        Some(degeneracy(&observation.generated, GENERATE) >= self.minimum())
     }
 
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {
