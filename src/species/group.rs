@@ -333,7 +333,8 @@ mod tests {
             replication.consistent = consistent;
             case.replication = Some(replication);
         };
-        (consistent(&mut weak, true), consistent(&mut strong, false));
+        consistent(&mut weak, true);
+        consistent(&mut strong, false);
         assert_eq!(group([&strong, &weak])[0].face.id, weak.id);
         consistent(&mut weak, false);
         assert_eq!(group([&strong, &weak])[0].face.id, strong.id);
