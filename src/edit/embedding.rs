@@ -136,11 +136,11 @@ impl EmbeddingChange {
                 "push",
                 "pushing",
                 format!(
-                    "the embedding at {position} along the direction from {} to {}, {} times its \
-                    length",
+                    "the embedding at {position} by {} times its length along the direction from \
+                    {} to {}",
+                    number(strength.into()),
                     token(from),
-                    token(to),
-                    number(strength.into())
+                    token(to)
                 ),
             ),
             Self::Towards { id, strength } => Phrase::new(

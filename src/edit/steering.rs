@@ -302,7 +302,7 @@ impl Steering {
                 "add",
                 "adding",
                 format!(
-                    "{direction} to {site}, {} times its length of {length}",
+                    "{} times {direction} of length {length} to {site}",
                     number(strength.into())
                 ),
             ),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::card::{OPEN_CARDS, card, clip, title};
 use super::format::{count, duration, number, percent, prose, wilson};
+use super::glossary::legend;
 use super::{svg, words};
 use crate::campaign::{FOLLOWED_OF_A_KIND, NEXT_EVALUATIONS, Summary, kinds_seen};
 use crate::case::Case;
@@ -16,7 +17,7 @@ const STYLE: &str = include_str!("style.css");
 /// Most findings that get a card; the others become rows of a table, so that a browser can hold the
 /// page.
 const MOST_CARDS: usize = 200;
-/// Most kinds whose raw findings are counted.
+/// Most kinds that a table has.
 const MOST_KINDS: usize = 40;
 /// Most rows of that table.
 const MOST_ROWS: usize = 5000;
@@ -27,7 +28,6 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
     let kinds = species::group(cases);
     head(&mut out, &summary.model.name);
     header(&mut out, summary, cases.len(), kinds.len());
-    campaign(&mut out, summary);
     out.push_str("<section><h2>Findings</h2>");
     if kinds.is_empty() {
         out.push_str(
@@ -40,13 +40,44 @@ pub fn page(summary: &Summary, cases: &[Case]) -> String {
             most. Kinds that hold in new prompts first; then by how many times the score exceeds \
             the threshold that matched controls set.</p>",
         );
+        catalogue(&mut out, &kinds);
     }
     findings(&mut out, &kinds);
     out.push_str("</section>");
     super::interactions::section(&mut out, &summary.interactions, cases);
+    campaign(&mut out, summary);
     legend(&mut out);
     out.push_str("</main></body></html>\n");
     out
+}
+
+/// Writes the kinds in a table, each with the case that shows it.
+fn catalogue(out: &mut String, kinds: &[Species]) {
+    out.push_str(
+        "<div class=\"scroll\"><table><thead><tr><th>kind</th><th>the case that shows it</th><th \
+        class=\"n\">cases</th><th class=\"n\">hold in new prompts</th></tr></thead><tbody>",
+    );
+    let mut number = 1;
+    for kind in kinds.iter().take(MOST_KINDS) {
+        let name = text::html(&clip(&kind.title(), 160));
+        let _ = match number <= MOST_CARDS {
+            true => write!(out, "<tr><td><a href=\"#case-{number}\">{name}</a></td>"),
+            false => write!(out, "<tr><td>{name}</td>"),
+        };
+        let _ = write!(
+            out,
+            "<td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            prose(&clip(&title(kind.face), 120)),
+            count(kind.members.len() as u64),
+            count(kind.consistent as u64)
+        );
+        number += kind.members.len();
+    }
+    out.push_str("</tbody></table></div>");
+    if kinds.len() > MOST_KINDS {
+        let more = count((kinds.len() - MOST_KINDS) as u64);
+        let _ = write!(out, "<p class=\"soft\">and {more} more kinds below.</p>");
+    }
 }
 
 /// Writes the cards of the findings, those of each kind together: its face, and the others one
@@ -310,125 +341,6 @@ fn table(out: &mut String, rest: &[&Case], before: usize) {
             count((rest.len() - MOST_ROWS) as u64)
         );
     }
-}
-
-/// Glossary shown at the end of every page.
-const WORDS: &[(&str, &str)] = &[
-    ("token", "A piece of text that a model reads or writes; each has a number, its id."),
-    ("trial, evaluation", "One run of the model on one prompt with some edits."),
-    (
-        "edit",
-        "One change: to a token, to its embedding, or to a component of the model (a lesion, also \
-        called ablation).",
-    ),
-    (
-        "control",
-        "An ordinary trial of the same kind and size. Whether a score counts as a glitch is \
-        decided by the controls, never by an absolute number.",
-    ),
-    (
-        "score, threshold, margin",
-        "How badly the model misbehaves; what a score must exceed, given the controls, to count as \
-        a glitch; the difference of the two.",
-    ),
-    (
-        "noise floor",
-        "How far a score moves when nothing changes but the other trials in the batch. A smaller \
-        margin means nothing.",
-    ),
-    (
-        "p-value",
-        "The share of controls that score at least as high, counting the finding itself. Its \
-        smallest possible value is 1 / (controls + 1).",
-    ),
-    (
-        "bit",
-        "For a divergence: from 0 (the same predictions) to 1 (no overlap). For a surprise: each \
-        bit halves the probability.",
-    ),
-    (
-        "raw, confirmed, minimized",
-        "Seen in a batch; seen again when run alone; reduced to the fewest edits that still show \
-        it.",
-    ),
-    (
-        "kind",
-        "Findings by what is changed, where in the model, with which class of token and under \
-        which oracle; divided where they break the model in different ways.",
-    ),
-    ("oracle", "A test of one way of failing: divergence, collapse, echo failure, ..."),
-    (
-        "hardly trained",
-        "A token whose embedding looks as if training had hardly touched it, by comparison with \
-        the other tokens.",
-    ),
-    (
-        "deficit",
-        "How the model is broken: what it writes after the edits loops, copies nothing, or the \
-        like, more than after any control.",
-    ),
-    (
-        "holds in a new prompt, consistent",
-        "The same edits in a text that the search did not use exceed the threshold of controls of \
-        its own; this in so many texts that chance doesn't explain it.",
-    ),
-    (
-        "E-value",
-        "Evidence against chance: were the finding one of its controls, a value above 100 would \
-        come up in less than 1% of cases.",
-    ),
-    ("1-minimal", "No single remaining edit can be removed without losing the glitch."),
-    (
-        "component",
-        "A part of the model: L2.head3 is attention head 3 of layer 2, L2.mlp that layer's \
-        feed-forward block, L2.neuron7 one unit of it, embed the embedding. Layers and heads count \
-        from 0.",
-    ),
-    (
-        "necessity",
-        "The share of the effect that is removed when the components' clean outputs are patched \
-        into the corrupted run.",
-    ),
-    (
-        "sufficiency",
-        "The share of the effect that is reproduced when only their corrupted outputs are patched \
-        into the clean run.",
-    ),
-    (
-        "relay",
-        "A component that passes on whatever is put in the place of the edits: it mediates the \
-        effect of the controls as well.",
-    ),
-    (
-        "graph",
-        "The places (a component at a position) that make the effect with everything else as in \
-        the controls, or as without the edits. Its faithfulness is the share they make.",
-    ),
-    (
-        "and, or, chain",
-        "Relations of two components: only both together have the effect; either is enough; the \
-        first acts through the second.",
-    ),
-    (
-        "interaction",
-        "The effect of two lesions together on the loss, minus the effects of each alone. \
-        Positive: each compensates for the other. In nats: 0.69 nats halve a probability.",
-    ),
-    (
-        "behaviour",
-        "A kind of output, by a coarse fingerprint; the campaign explores new ones even when they \
-        are not glitches.",
-    ),
-];
-
-pub(super) fn legend(out: &mut String) {
-    out.push_str(
-        "<section><details class=\"legend\"><summary>Words used here</summary><dl class=\"words\">",
-    );
-    for (word, meaning) in WORDS {
-        let _ = write!(out, "<dt>{word}</dt><dd>{meaning}</dd>");
-    }
-    out.push_str("</dl></details></section>");
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod deficits;
 mod diff;
 mod explanation;
 mod format;
+mod glossary;
 mod graph;
 mod html;
 mod interactions;

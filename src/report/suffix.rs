@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::card::{OPEN_CARDS, card};
 use super::format::{count, number, percent, plural};
-use super::html::{head, legend};
+use super::glossary::legend;
+use super::html::head;
 use super::svg;
 use crate::case::Case;
 use crate::mutate::suffix::{Algorithm, Search};

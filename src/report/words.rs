@@ -261,12 +261,12 @@ fn by_chance(case: &Case) -> String {
     }
     let expected = p * trials as f64;
     let expected = match expected < 1.0 {
-        true => "less than one".to_owned(),
+        true => "fewer than one".to_owned(),
         false => format!("about {}", count(expected.round() as u64)),
     };
     format!(
-        " By chance, {} trials would have met {expected} that rank as high under this oracle in \
-        their own prompts.",
+        " Of the {} trials up to it, {expected} would rank as high under this oracle in their own \
+        prompts by chance.",
         count(trials)
     )
 }
