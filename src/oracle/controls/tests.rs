@@ -185,6 +185,18 @@ fn substitutions_are_the_controls_and_reduce_with_the_trial() {
     }
 }
 
+/// The last token of a prompt is like no other: a reduction that makes the deleted token the last
+/// leaves nothing to compare its deletion with, and so no verdict.
+#[test]
+fn a_deletion_that_a_reduction_makes_the_last_token_has_no_other_controls() {
+    let delete = |position| vec![Edit::Delete { position }];
+    let trial = Trial::new((1..=10).collect::<Vec<u32>>(), [20, 21]).with_edits(delete(6));
+    let made = substitutions(&trial, 16, 7, &fake::config_of(12), &fake::vocabulary());
+    assert!(made.iter().all(|substitution| substitution.apply(&trial).edits != trial.edits));
+    let cut = Trial::new((1..=7).collect::<Vec<u32>>(), [20, 21]).with_edits(delete(6));
+    assert!(made.iter().all(|substitution| substitution.apply(&cut).edits == cut.edits));
+}
+
 #[test]
 fn other_splits_reduce_with_the_trial() {
     let pieces = vec![8, 16];
