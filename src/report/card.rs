@@ -47,9 +47,9 @@ pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&s
     let open = if open { " open" } else { "" };
     let _ = write!(
         out,
-        "<details class=\"card\" id=\"case-{}\"{open}><summary><span class=\"rank\">{}</span><span \
-        class=\"title\">{}</span><span class=\"chip\">{} {}{}</span></summary><div class=\"body\">",
-        i + 1,
+        "<details class=\"card\"{open}><summary><span class=\"rank\">{0}</span><span \
+        class=\"title\">{1}</span><span class=\"chip\">{2} {3}{4}</span></summary><div \
+        class=\"body\" id=\"case-{0}\">",
         i + 1,
         prose(&title(case)),
         v.oracle.oracle().label(),
