@@ -100,6 +100,10 @@ pub fn card(out: &mut String, case: &Case, i: usize, open: bool, kind: Option<&s
     out.push_str("</div></details>");
 }
 
+fn is_retokenization(edit: &Edit) -> bool {
+    matches!(edit, Edit::Retokenize { .. })
+}
+
 fn prompts(out: &mut String, case: &Case) {
     let c = &case.comment;
     let (before, after) =
@@ -119,7 +123,7 @@ fn prompts(out: &mut String, case: &Case) {
     row("before", shown(&before, "del"));
     if !case.edits.iter().any(Edit::is_token_edit) {
         row("after", "<i>unchanged: the edits are inside the model</i>".into());
-    } else if c.prompt == c.edited_prompt {
+    } else if c.prompt == c.edited_prompt && case.edits.iter().any(is_retokenization) {
         row("after", "<i>the same text, cut into other tokens: see the edits</i>".into());
     } else {
         row("after", shown(&after, "ins"));
@@ -477,5 +481,25 @@ fn provenance(out: &mut String, case: &Case) {
             {}</code></pre>",
             text::html(&path)
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::tests::example;
+
+    /// A text that stays as it is was cut into other tokens, or edited beyond the prompt.
+    #[test]
+    fn only_a_retokenized_prompt_is_said_to_be_cut_otherwise() {
+        let says = |edit| {
+            let (mut case, mut out) = (example(), String::new());
+            case.comment.edited_prompt = case.comment.prompt.clone();
+            case.edits = vec![edit];
+            prompts(&mut out, &case);
+            out.contains("cut into other tokens")
+        };
+        assert!(says(Edit::Retokenize { position: 1, pieces: vec![3, 4] }));
+        assert!(!says(Edit::Replace { position: 9, id: 4 }));
     }
 }
