@@ -95,9 +95,9 @@ pub trait Oracle: Sync {
         0
     }
 
-    /// Returns whether what an observation generated is degenerate by itself, whatever the baseline
-    /// does; `None` for an oracle that is not about degeneration.
-    fn degenerates(&self, _observation: &Observation) -> Option<bool> {
+    /// Returns the test of whether what an observation generated is degenerate by itself, whatever
+    /// the baseline does; `None` for an oracle that is not about degeneration.
+    fn degenerates(&self) -> Option<fn(&Observation) -> bool> {
         None
     }
 

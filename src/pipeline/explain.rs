@@ -50,9 +50,6 @@ pub struct Attribution<'a> {
     pub fails: Option<&'a Trial>,
 }
 
-/// Tokens generated for the reader.
-const GENERATED: usize = 24;
-
 /// Controls that are drawn for a localization. Some have no effect to compare with.
 const CONTRASTED: usize = 32;
 
@@ -216,8 +213,10 @@ pub fn describe(evaluator: &ModelEvaluator, case: &mut Case) -> Result<()> {
     let model = evaluator.model;
     let trial = case.trial();
     let baseline = trial.baseline();
-    let before = evaluator.observe_alone(&Request::new(baseline.clone()).generating(GENERATED))?;
-    let after = evaluator.observe_alone(&Request::new(trial.clone()).generating(GENERATED))?;
+    // As much as any oracle judges.
+    let tokens = OracleKind::Collapse.oracle().generate();
+    let before = evaluator.observe_alone(&Request::new(baseline.clone()).generating(tokens))?;
+    let after = evaluator.observe_alone(&Request::new(trial.clone()).generating(tokens))?;
     case.top_before = top(model, &before);
     case.top_after = top(model, &after);
     let layout = trial.layout();

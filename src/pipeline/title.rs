@@ -6,9 +6,9 @@ use crate::oracle::OracleKind;
 
 /// Returns one line: the edits of the trial and their effect, as the oracle measured it.
 pub(super) fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64) -> String {
+    let effect = oracle.oracle().effect(score, &model.decode(&trial.continuation));
     let appended: Option<Vec<u32>> = trial.edits.iter().map(|edit| at_end(trial, edit)).collect();
     if let Some(ids) = appended.filter(|ids| !ids.is_empty()) {
-        let effect = oracle.oracle().effect(score, &model.decode(&trial.continuation));
         return format!("`{}` at the end {effect}", model.decode(&ids));
     }
     // An echo case edits the same token in several places; saying so once is enough.
@@ -24,9 +24,7 @@ pub(super) fn title(model: &Model, trial: &Trial, oracle: OracleKind, score: f64
     if !one_token && count > said {
         what.push(format!("{} more edits", count - said));
     }
-    let what = what.join(" plus ");
-    let effect = oracle.oracle().effect(score, &model.decode(&trial.continuation));
-    format!("{what} {effect}")
+    format!("{} {effect}", what.join(" plus "))
 }
 
 /// Returns the token that is inserted at the end of the prompt. What comes after it is the

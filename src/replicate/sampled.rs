@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::Trial;
 use crate::error::Result;
-use crate::evaluate::{Observation, Request};
+use crate::evaluate::Request;
 use crate::oracle::ModelJudge;
 use crate::rng;
 
@@ -32,9 +32,7 @@ pub struct Sampled {
 /// Those of the evaluator.
 pub fn sampled(judge: &ModelJudge, trial: &Trial, seed: u64) -> Result<Option<Sampled>> {
     let oracle = judge.oracle.oracle();
-    if oracle.degenerates(&Observation::default()).is_none() {
-        return Ok(None);
-    }
+    let Some(degenerates) = oracle.degenerates() else { return Ok(None) };
     let mut rng = rng::stream(seed, "sampled continuations");
     let mut degenerate = |trial: &Trial| -> Result<u64> {
         let requests: Vec<Request> = (0..SAMPLES)
@@ -42,8 +40,7 @@ pub fn sampled(judge: &ModelJudge, trial: &Trial, seed: u64) -> Result<Option<Sa
             .collect();
         judge.add_calls(SAMPLES);
         let observations = judge.evaluator.observe(&requests)?;
-        let degenerates = |of: &&Observation| oracle.degenerates(of) == Some(true);
-        Ok(observations.iter().filter(degenerates).count() as u64)
+        Ok(observations.iter().filter(|observation| degenerates(observation)).count() as u64)
     };
     let (with, without) = (degenerate(trial)?, degenerate(&trial.baseline())?);
     Ok(Some(Sampled { samples: SAMPLES, degenerate: with, degenerate_baseline: without }))

@@ -19,7 +19,7 @@ const STYLE: &str = include_str!("style.css");
 const MOST_CARDS: usize = 200;
 /// Most kinds that a table has.
 const MOST_KINDS: usize = 40;
-/// Most rows of that table.
+/// Most rows of the table of findings without a card.
 const MOST_ROWS: usize = 5000;
 
 /// Returns the report page of a campaign.

@@ -39,17 +39,18 @@ impl Species<'_> {
     /// Returns the kind with its oracles, its deficits and what mediates it: "lesion of head in L2:
     /// divergence; loops; mediated by L3.mlp".
     pub fn title(&self) -> String {
-        let mut kind = self.descriptor.clone();
+        let kinds: Vec<Descriptor> =
+            self.members.iter().map(|case| Descriptor::of_case(case)).collect();
+        let mut shown = self.descriptor.clone();
         // The weights of one neuron are one kind, however they are changed.
-        if kind.edits.iter().eq(["weight"].iter()) {
-            let others = self.members.iter().map(|case| Descriptor::of_case(case));
-            let alike = others.filter(|other| other.edits == self.descriptor.edits);
-            kind.lesions.extend(alike.flat_map(|other| other.lesions));
+        if shown.edits == BTreeSet::from(["weight"]) {
+            let alike = kinds.iter().filter(|kind| kind.edits == shown.edits);
+            shown.lesions = alike.flat_map(|kind| kind.lesions.iter().copied()).collect();
         }
-        let mut title = kind.cause();
+        let mut title = shown.cause();
         // Loss blow-up counts as divergence.
-        let kinds = self.members.iter().map(|case| Descriptor::of_case(case).oracle);
-        let labels: BTreeSet<&str> = kinds.map(|oracle| oracle.oracle().label()).collect();
+        let labels: BTreeSet<&str> =
+            kinds.iter().map(|kind| kind.oracle.oracle().label()).collect();
         title += &format!(": {}", labels.into_iter().collect::<Vec<&str>>().join(", "));
         if !self.deficits.is_empty() {
             let deficits: Vec<&str> = self.deficits.iter().map(|deficit| deficit.words()).collect();
@@ -80,9 +81,8 @@ fn excess(case: &Case) -> f64 {
 
 /// Groups cases by kind, those of each model by themselves; divides a kind where its cases break
 /// the model in different ways, and joins kinds in which the same components are lesioned, or
-/// weights of the same neuron. A case
-/// that has all of another and more is counted with that one. First comes what is consistent in new
-/// prompts, then the strongest excess.
+/// weights of the same neuron. A case that has all of another and more is counted with that one.
+/// First comes what is consistent in new prompts, then the strongest excess.
 pub fn group<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<Species<'a>> {
     // The same case in two folders is one.
     let mut seen = BTreeSet::new();

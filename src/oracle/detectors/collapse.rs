@@ -52,8 +52,8 @@ impl Oracle for Collapse {
         GENERATE
     }
 
-    fn degenerates(&self, observation: &Observation) -> Option<bool> {
-        Some(degeneracy(&observation.generated, GENERATE) >= self.minimum())
+    fn degenerates(&self) -> Option<fn(&Observation) -> bool> {
+        Some(|observation| degeneracy(&observation.generated, GENERATE) >= Self.minimum())
     }
 
     fn score(&self, trial: &Observation, baseline: &Observation) -> f64 {

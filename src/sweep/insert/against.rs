@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::super::targets::spread;
 use super::super::{FALSE_DISCOVERY, Progress};
+use super::combination::LEFT;
 use super::disagreement::disagreements;
 use super::options::InsertOptions;
 use super::pairs::{self, MOST_WORDS};
@@ -83,8 +84,6 @@ pub struct AgainstSweep {
     pub complete: bool,
 }
 
-/// The pairs, and the triples, that are left of a screen.
-const LEFT: usize = 64;
 /// Insertions in one call.
 const CHUNK: usize = 1024;
 

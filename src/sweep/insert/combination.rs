@@ -1,10 +1,13 @@
 //! Words in a row, and what the model says after them.
 
+use super::disagreement::disagreements;
 use crate::error::Result;
-use crate::evaluate::ModelEvaluator;
+use crate::evaluate::{ModelEvaluator, TwoModels};
 
 /// Improbability that counts no more, nats: a word that is not said is not said.
 const LEAST_LOG_PROB: f32 = -8.0;
+/// The pairs, and the triples, that are left of a screen.
+pub const LEFT: usize = 64;
 /// Combinations in one call.
 pub const CHUNK: usize = 2048;
 
@@ -21,6 +24,11 @@ impl Combination {
     /// A combination that was not scored yet.
     pub fn unscored(members: Vec<usize>) -> Self {
         Self { says: members[0], members, score: f32::NEG_INFINITY }
+    }
+
+    /// Returns it without its first word.
+    pub fn without_first(&self) -> Self {
+        Self { members: self.members[1..].to_vec(), ..*self }
     }
 
     /// Returns the tokens.
@@ -91,6 +99,20 @@ pub fn mean_log_probs(
         }
     }
     Ok(Some(means))
+}
+
+/// Returns how far two models disagree after each combination in a prompt, bits.
+///
+/// # Errors
+/// Those of the forward passes.
+pub fn bits(
+    models: &TwoModels,
+    words: &[u32],
+    all: &[Combination],
+    prompt: &[u32],
+) -> Result<Vec<f64>> {
+    let inserted: Vec<Vec<u32>> = all.iter().map(|combination| combination.ids(words)).collect();
+    disagreements(models, prompt, &inserted, 0)
 }
 
 #[cfg(test)]

@@ -40,14 +40,11 @@ use super::targets::spread;
 use crate::error::{Error, Result};
 use crate::evaluate::ModelEvaluator;
 use crate::vocabulary::{Category, TokenForm, categories};
-use combination::Combination;
+use combination::{Combination, LEFT};
 use prompts::Prompts;
 use rarity::Rarity;
 use run::Runs;
 use tested::{Measured, first_of_each_form, tested};
-
-/// The pairs, and the triples, that are left of a screen.
-const LEFT: usize = 64;
 
 /// A sweep over insertions.
 #[derive(Debug)]

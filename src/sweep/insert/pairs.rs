@@ -12,8 +12,7 @@
 //! The prediction is of MLPs and mixtures. What attention alone makes of a pair is not seen.
 
 use super::super::Progress;
-use super::combination::{CHUNK, Combination, best, log_probs, mean_log_probs, score};
-use super::disagreement::disagreements;
+use super::combination::{CHUNK, Combination, best, bits, log_probs, mean_log_probs, score};
 use super::options::InsertOptions;
 use super::singles::{Interacting, Pair, SINGLES, Singles};
 use crate::error::{Error, Result};
@@ -151,8 +150,7 @@ pub fn shortlist_between(
                 if stop() {
                     return Ok(None);
                 }
-                let inserted: Vec<Vec<u32>> = chunk.iter().map(|pair| pair.ids(words)).collect();
-                let bits = disagreements(models, prompt, &inserted, 0)?;
+                let bits = bits(models, words, chunk, prompt)?;
                 for (pair, bits) in chunk.iter_mut().zip(bits) {
                     pair.score += bits as f32 / prompts.len() as f32;
                 }

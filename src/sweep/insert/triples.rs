@@ -12,8 +12,7 @@
 use std::collections::BTreeMap;
 
 use super::super::Progress;
-use super::combination::{CHUNK, Combination, best, log_probs, mean_log_probs, score};
-use super::disagreement::disagreements;
+use super::combination::{CHUNK, Combination, best, bits, log_probs, mean_log_probs, score};
 use super::singles::{Pair, SINGLES};
 use crate::error::Result;
 use crate::evaluate::{ModelEvaluator, TwoModels};
@@ -54,9 +53,7 @@ pub fn shortlist(
     let Some(triples) = triples else { return Ok(None) };
     let mut triples = first_saying(best(triples, usize::MAX), OF_ONE_KIND);
     triples.truncate(RUN_AGAIN);
-    let without_first =
-        |triple: &Combination| Combination { members: triple.members[1..].to_vec(), ..*triple };
-    let last_two: Vec<Combination> = triples.iter().map(without_first).collect();
+    let last_two: Vec<Combination> = triples.iter().map(Combination::without_first).collect();
     let mean = |all| mean_log_probs(evaluator, words, all, prompts, stop);
     let (Some(by_triple), Some(by_pair)) = (mean(&triples)?, mean(&last_two)?) else {
         return Ok(None);
@@ -82,10 +79,7 @@ pub fn shortlist_between(
 ) -> Result<Option<Vec<Combination>>> {
     let pairs = unscored(pairs);
     let first = &prompts[SINGLES % prompts.len()];
-    let bits = |all: &[Combination], prompt: &[u32]| -> Result<Vec<f64>> {
-        let inserted: Vec<Vec<u32>> = all.iter().map(|of| of.ids(words)).collect();
-        disagreements(models, prompt, &inserted, 0)
-    };
+    let bits = |all: &[Combination], prompt: &[u32]| bits(models, words, all, prompt);
     let by_pairs = bits(&pairs, first)?;
     let scored = |at: usize, chunk: &mut [Combination]| {
         let bits = bits(chunk, first)?;
@@ -95,8 +89,7 @@ pub fn shortlist_between(
     let triples = extended(&pairs, words.len(), &scored, progress, stop)?;
     let Some(triples) = triples else { return Ok(None) };
     let mut triples = best(triples, RUN_AGAIN);
-    let last_two: Vec<Combination> =
-        triples.iter().map(|of| Combination::unscored(of.members[1..].to_vec())).collect();
+    let last_two: Vec<Combination> = triples.iter().map(Combination::without_first).collect();
     triples.iter_mut().for_each(|triple| triple.score = 0.0);
     for prompt in prompts {
         if stop() {
